@@ -1,0 +1,212 @@
+// Who is in flight: requests and background work, from their start until nothing of them runs any more.
+//
+// A request enters in onRequest and leaves when its response is finished. Where the client goes away first,
+// its handler may still be writing to the database: it counts until it settles. That is the rare path, and
+// the only one that costs more than a few stores on the reply, which Fastify makes for each request anyway.
+
+import type { FastifyReply, FastifyRequest, RouteHandlerMethod } from 'fastify'
+import type { InFlightEntry, RequestInFlight, TaskInFlight } from '../types/index.ts'
+
+/** The reply's place among the requests in flight; ENDED once it has left. */
+const kSlot = Symbol('graceful.slot')
+/** What its handler returned: a promise tells when it settles. */
+const kReturned = Symbol('graceful.returned')
+/** When its client was gone, or was answered in its handler's place. */
+const kOrphaned = Symbol('graceful.orphaned')
+
+const ENDED = -1
+
+interface Entry extends FastifyReply {
+  [kSlot]?: number
+  [kReturned]?: unknown
+  [kOrphaned]?: number
+}
+
+interface Task {
+  name: string
+  since: number
+}
+
+export class InFlight {
+  /** Dense: `#count` replies, then undefined. Never shortened, so that coming and going allocates nothing. */
+  readonly #replies: Array<Entry | undefined> = []
+  #count = 0
+  readonly #tasks = new Set<Task>()
+  #whenIdle: (() => void) | undefined
+  /** Requests that left with a finished response. */
+  finished = 0
+
+  /** Requests in flight. */
+  get count (): number {
+    return this.#count
+  }
+
+  /** Background work in flight. */
+  get tasks (): number {
+    return this.#tasks.size
+  }
+
+  /** Counts a request. */
+  enter (reply: Entry): void {
+    reply[kSlot] = this.#count
+    this.#replies[this.#count++] = reply
+  }
+
+  /** Counts it no more; false for one that was never counted or has left before. */
+  leave (reply: Entry): boolean {
+    const slot = reply[kSlot]
+    if (slot === undefined || slot === ENDED) return false
+    const last = this.#replies[--this.#count] as Entry
+    this.#replies[this.#count] = undefined
+    this.#replies[slot] = last
+    last[kSlot] = slot
+    reply[kSlot] = ENDED
+    if (this.#count === 0) this.#settleIdle()
+    return true
+  }
+
+  /**
+   * The response is over. On HTTP/2, Node says so after an abort, too: then the response has not
+   * been ended, and its handler may still run.
+   */
+  responded (reply: Entry): void {
+    if (reply.raw.writableEnded && reply[kOrphaned] === undefined) {
+      if (this.leave(reply)) this.finished++
+    } else {
+      this.orphan(reply)
+    }
+  }
+
+  /** The client is gone. The request counts until its handler settles; a hijacked one is over. */
+  orphan (reply: Entry): void {
+    if (reply[kOrphaned] !== undefined) return
+    if (reply.sent) this.leave(reply)
+    else this.#awaitHandler(reply, reply.raw.headersSent || reply.raw.hasHeader('content-type'))
+  }
+
+  /** The client has been answered in its handler's place. The request counts until the handler settles. */
+  abandon (reply: Entry): void {
+    this.#awaitHandler(reply, false)
+  }
+
+  #awaitHandler (reply: Entry, answered: boolean): void {
+    if (reply[kSlot] === undefined || reply[kSlot] === ENDED) return
+    reply[kOrphaned] = performance.now()
+    if (isPromise(reply[kReturned])) {
+      this.#leaveAfter(reply, reply[kReturned])
+    } else if (answered) {
+      // Raw writes or a stream that Fastify has been given, if only to wait for its first byte: nobody
+      // answers any more.
+      this.leave(reply)
+    } else {
+      // Callback style, or still in a hook: over with its answer. Fastify tells nobody of an answer to a
+      // client that is gone, so ask this one reply to.
+      const { send } = reply
+      reply.send = (payload?: unknown) => {
+        this.leave(reply)
+        return send.call(reply, payload)
+      }
+    }
+  }
+
+  #leaveAfter (reply: Entry, promise: PromiseLike<unknown>): void {
+    const leave = () => { this.leave(reply) }
+    promise.then(leave, leave)
+  }
+
+  /**
+   * A route's handler that keeps what it returns, so that an abandoned request's end can be told.
+   * Routes registered before the plugin go without; theirs is told by their answer alone.
+   */
+  observe (handler: RouteHandlerMethod): RouteHandlerMethod {
+    const keep = (reply: Entry, returned: unknown) => {
+      // `return reply` in callback style says nothing of the end, though a reply has a `then`, too.
+      if (returned === reply) return
+      reply[kReturned] = returned
+      // The client went while a hook before this handler was at work.
+      if (reply[kOrphaned] !== undefined && isPromise(returned)) this.#leaveAfter(reply, returned)
+    }
+    return function observed (request: FastifyRequest, reply: FastifyReply) {
+      const returned: unknown = handler.call(this, request, reply)
+      keep(reply, returned)
+      return returned
+    }
+  }
+
+  /**
+   * How long ago the client of a request went whose handler gives no sign when it settles (callback style);
+   * undefined for all others.
+   */
+  unheardFor (reply: Entry): number | undefined {
+    if (reply[kOrphaned] === undefined || isPromise(reply[kReturned])) return undefined
+    return performance.now() - reply[kOrphaned]
+  }
+
+  /** Whether nobody is waiting for this request's response any more. */
+  isOrphan (reply: Entry): boolean {
+    return reply[kOrphaned] !== undefined
+  }
+
+  track<T extends PromiseLike<unknown>> (promise: T, name: string): T {
+    const task: Task = { name, since: performance.now() }
+    const done = () => {
+      this.#tasks.delete(task)
+      this.#settleIdle()
+    }
+    this.#tasks.add(task)
+    promise.then(done, done)
+    return promise
+  }
+
+  /** The replies in flight, as they are now: a copy, to go through while requests leave. */
+  replies (): FastifyReply[] {
+    return this.#replies.slice(0, this.#count) as FastifyReply[]
+  }
+
+  listTasks (): TaskInFlight[] {
+    const now = performance.now()
+    return [...this.#tasks].map(({ name, since }) => ({ kind: 'task', name, age: Math.round(now - since) }))
+  }
+
+  /** Everybody in flight: requests, oldest first, then background work. */
+  list (): InFlightEntry[] {
+    return [...this.replies().map(describe).sort((a, b) => b.age - a.age), ...this.listTasks()]
+  }
+
+  /** Resolves to true once nobody is in flight, to false when the time is up. */
+  async idle (timeout: number): Promise<boolean> {
+    if (this.#isIdle()) return true
+    return await new Promise(resolve => {
+      const timer = setTimeout(resolve, timeout, false)
+      this.#whenIdle = () => {
+        clearTimeout(timer)
+        resolve(true)
+      }
+    })
+  }
+
+  #isIdle (): boolean {
+    return this.#count === 0 && this.#tasks.size === 0
+  }
+
+  #settleIdle (): void {
+    if (this.#whenIdle !== undefined && this.#isIdle()) this.#whenIdle()
+  }
+}
+
+/** Who a request is, in log and report. */
+export function describe (reply: FastifyReply): RequestInFlight {
+  const { request } = reply
+  return {
+    kind: 'request',
+    method: request.method,
+    route: request.routeOptions.url,
+    url: request.url,
+    requestId: request.id,
+    age: Math.round(reply.elapsedTime)
+  }
+}
+
+export function isPromise (value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | undefined)?.then === 'function'
+}

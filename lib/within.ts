@@ -1,0 +1,16 @@
+// A promise, or the end of its time, whichever comes first.
+
+export const TIMED_OUT = Symbol('graceful.timed-out')
+
+/** Settles as the promise does, or resolves to TIMED_OUT after `limit` milliseconds. Leaves no timer behind. */
+export async function within<T> (limit: number, promise: Promise<T>): Promise<T | typeof TIMED_OUT> {
+  let timer: NodeJS.Timeout | undefined
+  const timeUp = new Promise<typeof TIMED_OUT>(resolve => {
+    timer = setTimeout(resolve, limit, TIMED_OUT)
+  })
+  try {
+    return await Promise.race([promise, timeUp])
+  } finally {
+    clearTimeout(timer)
+  }
+}
