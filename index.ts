@@ -21,7 +21,7 @@ import { Callbacks } from './lib/callbacks.ts'
 import { Connections } from './lib/connections.ts'
 import { Cuts } from './lib/cuts.ts'
 import { AlreadyRegisteredError, TrackInvalidError } from './lib/errors.ts'
-import { Gate } from './lib/gate.ts'
+import { Gate, isUpgrade } from './lib/gate.ts'
 import { InFlight, isPromise } from './lib/in-flight.ts'
 import { resolveOptions, resolveRouteOptions, show } from './lib/options.ts'
 import { PhaseClock } from './lib/phase.ts'
@@ -53,7 +53,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // The hot path: each request goes through these two. A WebSocket's upgrade is gated like a request, but its
   // connection is none: it does not count.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
-    const isRequest = (request.raw as { upgrade?: boolean }).upgrade !== true
+    const isRequest = !isUpgrade(request.raw)
     if (isRequest) connections.opened(reply)
     if (phase.current !== 'running' && !gate.admits(request, reply)) return
     if (isRequest) inFlight.enter(reply)

@@ -1,7 +1,8 @@
 // The gate: what a request meets that comes in once a shutdown has started.
 
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Connections } from './connections.ts'
 import type { PhaseClock } from './phase.ts'
 import { ShuttingDownError, errorBody } from './errors.ts'
@@ -13,6 +14,11 @@ const RETRY_AFTER_SECONDS = '1'
 const REFUSED_BODY = { bytes: 64 * 1024 * 1024, milliseconds: 5_000 }
 
 const body = errorBody(new ShuttingDownError())
+
+/** Whether a request asks for another protocol and somebody listens for that; Node sets the field, its types lack it. */
+export function isUpgrade (raw: IncomingMessage): boolean {
+  return (raw as { upgrade?: boolean }).upgrade === true
+}
 
 export class Gate {
   readonly #phase: PhaseClock
@@ -43,9 +49,19 @@ export class Gate {
         .type('application/json; charset=utf-8')
         .send(body)
     }
-    if (hasBody(request.raw)) afterBody(request.raw, refuse)
-    else refuse()
+    if (hasBody(request.raw)) {
+      afterBody(request.raw, refuse)
+    } else {
+      if (isUpgrade(request.raw)) closeUpgrade(reply.raw, request.raw.socket)
+      refuse()
+    }
   }
+}
+
+/** Node has let go of this socket, and the plugin that took it has not seen the request. */
+function closeUpgrade (response: ServerResponse, socket: Socket): void {
+  response.setHeader('connection', 'close')
+  response.once('finish', () => { socket.end() })
 }
 
 function hasBody ({ headers }: IncomingMessage): boolean {

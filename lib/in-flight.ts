@@ -6,6 +6,9 @@
 
 import type { FastifyReply, FastifyRequest, RouteHandlerMethod } from 'fastify'
 import type { InFlightEntry, RequestInFlight, TaskInFlight } from '../types/index.ts'
+import { IncomingMessage, ServerResponse } from 'node:http'
+import { Socket } from 'node:net'
+import { finished } from 'node:stream'
 
 /** The reply's place among the requests in flight; ENDED once it has left. */
 const kSlot = Symbol('graceful.slot')
@@ -81,7 +84,7 @@ export class InFlight {
   orphan (reply: Entry): void {
     if (reply[kOrphaned] !== undefined) return
     if (reply.sent) this.leave(reply)
-    else this.#awaitHandler(reply, reply.raw.headersSent || reply.raw.hasHeader('content-type'))
+    else this.#awaitHandler(reply, reply.raw.headersSent || isStreaming(reply))
   }
 
   /** The client has been answered in its handler's place. The request counts until the handler settles. */
@@ -92,11 +95,11 @@ export class InFlight {
   #awaitHandler (reply: Entry, answered: boolean): void {
     if (reply[kSlot] === undefined || reply[kSlot] === ENDED) return
     reply[kOrphaned] = performance.now()
-    if (isPromise(reply[kReturned])) {
-      this.#leaveAfter(reply, reply[kReturned])
+    const promise = handlerPromise(reply)
+    if (promise !== undefined) {
+      this.#leaveAfter(reply, promise)
     } else if (answered) {
-      // Raw writes or a stream that Fastify has been given, if only to wait for its first byte: nobody
-      // answers any more.
+      // Raw writes, or a stream that Fastify has been given: nobody answers any more.
       this.leave(reply)
     } else {
       // Callback style, or still in a hook: over with its answer. Fastify tells nobody of an answer to a
@@ -120,11 +123,11 @@ export class InFlight {
    */
   observe (handler: RouteHandlerMethod): RouteHandlerMethod {
     const keep = (reply: Entry, returned: unknown) => {
-      // `return reply` in callback style says nothing of the end, though a reply has a `then`, too.
-      if (returned === reply) return
       reply[kReturned] = returned
+      if (reply[kOrphaned] === undefined) return
       // The client went while a hook before this handler was at work.
-      if (reply[kOrphaned] !== undefined && isPromise(returned)) this.#leaveAfter(reply, returned)
+      const promise = handlerPromise(reply)
+      if (promise !== undefined) this.#leaveAfter(reply, promise)
     }
     return function observed (request: FastifyRequest, reply: FastifyReply) {
       const returned: unknown = handler.call(this, request, reply)
@@ -138,7 +141,7 @@ export class InFlight {
    * undefined for all others.
    */
   unheardFor (reply: Entry): number | undefined {
-    if (reply[kOrphaned] === undefined || isPromise(reply[kReturned])) return undefined
+    if (reply[kOrphaned] === undefined || handlerPromise(reply) !== undefined) return undefined
     return performance.now() - reply[kOrphaned]
   }
 
@@ -205,6 +208,29 @@ export function describe (reply: FastifyReply): RequestInFlight {
     requestId: request.id,
     age: Math.round(reply.elapsedTime)
   }
+}
+
+/** What tells when the handler settles. `return reply` in callback style does not, though a reply has a `then`, too. */
+function handlerPromise (reply: Entry): PromiseLike<unknown> | undefined {
+  const returned = reply[kReturned]
+  return returned !== reply && isPromise(returned) ? returned : undefined
+}
+
+/**
+ * Whether Fastify has been given a stream to send, if only to wait for its first byte. It then watches the
+ * response with stream.finished(), and nobody but that listens for the 'end' of a response, which is
+ * writable and has none. A reply that was returned is watched once for that alone.
+ */
+function isStreaming (reply: Entry): boolean {
+  return reply.raw.listenerCount('end') > (reply[kReturned] === reply ? ONE_WATCHER : 0)
+}
+
+const ONE_WATCHER = countListenersOfOneWatcher()
+
+function countListenersOfOneWatcher (): number {
+  const response = new ServerResponse(new IncomingMessage(new Socket()))
+  finished(response, () => {})
+  return response.listenerCount('end')
 }
 
 export function isPromise (value: unknown): value is PromiseLike<unknown> {

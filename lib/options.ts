@@ -1,6 +1,6 @@
 // The defaults, in one place, and what may be given instead.
 
-import type { GracefulOptions, ProbeCheck, ProbeOptions, ProcessEvent, RouteOptions, CallbackOptions } from '../types/index.ts'
+import type { GracefulOptions, ProbeCheck, ProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
 import { inspect } from 'node:util'
 import { BudgetError, OptionInvalidError, OptionUnknownError, ProbePathError } from './errors.ts'
 
@@ -80,7 +80,7 @@ export function resolveOptions (input: GracefulOptions): Options {
 }
 
 /** Validates a route's `config.gracefulShutdown`. */
-export function resolveRouteOptions (url: string, config: RouteOptions | undefined): RouteOptions {
+export function resolveRouteOptions (url: string, config: GracefulRouteOptions | undefined): GracefulRouteOptions {
   const name = `config.gracefulShutdown of route "${url}"`
   if (config === undefined) return {}
   if (config === false) return config

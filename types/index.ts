@@ -72,7 +72,7 @@ export interface GracefulOptions {
 }
 
 /** A route's own settings, under `config.gracefulShutdown`; `false` leaves it neither gated nor counted. */
-export type RouteOptions = false | {
+export type GracefulRouteOptions = false | {
   /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause at will. */
   writeTimeout?: number | false
 }
@@ -210,6 +210,6 @@ declare module 'fastify' {
 
   interface FastifyContextConfig {
     /** This route's own settings for the graceful shutdown. */
-    gracefulShutdown?: RouteOptions
+    gracefulShutdown?: GracefulRouteOptions
   }
 }

@@ -1,0 +1,155 @@
+import t from 'tap'
+import type { ShutdownContext } from '../types/index.ts'
+import { createApp, Deferred } from './helpers.ts'
+
+t.test('runs callbacks one after another, in the order registered', async t => {
+  const { app, log } = await createApp(t)
+  const ran: string[] = []
+  const slow = new Deferred()
+  app.registerShutdownCallback(async () => {
+    ran.push('first starts')
+    await slow.promise
+    ran.push('first ends')
+  }, { name: 'first' })
+  app.gracefulShutdown.onShutdown(function second () { ran.push('second') })
+  app.gracefulShutdown.onShutdown(() => { ran.push('third') })
+  app.addHook('onClose', async () => {
+    ran.push('onClose of a plugin')
+    slow.resolve()
+  })
+  const report = await app.gracefulShutdown.shutdown()
+  t.strictSame(ran, ['onClose of a plugin', 'first starts', 'first ends', 'second', 'third'])
+  t.match(report.callbacks, [{ name: 'first' }, { name: 'second' }, { name: 'callback 3' }])
+  t.ok(report.callbacks.every(({ time, error }) => time >= 0 && error === undefined))
+  t.equal(report.exitCode, 0)
+  t.match(log.messages(/callback/), [
+    /^Shutdown callback "first" completed in \d+ms$/, /"second" completed/, /"callback 3" completed/
+  ])
+})
+
+t.test('runs callbacks after the onClose hooks of plugins that were registered before it', async t => {
+  const { default: Fastify } = await import('fastify')
+  const { default: gracefulPlugin } = await import('../index.ts')
+  const app = Fastify()
+  const ran: string[] = []
+  app.addHook('onClose', async () => { ran.push('onClose') })
+  await app.register(gracefulPlugin)
+  app.registerShutdownCallback(() => { ran.push('callback') })
+  await app.close()
+  t.strictSame(ran, ['onClose', 'callback'])
+})
+
+t.test('gives a callback signal, deadline, reason and log', async t => {
+  const { app, log } = await createApp(t, { shutdownTimeout: 10_000, drainTimeout: 1_000 })
+  const contexts: ShutdownContext[] = []
+  let left = 0
+  app.registerShutdownCallback(context => {
+    contexts.push(context)
+    left = context.deadline - Date.now()
+    context.log.info('from the callback')
+  }, { name: 'only' })
+  await app.gracefulShutdown.shutdown('a test')
+  const [context] = contexts
+  t.match(context, { reason: 'a test' })
+  t.notOk(context?.signal.aborted)
+  t.ok(left > 9_000 && left < 10_000, `has ${left}ms`)
+  t.match(await log.line(/from the callback/), { shutdownCallback: 'only', level: 30 })
+})
+
+t.test('runs every callback when some throw, and collects the errors', async t => {
+  const { app, log } = await createApp(t)
+  const thrown = new Error('sync')
+  app.registerShutdownCallback(() => { throw thrown }, { name: 'throws' })
+  app.registerShutdownCallback(async () => { throw new Error('async') }, { name: 'rejects' })
+  app.registerShutdownCallback(async () => { await Promise.reject('a string') }, { name: 'odd' }) // oxlint-disable-line prefer-promise-reject-errors
+  app.registerShutdownCallback(() => {}, { name: 'fine' })
+  const { callbacks, exitCode } = await app.gracefulShutdown.shutdown()
+  t.match(callbacks, [
+    { name: 'throws', error: thrown }, { name: 'rejects', error: { message: 'async' } },
+    { name: 'odd', error: { message: 'a string', cause: 'a string' } }, { name: 'fine', error: undefined }
+  ])
+  t.equal(exitCode, 1)
+  t.match(await log.line(/"throws" failed after \d+ms/), { level: 50, err: { message: 'sync' } })
+  t.strictSame(log.messages(/Graceful shutdown complete/), [])
+  t.match(await log.line(/not everything went well/), { level: 50 })
+})
+
+t.test('ends a callback at its own timeout, aborts its signal and runs the next', async t => {
+  const { app } = await createApp(t)
+  const contexts: ShutdownContext[] = []
+  app.registerShutdownCallback(async context => {
+    contexts.push(context)
+    await new Promise(() => {})
+  }, { name: 'hangs', timeout: 30 })
+  app.registerShutdownCallback(() => {}, { name: 'next' })
+  const { callbacks, exitCode } = await app.gracefulShutdown.shutdown()
+  t.match(callbacks, [
+    { name: 'hangs', error: { code: 'FST_ERR_GRACEFUL_CALLBACK_TIMEOUT', message: /"hangs" was not done within 30 ms/ } },
+    { name: 'next', error: undefined }
+  ])
+  t.ok((callbacks[0]?.time ?? 0) >= 29)
+  t.ok(contexts[0]?.signal.aborted)
+  t.match(contexts[0]?.signal.reason, { code: 'FST_ERR_GRACEFUL_CALLBACK_TIMEOUT' })
+  t.equal(exitCode, 1)
+})
+
+t.test('gives each callback a fair share, so that none starves the others', async t => {
+  const { app } = await createApp(t, { shutdownTimeout: 400, drainTimeout: 100 })
+  const limits: number[] = []
+  const hang = async ({ deadline }: ShutdownContext) => {
+    limits.push(deadline - Date.now())
+    await new Promise(() => {})
+  }
+  app.registerShutdownCallback(hang, { name: 'a' })
+  app.registerShutdownCallback(hang, { name: 'b' })
+  app.registerShutdownCallback(({ deadline }) => { limits.push(deadline - Date.now()) }, { name: 'c' })
+  const { time, callbacks } = await app.gracefulShutdown.shutdown()
+  t.match(callbacks.map(({ error }) => error === undefined), [false, false, true])
+  t.ok(limits.every(limit => limit > 80 && limit < 180), limits.join(', '))
+  t.ok(time < 400, `took ${time}ms`)
+})
+
+t.test('honours an own timeout as far as each later callback keeps half of its fair share', async t => {
+  const { app } = await createApp(t, { shutdownTimeout: 10_000, drainTimeout: 1_000 })
+  const limits: number[] = []
+  const keep = ({ deadline }: ShutdownContext) => { limits.push(Math.round((deadline - Date.now()) / 100) * 100) }
+  app.registerShutdownCallback(keep, { timeout: 10_000 })
+  app.registerShutdownCallback(keep, { timeout: 500 })
+  app.registerShutdownCallback(keep)
+  await app.gracefulShutdown.shutdown()
+  // 9,750 ms are left: 10,000 is cut to what leaves the other two half of a third each.
+  t.strictSame(limits, [6_500, 500, 9_700].map(limit => limits.includes(limit) ? limit : limit + 100))
+})
+
+t.test('refuses what is not a function, at once', async t => {
+  const { app } = await createApp(t)
+  for (const [callback, shown] of [[undefined, 'undefined'], [null, 'null'], ['x', "'x' (string)"], [{}, '{}']] as const) {
+    for (const register of [app.registerShutdownCallback, app.gracefulShutdown.onShutdown]) {
+      t.throws(() => { register(callback as unknown as () => void) }, { code: 'FST_ERR_GRACEFUL_CALLBACK_INVALID', message: `got ${shown}` })
+    }
+  }
+})
+
+t.test('refuses bad options of a callback', async t => {
+  const { app } = await createApp(t)
+  const register = (options: unknown) => () => { app.registerShutdownCallback(() => {}, options as object) }
+  for (const options of [null, 'name', [], { name: '' }, { name: 1 }, { timeout: 0 }, { timeout: '1' }, { timeout: NaN }, { timeout: 30_001 }]) {
+    t.throws(register(options), { code: 'FST_ERR_GRACEFUL_OPTION_INVALID' })
+  }
+  t.throws(register({ timeOut: 1 }), { code: 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', message: /"timeOut", known are name, timeout/ })
+})
+
+t.test('takes a callback while requests drain, and refuses one once callbacks run', async t => {
+  const { app } = await createApp(t)
+  const ran: string[] = []
+  const draining = app.gracefulShutdown.shutdown()
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  app.registerShutdownCallback(() => {
+    ran.push('late')
+    t.throws(() => { app.registerShutdownCallback(function tooLate () {}) },
+      { code: 'FST_ERR_GRACEFUL_CALLBACK_TOO_LATE', message: /"tooLate" comes too late/ })
+  })
+  await draining
+  t.strictSame(ran, ['late'])
+  t.throws(() => { app.registerShutdownCallback(() => {}) }, { code: 'FST_ERR_GRACEFUL_CALLBACK_TOO_LATE' })
+})

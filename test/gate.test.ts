@@ -1,0 +1,195 @@
+import t from 'tap'
+import { createApp, Deferred, heldRoute, listen, RawClient } from './helpers.ts'
+
+const refusal = {
+  statusCode: 503,
+  code: 'FST_ERR_GRACEFUL_SHUTTING_DOWN',
+  error: 'Service Unavailable',
+  message: 'The service is shutting down'
+}
+
+t.test('refuses what is new while draining, in the shape of a Fastify error', async t => {
+  const { app, log } = await createApp(t)
+  const held = heldRoute(app)
+  app.get('/new', async () => 'never')
+  const answer = app.inject('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  const refused = await app.inject('/new')
+  t.equal(refused.statusCode, 503)
+  t.strictSame(refused.json(), refusal)
+  t.equal(refused.headers['content-type'], 'application/json; charset=utf-8')
+  t.equal(refused.headers['retry-after'], '1')
+  t.equal(refused.headers['connection'], 'close')
+  t.equal((await app.inject('/nowhere')).statusCode, 503, 'a 404 is refused, too')
+  t.equal(app.inFlightRequests, 1, 'a refused request does not count')
+  held.release()
+  t.equal((await answer).statusCode, 200)
+  t.match(await report, { refused: 2, completed: 1, exitCode: 0 })
+  t.strictSame(log.lines.filter(({ level }) => level > 30), [], 'a refusal is no error in the log')
+})
+
+t.test('gives a refusal to onSend hooks and to no handler', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  const seen: string[] = []
+  app.addHook('onSend', async (_request, reply) => { reply.header('x-sent', 'yes') })
+  app.addHook('preParsing', async request => { seen.push(request.url) })
+  app.setErrorHandler(async () => 'mine')
+  app.post('/new', async () => 'never')
+  const answer = app.inject('/held')
+  await held.entered
+  void app.close()
+  const refused = await app.inject({ method: 'POST', url: '/new', payload: { a: 1 } })
+  t.equal(refused.statusCode, 503)
+  t.strictSame(refused.json(), refusal)
+  t.equal(refused.headers['x-sent'], 'yes')
+  t.strictSame(seen, ['/held'])
+  held.release()
+  await answer
+})
+
+t.test('serves a route that has opted out, and does not count it', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  const metrics = heldRoute(app, '/metrics', { gracefulShutdown: false })
+  const answer = app.inject('/held')
+  await held.entered
+  const scrape = app.inject('/metrics')
+  await metrics.entered
+  t.equal(app.inFlightRequests, 1)
+  const report = app.gracefulShutdown.shutdown()
+  metrics.release()
+  t.equal((await scrape).statusCode, 200)
+  const second = await app.inject('/metrics')
+  t.equal(second.statusCode, 200)
+  t.equal(second.headers['connection'], 'close')
+  held.release()
+  await answer
+  t.match(await report, { refused: 0, completed: 1 })
+})
+
+t.test('an opted-out request does not hold the drain', async t => {
+  const { app } = await createApp(t)
+  const stream = heldRoute(app, '/stream', { gracefulShutdown: false })
+  const client = new RawClient(await listen(app)).get('/stream')
+  await stream.entered
+  const report = await app.gracefulShutdown.shutdown()
+  t.match(report, { cut: [], exitCode: 0 })
+  await client.closed
+  stream.release()
+})
+
+t.test('serves everything while delaying, and says Connection: close', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 100, drainTimeout: 1_000 })
+  app.get('/', async () => 'served')
+  const port = await listen(app)
+  const report = app.gracefulShutdown.shutdown()
+  t.equal(app.gracefulShutdown.phase, 'delaying')
+  t.ok(app.isShuttingDown)
+  const client = new RawClient(port).get('/')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n/)
+  t.match(client.text, /\r\nconnection: close\r\n/i)
+  const probe = new RawClient(port).get('/ready')
+  await probe.closed
+  t.match(probe.text, /503 Service Unavailable[^]*"reason":"shutting_down"/)
+  const { phases, refused, completed } = await report
+  t.ok(phases.delaying >= 99, `delayed for ${phases.delaying}ms`)
+  t.match({ refused, completed }, { refused: 0, completed: 1 })
+})
+
+t.test('skips the delay where the instance does not listen', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 4_000 })
+  await app.ready()
+  const { phases } = await app.gracefulShutdown.shutdown()
+  t.equal(phases.delaying, 0)
+})
+
+t.test('a response in flight says Connection: close', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\nconnection: close\r\n[^]*\{"held":true\}$/i)
+  t.equal((await report).exitCode, 0)
+})
+
+t.test('an idle keep-alive connection that is used again is refused with Connection: close', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  app.get('/', async () => 'served')
+  const port = await listen(app)
+  const idle = new RawClient(port).get('/')
+  await idle.until(/served/)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  idle.text = ''
+  await idle.get('/').closed
+  t.match(idle.text, /^HTTP\/1\.1 503[^]*connection: close[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/i)
+  held.release()
+  await busy.closed
+  t.match(busy.text, /200 OK/)
+  t.match(await report, { refused: 1, completed: 1 })
+})
+
+t.test('a client that writes all of a refused upload before it reads sees its 503', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  app.post('/upload', async () => 'never')
+  const port = await listen(app)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  void app.close()
+  const size = 8 * 1024 * 1024
+  const client = new RawClient(port)
+  client.socket.pause()
+  client.send(`POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: ${size}\r\n\r\n`)
+  const written = new Deferred()
+  client.socket.write(Buffer.alloc(size), () => { written.resolve() })
+  await written.promise
+  client.socket.resume()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
+  t.equal(client.error, undefined)
+  held.release()
+  await busy.closed
+})
+
+t.test('of a pipeline, only the last response says Connection: close', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  app.get('/second', async () => 'second')
+  const client = new RawClient(await listen(app)).get('/held').get('/second')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  await client.closed
+  const [, first = '', second = ''] = client.text.split('HTTP/1.1 200 OK\r\n')
+  t.match(first, '{"held":true}')
+  t.notMatch(first, /connection: close/i)
+  t.match(second, /connection: close/i)
+  t.match(second, 'second')
+  t.match(await report, { completed: 2, exitCode: 0 })
+})
+
+t.test('a request pipelined behind one in flight is refused, and both answers arrive', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const client = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  client.get('/held')
+  const later = new RawClient(port).get('/held')
+  await later.closed
+  held.release()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK[^]*\{"held":true\}HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
+  t.match(await report, { completed: 1, refused: 2 })
+})

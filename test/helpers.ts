@@ -1,0 +1,167 @@
+// What the tests share: an app whose log can be read, raw clients, forked programs.
+
+import type { FastifyInstance, FastifyServerOptions } from 'fastify'
+import type { AddressInfo, Socket } from 'node:net'
+import type { Test } from 'tap'
+import type { GracefulOptions } from '../types/index.ts'
+import { spawn } from 'node:child_process'
+import { EventEmitter, once } from 'node:events'
+import { connect } from 'node:net'
+import { Writable } from 'node:stream'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+
+export interface LogLine {
+  level: number
+  msg: string
+  [key: string]: unknown
+}
+
+/** Lines of JSON, kept, and awaited by what they say. */
+export class Log {
+  readonly lines: LogLine[] = []
+  readonly #events = new EventEmitter()
+  #rest = ''
+
+  write (chunk: string): void {
+    const lines = (this.#rest + chunk).split('\n')
+    this.#rest = lines.pop() ?? ''
+    for (const text of lines.filter(line => line.startsWith('{'))) {
+      const line = JSON.parse(text) as LogLine
+      this.lines.push(line)
+      this.#events.emit('line', line)
+    }
+  }
+
+  /** The first line, past or to come, whose message matches. */
+  async line (message: RegExp): Promise<LogLine> {
+    const found = this.lines.find(({ msg }) => message.test(msg))
+    if (found !== undefined) return found
+    return await new Promise(resolve => {
+      const look = (line: LogLine): void => {
+        if (!message.test(line.msg)) return
+        this.#events.off('line', look)
+        resolve(line)
+      }
+      this.#events.on('line', look)
+    })
+  }
+
+  messages (message = /./): string[] {
+    return this.lines.filter(({ msg }) => message.test(msg)).map(({ msg }) => msg)
+  }
+}
+
+export interface TestApp {
+  app: FastifyInstance
+  log: Log
+}
+
+/** An instance with the plugin, closed when the test ends. */
+export async function createApp (t: Test, options: GracefulOptions = {}, server: FastifyServerOptions & object = {}): Promise<TestApp> {
+  const log = new Log()
+  const stream = new Writable({ write: (chunk: Buffer, _encoding, done) => { log.write(chunk.toString()); done() } })
+  const app = Fastify({ logger: { level: 'debug', stream }, ...server }) as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin, options)
+  return { app, log }
+}
+
+/** Listens on a free port of 127.0.0.1. */
+export async function listen (app: FastifyInstance): Promise<number> {
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  return (app.server.address() as AddressInfo).port
+}
+
+/** A promise and its ends. */
+export class Deferred<T = void> {
+  resolve!: (value: T) => void
+  reject!: (error: Error) => void
+  readonly promise = new Promise<T>((resolve, reject) => {
+    this.resolve = resolve
+    this.reject = reject
+  })
+}
+
+/** A route that answers when told to, and says when a request has come in. */
+export function heldRoute (app: FastifyInstance, url = '/held', config: object = {}): { entered: Promise<void>, release: () => void } {
+  const entered = new Deferred()
+  const released = new Deferred()
+  app.get(url, { config }, async () => {
+    entered.resolve()
+    await released.promise
+    return { held: true }
+  })
+  return { entered: entered.promise, release: () => { released.resolve() } }
+}
+
+/** A TCP client that keeps all that it reads. */
+export class RawClient {
+  readonly socket: Socket
+  text = ''
+  error: Error | undefined
+  readonly closed: Promise<void>
+  readonly #events = new EventEmitter()
+
+  constructor (target: number | string | Socket) {
+    this.socket = typeof target === 'object' ? target : typeof target === 'number' ? connect(target, '127.0.0.1') : connect(target)
+    this.closed = new Promise(resolve => { this.socket.on('close', () => { resolve() }) })
+    this.socket.on('error', error => { this.error = error })
+    this.socket.on('data', (chunk: Buffer) => {
+      this.text += chunk.toString('latin1')
+      this.#events.emit('text')
+    })
+  }
+
+  /** Sends a request without body. */
+  get (path: string, headers: readonly string[] = []): this {
+    return this.send([`GET ${path} HTTP/1.1`, 'Host: test', ...headers, '', ''].join('\r\n'))
+  }
+
+  send (text: string): this {
+    this.socket.write(text)
+    return this
+  }
+
+  /** Waits until what was read matches. */
+  async until (pattern: RegExp): Promise<string> {
+    while (!pattern.test(this.text)) await once(this.#events, 'text')
+    return this.text
+  }
+}
+
+/** Waits until a condition holds that no event tells of, looking once a turn of the event loop. */
+export async function eventually (condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise(resolve => { setImmediate(resolve) })
+}
+
+export interface Program {
+  pid: number
+  log: Log
+  /** Plain lines of its output. */
+  output: () => string
+  kill: (signal: NodeJS.Signals) => void
+  exit: Promise<{ code: number | null, signal: NodeJS.Signals | null }>
+}
+
+/** Starts a program of test/fixtures; ended with the test. */
+export function fork (t: Test, fixture: string, env: Record<string, string> = {}): Program {
+  const file = new URL(`fixtures/${fixture}.ts`, import.meta.url).pathname
+  const child = spawn(process.execPath, ['--import=tsx', file], { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+  t.teardown(() => { child.kill('SIGKILL') })
+  const log = new Log()
+  let output = ''
+  const read = (chunk: Buffer): void => {
+    output += chunk.toString()
+    log.write(chunk.toString())
+  }
+  child.stdout.on('data', read)
+  child.stderr.on('data', read)
+  return {
+    pid: child.pid as number,
+    log,
+    output: () => output,
+    kill: signal => { child.kill(signal) },
+    exit: once(child, 'close').then(([code, signal]) => ({ code: code as number | null, signal: signal as NodeJS.Signals | null }))
+  }
+}

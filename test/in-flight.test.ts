@@ -1,0 +1,383 @@
+import t from 'tap'
+import type { FastifyReply } from 'fastify'
+import { once } from 'node:events'
+import { connect as connectHttp2 } from 'node:http2'
+import { Readable } from 'node:stream'
+import websocket from '@fastify/websocket'
+import { WebSocket } from 'undici'
+import type { Test } from 'tap'
+import type { TestApp } from './helpers.ts'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+
+/** After whatever happened, nothing counts any more and a shutdown finds nothing to wait for. */
+async function nobodyLeft (t: Test, { app }: TestApp): Promise<void> {
+  await eventually(() => app.inFlightRequests === 0)
+  t.strictSame(app.gracefulShutdown.inFlight(), [])
+  const report = await app.gracefulShutdown.shutdown()
+  t.match(report, { cut: [], exitCode: 0 })
+  t.equal(app.inFlightRequests, 0, 'never less than nobody')
+}
+
+t.test('counts a request from its start to its end and tells who it is', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const held = heldRoute(app, '/held/:id')
+  t.equal(app.inFlightRequests, 0)
+  const answers = [app.inject('/held/1?a=b'), app.inject({ method: 'HEAD', url: '/held/2' })]
+  await held.entered
+  await eventually(() => app.inFlightRequests === 2)
+  const [first, second] = app.gracefulShutdown.inFlight()
+  t.match(first, { kind: 'request', method: 'GET', route: '/held/:id', url: '/held/1?a=b', requestId: 'req-1' })
+  t.match(second, { kind: 'request', method: 'HEAD', route: '/held/:id', requestId: 'req-2' })
+  t.ok(first !== undefined && Number.isInteger(first.age) && first.age >= 0)
+  held.release()
+  await Promise.all(answers)
+  await nobodyLeft(t, target)
+})
+
+t.test('is exact after each kind of answer', async t => {
+  const target = await createApp(t)
+  const { app, log } = target
+  app.get('/sync', (_request, reply) => { reply.send('x') })
+  app.get('/async', async () => ({ a: 1 }))
+  app.get('/throws', () => { throw new Error('x') })
+  app.get('/rejects', async () => { throw new Error('x') })
+  app.get('/nothing', async () => {})
+  app.get('/twice', async (_request, reply) => {
+    reply.send('once')
+    return 'twice'
+  })
+  app.get('/returns-reply', async (_request, reply) => {
+    setImmediate(() => { reply.send('later') })
+    return await reply
+  })
+  app.get('/stream', async () => Readable.from(['a', 'b']))
+  for (const [url, status] of Object.entries({
+    '/sync': 200, '/async': 200, '/throws': 500, '/rejects': 500, '/nothing': 200, '/twice': 200, '/returns-reply': 200,
+    '/stream': 200, '/nowhere': 404, '/%zz': 400
+  })) {
+    const port = app.server.listening ? (app.server.address() as { port: number }).port : await listen(app)
+    const client = new RawClient(port).get(url, ['Connection: close'])
+    await client.closed
+    t.match(client.text, `HTTP/1.1 ${status} `, url)
+    await eventually(() => app.inFlightRequests === 0)
+  }
+  t.match(log.messages(/already sent/).length, 1)
+  await nobodyLeft(t, target)
+})
+
+t.test('is exact after an error in another onRequest hook, before and after', async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  app.addHook('onRequest', async request => { if (request.url === '/before') throw new Error('before') })
+  await app.register(gracefulPlugin)
+  app.addHook('onRequest', async request => { if (request.url === '/after') throw new Error('after') })
+  app.get('/before', async () => 'x')
+  app.get('/after', async () => 'x')
+  for (const url of ['/before', '/after', '/before']) {
+    t.equal((await app.inject(url)).statusCode, 500)
+    t.equal(app.inFlightRequests, 0, url)
+  }
+})
+
+t.test('a handler whose client has gone counts until it settles', async t => {
+  for (const style of ['async', 'callback', 'returns undefined', 'returns the reply']) {
+    const target = await createApp(t)
+    const { app } = target
+    const entered = new Deferred()
+    const released = new Deferred()
+    let settled = false
+    if (style === 'async' || style === 'returns undefined') {
+      app.get('/', async () => {
+        entered.resolve()
+        await released.promise
+        settled = true
+        return style === 'async' ? 'x' : undefined
+      })
+    } else {
+      app.get('/', (_request, reply) => {
+        entered.resolve()
+        void released.promise.then(() => {
+          settled = true
+          reply.send('x')
+        })
+        return style === 'callback' ? undefined : reply
+      })
+    }
+    const client = new RawClient(await listen(app)).get('/')
+    await entered.promise
+    const [socket] = await sockets(app)
+    client.socket.destroy()
+    await once(socket as object as NodeJS.EventEmitter, 'close')
+    t.equal(app.inFlightRequests, 1, style)
+    const report = app.gracefulShutdown.shutdown()
+    released.resolve()
+    t.match(await report, { cut: [], completed: 0, exitCode: 0 })
+    t.ok(settled, `${style}: the shutdown has waited`)
+    t.equal(app.inFlightRequests, 0)
+  }
+})
+
+/** The server's side of the open connections. */
+async function sockets (app: TestApp['app']): Promise<unknown[]> {
+  return await new Promise(resolve => {
+    const handles = (process as unknown as { _getActiveHandles: () => object[] })._getActiveHandles()
+    resolve(handles.filter(handle => (handle as { server?: unknown }).server === app.server))
+  })
+}
+
+t.test('a client that leaves during a hook before the handler counts until the handler settles', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const hooked = new Deferred()
+  const hookDone = new Deferred()
+  const handled = new Deferred()
+  const handlerDone = new Deferred()
+  app.get('/', {
+    preHandler: async () => {
+      hooked.resolve()
+      await hookDone.promise
+    }
+  }, async () => {
+    handled.resolve()
+    await handlerDone.promise
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await hooked.promise
+  client.socket.destroy()
+  const [socket] = await sockets(app)
+  await once(socket as object as NodeJS.EventEmitter, 'close')
+  t.equal(app.inFlightRequests, 1)
+  hookDone.resolve()
+  await handled.promise
+  t.equal(app.inFlightRequests, 1)
+  handlerDone.resolve()
+  await nobodyLeft(t, target)
+})
+
+t.test('a client that leaves with half a body sent does not count', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  app.post('/', async () => 'never')
+  const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf')
+  await eventually(() => app.inFlightRequests === 1)
+  client.socket.destroy()
+  await nobodyLeft(t, target)
+})
+
+t.test('an aborted pipeline leaves nobody behind', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const held = heldRoute(app)
+  app.get('/quick', async () => 'quick')
+  const client = new RawClient(await listen(app)).get('/held').get('/quick').get('/quick').get('/held')
+  await held.entered
+  await eventually(() => app.inFlightRequests === 4)
+  client.socket.destroy()
+  await eventually(() => app.inFlightRequests === 2)
+  t.strictSame(app.gracefulShutdown.inFlight().map(entry => 'url' in entry && entry.url), ['/held', '/held'], 'the running handlers count on')
+  held.release()
+  await nobodyLeft(t, target)
+})
+
+t.test('a long pipeline on one connection keeps no finished reply', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  app.get('/', async () => 'x')
+  const client = new RawClient(await listen(app))
+  for (let index = 0; index < 50; index++) client.get('/')
+  client.get('/', ['Connection: close'])
+  await client.closed
+  t.equal(client.text.match(/200 OK/g)?.length, 51)
+  await nobodyLeft(t, target)
+})
+
+t.test('a stream whose client leaves, or that fails, does not count', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const source = () => new Readable({ read () {} })
+  const quiet = source()
+  const started = source()
+  const failing = source()
+  const returned = source()
+  app.get('/quiet', (_request, reply) => { reply.send(quiet) })
+  app.get('/returned', (_request, reply) => reply.send(returned))
+  app.get('/started', async () => started)
+  app.get('/failing', async () => failing)
+  const port = await listen(app)
+
+  for (const [url, stream] of [['/quiet', quiet], ['/returned', returned]] as const) {
+    const one = new RawClient(port).get(url)
+    await eventually(() => app.inFlightRequests === 1)
+    one.socket.destroy()
+    await eventually(() => app.inFlightRequests === 0)
+    t.ok(stream.destroyed)
+  }
+
+  started.push('some')
+  const two = new RawClient(port).get('/started')
+  await two.until(/some/)
+  t.equal(app.inFlightRequests, 1)
+  two.socket.destroy()
+  await eventually(() => app.inFlightRequests === 0)
+
+  failing.push('some')
+  const three = new RawClient(port).get('/failing')
+  await three.until(/some/)
+  failing.destroy(new Error('disk'))
+  await three.closed
+  await nobodyLeft(t, target)
+})
+
+t.test('a hijacked reply is over with its response or its socket', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const replies: FastifyReply[] = []
+  app.get('/', async (_request, reply) => {
+    reply.hijack()
+    reply.raw.write('some')
+    replies.push(reply)
+    await new Promise(() => {})
+  })
+  app.get('/early', (_request, reply) => {
+    reply.hijack()
+    replies.push(reply)
+  })
+  const port = await listen(app)
+  const ended = new RawClient(port).get('/')
+  await ended.until(/some/)
+  t.equal(app.inFlightRequests, 1)
+  replies[0]?.raw.end()
+  await eventually(() => app.inFlightRequests === 0)
+  for (const url of ['/', '/early']) {
+    const left = new RawClient(port).get(url)
+    await eventually(() => app.inFlightRequests === 1)
+    left.socket.destroy()
+    await eventually(() => app.inFlightRequests === 0)
+  }
+  ended.socket.destroy()
+  await nobodyLeft(t, target)
+})
+
+t.test('a WebSocket does not count, and gets closed', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  await app.register(websocket)
+  app.register(async instance => {
+    instance.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+  })
+  const port = await listen(app)
+  const client = new WebSocket(`ws://127.0.0.1:${port}/ws`)
+  await once(client as unknown as EventTarget, 'message')
+  t.equal(app.inFlightRequests, 0)
+  const closed = once(client as unknown as EventTarget, 'close')
+  await nobodyLeft(t, target)
+  const [{ wasClean }] = await closed as [{ wasClean: boolean }]
+  t.ok(wasClean)
+})
+
+t.test('a WebSocket that comes while draining is refused', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  await app.register(websocket)
+  app.register(async instance => {
+    instance.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+  })
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const client = new RawClient(port).get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503/)
+  held.release()
+  await busy.closed
+  t.match(await report, { refused: 1, completed: 1, exitCode: 0 })
+})
+
+t.test('a raw upgrade that nobody closes does not hold the shutdown', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  app.server.on('upgrade', (_request, socket) => { socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n') })
+  const client = new RawClient(await listen(app)).get('/', ['Connection: Upgrade', 'Upgrade: x'])
+  await client.until(/101/)
+  t.equal(app.inFlightRequests, 0)
+  await nobodyLeft(t, target)
+  await client.closed
+})
+
+t.test('a malformed request does not count', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const client = new RawClient(await listen(app)).send('NONSENSE\r\n\r\n')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 400/)
+  await nobodyLeft(t, target)
+})
+
+t.test('HTTP/2: counts streams, and one whose client resets it until its handler settles', async t => {
+  const app = Fastify({ http2: true })
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin)
+  const held = heldRoute(app as unknown as TestApp['app'])
+  app.get('/quick', async () => 'quick')
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const session = connectHttp2(`http://127.0.0.1:${(app.server.address() as { port: number }).port}`)
+  const quick = session.request({ ':path': '/quick' })
+  quick.resume()
+  await once(quick, 'close')
+  await eventually(() => app.inFlightRequests === 0)
+
+  const stream = session.request({ ':path': '/held' })
+  stream.on('error', () => {})
+  await held.entered
+  t.equal(app.inFlightRequests, 1)
+  stream.close(8)
+  await once(stream, 'close')
+  const other = session.request({ ':path': '/quick' })
+  other.resume()
+  await once(other, 'close')
+  t.equal(app.inFlightRequests, 1, 'the handler still runs')
+  held.release()
+  await eventually(() => app.inFlightRequests === 0)
+  const report = await app.gracefulShutdown.shutdown()
+  t.match(report, { completed: 0, cut: [], exitCode: 0 })
+})
+
+t.test('an injected request counts, also when it is aborted', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const held = heldRoute(app)
+  const controller = new AbortController()
+  const answer = app.inject({ url: '/held', signal: controller.signal })
+  await held.entered
+  controller.abort()
+  await t.rejects(answer)
+  held.release()
+  await nobodyLeft(t, target)
+})
+
+t.test('track() has the drain wait for background work, and shows it', async t => {
+  const { app } = await createApp(t)
+  const { gracefulShutdown } = app
+  const work = new Deferred<number>()
+  t.equal(gracefulShutdown.track(work.promise, 'reindex'), work.promise, 'gives back the promise')
+  const failing = new Deferred()
+  gracefulShutdown.track(failing.promise).catch(() => {})
+  t.match(gracefulShutdown.inFlight(), [{ kind: 'task', name: 'reindex' }, { kind: 'task', name: 'task' }])
+  t.equal(app.inFlightRequests, 0, 'it is no request')
+  let done = false
+  const report = gracefulShutdown.shutdown().finally(() => { done = true })
+  failing.reject(new Error('failed work is over, too'))
+  await eventually(() => gracefulShutdown.inFlight().length === 1)
+  t.equal(gracefulShutdown.phase, 'draining')
+  t.notOk(done)
+  work.resolve(1)
+  t.match(await report, { cut: [], completed: 0, exitCode: 0 })
+  for (const value of [undefined, null, 1, {}, () => {}]) {
+    t.throws(() => { gracefulShutdown.track(value as unknown as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
+  }
+})

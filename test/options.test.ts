@@ -1,0 +1,180 @@
+import t from 'tap'
+import Fastify from 'fastify'
+import { signalEvents } from 'close-with-grace/events/signal.events.js'
+import { errorEvents } from 'close-with-grace/events/error.events.js'
+import { exitEvents } from 'close-with-grace/events/exit.events.js'
+import gracefulPlugin from '../index.ts'
+import { DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
+import type { GracefulOptions } from '../types/index.ts'
+
+interface CodedError extends Error { code: string }
+
+async function registrationError (options: unknown): Promise<CodedError> {
+  const app = Fastify()
+  try {
+    await app.register(gracefulPlugin, options as GracefulOptions)
+  } catch (error) {
+    return error as CodedError
+  } finally {
+    await app.close().catch(() => {})
+  }
+  throw new Error(`registered with ${JSON.stringify(options)}`)
+}
+
+t.test('has the documented defaults', async t => {
+  const { given, health, ready, signals, ...rest } = resolveOptions({})
+  t.strictSame(rest, {
+    shutdownTimeout: 30_000,
+    drainTimeout: 25_000,
+    shutdownDelay: 0,
+    readTimeout: 10_000,
+    writeTimeout: 10_000,
+    idleTimeout: 120_000
+  })
+  t.equal(given.size, 0)
+  t.strictSame(signals, PROCESS_EVENTS)
+  t.match(health, { path: '/health', checks: {}, checkTimeout: 1_000 })
+  t.match(ready, { path: '/ready', checks: {}, checkTimeout: 1_000 })
+})
+
+t.test('listens to what close-with-grace listens to', async t => {
+  t.strictSame([...PROCESS_EVENTS].sort(), [...signalEvents, ...errorEvents, ...exitEvents].sort())
+})
+
+t.test('takes undefined as not given', async t => {
+  const options = resolveOptions({ drainTimeout: undefined } as unknown as GracefulOptions)
+  t.equal(options.drainTimeout, DEFAULTS.drainTimeout)
+  t.notOk(options.given.has('drainTimeout'))
+})
+
+t.test('leaves the given object alone and freezes its own', async t => {
+  const given = Object.freeze({ drainTimeout: 1_000, health: Object.freeze({ checks: Object.freeze({}) }), signals: Object.freeze(['SIGTERM'] as const) })
+  const options = resolveOptions(given)
+  t.ok(Object.isFrozen(options))
+  t.strictSame(options.signals, ['SIGTERM'])
+})
+
+const wrongDurations = ['30', NaN, Infinity, -Infinity, -1, 1.5, null, {}, [], true, 10n, 2 ** 31]
+
+for (const option of ['shutdownTimeout', 'drainTimeout', 'shutdownDelay', 'readTimeout', 'writeTimeout', 'idleTimeout']) {
+  t.test(`refuses a bad ${option}`, async t => {
+    for (const value of wrongDurations) {
+      const error = await registrationError({ [option]: value })
+      t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
+      t.match(error.message, `option "${option}"`, 'names the option')
+      t.match(error.message, typeof value === 'bigint' ? '10n' : String(Array.isArray(value) ? '[]' : typeof value === 'object' && value !== null ? '{}' : value), 'names the value')
+      t.match(error.message, 'a whole number of milliseconds', 'says what is allowed')
+    }
+  })
+}
+
+t.test('says which type a value has that looks right', async t => {
+  t.match((await registrationError({ drainTimeout: '30' })).message, "'30' (string)")
+})
+
+t.test('refuses false and zero where they mean nothing', async t => {
+  for (const options of [
+    { shutdownTimeout: false }, { shutdownTimeout: 0 }, { drainTimeout: false }, { shutdownDelay: false },
+    { readTimeout: 0 }, { writeTimeout: 0 }, { idleTimeout: 0 }
+  ]) {
+    const error = await registrationError(options)
+    t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
+    t.match(error.message, Object.keys(options)[0] as string)
+  }
+})
+
+t.test('refuses times that do not fit into each other', async t => {
+  for (const options of [
+    { shutdownTimeout: 25_000 }, { shutdownDelay: 5_000 }, { drainTimeout: 30_000 },
+    { shutdownTimeout: 1_000, drainTimeout: 600, shutdownDelay: 400 }
+  ]) {
+    const error = await registrationError(options)
+    t.equal(error.code, 'FST_ERR_GRACEFUL_BUDGET')
+    t.match(error.message, /shutdownDelay \(\d+ ms\) \+ drainTimeout \(\d+ ms\) must be less than shutdownTimeout \(\d+ ms\)/)
+  }
+  t.ok(resolveOptions({ shutdownTimeout: 1_000, drainTimeout: 600, shutdownDelay: 399 }))
+})
+
+t.test('refuses options that it does not know', async t => {
+  for (const [options, name, known] of [
+    [{ drainTimeOut: 1 }, 'drainTimeOut', 'drainTimeout'],
+    [{ prefix: '/x' }, 'prefix', 'health'],
+    [{ health: { url: '/x' } }, 'url', 'path'],
+    [{ ready: { timeout: 1 } }, 'timeout', 'checkTimeout']
+  ] as const) {
+    const error = await registrationError(options)
+    t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_UNKNOWN')
+    t.match(error.message, `"${name}"`)
+    t.match(error.message, known)
+  }
+})
+
+t.test('refuses bad signals', async t => {
+  for (const signals of ['SIGTERM', [], ['SIGKILL'], ['SIGTERM', 1], null, 1, {}]) {
+    const error = await registrationError({ signals })
+    t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
+    t.match(error.message, 'option "signals"')
+    t.match(error.message, 'true, false or a list out of SIGHUP')
+  }
+})
+
+t.test('refuses bad probes', async t => {
+  const cases: Array<[unknown, string]> = [
+    ['health', 'leading slash'], ['', 'leading slash'], ['/a b', 'leading slash'], ['/:id', 'without parameters'],
+    ['/*', 'without parameters'], ['/a?b', 'leading slash'], [true, 'a path, an object or false'], [1, 'a path, an object or false'],
+    [null, 'a path, an object or false'], [[], 'a path, an object or false'],
+    [{ path: 1 }, 'leading slash'], [{ path: 'x' }, 'leading slash'], [{ checks: [] }, 'named functions'],
+    [{ checks: { db: true } }, 'named functions'], [{ checkTimeout: '1' }, 'milliseconds'], [{ logLevel: 1 }, 'levels']
+  ]
+  for (const [value, allowed] of cases) {
+    for (const option of ['health', 'ready']) {
+      const error = await registrationError({ [option]: value })
+      t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
+      t.match(error.message, `"${option}"`)
+      t.match(error.message, allowed)
+    }
+  }
+})
+
+t.test('refuses two probes on one path', async t => {
+  for (const options of [{ health: '/ready' }, { ready: '/health' }, { health: '/x', ready: { path: '/x' } }]) {
+    const error = await registrationError(options)
+    t.equal(error.code, 'FST_ERR_GRACEFUL_PROBE_PATH')
+    t.match(error.message, 'option "health"')
+  }
+})
+
+t.test('refuses a probe on the path of a route', async t => {
+  const app = Fastify()
+  app.get('/ready', async () => 'mine')
+  await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /"ready", "\/ready", is taken by a route/ })
+})
+
+t.test('refuses to be registered twice', async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin)
+  await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_ALREADY_REGISTERED' })
+})
+
+t.test('refuses to be registered in two contexts of one server', async t => {
+  const app = Fastify()
+  app.register(async child => { await child.register(gracefulPlugin) })
+  app.register(async child => { await child.register(gracefulPlugin, { health: '/h', ready: '/r' }) })
+  await t.rejects(async () => { await app.ready() }, { code: 'FST_ERR_GRACEFUL_ALREADY_REGISTERED' })
+})
+
+t.test('refuses bad settings of a route', async t => {
+  for (const [gracefulShutdown, code, names] of [
+    [true, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'false or an object'],
+    [null, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'false or an object'],
+    [{ writeTimeOut: 1 }, 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', 'writeTimeout'],
+    [{ writeTimeout: '1' }, 'FST_ERR_GRACEFUL_OPTION_INVALID', "'1' (string)"]
+  ] as const) {
+    const app = Fastify()
+    await app.register(gracefulPlugin)
+    t.throws(() => app.get('/route', { config: { gracefulShutdown: gracefulShutdown as false } }, async () => 'x'),
+      { code, message: new RegExp(`"/route".*${names.replaceAll(/[()]/g, String.raw`\$&`)}`) })
+    await app.close()
+  }
+})
