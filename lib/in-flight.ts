@@ -5,6 +5,7 @@
 // the only one that costs more than a few stores on the reply, which Fastify makes for each request anyway.
 
 import type { FastifyReply, FastifyRequest, RouteHandlerMethod } from 'fastify'
+import type { Http2ServerRequest } from 'node:http2'
 import type { InFlightEntry, RequestInFlight, TaskInFlight } from '../types/index.ts'
 import { IncomingMessage, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
@@ -98,7 +99,7 @@ export class InFlight {
     const promise = handlerPromise(reply)
     if (promise !== undefined) {
       this.#leaveAfter(reply, promise)
-    } else if (answered) {
+    } else if (answered || neverReachesHandler(reply)) {
       // Raw writes, or a stream that Fastify has been given: nobody answers any more.
       this.leave(reply)
     } else {
@@ -214,6 +215,13 @@ export function describe (reply: FastifyReply): RequestInFlight {
 function handlerPromise (reply: Entry): PromiseLike<unknown> | undefined {
   const returned = reply[kReturned]
   return returned !== reply && isPromise(returned) ? returned : undefined
+}
+
+/** On HTTP/2, Fastify's body parser hears neither 'end' nor 'error' of a body that is cut off: it waits for ever. */
+function neverReachesHandler (reply: Entry): boolean {
+  const { raw } = reply.request
+  if (raw.httpVersionMajor !== 2 || kReturned in reply) return false
+  return !raw.readableEnded && !(raw as unknown as Http2ServerRequest).stream.endAfterHeaders
 }
 
 /**

@@ -1,0 +1,80 @@
+// What the environment may say, read once at the start. A bad value ends the program: a service that falls back to
+// a default without a word gets its time-out from nobody knows where.
+
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+/** The part of the time that requests in flight may have; the rest is for closing and cleaning up. */
+const DRAIN_PART = 5 / 6
+
+/** Number() alone takes '', ' 1 ', '0x10' and '1e3', too. */
+const WHOLE = /^\d+$/
+const DECIMAL = /^\d+(\.\d+)?$/
+
+export interface Config {
+  /** 127.0.0.1, so that an example opens no port to the network. In a container: HOST=0.0.0.0. */
+  host: string
+  /** 0 takes any free port; the log says which. */
+  port: number
+  /** SHUTDOWN_TIMEOUT is in seconds, as orchestrators count; here and in the plugin it is in milliseconds. */
+  shutdownTimeout: number
+  shutdownDelay: number
+  drainTimeout: number
+  /** In the directory for temporary files, so that an example litters no checkout. */
+  database: string
+  /** Where the last metrics go, or undefined for the log. */
+  metricsFile: string | undefined
+}
+
+export class ConfigError extends Error {}
+
+export function readConfig (env: NodeJS.ProcessEnv): Config {
+  const seconds = numberFrom(env, 'SHUTDOWN_TIMEOUT', 30, {
+    what: 'a number of seconds', pattern: DECIMAL, least: 0.1, most: 86_400
+  })
+  const shutdownTimeout = Math.round(1000 * seconds)
+  const shutdownDelay = numberFrom(env, 'SHUTDOWN_DELAY', 0, {
+    what: 'a whole number of milliseconds', pattern: WHOLE, least: 0, most: 3_600_000
+  })
+  if (shutdownDelay >= shutdownTimeout) {
+    throw new ConfigError(`SHUTDOWN_DELAY (${shutdownDelay} ms) must be shorter than SHUTDOWN_TIMEOUT (${shutdownTimeout} ms)`)
+  }
+  return {
+    host: textFrom(env, 'HOST', '127.0.0.1'),
+    port: readPort(env, 'PORT', 3000),
+    shutdownTimeout,
+    shutdownDelay,
+    // The plugin refuses a budget in which delay and drain leave nothing; a part of what is left always fits.
+    drainTimeout: Math.floor((shutdownTimeout - shutdownDelay) * DRAIN_PART),
+    database: textFrom(env, 'DATABASE', join(tmpdir(), 'fastify-graceful-example.sqlite')),
+    metricsFile: env['METRICS_FILE'] === undefined ? undefined : textFrom(env, 'METRICS_FILE', '')
+  }
+}
+
+export function readPort (env: NodeJS.ProcessEnv, name: string, preset: number): number {
+  return numberFrom(env, name, preset, { what: 'a whole number', pattern: WHOLE, least: 0, most: 65_535 })
+}
+
+interface Range {
+  what: string
+  pattern: RegExp
+  least: number
+  most: number
+}
+
+function numberFrom (env: NodeJS.ProcessEnv, name: string, preset: number, { what, pattern, least, most }: Range): number {
+  const text = env[name]
+  if (text === undefined) return preset
+  const value = pattern.test(text) ? Number(text) : NaN
+  if (!(value >= least && value <= most)) {
+    throw new ConfigError(`${name} must be ${what} from ${least} to ${most}, got "${text}"`)
+  }
+  return value
+}
+
+function textFrom (env: NodeJS.ProcessEnv, name: string, preset: string): string {
+  const text = env[name]
+  if (text === undefined) return preset
+  if (text.trim() === '') throw new ConfigError(`${name} must not be empty`)
+  return text
+}

@@ -1,0 +1,27 @@
+// A complete service. `npm start`, then:
+//
+//   curl localhost:3000/api/data
+//   curl -H 'content-type: application/json' -d '{"text":"<b>hello</b>"}' 'localhost:3000/api/data?ms=5000'
+//   curl localhost:3000/ready
+//
+// and Ctrl-C while the second one runs. What may be set in the environment: see config.ts; what the service is
+// made of: see app.ts.
+
+import type { Config } from './config.ts'
+import { buildApp } from './app.ts'
+import { ConfigError, readConfig } from './config.ts'
+
+const config = configOrExit()
+const app = await buildApp(config)
+// From here on the plugin listens to signals; nothing else is to be done.
+await app.listen({ host: config.host, port: config.port })
+
+function configOrExit (): Config {
+  try {
+    return readConfig(process.env)
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    console.error(`Bad configuration: ${error.message}`)
+    return process.exit(1)
+  }
+}

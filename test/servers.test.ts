@@ -1,0 +1,71 @@
+import t from 'tap'
+import type { AddressInfo } from 'node:net'
+import type { Test } from 'tap'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import dns from 'node:dns'
+import { connect } from 'node:net'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+import { createApp, heldRoute, RawClient } from './helpers.ts'
+
+/** Has `localhost` resolve to both loopbacks, wherever this runs. */
+function bothLoopbacks (test: Test): void {
+  const { lookup } = dns
+  const both = (host: string, options: { all?: boolean }, done: (...result: unknown[]) => void): void => {
+    if (host === 'localhost' && options.all === true) done(null, [{ address: '127.0.0.1', family: 4 }, { address: '::1', family: 6 }])
+    else lookup(host, options as dns.LookupOptions, done)
+  }
+  dns.lookup = both as unknown as typeof lookup
+  test.teardown(() => { dns.lookup = lookup })
+}
+
+t.test('covers the second listener of localhost, which Fastify does not show', async t => {
+  bothLoopbacks(t)
+  const { app } = await createApp(t, { readTimeout: 200, writeTimeout: 10_000 })
+  const held = heldRoute(app)
+  await app.listen({ port: 0, host: 'localhost' })
+  const addresses = app.addresses() as AddressInfo[]
+  t.strictSame(addresses.map(({ address }) => address).sort(), ['127.0.0.1', '::1'])
+  const slow = addresses.map(({ address, port }) => new RawClient(connect(port, address)).send('POST / HTTP/1.1\r\nContent-Le'))
+  await Promise.all(slow.map(async client => { await client.closed }))
+  for (const client of slow) t.match(client.text, /^HTTP\/1\.1 408/, 'both have the read timeout')
+  const clients = addresses.map(({ address, port }) => new RawClient(connect(port, address)).get('/held'))
+  await held.entered
+  const silent = addresses.map(({ address, port }) => new RawClient(connect(port, address)))
+  await Promise.all(silent.map(async ({ socket }) => { await once(socket, 'connect') }))
+  while (app.inFlightRequests < 2) await new Promise(resolve => { setImmediate(resolve) })
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  await Promise.all([...clients, ...silent].map(async client => { await client.closed }))
+  for (const client of clients) t.match(client.text, /200 OK\r\nconnection: close[^]*\{"held":true\}$/i)
+  const { phases, completed, exitCode } = await report
+  t.match({ completed, exitCode }, { completed: 2, exitCode: 0 })
+  t.ok(phases.closing < 500, `closing took ${phases.closing}ms`)
+})
+
+t.test('leaves other servers of the process alone', async t => {
+  await createApp(t)
+  const other = createServer()
+  const { requestTimeout } = other
+  other.listen(0, '127.0.0.1')
+  await once(other, 'listening')
+  t.equal(other.requestTimeout, requestTimeout)
+  other.close()
+})
+
+t.test('works with a server factory and on a Unix socket', async t => {
+  const path = `${t.testdir()}/app.sock`
+  const app = Fastify({ serverFactory: handler => createServer((request, response) => { handler(request, response) }) })
+  await app.register(gracefulPlugin)
+  const held = heldRoute(app)
+  await app.listen({ path })
+  const client = new RawClient(path).get('/held')
+  const idle = new RawClient(path)
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  await Promise.all([client.closed, idle.closed])
+  t.match(client.text, '{"held":true}')
+  t.match(await report, { completed: 1, exitCode: 0 })
+})

@@ -1,0 +1,324 @@
+import t from 'tap'
+import type { FastifyInstance, FastifyServerOptions } from 'fastify'
+import type { Server as HttpServer } from 'node:http'
+import type { GracefulOptions } from '../types/index.ts'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { connect as connectHttp2 } from 'node:http2'
+import { Readable } from 'node:stream'
+import type { Test } from 'tap'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+
+async function http2App (t: Test, options: GracefulOptions, server: object = {}): Promise<FastifyInstance> {
+  const app = Fastify({ http2: true, ...server }) as unknown as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin, options)
+  return app
+}
+
+t.test('a client that dribbles its body is answered 408 and closed', async t => {
+  const { app } = await createApp(t, { readTimeout: 200 })
+  app.post('/', async () => 'never')
+  const client = new RawClient(await listen(app))
+  client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\n\r\n')
+  const dribble = setInterval(() => { client.send('x') }, 20)
+  const start = performance.now()
+  await client.closed
+  clearInterval(dribble)
+  t.match(client.text, /^HTTP\/1\.1 408 /)
+  const time = performance.now() - start
+  t.ok(time >= 190 && time < 1_500, `closed after ${time}ms`)
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('a client that never sends its headers is closed', async t => {
+  const { app } = await createApp(t, { readTimeout: 100 })
+  const port = await listen(app)
+  const silent = new RawClient(port)
+  const half = new RawClient(port).send('GET / HTTP/1.1\r\nHo')
+  await Promise.all([silent.closed, half.closed])
+  t.match(half.text, /^HTTP\/1\.1 408 /)
+})
+
+t.test('readTimeout: false lets a slow upload go on', async t => {
+  const { app } = await createApp(t, { readTimeout: false })
+  t.equal(app.server.requestTimeout, 0)
+  app.post('/', async request => request.body)
+  const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\na')
+  await eventually(() => app.inFlightRequests === 1)
+  client.send('b')
+  await client.until(/ab$/)
+})
+
+t.test('HTTP/2: a client that never ends its request is answered 408', async t => {
+  const app = await http2App(t, { readTimeout: 100 })
+  app.post('/', async () => 'never')
+  const port = await listen(app)
+  const session = connectHttp2(`http://127.0.0.1:${port}`)
+  const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' })
+  stream.on('error', () => {})
+  stream.write('half')
+  const [headers] = await once(stream, 'response') as [Record<string, unknown>]
+  t.equal(headers[':status'], 408)
+  t.notOk('connection' in headers)
+  session.destroy()
+})
+
+t.test('a handler that does not answer is cut: its client reads 503, and the log names it', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 100 })
+  const held = heldRoute(app, '/held/:id')
+  const client = new RawClient(await listen(app)).get('/held/1')
+  const start = performance.now()
+  await client.closed
+  const time = performance.now() - start
+  t.ok(time >= 95 && time < 1_500, `cut after ${time}ms`)
+  t.match(client.text, /^HTTP\/1\.1 503 [^]*connection: close/i)
+  t.match(client.text, '{"statusCode":503,"code":"FST_ERR_GRACEFUL_WRITE_TIMEOUT","error":"Service Unavailable","message":"The response made no progress for 100 ms"}')
+  t.match(await log.line(/^Request cut/), { level: 50, method: 'GET', route: '/held/:id', url: '/held/1', requestId: 'req-1' })
+  t.equal(log.messages(/^Request cut/).length, 1)
+  t.equal(app.inFlightRequests, 1, 'its handler still runs')
+  held.release()
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 }, 'it is no matter of the shutdown')
+})
+
+t.test('a callback-style handler that was cut counts until it answers', async t => {
+  const { app } = await createApp(t, { writeTimeout: 50 })
+  const released = new Deferred()
+  app.get('/', (_request, reply) => { void released.promise.then(() => { reply.send('late') }) })
+  const client = new RawClient(await listen(app)).get('/')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503 /)
+  t.equal(app.inFlightRequests, 1)
+  released.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('a response that stalls after its header is cut', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 100 })
+  const source = new Readable({ read () {} })
+  app.get('/', async () => source)
+  source.push('some')
+  const client = new RawClient(await listen(app)).get('/')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 [^]*some/)
+  t.notMatch(client.text, /\r\n0\r\n\r\n$/)
+  await eventually(() => source.destroyed)
+  await log.line(/^Request cut: The response made no progress for 100 ms/)
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('a response that makes progress is not cut, however long it takes', async t => {
+  const { app } = await createApp(t, { writeTimeout: 100 })
+  const source = new Readable({ read () {} })
+  app.get('/', async () => source)
+  let pushed = 0
+  const drip = setInterval(() => {
+    source.push(pushed++ < 12 ? 'x' : null)
+  }, 30)
+  const client = new RawClient(await listen(app)).get('/', ['Connection: close'])
+  await client.closed
+  clearInterval(drip)
+  t.match(client.text, /\r\n0\r\n\r\n$/)
+})
+
+t.test('a client that reads slowly is not cut, one that stops reading is', async t => {
+  const { app } = await createApp(t, { writeTimeout: 300 })
+  const size = 24 * 1024 * 1024
+  app.get('/', async () => Buffer.alloc(size, 'x'))
+  const port = await listen(app)
+  const slow = new RawClient(port)
+  let read = 0
+  slow.socket.removeAllListeners('data')
+  slow.socket.on('data', (chunk: Buffer) => {
+    read += chunk.length
+    slow.socket.pause()
+    setTimeout(() => { slow.socket.resume() }, 1)
+  })
+  slow.get('/', ['Connection: close'])
+  const start = performance.now()
+  const stuck = new RawClient(port).get('/')
+  stuck.socket.pause()
+  await eventually(() => app.inFlightRequests === 1)
+  await slow.closed
+  t.ok(performance.now() - start > 300, 'the slow one takes longer than the timeout')
+  t.ok(read > size, 'and has it all')
+  await eventually(() => app.inFlightRequests === 0)
+  stuck.socket.destroy()
+})
+
+t.test('a route can have its own write timeout, or none', async t => {
+  const { app } = await createApp(t, { writeTimeout: 10_000 })
+  const quick = heldRoute(app, '/quick', { gracefulShutdown: { writeTimeout: 60 } })
+  const patient = heldRoute(app, '/patient', { gracefulShutdown: { writeTimeout: false } })
+  const port = await listen(app)
+  const waiting = new RawClient(port).get('/patient')
+  const client = new RawClient(port).get('/quick')
+  await client.closed
+  t.match(client.text, /503[^]*no progress for 60 ms/)
+  t.equal(waiting.text, '')
+  quick.release()
+  patient.release()
+  await waiting.until(/held/)
+})
+
+t.test('a route without a write timeout is not cut by the default', async t => {
+  const { app } = await createApp(t, { writeTimeout: 50 })
+  const patient = heldRoute(app, '/patient', { gracefulShutdown: { writeTimeout: false } })
+  const other = heldRoute(app, '/other')
+  const port = await listen(app)
+  const waiting = new RawClient(port).get('/patient')
+  for (let round = 0; round < 3; round++) await new RawClient(port).get('/other').closed
+  t.equal(waiting.text, '')
+  patient.release()
+  other.release()
+  await waiting.until(/200 OK/)
+})
+
+t.test('writeTimeout: false cuts nothing', async t => {
+  const { app } = await createApp(t, { writeTimeout: false, readTimeout: 50 })
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const client = new RawClient(port).get('/held')
+  await new RawClient(port).send('GET').closed
+  await new RawClient(port).send('GET').closed
+  held.release()
+  await client.until(/200 OK/)
+})
+
+t.test('HTTP/2: a handler that does not answer is cut with 503, a stalled stream is reset', async t => {
+  const app = await http2App(t, { writeTimeout: 100 })
+  const held = heldRoute(app)
+  const source = new Readable({ read () {} })
+  source.push('some')
+  app.get('/stalls', async () => source)
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const cut = session.request({ ':path': '/held' })
+  const [headers] = await once(cut, 'response') as [Record<string, unknown>]
+  t.equal(headers[':status'], 503)
+  cut.resume()
+  const stalled = session.request({ ':path': '/stalls' })
+  stalled.resume()
+  const [error] = await once(stalled, 'error') as [Error]
+  t.match(error.message, /INTERNAL_ERROR/)
+  held.release()
+  await eventually(() => app.inFlightRequests === 0)
+  session.destroy()
+})
+
+t.test('a client that does not even read its 503 is closed', async t => {
+  const { app } = await createApp(t, { writeTimeout: 80 })
+  const held = heldRoute(app)
+  // What fills the socket goes out before the response does.
+  app.addHook('onRequest', async (request, reply) => {
+    request.raw.socket.cork()
+    t.teardown(() => { request.raw.socket.uncork() })
+    reply.header('x-padding', 'x')
+  })
+  const client = new RawClient(await listen(app)).get('/held')
+  await client.closed
+  held.release()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('an idle connection is closed after idleTimeout', async t => {
+  const { app } = await createApp(t, { idleTimeout: 100 })
+  app.get('/', async () => 'x')
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/x$/)
+  const start = performance.now()
+  await client.closed
+  t.ok(performance.now() - start < 3_000, 'Node adds a second')
+})
+
+t.test('HTTP/2: an idle session is closed after idleTimeout', async t => {
+  const app = await http2App(t, { idleTimeout: 50 })
+  app.get('/', async () => 'x')
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const stream = session.request({ ':path': '/' })
+  stream.resume()
+  await once(session, 'close')
+  t.ok(session.destroyed)
+})
+
+t.test('idleTimeout: false keeps an idle connection, also after a long response', async t => {
+  const { app } = await createApp(t, { idleTimeout: false, writeTimeout: 60 })
+  t.equal(app.server.keepAliveTimeout, 0)
+  const held = heldRoute(app)
+  app.get('/long', { config: { gracefulShutdown: { writeTimeout: 10_000 } } }, async () => { await held.entered; return 'long' })
+  const port = await listen(app)
+  const client = new RawClient(port).get('/long')
+  await eventually(() => app.inFlightRequests === 1)
+  // Whoever lives longer than a sweep is watched; the watch must not outlive the response.
+  await new RawClient(port).get('/held').closed
+  await client.until(/long$/)
+  await new RawClient(port).get('/held').closed
+  client.text = ''
+  await client.get('/long').until(/long$/)
+  held.release()
+})
+
+t.test('a handler that stays silent after its client left is given up after drainTimeout', async t => {
+  const { app, log } = await createApp(t, { drainTimeout: 50 })
+  app.get('/', () => {})
+  const client = new RawClient(await listen(app)).get('/')
+  await eventually(() => app.inFlightRequests === 1)
+  client.socket.destroy()
+  t.match(await log.line(/has not answered since its client left/), { level: 40, reqId: 'req-1', route: '/' })
+  t.equal(app.inFlightRequests, 0)
+})
+
+t.test('sets its timeouts on the server', async t => {
+  const { app } = await createApp(t)
+  t.match(app.server, { requestTimeout: 10_000, headersTimeout: 10_000, keepAliveTimeout: 120_000, timeout: 0, connectionsCheckingInterval: 1_000 })
+})
+
+t.test('keeps what the user gave to Fastify, unless the option is given', async t => {
+  const given: FastifyServerOptions & object = { requestTimeout: 3_000, keepAliveTimeout: 4_000, connectionTimeout: 5_000 }
+  const { app: kept } = await createApp(t, {}, given)
+  t.match(kept.server, { requestTimeout: 3_000, headersTimeout: 3_000, keepAliveTimeout: 4_000, timeout: 5_000 })
+  const { app: own } = await createApp(t, { readTimeout: 1_000, idleTimeout: 2_000, writeTimeout: 1_500 }, given)
+  t.match(own.server, { requestTimeout: 1_000, headersTimeout: 1_000, keepAliveTimeout: 2_000, timeout: 0 })
+})
+
+t.test('with connectionTimeout, the default write timeout cuts nothing', async t => {
+  const { app, log } = await createApp(t, {}, { connectionTimeout: 60 })
+  const held = heldRoute(app)
+  const client = new RawClient(await listen(app)).get('/held')
+  await client.closed
+  t.equal(client.text, '', 'Node closed it')
+  t.strictSame(log.messages(/^Request cut/), [])
+  held.release()
+})
+
+t.test('keeps http2SessionTimeout unless idleTimeout is given', async t => {
+  for (const [options, server, closes] of [[{}, { http2SessionTimeout: 50 }, true], [{ idleTimeout: 60_000 }, { http2SessionTimeout: 50 }, false]] as const) {
+    const app = await http2App(t, options, server)
+    app.get('/', async () => 'x')
+    const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+    let closed = false
+    session.on('close', () => { closed = true })
+    const stream = session.request({ ':path': '/' })
+    stream.resume()
+    await once(stream, 'close')
+    const other = await http2App(t, { idleTimeout: 200 })
+    const longer = connectHttp2(`http://127.0.0.1:${await listen(other)}`)
+    await once(longer, 'close')
+    t.equal(closed, closes)
+    session.destroy()
+  }
+})
+
+t.test('keeps the timeouts that a server factory sets, and replaces those of Node', async t => {
+  for (const [settings, expected] of [
+    [{ keepAliveTimeout: 1_234, requestTimeout: 2_345 }, { keepAliveTimeout: 1_234, requestTimeout: 2_345 }],
+    [{}, { keepAliveTimeout: 120_000, requestTimeout: 10_000 }]
+  ] as const) {
+    const { app } = await createApp(t, {}, {
+      serverFactory: (handler: (request: never, response: never) => void) => createServer(settings, handler as never)
+    } as FastifyServerOptions & object)
+    t.match(app.server as HttpServer, expected)
+  }
+})
