@@ -35,9 +35,9 @@ const admin = Fastify({ logger: { name: 'admin' } })
 await admin.register(graceful, { shutdownTimeout: 25_000, drainTimeout: 22_000, health: false, ready: false })
 void admin.gracefulShutdown.track(shop.gracefulShutdown.wait(), 'the shop')
 // Mounted here, they are routes like others; without this, the admin server's own gate would refuse them.
-const config = { gracefulShutdown: false } as const
-admin.get('/health', { config }, shop.gracefulShutdown.healthHandler)
-admin.get('/ready', { config }, shop.gracefulShutdown.readyHandler)
+const probe = { config: { gracefulShutdown: false }, logLevel: 'warn' } as const
+admin.get('/health', probe, shop.gracefulShutdown.healthHandler)
+admin.get('/ready', probe, shop.gracefulShutdown.readyHandler)
 
 for (const [app, name] of [[shop, 'the shop'], [admin, 'the admin server']] as const) {
   app.gracefulShutdown.onShutdown(({ log }) => { log.info(`Cleaning up behind ${name}`) }, { name: `clean up ${name}` })

@@ -29,6 +29,7 @@ export class Connections {
   readonly #sockets = new Set<Connection>()
   readonly #secured = new Set<Connection>()
   readonly #sessions = new Set<ServerHttp2Session>()
+  #closed = false
   readonly #onSocketClose: (this: Connection) => void
 
   /** @param onGone is told of each reply whose client is gone before the reply was over (HTTP/1) */
@@ -48,6 +49,8 @@ export class Connections {
     // A TLS server's sockets come twice: raw, so that one which never ends its handshake is known, too, and secured.
     server.on('secureConnection', (socket: Socket) => { this.#keep(socket, this.#secured) })
     server.on('session', (session: ServerHttp2Session) => { this.#keep(session, this.#sessions) })
+    // Fastify goes on with a listen() that was under way when it was closed.
+    server.on('listening', () => { if (this.#closed) server.close() })
   }
 
   #keep<T extends Socket | ServerHttp2Session> (item: T, set: Set<T>): void {
@@ -108,6 +111,7 @@ export class Connections {
    * Upgraded sockets stay: their owners may still say goodbye.
    */
   async close (grace: number): Promise<void> {
+    this.#closed = true
     for (const server of this.#servers) {
       // Not http.Server's close(): it destroys a connection whose response has ended and is not yet flushed.
       if (server.listening) NetServer.prototype.close.call(server)

@@ -1,0 +1,149 @@
+// fastify-graceful: lets a Fastify server go away without anyone noticing. This file is the map:
+//
+//   lib/options.ts      what may be configured, the defaults
+//   lib/phase.ts        where a shutdown stands
+//   lib/in-flight.ts    who is in flight
+//   lib/connections.ts  every open socket and HTTP/2 session
+//   lib/servers.ts      every listener
+//   lib/gate.ts         what a request meets once a shutdown has started
+//   lib/cuts.ts         who took too long
+//   lib/timeouts.ts     read, write and idle timeouts
+//   lib/probes.ts       /health and /ready
+//   lib/callbacks.ts    cleanup, in order
+//   lib/shutdown.ts     the way out, step by step
+//   lib/process.ts      signals, uncaught errors, the exit
+//   lib/errors.ts       the coded errors; lib/within.ts, a promise with a time limit
+import fp from 'fastify-plugin';
+import { Callbacks } from './lib/callbacks.js';
+import { Connections } from './lib/connections.js';
+import { Cuts } from './lib/cuts.js';
+import { AlreadyRegisteredError, TrackInvalidError } from './lib/errors.js';
+import { Gate, isUpgrade } from './lib/gate.js';
+import { InFlight, isPromise } from './lib/in-flight.js';
+import { resolveOptions, resolveRouteOptions, show } from './lib/options.js';
+import { PhaseClock } from './lib/phase.js';
+import { createProbes, routeProbe } from './lib/probes.js';
+import * as process from './lib/process.js';
+import { adoptServers, isOwned } from './lib/servers.js';
+import { Shutdown } from './lib/shutdown.js';
+import { Timeouts } from './lib/timeouts.js';
+async function graceful(fastify, input) {
+    if (isOwned(fastify) || fastify.hasDecorator('gracefulShutdown'))
+        throw new AlreadyRegisteredError();
+    const options = resolveOptions(input);
+    const { log } = fastify;
+    const phase = new PhaseClock();
+    const inFlight = new InFlight();
+    const connections = new Connections(reply => { inFlight.orphan(reply); });
+    const gate = new Gate(phase, connections);
+    const cuts = new Cuts(phase, inFlight, log);
+    const timeouts = new Timeouts(options, fastify, inFlight, cuts);
+    const callbacks = new Callbacks(options.shutdownTimeout);
+    const probes = createProbes(options.health, options.ready, phase, inFlight);
+    adoptServers(fastify, server => {
+        timeouts.apply(server);
+        connections.adopt(server);
+    });
+    // The hot path: each request goes through these two. A WebSocket's upgrade is gated like a request, but its
+    // connection is none: it does not count.
+    fastify.addHook('onRequest', function gracefulOnRequest(request, reply, done) {done();
+    });
+    fastify.addHook('onResponse', function gracefulOnResponse(_request, reply, done) {done();
+    });
+    // A route's own settings are applied by a hook on that route, so that the others pay nothing for them.
+    fastify.addHook('onRoute', route => {
+        const { handler } = route;
+        const isProbe = handler === probes.healthHandler || handler === probes.readyHandler;
+        const own = isProbe ? false : resolveRouteOptions(route.url, route.config?.gracefulShutdown);
+        if (own === false) {
+            route.config = { ...route.config, gracefulShutdown: false };
+            prependOnRequest(route, reply => { inFlight.leave(reply); });
+            return;
+        }
+        route.handler = inFlight.observe(handler);
+        const { writeTimeout } = own;
+        if (writeTimeout === undefined)
+            return;
+        timeouts.noteRoute(writeTimeout);
+        prependOnRequest(route, reply => { timeouts.setFor(reply, writeTimeout); });
+    });
+    routeProbe(fastify, 'health', options.health, probes.healthHandler);
+    routeProbe(fastify, 'ready', options.ready, probes.readyHandler);
+    const root = rootOf(fastify);
+    const close = root.close.bind(root);
+    const member = {
+        signals: options.signals,
+        shutdownTimeout: options.shutdownTimeout,
+        log,
+        shutdown: async (reason, errors) => await shutdown.start(reason, errors)
+    };
+    const release = () => {
+        timeouts.stop();
+        process.leave(member);
+    };
+    const shutdown = new Shutdown({ options, log, phase, inFlight, connections, cuts, gate, callbacks, close, release });
+    fastify.addHook('onListen', done => {
+        if (phase.current === 'running') {
+            timeouts.start();
+            process.join(member);
+        }
+        done();
+    });
+    // One way out: whoever closes the instance shuts it down, and waits for all of it.
+    root.close = closeWith(shutdown, root, close);
+    // A `close` that somebody kept from before still comes by here, ahead of Fastify's own closing.
+    const beforeFastify = async () => { await shutdown.drained(); };
+    fastify.addHook('onClose', beforeFastify);
+    fastify.addHook('onReady', done => {
+        // Only a handler that is added now runs ahead of Fastify's, which answers everything with its own 503.
+        fastify.onClose(beforeFastify);
+        done();
+    });
+    const controller = {
+        get phase() { return phase.current; },
+        get signal() { return phase.signal; },
+        onShutdown: (callback, callbackOptions) => { callbacks.register(callback, callbackOptions); },
+        shutdown: async (reason = 'shutdown') => await shutdown.start(reason),
+        wait: async () => await shutdown.wait(),
+        inFlight: () => inFlight.list(),
+        track: (promise, name = 'task') => {
+            if (!isPromise(promise))
+                throw new TrackInvalidError(show(promise));
+            return inFlight.track(promise, name);
+        },
+        ...probes
+    };
+    fastify.decorate('gracefulShutdown', Object.freeze(controller));
+    fastify.decorate('registerShutdownCallback', controller.onShutdown);
+    fastify.decorate('isShuttingDown', { getter: () => phase.current !== 'running' });
+    fastify.decorate('inFlightRequests', { getter: () => inFlight.count });
+}
+function prependOnRequest(route, apply) {
+    const hook = (_request, reply, done) => {
+        apply(reply);
+        done();
+    };
+    route.onRequest = [hook, ...[route.onRequest ?? []].flat()];
+}
+/** The instance that owns `close`; the others of the same server inherit it. */
+function rootOf(fastify) {
+    let instance = fastify;
+    while (!Object.hasOwn(instance, 'close'))
+        instance = Object.getPrototypeOf(instance);
+    return instance;
+}
+/** `fastify.close()`, as a promise or with a callback, as Fastify has it. */
+function closeWith(shutdown, root, close) {
+    return function closeGracefully(listener) {
+        if (listener === undefined)
+            return shutdown.close();
+        // Fastify complains of what is not a function.
+        if (typeof listener !== 'function')
+            return close(listener);
+        const done = () => { };
+        shutdown.close().then(() => { listener(null, root, done); }, error => { listener(error, root, done); });
+        return root;
+    };
+}
+const plugin = fp(graceful, { name: 'fastify-graceful', fastify: '5.x' });
+export { plugin as default, plugin as gracefulPlugin, plugin as 'module.exports' };

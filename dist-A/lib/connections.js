@@ -1,0 +1,136 @@
+// Every open socket and HTTP/2 session of every listener, and which responses are under way on them.
+import { once } from 'node:events';
+import { Server as NetServer } from 'node:net';
+import { Server as TlsServer } from 'node:tls';
+import { within } from './within.js';
+/** On a socket: its replies that are not over, from the oldest to the newest; null while it is idle. */
+const kOldest = Symbol('graceful.oldest');
+const kNewest = Symbol('graceful.newest');
+/** On a reply: the one that came behind it on the same socket (a pipeline). */
+const kNext = Symbol('graceful.next');
+export class Connections {
+    #servers = new Set();
+    #sockets = new Set();
+    #secured = new Set();
+    #sessions = new Set();
+    #onSocketClose;
+    /** @param onGone is told of each reply whose client is gone before the reply was over (HTTP/1) */
+    constructor(onGone) {
+        // One listener per socket, not per response: a queued response of an aborted pipeline has no 'close'.
+        this.#onSocketClose = function () {
+            for (let reply = this[kOldest]; reply != null; reply = reply[kNext])
+                onGone(reply);
+            this[kOldest] = null;
+            this[kNewest] = null;
+        };
+    }
+    /** Takes charge of a listener's connections. */
+    adopt(server) {
+        this.#servers.add(server);
+        server.on('connection', (socket) => { this.#keep(socket, this.#sockets); });
+        // A TLS server's sockets come twice: raw, so that one which never ends its handshake is known, too, and secured.
+        server.on('secureConnection', (socket) => { this.#keep(socket, this.#secured); });
+        server.on('session', (session) => { this.#keep(session, this.#sessions); });
+    }
+    #keep(item, set) {
+        set.add(item);
+        item.on('close', () => { set.delete(item); });
+    }
+    /** Whether any listener takes connections. */
+    get listening() {
+        return [...this.#servers].some(server => server.listening);
+    }
+    /** A request has come in. On HTTP/2, Fastify's onResponse tells of every ending; nothing to do. */
+    opened(reply) {
+        const { raw } = reply.request;
+        if (raw.httpVersionMajor === 2)
+            return;
+        const socket = raw.socket;
+        const newest = socket[kNewest];
+        if (newest === undefined)
+            socket.on('close', this.#onSocketClose);
+        if (newest == null)
+            socket[kOldest] = reply;
+        else
+            newest[kNext] = reply;
+        socket[kNewest] = reply;
+    }
+    /** A response is over. Those of one socket end in the order in which they came. */
+    ended(reply) {
+        const { raw } = reply.request;
+        if (raw.httpVersionMajor === 2)
+            return;
+        const socket = raw.socket;
+        if (socket[kNewest] === reply) {
+            // Do not keep it in memory for as long as the connection lives.
+            socket[kNewest] = null;
+            socket[kOldest] = null;
+        }
+        else if (socket[kOldest] === reply) {
+            socket[kOldest] = reply[kNext];
+        }
+    }
+    /**
+     * The last exchange on its connection: the response says `Connection: close`, or the session GOAWAY.
+     * Of a pipeline only the last response may say it: Node drops what comes behind one that does.
+     */
+    closeAfter(reply) {
+        const { raw } = reply.request;
+        if (raw.httpVersionMajor === 2)
+            raw.stream.session?.close();
+        else
+            sayClose(raw.socket);
+    }
+    /** The shutdown starts: who is being answered is told that it is the last time. Idle connections stay usable. */
+    lastCall() {
+        for (const socket of [...this.#sockets, ...this.#secured])
+            sayClose(socket);
+        for (const session of this.#sessions)
+            session.close();
+    }
+    /**
+     * Stops listening and closes every connection that speaks HTTP. Nothing counted is in flight any more; what
+     * else is being answered (a refusal, a probe) has `grace` milliseconds to be read.
+     * Upgraded sockets stay: their owners may still say goodbye.
+     */
+    async close(grace) {
+        for (const server of this.#servers) {
+            // Not http.Server's close(): it destroys a connection whose response has ended and is not yet flushed.
+            if (server.listening)
+                NetServer.prototype.close.call(server);
+        }
+        const busy = [...this.#sockets, ...this.#secured].filter(socket => socket[kNewest] != null);
+        await within(grace, Promise.all(busy.map(socket => once(socket, 'close'))));
+        for (const server of this.#servers) {
+            // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
+            server.closeAllConnections?.();
+            if (server instanceof TlsServer)
+                this.#destroyHandshakes();
+        }
+        for (const session of this.#sessions)
+            session.destroy();
+    }
+    /** Destroys the raw sockets behind which there is no secured one. */
+    #destroyHandshakes() {
+        const peer = (socket) => `${socket.remoteAddress} ${socket.remotePort}`;
+        const secured = new Set([...this.#secured].map(peer));
+        for (const socket of this.#sockets)
+            if (!secured.has(peer(socket)))
+                socket.destroy();
+    }
+    /** Destroys what is left: upgraded sockets that nobody closed. */
+    destroy() {
+        for (const socket of this.#sockets)
+            socket.destroy();
+    }
+}
+function sayClose(socket) {
+    for (let reply = socket[kOldest]; reply != null; reply = reply[kNext]) {
+        if (reply.raw.headersSent)
+            continue;
+        if (reply === socket[kNewest])
+            reply.raw.setHeader('connection', 'close');
+        else
+            reply.raw.removeHeader('connection');
+    }
+}

@@ -1,0 +1,135 @@
+// The defaults, in one place, and what may be given instead.
+import { inspect } from 'node:util';
+import { BudgetError, OptionInvalidError, OptionUnknownError, ProbePathError } from './errors.js';
+/** Timers overflow beyond this, and would fire at once. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+/** All that close-with-grace listens to; it does not export its lists. A test holds the two together. */
+export const PROCESS_EVENTS = [
+    'SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGILL', 'SIGTRAP', 'SIGABRT',
+    'SIGBUS', 'SIGFPE', 'SIGSEGV', 'SIGUSR2', 'SIGTERM',
+    'uncaughtException', 'unhandledRejection', 'beforeExit'
+];
+export const DEFAULTS = {
+    shutdownTimeout: 30_000,
+    drainTimeout: 25_000,
+    shutdownDelay: 0,
+    readTimeout: 10_000,
+    writeTimeout: 10_000,
+    idleTimeout: 120_000,
+    signals: true,
+    health: '/health',
+    ready: '/ready'
+};
+const PROBE_DEFAULTS = { checkTimeout: 1_000 };
+/** Validates what the user gave, without touching it. */
+export function resolveOptions(input) {
+    known('option', input, Object.keys(DEFAULTS));
+    const given = new Set(Object.entries(input).filter(([, value]) => value !== undefined).map(([name]) => name));
+    const options = { ...DEFAULTS, ...Object.fromEntries(Object.entries(input).filter(([name]) => given.has(name))) };
+    const resolved = {
+        shutdownTimeout: milliseconds('option "shutdownTimeout"', options.shutdownTimeout, 1),
+        drainTimeout: milliseconds('option "drainTimeout"', options.drainTimeout, 0),
+        shutdownDelay: milliseconds('option "shutdownDelay"', options.shutdownDelay, 0),
+        readTimeout: timeout('option "readTimeout"', options.readTimeout),
+        writeTimeout: timeout('option "writeTimeout"', options.writeTimeout),
+        idleTimeout: timeout('option "idleTimeout"', options.idleTimeout),
+        signals: processEvents(options.signals),
+        health: probe('health', options.health),
+        ready: probe('ready', options.ready),
+        given
+    };
+    const { shutdownDelay, drainTimeout, shutdownTimeout, health, ready } = resolved;
+    if (shutdownDelay + drainTimeout >= shutdownTimeout)
+        throw new BudgetError(shutdownDelay, drainTimeout, shutdownTimeout);
+    if (health !== false && ready !== false && health.path === ready.path) {
+        throw new ProbePathError('ready', ready.path, 'option "health"');
+    }
+    return Object.freeze(resolved);
+}
+/** Validates a route's `config.gracefulShutdown`. */
+export function resolveRouteOptions(url, config) {
+    const name = `config.gracefulShutdown of route "${url}"`;
+    if (config === undefined)
+        return {};
+    if (config === false)
+        return config;
+    if (!isPlainObject(config))
+        throw new OptionInvalidError(name, show(config), 'false or an object');
+    known(`option of ${name}:`, config, ['writeTimeout']);
+    if (config.writeTimeout !== undefined)
+        timeout(`"writeTimeout" in ${name}`, config.writeTimeout);
+    return config;
+}
+/** Validates the options of a shutdown callback. */
+export function resolveCallbackOptions(options, shutdownTimeout) {
+    if (!isPlainObject(options))
+        throw new OptionInvalidError('options of a shutdown callback', show(options), 'an object');
+    known('option of a shutdown callback', options, ['name', 'timeout']);
+    if (options.name !== undefined && (typeof options.name !== 'string' || options.name === '')) {
+        throw new OptionInvalidError('option "name" of a shutdown callback', show(options.name), 'a string that is not empty');
+    }
+    if (options.timeout !== undefined) {
+        milliseconds('option "timeout" of a shutdown callback', options.timeout, 1, shutdownTimeout);
+    }
+    return options;
+}
+function milliseconds(name, value, least, most = LONGEST_TIMER) {
+    if (!Number.isInteger(value) || value < least || value > most) {
+        throw new OptionInvalidError(name, show(value), `a whole number of milliseconds from ${least} to ${most}`);
+    }
+    return value;
+}
+function timeout(name, value) {
+    if (value === false)
+        return false;
+    if (!Number.isInteger(value) || value < 1 || value > LONGEST_TIMER) {
+        throw new OptionInvalidError(name, show(value), `a whole number of milliseconds from 1 to ${LONGEST_TIMER}, or false`);
+    }
+    return value;
+}
+function processEvents(value) {
+    if (value === true)
+        return PROCESS_EVENTS;
+    if (value === false)
+        return [];
+    const isEvent = (event) => PROCESS_EVENTS.includes(event);
+    if (!Array.isArray(value) || value.length === 0 || !value.every(isEvent)) {
+        throw new OptionInvalidError('option "signals"', show(value), `true, false or a list out of ${PROCESS_EVENTS.join(', ')}`);
+    }
+    return [...new Set(value)];
+}
+function probe(name, value) {
+    if (value === false)
+        return false;
+    if (typeof value !== 'string' && !isPlainObject(value)) {
+        throw new OptionInvalidError(`option "${name}"`, show(value), 'a path, an object or false');
+    }
+    const options = typeof value === 'string' ? { path: value } : value;
+    known(`option of "${name}":`, options, ['path', 'checks', 'checkTimeout', 'logLevel']);
+    const { path = DEFAULTS[name], checks = {}, checkTimeout = PROBE_DEFAULTS.checkTimeout, logLevel } = options;
+    if (typeof path !== 'string' || !/^\/[^\s?#:*]*$/.test(path)) {
+        const option = typeof value === 'string' ? `option "${name}"` : `option "path" of "${name}"`;
+        throw new OptionInvalidError(option, show(path), 'a path with a leading slash, without parameters');
+    }
+    if (!isPlainObject(checks) || !Object.values(checks).every(check => typeof check === 'function')) {
+        throw new OptionInvalidError(`option "checks" of "${name}"`, show(checks), 'an object of named functions');
+    }
+    if (logLevel !== undefined && typeof logLevel !== 'string') {
+        throw new OptionInvalidError(`option "logLevel" of "${name}"`, show(logLevel), "one of the logger's levels");
+    }
+    milliseconds(`option "checkTimeout" of "${name}"`, checkTimeout, 1);
+    return Object.freeze({ path, checks: Object.freeze({ ...checks }), checkTimeout, logLevel });
+}
+function known(what, options, names) {
+    const stranger = Object.keys(options).find(name => !names.includes(name));
+    if (stranger !== undefined)
+        throw new OptionUnknownError(`${what} "${stranger}"`, names.join(', '));
+}
+function isPlainObject(value) {
+    return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+/** A value as the user wrote it, with its type where that is the mistake. */
+export function show(value) {
+    const text = inspect(value, { depth: 1, breakLength: Infinity, maxStringLength: 80 });
+    return typeof value === 'object' || typeof value === 'function' ? text : `${text} (${typeof value})`;
+}

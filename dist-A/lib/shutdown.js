@@ -1,0 +1,156 @@
+// The way out: one function, for whoever asks, run once.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CloseTimeoutError, DrainTimeoutError, toError } from './errors.js';
+import { TIMED_OUT, within } from './within.js';
+/** How often the log says who is waited for, in milliseconds. */
+const TELL_EVERY = 1_000;
+/** The steps are done so much before shutdownTimeout, so that the report is out when the forced exit comes. */
+const MARGIN = { part: 1 / 20, most: 250 };
+/** How long connections have to be read to their end or to say goodbye, in milliseconds and as a part of what is left. */
+const GOODBYE = { part: 1 / 4, most: 1_000 };
+export class Shutdown {
+    #parts;
+    #drained = new Deferred();
+    #report = new Deferred();
+    #closeError;
+    constructor(parts) {
+        this.#parts = parts;
+    }
+    /** Starts the shutdown, or joins the one under way. It never rejects. */
+    async start(reason, errors = []) {
+        if (this.#parts.phase.current === 'running')
+            this.#report.resolve(this.#run(reason, errors));
+        return await this.#report.promise;
+    }
+    /** Waits for a shutdown, whoever starts it. */
+    async wait() {
+        return await this.#report.promise;
+    }
+    /** `fastify.close()`: the same, and it rejects where Fastify's own close does. */
+    async close() {
+        await this.start('close');
+        if (this.#closeError !== undefined)
+            throw this.#closeError;
+    }
+    /** Starts the shutdown where nobody has, and waits until nothing is in flight any more. */
+    async drained() {
+        void this.start('close');
+        await this.#drained.promise;
+    }
+    async #run(reason, uncaught) {
+        const { options, log, phase, inFlight, connections, cuts, gate, callbacks } = this.#parts;
+        const { shutdownTimeout, shutdownDelay } = options;
+        const watch = new Stopwatch();
+        const deadline = watch.start + shutdownTimeout - Math.min(MARGIN.most, shutdownTimeout * MARGIN.part);
+        const finishedBefore = inFlight.finished;
+        for (const err of uncaught)
+            log.error({ err }, 'Uncaught error');
+        log.info(reason.startsWith('SIG') ? `${reason} received, shutting down` : `Shutting down: ${reason}`);
+        connections.lastCall();
+        if (shutdownDelay > 0 && connections.listening) {
+            phase.advance('delaying');
+            log.info(`Not ready any more, serving on for ${shutdownDelay}ms`);
+            await sleep(shutdownDelay);
+        }
+        const delaying = watch.lap();
+        phase.advance('draining');
+        await this.#drain();
+        const draining = watch.lap();
+        this.#drained.resolve();
+        phase.advance('closing');
+        await this.#close(deadline);
+        const closing = watch.lap();
+        const callbackReports = await callbacks.run(reason, deadline, log);
+        this.#parts.release();
+        phase.advance('closed');
+        const errors = this.#closeError === undefined ? [...uncaught] : [...uncaught, this.#closeError];
+        const clean = cuts.list.length === 0 && errors.length === 0 && callbackReports.every(({ error }) => error === undefined);
+        const report = {
+            reason,
+            phases: { delaying, draining, closing, callbacks: watch.lap() },
+            time: watch.total(),
+            completed: inFlight.finished - finishedBefore,
+            refused: gate.refused,
+            cut: cuts.list,
+            callbacks: callbackReports,
+            errors,
+            exitCode: clean ? 0 : 1
+        };
+        if (clean)
+            log.info({ report }, 'Graceful shutdown complete');
+        else
+            log.error({ report }, 'Shutdown complete, but not everything went well');
+        return report;
+    }
+    async #drain() {
+        const { options: { drainTimeout }, log, inFlight, cuts } = this.#parts;
+        const start = performance.now();
+        const tell = () => {
+            log.info(`Waiting for ${whom(inFlight.count, inFlight.tasks)} to complete...`);
+            for (const entry of inFlight.list())
+                log.debug(entry, `Waiting for ${who(entry)}`);
+        };
+        if (inFlight.count + inFlight.tasks > 0)
+            tell();
+        const teller = setInterval(tell, TELL_EVERY);
+        const drained = await inFlight.idle(drainTimeout);
+        clearInterval(teller);
+        if (drained)
+            log.info(`All requests drained in ${((performance.now() - start) / 1000).toFixed(1)}s`);
+        else
+            cuts.cutAll(new DrainTimeoutError(drainTimeout));
+    }
+    /** Closes connections and Fastify. Callbacks keep half of the time that is left. */
+    async #close(deadline) {
+        const { log, connections, close } = this.#parts;
+        const limit = Math.max(0, deadline - performance.now()) / 2;
+        const goodbye = Math.min(GOODBYE.most, limit * GOODBYE.part);
+        const closeAll = async () => {
+            await connections.close(goodbye);
+            const closed = close();
+            // Hooks have asked upgraded sockets to go by now; Fastify waits for those that have not gone.
+            if (await within(goodbye, closed) === TIMED_OUT)
+                connections.destroy();
+            await closed;
+        };
+        try {
+            if (await within(limit, closeAll()) === TIMED_OUT)
+                throw new CloseTimeoutError(Math.round(limit));
+        }
+        catch (thrown) {
+            this.#closeError = toError(thrown);
+            log.error({ err: this.#closeError }, 'Fastify was not closed cleanly');
+        }
+    }
+}
+class Deferred {
+    resolve;
+    promise = new Promise(resolve => { this.resolve = resolve; });
+}
+/** Whole milliseconds of each step. */
+class Stopwatch {
+    start = performance.now();
+    #last = this.start;
+    lap() {
+        const now = performance.now();
+        const time = Math.round(now - this.#last);
+        this.#last = now;
+        return time;
+    }
+    total() {
+        return Math.round(performance.now() - this.start);
+    }
+}
+function whom(requests, tasks) {
+    const parts = [];
+    if (requests > 0 || tasks === 0)
+        parts.push(`${requests} in-flight request${requests === 1 ? '' : 's'}`);
+    if (tasks > 0)
+        parts.push(`${tasks} background task${tasks === 1 ? '' : 's'}`);
+    return parts.join(' and ');
+}
+function who(entry) {
+    return entry.kind === 'task'
+        ? `${entry.name} (${entry.age}ms)`
+        : `${entry.method} ${entry.url} (${entry.requestId}, ${entry.age}ms)`;
+}

@@ -1,0 +1,124 @@
+// The read, write and idle timeouts, on every listener. Node has one of its own for each; what is left to do is
+// to set it where it acts. A write timer per request would cost more than the request, so a sweep over the
+// requests in flight hands only those that live long enough to Node's timer.
+import { createServer } from 'node:http';
+import { ReadTimeoutError, WriteTimeoutError } from './errors.js';
+/** What a server holds where the user gave nothing; any other value is the user's, and stays. */
+const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0, http2SessionTimeout: 72_000 };
+const NODE_DEFAULTS = createServer();
+/** A timeout acts late by at most this part of its length, and by at most a second. */
+const LATENESS = { part: 1 / 10, least: 10, most: 1_000 };
+/** On a reply: Node's timer watches its progress. */
+const kWatched = Symbol('graceful.watched');
+/** On a reply: its route's own write timeout. */
+const kWriteTimeout = Symbol('graceful.write-timeout');
+export class Timeouts {
+    #options;
+    #inFlight;
+    #cuts;
+    #log;
+    #sessionTimeout;
+    #write;
+    #read = false;
+    #shortest = Infinity;
+    #sweeper;
+    constructor(options, fastify, inFlight, cuts) {
+        this.#options = options;
+        this.#inFlight = inFlight;
+        this.#cuts = cuts;
+        this.#log = fastify.log;
+        this.#write = options.writeTimeout;
+        const { http2SessionTimeout = 0 } = fastify.initialConfig;
+        const ours = options.given.has('idleTimeout') || http2SessionTimeout === FASTIFY_DEFAULTS.http2SessionTimeout;
+        this.#sessionTimeout = ours ? options.idleTimeout || 0 : http2SessionTimeout;
+    }
+    /** Sets a listener's timeouts, before it listens. */
+    apply(listener) {
+        const server = listener;
+        const { given, readTimeout, idleTimeout } = this.#options;
+        const ours = (option, property) => given.has(option) ||
+            server[property] === FASTIFY_DEFAULTS[property] || server[property] === NODE_DEFAULTS[property];
+        if ('requestTimeout' in server) {
+            if (ours('readTimeout', 'requestTimeout'))
+                server.requestTimeout = readTimeout || 0;
+            if (server.requestTimeout > 0) {
+                // Node swaps the two while headersTimeout is the larger, and looks at them only every 30 s.
+                server.headersTimeout = Math.min(server.headersTimeout, server.requestTimeout);
+                server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, lateness(server.requestTimeout));
+            }
+            if (ours('idleTimeout', 'keepAliveTimeout'))
+                server.keepAliveTimeout = idleTimeout || 0;
+            this.#read = server.requestTimeout || false;
+        }
+        else {
+            this.#read = readTimeout;
+        }
+        if (ours('writeTimeout', 'timeout')) {
+            server.timeout = 0;
+        }
+        else {
+            this.#write = false;
+        }
+        server.on('session', (session) => { session.setTimeout(this.#sessionTimeout); });
+        this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity, this.#options.drainTimeout || Infinity);
+    }
+    /** Takes note of a route's own write timeout; the route then calls `setFor` on each of its requests. */
+    noteRoute(timeout) {
+        this.#shortest = Math.min(this.#shortest, timeout || Infinity);
+    }
+    setFor(reply, timeout) {
+        reply[kWriteTimeout] = timeout;
+    }
+    /** Starts the sweep; it keeps no process alive. */
+    start() {
+        this.#sweeper ??= setInterval(() => { this.#sweep(); }, lateness(this.#shortest)).unref();
+    }
+    stop() {
+        clearInterval(this.#sweeper);
+    }
+    #sweep() {
+        for (const reply of this.#inFlight.replies())
+            this.#look(reply);
+    }
+    #look(reply) {
+        const unheard = this.#inFlight.unheardFor(reply);
+        if (unheard !== undefined && unheard > this.#options.drainTimeout) {
+            // No drain would have waited longer: without this, each long poll that its client left would count for ever.
+            this.#inFlight.leave(reply);
+            this.#log.warn({ reqId: reply.request.id, route: reply.request.routeOptions.url }, 'A handler has not answered since its client left; it is no longer counted as in flight');
+        }
+        if (this.#inFlight.isOrphan(reply))
+            return;
+        this.#enforceRead(reply);
+        if (reply[kWatched] === undefined)
+            this.#watch(reply);
+    }
+    /** Node's requestTimeout does not reach HTTP/2. */
+    #enforceRead(reply) {
+        const { raw } = reply.request;
+        if (this.#read === false || raw.httpVersionMajor !== 2 || reply.elapsedTime < this.#read)
+            return;
+        const { stream } = raw;
+        if (stream.state.remoteClose !== 1)
+            this.#cuts.cut(reply, new ReadTimeoutError(this.#read));
+    }
+    #watch(reply) {
+        reply[kWatched] = true;
+        const limit = reply[kWriteTimeout] ?? this.#write;
+        if (limit === false)
+            return;
+        const { socket } = reply.request.raw;
+        // Node knows a write that crawls from one that stands still, be it a single chunk of many megabytes.
+        reply.raw.setTimeout(limit, () => { this.#cuts.cut(reply, new WriteTimeoutError(limit)); });
+        reply.raw.once('close', () => {
+            if (this.#options.idleTimeout === false)
+                stopTimer(socket);
+        });
+    }
+}
+function stopTimer(socket) {
+    socket.setTimeout(0);
+}
+function lateness(timeout) {
+    return Math.min(LATENESS.most, Math.max(LATENESS.least, timeout * LATENESS.part));
+}

@@ -1,0 +1,76 @@
+// The gate: what a request meets that comes in once a shutdown has started.
+import { ShuttingDownError, errorBody } from './errors.js';
+/** Another instance can be asked at once: behind a load balancer, the next try goes to one. */
+const RETRY_AFTER_SECONDS = '1';
+/** How much of a refused request's body is read, so that a client which writes before it reads sees its 503. */
+const REFUSED_BODY = { bytes: 64 * 1024 * 1024, milliseconds: 5_000 };
+const body = errorBody(new ShuttingDownError());
+/** Whether a request asks for another protocol and somebody listens for that; Node sets the field, its types lack it. */
+export function isUpgrade(raw) {
+    return raw.upgrade === true;
+}
+export class Gate {
+    #phase;
+    #connections;
+    /** Requests refused. */
+    refused = 0;
+    constructor(phase, connections) {
+        this.#phase = phase;
+        this.#connections = connections;
+    }
+    /** Whether this request may go on; if not, it has been answered. Not for the phase `running`. */
+    admits(request, reply) {
+        this.#connections.closeAfter(reply);
+        if (this.#phase.current === 'delaying' || request.routeOptions.config.gracefulShutdown === false)
+            return true;
+        this.refused++;
+        this.#refuse(request, reply);
+        return false;
+    }
+    #refuse(request, reply) {
+        // Sent as text: an Error would go through error handlers and log a stack for each refused request.
+        const refuse = () => {
+            if (reply.sent)
+                return;
+            reply.code(503)
+                .header('retry-after', RETRY_AFTER_SECONDS)
+                .type('application/json; charset=utf-8')
+                .send(body);
+        };
+        if (hasBody(request.raw)) {
+            afterBody(request.raw, refuse);
+        }
+        else {
+            if (isUpgrade(request.raw))
+                closeUpgrade(reply.raw, request.raw.socket);
+            refuse();
+        }
+    }
+}
+/** Node has let go of this socket, and the plugin that took it has not seen the request. */
+function closeUpgrade(response, socket) {
+    response.setHeader('connection', 'close');
+    response.once('finish', () => { socket.end(); });
+}
+function hasBody({ headers }) {
+    return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+}
+/**
+ * Reads and drops a request's body, then calls back. Ending a response while its request still comes in
+ * closes the socket with unread data, which resets the connection before the client can read the answer.
+ */
+function afterBody(raw, callback) {
+    let bytes = 0;
+    const timer = setTimeout(done, REFUSED_BODY.milliseconds);
+    function done() {
+        clearTimeout(timer);
+        raw.off('data', count).off('end', done).off('close', done);
+        callback();
+    }
+    function count(chunk) {
+        bytes += chunk.length;
+        if (bytes > REFUSED_BODY.bytes)
+            done();
+    }
+    raw.on('data', count).on('end', done).on('close', done);
+}

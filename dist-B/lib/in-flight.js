@@ -1,0 +1,218 @@
+// Who is in flight: requests and background work, from their start until nothing of them runs any more.
+//
+// A request enters in onRequest and leaves when its response is finished. Where the client goes away first,
+// its handler may still be writing to the database: it counts until it settles. That is the rare path, and
+// the only one that costs more than a few stores on the reply, which Fastify makes for each request anyway.
+import { IncomingMessage, ServerResponse } from 'node:http';
+import { Socket } from 'node:net';
+import { finished } from 'node:stream';
+/** The reply's place among the requests in flight; ENDED once it has left. */
+const kSlot = Symbol('graceful.slot');
+/** What its handler returned: a promise tells when it settles. */
+const kReturned = Symbol('graceful.returned');
+/** When its client was gone, or was answered in its handler's place. */
+const kOrphaned = Symbol('graceful.orphaned');
+const ENDED = -1;
+export class InFlight {
+    /** Dense: `#count` replies, then undefined. Never shortened, so that coming and going allocates nothing. */
+    #replies = [];
+    #count = 0;
+    #tasks = new Set();
+    #whenIdle;
+    /** Requests that left with a finished response. */
+    finished = 0;
+    /** Requests in flight. */
+    get count() {
+        return this.#count;
+    }
+    /** Background work in flight. */
+    get tasks() {
+        return this.#tasks.size;
+    }
+    /** Counts a request. */
+    enter(reply) {
+        reply[kSlot] = this.#count;
+        this.#replies[this.#count++] = reply;
+    }
+    /** Counts it no more; false for one that was never counted or has left before. */
+    leave(reply) {
+        const slot = reply[kSlot];
+        if (slot === undefined || slot === ENDED)
+            return false;
+        const last = this.#replies[--this.#count];
+        this.#replies[this.#count] = undefined;
+        this.#replies[slot] = last;
+        last[kSlot] = slot;
+        reply[kSlot] = ENDED;
+        if (this.#count === 0)
+            this.#settleIdle();
+        return true;
+    }
+    /**
+     * The response is over. On HTTP/2, Node says so after an abort, too: then the response has not
+     * been ended, and its handler may still run.
+     */
+    responded(reply) {
+        if (reply.raw.writableEnded && reply[kOrphaned] === undefined) {
+            if (this.leave(reply))
+                this.finished++;
+        }
+        else {
+            this.orphan(reply);
+        }
+    }
+    /** The client is gone. The request counts until its handler settles; a hijacked one is over. */
+    orphan(reply) {
+        if (reply[kOrphaned] !== undefined)
+            return;
+        if (reply.sent)
+            this.leave(reply);
+        else
+            this.#awaitHandler(reply, reply.raw.headersSent || isStreaming(reply));
+    }
+    /** The client has been answered in its handler's place. The request counts until the handler settles. */
+    abandon(reply) {
+        this.#awaitHandler(reply, false);
+    }
+    #awaitHandler(reply, answered) {
+        if (reply[kSlot] === undefined || reply[kSlot] === ENDED)
+            return;
+        reply[kOrphaned] = performance.now();
+        const promise = handlerPromise(reply);
+        if (promise !== undefined) {
+            this.#leaveAfter(reply, promise);
+        }
+        else if (answered || neverReachesHandler(reply)) {
+            // Raw writes, or a stream that Fastify has been given: nobody answers any more.
+            this.leave(reply);
+        }
+        else {
+            // Callback style, or still in a hook: over with its answer. Fastify tells nobody of an answer to a
+            // client that is gone, so ask this one reply to.
+            const { send } = reply;
+            reply.send = (payload) => {
+                this.leave(reply);
+                return send.call(reply, payload);
+            };
+        }
+    }
+    #leaveAfter(reply, promise) {
+        const leave = () => { this.leave(reply); };
+        promise.then(leave, leave);
+    }
+    /**
+     * A route's handler that keeps what it returns, so that an abandoned request's end can be told.
+     * Routes registered before the plugin go without; theirs is told by their answer alone.
+     */
+    observe(handler) {
+        const keep = (reply, returned) => {
+            reply[kReturned] = returned;
+            if (reply[kOrphaned] === undefined)
+                return;
+            // The client went while a hook before this handler was at work.
+            const promise = handlerPromise(reply);
+            if (promise !== undefined)
+                this.#leaveAfter(reply, promise);
+        };
+        return function observed(request, reply) {
+            const returned = handler.call(this, request, reply);
+            keep(reply, returned);
+            return returned;
+        };
+    }
+    /**
+     * How long ago the client of a request went whose handler gives no sign when it settles (callback style);
+     * undefined for all others.
+     */
+    unheardFor(reply) {
+        if (reply[kOrphaned] === undefined || handlerPromise(reply) !== undefined)
+            return undefined;
+        return performance.now() - reply[kOrphaned];
+    }
+    /** Whether nobody is waiting for this request's response any more. */
+    isOrphan(reply) {
+        return reply[kOrphaned] !== undefined;
+    }
+    track(promise, name) {
+        const task = { name, since: performance.now() };
+        const done = () => {
+            this.#tasks.delete(task);
+            this.#settleIdle();
+        };
+        this.#tasks.add(task);
+        promise.then(done, done);
+        return promise;
+    }
+    /** The replies in flight, as they are now: a copy, to go through while requests leave. */
+    replies() {
+        return this.#replies.slice(0, this.#count);
+    }
+    listTasks() {
+        const now = performance.now();
+        return [...this.#tasks].map(({ name, since }) => ({ kind: 'task', name, age: Math.round(now - since) }));
+    }
+    /** Everybody in flight: requests, oldest first, then background work. */
+    list() {
+        return [...this.replies().map(describe).sort((a, b) => b.age - a.age), ...this.listTasks()];
+    }
+    /** Resolves to true once nobody is in flight, to false when the time is up. */
+    async idle(timeout) {
+        if (this.#isIdle())
+            return true;
+        return await new Promise(resolve => {
+            const timer = setTimeout(resolve, timeout, false);
+            this.#whenIdle = () => {
+                clearTimeout(timer);
+                resolve(true);
+            };
+        });
+    }
+    #isIdle() {
+        return this.#count === 0 && this.#tasks.size === 0;
+    }
+    #settleIdle() {
+        if (this.#whenIdle !== undefined && this.#isIdle())
+            this.#whenIdle();
+    }
+}
+/** Who a request is, in log and report. */
+export function describe(reply) {
+    const { request } = reply;
+    return {
+        kind: 'request',
+        method: request.method,
+        route: request.routeOptions.url,
+        url: request.url,
+        requestId: request.id,
+        age: Math.round(reply.elapsedTime)
+    };
+}
+/** What tells when the handler settles. `return reply` in callback style does not, though a reply has a `then`, too. */
+function handlerPromise(reply) {
+    const returned = reply[kReturned];
+    return returned !== reply && isPromise(returned) ? returned : undefined;
+}
+/** On HTTP/2, Fastify's body parser hears neither 'end' nor 'error' of a body that is cut off: it waits for ever. */
+function neverReachesHandler(reply) {
+    const { raw } = reply.request;
+    if (raw.httpVersionMajor !== 2 || kReturned in reply)
+        return false;
+    return !raw.readableEnded && !raw.stream.endAfterHeaders;
+}
+/**
+ * Whether Fastify has been given a stream to send, if only to wait for its first byte. It then watches the
+ * response with stream.finished(), and nobody but that listens for the 'end' of a response, which is
+ * writable and has none. A reply that was returned is watched once for that alone.
+ */
+function isStreaming(reply) {
+    return reply.raw.listenerCount('end') > (reply[kReturned] === reply ? ONE_WATCHER : 0);
+}
+const ONE_WATCHER = countListenersOfOneWatcher();
+function countListenersOfOneWatcher() {
+    const response = new ServerResponse(new IncomingMessage(new Socket()));
+    finished(response, () => { });
+    return response.listenerCount('end');
+}
+export function isPromise(value) {
+    return typeof value?.then === 'function';
+}

@@ -1,0 +1,78 @@
+// `npm run demo`: the example service goes down while 50 requests are in flight, and nobody loses an answer. It starts
+// the service as a child process, sends it SIGTERM, goes on asking for more, shows what happens, and draws it:
+//
+//   npm run demo [-- picture.svg]      the picture's default is example/timeline.svg
+//
+// Exits with 1 if anything was lost.
+
+import { mkdtempSync, rmSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { allInFlight, knock, newConnections, probe, sendLoad } from './demo/clients.ts'
+import { newRecording } from './demo/recording.ts'
+import { Service } from './demo/service.ts'
+import { Terminal } from './demo/terminal.ts'
+import { drawTimeline } from './demo/timeline.ts'
+import { judge } from './demo/verdict.ts'
+
+const SHUTDOWN_TIMEOUT_SECONDS = 10
+const SHUTDOWN_DELAY = 500
+/** How long to look at the running service before the signal. */
+const BEFORE = 200
+/** The service ends itself within its shutdownTimeout. If it does not, the demo has failed, and must end all the same. */
+const WATCHDOG = 1000 * SHUTDOWN_TIMEOUT_SECONDS + 2_000
+
+const picture = process.argv[2] ?? fileURLToPath(new URL('timeline.svg', import.meta.url))
+const directory = mkdtempSync(join(tmpdir(), 'fastify-graceful-demo-'))
+const remains = { database: join(directory, 'notes.sqlite'), metricsFile: join(directory, 'last.prom') }
+process.on('exit', () => { rmSync(directory, { recursive: true, force: true }) })
+// By way of `exit`, so that the service is ended and the directory goes.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
+
+const recording = newRecording()
+const terminal = new Terminal(recording)
+
+terminal.heading('Starting the service…')
+const service = new Service({
+  HOST: '127.0.0.1',
+  PORT: '0',
+  SHUTDOWN_TIMEOUT: String(SHUTDOWN_TIMEOUT_SECONDS),
+  SHUTDOWN_DELAY: String(SHUTDOWN_DELAY),
+  DATABASE: remains.database,
+  METRICS_FILE: remains.metricsFile
+}, recording, line => { terminal.note(line) })
+const url = await service.url
+terminal.note(`Listening at ${url}`)
+
+const gone = new AbortController()
+const dispatcher = newConnections()
+const asking = { signal: gone.signal, dispatcher }
+
+terminal.start()
+recording.phases.push({ phase: 'running', at: Date.now() })
+const probed = probe(url, recording, asking)
+const { ended } = await sendLoad(url, recording)
+recording.inFlight = await allInFlight(url, recording, dispatcher)
+const knocked = knock(url, recording, asking)
+await sleep(BEFORE)
+
+recording.signalAt = Date.now()
+service.signal('SIGTERM')
+const watchdog = setTimeout(() => {
+  recording.killed = true
+  service.kill()
+}, WATCHDOG)
+await service.gone
+clearTimeout(watchdog)
+gone.abort()
+await Promise.all([ended, probed, knocked])
+terminal.stop()
+
+const verdict = await judge(recording, remains)
+terminal.table(verdict)
+await writeFile(picture, drawTimeline(recording))
+terminal.note(`Drawn in ${picture}`)
+process.exitCode = verdict.isGood ? 0 : 1

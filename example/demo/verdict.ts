@@ -1,0 +1,64 @@
+// How the run went, in figures.
+
+import type { Recording } from './recording.ts'
+import { readFile } from 'node:fs/promises'
+import Database from 'libsql'
+import { count } from './recording.ts'
+
+export interface Verdict {
+  rows: Array<{ name: string, value: string, isGood?: boolean }>
+  isGood: boolean
+}
+
+/** Where the service has left what it leaves. */
+export interface Remains {
+  database: string
+  metricsFile: string
+}
+
+export async function judge (recording: Recording, remains: Remains): Promise<Verdict> {
+  const { load, knocks, inFlight, signalAt, exitAt, exitCode, killed } = recording
+  const lost = [...load.filter(({ outcome }) => outcome !== 'answered'), ...knocks.filter(({ outcome }) => outcome === 'lost')]
+  const writes = load.filter(({ method }) => method === 'POST')
+  const found = countNotes(recording, remains.database)
+  const metrics = await lastMetrics(remains.metricsFile)
+  const rows: Verdict['rows'] = [
+    { name: 'In flight at SIGTERM', value: String(inFlight) },
+    { name: '  answered', value: `${count(load, 'answered')} of ${load.length}`, isGood: count(load, 'answered') === load.length },
+    { name: 'New requests since', value: String(knocks.filter(({ start }) => start >= signalAt).length) },
+    ...(['answered', 'refused', 'turned away'] as const).map(outcome => ({
+      name: `  ${outcome}`,
+      value: String(count(knocks.filter(({ start }) => start >= signalAt), outcome))
+    })),
+    { name: 'Lost', value: String(lost.length), isGood: lost.length === 0 },
+    { name: 'Writes found in the database', value: `${found} of ${writes.length}`, isGood: found === writes.length },
+    { name: 'Last metrics', value: metrics, isGood: metrics !== 'missing' },
+    { name: 'Exit code', value: killed ? 'none: ended by force' : String(exitCode), isGood: exitCode === 0 && !killed },
+    { name: 'Time from SIGTERM to exit', value: `${((exitAt - signalAt) / 1000).toFixed(2)} s` },
+    ...lost.map(({ method, outcome, detail, start }) =>
+      ({ name: `  lost: ${method} at ${((start - signalAt) / 1000).toFixed(2)} s`, value: `${outcome} ${detail}`, isGood: false }))
+  ]
+  return { rows, isGood: rows.every(({ isGood }) => isGood !== false) }
+}
+
+/** How many of the notes that were answered with a 201 are in the database file, now that the service is gone. */
+function countNotes ({ load }: Recording, path: string): number {
+  const database = new Database(path, { readonly: true })
+  try {
+    const select = database.prepare('SELECT text FROM notes WHERE id = ?')
+    return load.filter(({ note }) => note !== undefined &&
+      (select.get(note.id) as { text: string } | undefined)?.text === note.text).length
+  } finally {
+    database.close()
+  }
+}
+
+async function lastMetrics (path: string): Promise<string> {
+  try {
+    const text = await readFile(path, 'utf8')
+    const value = (name: string) => Number(new RegExp(`^${name} (\\S+)$`, 'm').exec(text)?.[1])
+    return `${value('http_requests_in_flight')} in flight, shutdown took ${value('shutdown_duration_seconds').toFixed(2)} s so far`
+  } catch {
+    return 'missing'
+  }
+}

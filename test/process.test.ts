@@ -1,0 +1,226 @@
+import t from 'tap'
+import type { Program } from './helpers.ts'
+import { once } from 'node:events'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+import { PROCESS_EVENTS } from '../lib/options.ts'
+import { fork, listen, RawClient } from './helpers.ts'
+
+async function portOf ({ log }: Program): Promise<number> {
+  const { msg } = await log.line(/listening at/)
+  return Number(/:(\d+)$/.exec(msg)?.[1])
+}
+
+for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+  t.test(`${signal} with a request in flight: answers it, cleans up, exits 0`, async t => {
+    const service = fork(t, 'service')
+    const client = new RawClient(await portOf(service)).get('/slow?ms=300')
+    await service.log.line(/slow request is in/)
+    service.kill(signal)
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 200 OK\r\nconnection: close[^]*slow$/i)
+    t.strictSame(await service.exit, { code: 0, signal: null })
+    t.strictSame(service.log.messages(/received|drained|runs|complete$/).map(message => message.replace(/[\d.]+s$/, 'Ns')), [
+      `${signal} received, shutting down`, 'All requests drained in Ns', 'onClose runs', `callback runs: ${signal}`, 'Graceful shutdown complete'
+    ])
+  })
+}
+
+t.test('exits at once when idle, whatever idle connections there are', async t => {
+  const service = fork(t, 'service')
+  const port = await portOf(service)
+  const keptAlive = new RawClient(port).get('/')
+  await keptAlive.until(/served/)
+  const silent = new RawClient(port)
+  const half = new RawClient(port).send('GET / HTT')
+  const halfHeaders = new RawClient(port).send('GET / HTTP/1.1\r\nHost: x\r\n')
+  await Promise.all([silent, half, halfHeaders].map(async ({ socket }) => { await once(socket, 'connect') }))
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  const { report } = await service.log.line(/Graceful shutdown complete/) as unknown as { report: { time: number } }
+  t.ok(report.time < 300, `took ${report.time}ms`)
+})
+
+t.test('exits 1 when a request had to be cut, and cleans up all the same', async t => {
+  const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":100}' })
+  const client = new RawClient(await portOf(service)).get('/stuck')
+  await service.log.line(/stuck request is in/)
+  service.kill('SIGTERM')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503/)
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await service.log.line(/callback runs/)
+})
+
+t.test('exits 1 when a callback throws', async t => {
+  const service = fork(t, 'service', { CALLBACK: 'throws' })
+  await portOf(service)
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+})
+
+for (const [what, env] of [['a callback', { CALLBACK: 'hangs' }], ["another plugin's onClose", { ON_CLOSE: 'hangs' }]] as const) {
+  t.test(`exits 1 within shutdownTimeout when ${what} hangs`, async t => {
+    const service = fork(t, 'service', { ...env, OPTIONS: '{"shutdownTimeout":500,"drainTimeout":100}' })
+    await portOf(service)
+    const start = performance.now()
+    service.kill('SIGTERM')
+    t.strictSame(await service.exit, { code: 1, signal: null })
+    const time = performance.now() - start
+    t.ok(time < 1_500, `gone after ${time}ms`)
+    t.match(await service.log.line(/not everything went well/), { report: { exitCode: 1 } })
+    await service.log.line(/callback runs/)
+  })
+}
+
+t.test('a second signal exits at once', async t => {
+  const service = fork(t, 'service')
+  new RawClient(await portOf(service)).get('/stuck')
+  await service.log.line(/stuck request is in/)
+  service.kill('SIGTERM')
+  await service.log.line(/Waiting for 1 in-flight request/)
+  const start = performance.now()
+  service.kill('SIGINT')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  t.ok(performance.now() - start < 1_000)
+  await service.log.line(/Second signal, SIGINT: exiting at once/)
+  t.strictSame(service.log.messages(/callback runs/), [])
+})
+
+for (const [path, message] of [['/throw', 'uncaught on purpose'], ['/reject', 'unhandled on purpose'], ['/throw-undefined', 'undefined']] as const) {
+  t.test(`an uncaught error (${path}) shuts down the same way and exits 1`, async t => {
+    const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":800}' })
+    const port = await portOf(service)
+    const client = new RawClient(port).get('/slow?ms=400')
+    await service.log.line(/slow request is in/)
+    const culprit = new RawClient(port).get(path)
+    await client.closed
+    t.match(client.text, /200 OK[^]*slow$/, 'who is in flight is answered')
+    culprit.socket.destroy()
+    t.strictSame(await service.exit, { code: 1, signal: null })
+    t.match(await service.log.line(/^Uncaught error$/), { level: 50, err: { message } })
+    await service.log.line(/callback runs: uncaughtException/)
+  })
+}
+
+t.test('a second uncaught error exits at once', async t => {
+  const service = fork(t, 'service', { OPTIONS: '{"shutdownDelay":5000,"drainTimeout":2000}' })
+  const port = await portOf(service)
+  new RawClient(port).get('/throw')
+  await service.log.line(/^Uncaught error$/)
+  new RawClient(port).get('/throw')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await service.log.line(/Second uncaught error: exiting at once/)
+})
+
+t.test('a list of signals is all that it listens to', async t => {
+  const service = fork(t, 'service', { OPTIONS: '{"signals":["SIGUSR2"]}' })
+  await portOf(service)
+  service.kill('SIGUSR2')
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  const other = fork(t, 'service', { OPTIONS: '{"signals":["SIGUSR2"]}' })
+  await portOf(other)
+  other.kill('SIGTERM')
+  t.strictSame(await other.exit, { code: null, signal: 'SIGTERM' })
+})
+
+t.test('lets go of the process once closed', async t => {
+  const service = fork(t, 'service', { AFTER_LISTEN: 'close' })
+  t.equal((await service.log.line(/^left behind:/)).msg, 'left behind: 0')
+})
+
+/** Both ports of the two-instances fixture. */
+async function portsOf ({ log }: Program): Promise<[number, number]> {
+  await log.line(/both listen/)
+  return log.messages(/listening at/).map(msg => Number(/:(\d+)$/.exec(msg)?.[1])) as [number, number]
+}
+
+t.test('two instances go down together', async t => {
+  const service = fork(t, 'two-instances')
+  const clients = (await portsOf(service)).map(port => new RawClient(port).get('/'))
+  await Promise.all([service.log.line(/one is in/), service.log.line(/two is in/)])
+  service.kill('SIGTERM')
+  await Promise.all(clients.map(async client => { await client.closed }))
+  for (const client of clients) t.match(client.text, /200 OK/)
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.equal(service.log.messages(/Graceful shutdown complete/).length, 2)
+})
+
+t.test('of two instances, the worst decides the exit code and the slower one is waited for', async t => {
+  const service = fork(t, 'two-instances', { STUCK: 'one' })
+  const [portOne, portTwo] = await portsOf(service)
+  const one = new RawClient(portOne).get('/')
+  const two = new RawClient(portTwo).get('/')
+  await Promise.all([service.log.line(/one is in/), service.log.line(/two is in/)])
+  service.kill('SIGTERM')
+  await Promise.all([one.closed, two.closed])
+  t.match(one.text, /503/)
+  t.match(two.text, /200 OK/)
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  t.equal(service.log.messages(/cleans up/).length, 2)
+})
+
+t.test('signals: false leaves the process to its owner', async t => {
+  const service = fork(t, 'own-signals')
+  const client = new RawClient(await portOf(service)).get('/')
+  t.equal((await service.log.line(/^added:/)).msg, 'added: 0')
+  await service.log.line(/request is in/)
+  service.kill('SIGTERM')
+  await client.closed
+  t.match(client.text, /200 OK[^]*served$/)
+  t.strictSame(await service.exit, { code: 7, signal: null })
+  t.equal((await service.log.line(/^mine:/)).msg, 'mine: 0 1')
+})
+
+t.test('touches the process only while listening, and once for all instances', async t => {
+  const counts = () => PROCESS_EVENTS.map(event => process.listenerCount(event))
+  const before = counts()
+  const apps = []
+  for (let index = 0; index < 3; index++) {
+    const app = Fastify()
+    await app.register(gracefulPlugin)
+    await app.ready()
+    t.strictSame(counts(), before)
+    apps.push(app)
+  }
+  for (const app of apps) {
+    await listen(app)
+    t.strictSame(counts(), before.map(count => count + 1))
+  }
+  for (const app of apps.slice(1)) await app.close()
+  t.strictSame(counts(), before.map(count => count + 1))
+  await apps[0]?.close()
+  t.strictSame(counts(), before)
+})
+
+t.test('two hundred instances leave no listener and no warning behind', async t => {
+  const counts = () => Object.fromEntries(process.eventNames().map(name => [name, process.listenerCount(name)]))
+  const before = counts()
+  const warnings: Error[] = []
+  const warned = (warning: Error): void => { warnings.push(warning) }
+  process.on('warning', warned)
+  const apps = []
+  for (let index = 0; index < 200; index++) {
+    const app = Fastify()
+    await app.register(gracefulPlugin)
+    if (index % 2 === 0) await app.listen({ port: 0, host: '127.0.0.1' })
+    else await app.ready()
+    apps.push(app)
+  }
+  await Promise.all(apps.map(async app => { await app.close() }))
+  await new Promise(resolve => { setImmediate(resolve) })
+  process.off('warning', warned)
+  t.strictSame(counts(), before)
+  t.strictSame(warnings, [])
+})
+
+t.test('does not listen on, nor touch the process, when closed while it began to listen', async t => {
+  const before = process.listenerCount('SIGTERM')
+  const app = Fastify()
+  await app.register(gracefulPlugin)
+  const listening = app.listen({ port: 0, host: '127.0.0.1' })
+  await app.close()
+  await listening
+  t.notOk(app.server.listening)
+  t.equal(process.listenerCount('SIGTERM'), before)
+})
