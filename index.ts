@@ -48,6 +48,12 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   adoptServers(fastify, server => {
     timeouts.apply(server)
     connections.adopt(server)
+    // Not onListen: that runs after Fastify has told the world that it listens, too late for a signal that comes at once.
+    server.on('listening', () => {
+      if (phase.current !== 'running') return
+      timeouts.start()
+      process.join(member)
+    })
   })
 
   // The hot path: each request goes through these two. A WebSocket's upgrade is gated like a request, but its
@@ -99,10 +105,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const shutdown = new Shutdown({ options, log, phase, inFlight, connections, cuts, gate, callbacks, close, release })
 
   fastify.addHook('onListen', done => {
-    if (phase.current === 'running') {
-      timeouts.start()
-      process.join(member)
-    }
+    // Fastify goes on with a listen() that was under way when it was closed.
+    if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()
     done()
   })
 

@@ -4,7 +4,6 @@ import type { FastifyReply } from 'fastify'
 import type { Server as HttpServer } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
-import { once } from 'node:events'
 import { Server as NetServer } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import { within } from './within.ts'
@@ -29,7 +28,6 @@ export class Connections {
   readonly #sockets = new Set<Connection>()
   readonly #secured = new Set<Connection>()
   readonly #sessions = new Set<ServerHttp2Session>()
-  #closed = false
   readonly #onSocketClose: (this: Connection) => void
 
   /** @param onGone is told of each reply whose client is gone before the reply was over (HTTP/1) */
@@ -49,8 +47,6 @@ export class Connections {
     // A TLS server's sockets come twice: raw, so that one which never ends its handshake is known, too, and secured.
     server.on('secureConnection', (socket: Socket) => { this.#keep(socket, this.#secured) })
     server.on('session', (session: ServerHttp2Session) => { this.#keep(session, this.#sessions) })
-    // Fastify goes on with a listen() that was under way when it was closed.
-    server.on('listening', () => { if (this.#closed) server.close() })
   }
 
   #keep<T extends Socket | ServerHttp2Session> (item: T, set: Set<T>): void {
@@ -105,19 +101,23 @@ export class Connections {
     for (const session of this.#sessions) session.close()
   }
 
+  /** Takes no more connections. */
+  stopListening (): void {
+    for (const server of this.#servers) {
+      // Not http.Server's close(): it destroys a connection whose response has ended and is not yet flushed.
+      if (server.listening) NetServer.prototype.close.call(server)
+    }
+  }
+
   /**
    * Stops listening and closes every connection that speaks HTTP. Nothing counted is in flight any more; what
    * else is being answered (a refusal, a probe) has `grace` milliseconds to be read.
    * Upgraded sockets stay: their owners may still say goodbye.
    */
   async close (grace: number): Promise<void> {
-    this.#closed = true
-    for (const server of this.#servers) {
-      // Not http.Server's close(): it destroys a connection whose response has ended and is not yet flushed.
-      if (server.listening) NetServer.prototype.close.call(server)
-    }
+    this.stopListening()
     const busy = [...this.#sockets, ...this.#secured].filter(socket => socket[kNewest] != null)
-    await within(grace, Promise.all(busy.map(socket => once(socket, 'close'))))
+    await within(grace, Promise.all(busy.map(closed)))
     for (const server of this.#servers) {
       // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
       (server as Partial<HttpServer>).closeAllConnections?.()
@@ -145,4 +145,9 @@ function sayClose (socket: Connection): void {
     if (reply === socket[kNewest]) reply.raw.setHeader('connection', 'close')
     else reply.raw.removeHeader('connection')
   }
+}
+
+/** Not events.once(): that rejects where the socket has an error first, and a reset is a close, too. */
+async function closed (socket: Socket): Promise<void> {
+  await new Promise<void>(resolve => { socket.once('close', () => { resolve() }) })
 }

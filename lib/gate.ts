@@ -43,7 +43,6 @@ export class Gate {
   #refuse (request: FastifyRequest, reply: FastifyReply): void {
     // Sent as text: an Error would go through error handlers and log a stack for each refused request.
     const refuse = () => {
-      if (reply.sent) return
       reply.code(503)
         .header('retry-after', RETRY_AFTER_SECONDS)
         .type('application/json; charset=utf-8')

@@ -32,8 +32,8 @@ export class InFlight {
   /** Dense: `#count` replies, then undefined. Never shortened, so that coming and going allocates nothing. */
   readonly #replies: Array<Entry | undefined> = []
   /**
-   * Beside each reply, what its handler returned, for a promise tells when it settles; undefined until then,
-   * null for nothing. Not on the reply: a second field of ours there costs each request 3 % of its instructions.
+   * Beside each reply, what its handler returned, for a promise tells when it settles; undefined before it
+   * returns, null for nothing.
    */
   readonly #returned: unknown[] = []
   #count = 0

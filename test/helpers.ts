@@ -147,7 +147,8 @@ export interface Program {
 /** Starts a program of test/fixtures; ended with the test. */
 export function fork (t: Test, fixture: string, env: Record<string, string> = {}): Program {
   const file = new URL(`fixtures/${fixture}.ts`, import.meta.url).pathname
-  const child = spawn(process.execPath, ['--import=tsx', file], { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+  // By way of `env`, which becomes the program: the test runner adds options of its own to each Node process it sees started.
+  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, '--import=tsx', file], { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
   t.teardown(() => { child.kill('SIGKILL') })
   const log = new Log()
   let output = ''

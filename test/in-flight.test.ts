@@ -1,5 +1,6 @@
 import t from 'tap'
 import type { FastifyReply } from 'fastify'
+import type { Socket } from 'node:net'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { Readable } from 'node:stream'
@@ -106,11 +107,13 @@ t.test('a handler whose client has gone counts until it settles', async t => {
         return style === 'callback' ? undefined : reply
       })
     }
-    const client = new RawClient(await listen(app)).get('/')
+    const port = await listen(app)
+    const connected = once(app.server, 'connection') as Promise<[Socket]>
+    const client = new RawClient(port).get('/')
+    const [socket] = await connected
     await entered.promise
-    const [socket] = await sockets(app)
     client.socket.destroy()
-    await once(socket as object as NodeJS.EventEmitter, 'close')
+    await once(socket, 'close')
     t.equal(app.inFlightRequests, 1, style)
     const report = app.gracefulShutdown.shutdown()
     released.resolve()
@@ -119,14 +122,6 @@ t.test('a handler whose client has gone counts until it settles', async t => {
     t.equal(app.inFlightRequests, 0)
   }
 })
-
-/** The server's side of the open connections. */
-async function sockets (app: TestApp['app']): Promise<unknown[]> {
-  return await new Promise(resolve => {
-    const handles = (process as unknown as { _getActiveHandles: () => object[] })._getActiveHandles()
-    resolve(handles.filter(handle => (handle as { server?: unknown }).server === app.server))
-  })
-}
 
 t.test('a client that leaves during a hook before the handler counts until the handler settles', async t => {
   const target = await createApp(t)
@@ -144,11 +139,13 @@ t.test('a client that leaves during a hook before the handler counts until the h
     handled.resolve()
     await handlerDone.promise
   })
-  const client = new RawClient(await listen(app)).get('/')
+  const port = await listen(app)
+  const connected = once(app.server, 'connection') as Promise<[Socket]>
+  const client = new RawClient(port).get('/')
+  const [socket] = await connected
   await hooked.promise
   client.socket.destroy()
-  const [socket] = await sockets(app)
-  await once(socket as object as NodeJS.EventEmitter, 'close')
+  await once(socket, 'close')
   t.equal(app.inFlightRequests, 1)
   hookDone.resolve()
   await handled.promise
@@ -378,6 +375,6 @@ t.test('track() has the drain wait for background work, and shows it', async t =
   work.resolve(1)
   t.match(await report, { cut: [], completed: 0, exitCode: 0 })
   for (const value of [undefined, null, 1, {}, () => {}]) {
-    t.throws(() => { gracefulShutdown.track(value as unknown as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
+    t.throws(() => { void gracefulShutdown.track(value as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
   }
 })

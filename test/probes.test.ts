@@ -100,6 +100,9 @@ t.test('serves the probes on other paths, or not at all', async t => {
   const { app: bare } = await createApp(t, { health: false, ready: false })
   for (const url of ['/health', '/ready']) t.equal((await bare.inject(url)).statusCode, 404)
   t.equal((await bare.gracefulShutdown.shutdown()).exitCode, 0)
+  const { app: elsewhere } = await createApp(t, { health: false, ready: false })
+  elsewhere.get('/own/health', elsewhere.gracefulShutdown.healthHandler)
+  t.equal((await elsewhere.inject('/own/health')).body, '{"status":"healthy"}')
 })
 
 t.test('a failed check makes its probe answer 503 and names it', async t => {

@@ -135,6 +135,12 @@ async function portsOf ({ log }: Program): Promise<[number, number]> {
   return log.messages(/listening at/).map(msg => Number(/:(\d+)$/.exec(msg)?.[1])) as [number, number]
 }
 
+t.test('an event loop that runs empty shuts down, too', async t => {
+  const service = fork(t, 'service', { AFTER_LISTEN: 'unref' })
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  await service.log.line(/callback runs: beforeExit/)
+})
+
 t.test('two instances go down together', async t => {
   const service = fork(t, 'two-instances')
   const clients = (await portsOf(service)).map(port => new RawClient(port).get('/'))

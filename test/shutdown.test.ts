@@ -68,7 +68,7 @@ t.test('tells each second how many are waited for, and at debug who', async t =>
     'Waiting for 1 in-flight request and 1 background task to complete...',
     'Waiting for 1 in-flight request and 1 background task to complete...'
   ])
-  const [debug] = log.lines.filter(({ msg }) => /^Waiting for GET/.test(msg))
+  const debug = log.lines.find(({ msg }) => msg.startsWith('Waiting for GET'))
   t.match(debug, { level: 20, msg: /^Waiting for GET \/held\?x=1 \(req-1, \d+ms\)$/, method: 'GET', route: '/held', requestId: 'req-1' })
 })
 
@@ -210,6 +210,21 @@ t.test('cuts who is still in flight at the drain timeout, and names them', async
   t.match(await log.line(/^Request cut/), { level: 50, method: 'GET', route: '/held/:id', requestId: 'req-1', code: 'FST_ERR_GRACEFUL_DRAIN_TIMEOUT' })
   t.match(await log.line(/^Background work cut: reindex/), { level: 50 })
   t.strictSame(log.messages(/All requests drained/), [])
+  held.release()
+})
+
+t.test('names once who is cut by the write timeout and still runs at the drain timeout', async t => {
+  const { app, log } = await createApp(t, { drainTimeout: 200, writeTimeout: 50 })
+  const held = heldRoute(app)
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  const report = await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.match(client.text, 'FST_ERR_GRACEFUL_WRITE_TIMEOUT')
+  t.match(report, { cut: [{ route: '/held' }], exitCode: 1 })
+  t.equal(report.cut.length, 1)
+  t.equal(log.messages(/^Request cut/).length, 1)
+  t.ok(report.phases.draining >= 199, 'its handler was waited for')
   held.release()
 })
 

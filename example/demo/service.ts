@@ -47,11 +47,13 @@ export class Service {
     // However the demo ends, by an error or a Ctrl-C, the service does not stay behind.
     const end = () => { this.kill() }
     process.on('exit', end)
-    this.gone = once(this.#child, 'exit').then(([code]: Array<number | null>) => {
+    this.#child.once('exit', code => {
       process.off('exit', end)
       recording.exitAt = Date.now()
-      recording.exitCode = code ?? null
+      recording.exitCode = code
     })
+    // 'close' comes when the last of its log has been read, too.
+    this.gone = once(this.#child, 'close').then(() => {})
     this.url = new Promise((resolve, reject) => {
       this.#follow(recording, onLine, resolve)
       void this.gone.then(() => { reject(new Error('The service has ended before it listened')) })

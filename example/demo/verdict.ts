@@ -1,6 +1,7 @@
 // How the run went, in figures.
 
 import type { Recording } from './recording.ts'
+import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import Database from 'libsql'
 import { count } from './recording.ts'
@@ -17,21 +18,26 @@ export interface Remains {
 }
 
 export async function judge (recording: Recording, remains: Remains): Promise<Verdict> {
-  const { load, knocks, inFlight, signalAt, exitAt, exitCode, killed } = recording
+  const { load, knocks, inFlight, signalAt, exitAt, exitCode, killed, report } = recording
   const lost = [...load.filter(({ outcome }) => outcome !== 'answered'), ...knocks.filter(({ outcome }) => outcome === 'lost')]
   const writes = load.filter(({ method }) => method === 'POST')
   const found = countNotes(recording, remains.database)
   const metrics = await lastMetrics(remains.metricsFile)
+  const since = knocks.filter(({ start }) => start >= signalAt)
   const rows: Verdict['rows'] = [
     { name: 'In flight at SIGTERM', value: String(inFlight) },
     { name: '  answered', value: `${count(load, 'answered')} of ${load.length}`, isGood: count(load, 'answered') === load.length },
-    { name: 'New requests since', value: String(knocks.filter(({ start }) => start >= signalAt).length) },
-    ...(['answered', 'refused', 'turned away'] as const).map(outcome => ({
-      name: `  ${outcome}`,
-      value: String(count(knocks.filter(({ start }) => start >= signalAt), outcome))
-    })),
+    { name: 'New requests since', value: String(since.length) },
+    { name: '  answered', value: String(count(since, 'answered')) },
+    { name: '  refused with 503', value: String(count(since, 'refused')) },
+    { name: '  turned away: nobody listens any more', value: String(count(since, 'turned away')) },
     { name: 'Lost', value: String(lost.length), isGood: lost.length === 0 },
     { name: 'Writes found in the database', value: `${found} of ${writes.length}`, isGood: found === writes.length },
+    {
+      name: "The service's own report",
+      value: report === undefined ? 'missing' : `${report.completed} completed, ${report.refused} refused, ${report.cut.length} cut`,
+      isGood: report?.cut.length === 0
+    },
     { name: 'Last metrics', value: metrics, isGood: metrics !== 'missing' },
     { name: 'Exit code', value: killed ? 'none: ended by force' : String(exitCode), isGood: exitCode === 0 && !killed },
     { name: 'Time from SIGTERM to exit', value: `${((exitAt - signalAt) / 1000).toFixed(2)} s` },
@@ -43,6 +49,7 @@ export async function judge (recording: Recording, remains: Remains): Promise<Ve
 
 /** How many of the notes that were answered with a 201 are in the database file, now that the service is gone. */
 function countNotes ({ load }: Recording, path: string): number {
+  if (!existsSync(path)) return 0
   const database = new Database(path, { readonly: true })
   try {
     const select = database.prepare('SELECT text FROM notes WHERE id = ?')

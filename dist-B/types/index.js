@@ -1,2 +1,0 @@
-// The public types, and what the plugin adds to Fastify's own.
-export {};

@@ -1,0 +1,146 @@
+import t from 'tap'
+import type { FastifyInstance } from 'fastify'
+import type { Test } from 'tap'
+import { once } from 'node:events'
+import { connect as connectHttp2 } from 'node:http2'
+import { connect as connectTcp } from 'node:net'
+import { connect as connectTls } from 'node:tls'
+import { generate } from 'selfsigned'
+import websocket from '@fastify/websocket'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+
+async function secureApp (t: Test, options: object = {}): Promise<FastifyInstance> {
+  const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
+  const app = Fastify({ https: { key, cert }, ...options }) as unknown as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin)
+  return app
+}
+
+const secureClient = (port: number): RawClient => new RawClient(connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }))
+
+t.test('HTTPS: answers who is in flight and does not wait for a handshake that never starts or ends', async t => {
+  const app = await secureApp(t)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const client = secureClient(port).get('/held')
+  const silent = new RawClient(port)
+  const half = new RawClient(connectTcp(port, '127.0.0.1')).send('\x16\x03\x01')
+  await held.entered
+  const idle = secureClient(port)
+  await once(idle.socket, 'secureConnect')
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  await Promise.all([client, silent, half, idle].map(async ({ closed }) => { await closed }))
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\nconnection: close[^]*\{"held":true\}$/i)
+  const { phases, completed, exitCode } = await report
+  t.match({ completed, exitCode }, { completed: 1, exitCode: 0 })
+  t.ok(phases.closing < 300, `closing took ${phases.closing}ms`)
+})
+
+t.test('HTTPS: a WebSocket is closed by its plugin, not torn', async t => {
+  const app = await secureApp(t)
+  await app.register(websocket)
+  app.register(async instance => {
+    instance.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+  })
+  const client = secureClient(await listen(app)).get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+  await client.until(/hello/)
+  client.text = ''
+  const report = app.gracefulShutdown.shutdown()
+  await client.until(/\x88/) // oxlint-disable-line no-control-regex
+  await client.closed
+  t.match(await report, { exitCode: 0 })
+})
+
+t.test('HTTP/2: lets streams end, tells sessions to go and closes idle ones', async t => {
+  for (const secure of [false, true]) {
+    const app = secure ? await secureApp(t, { http2: true }) : Fastify({ http2: true }) as unknown as FastifyInstance
+    if (!secure) await app.register(gracefulPlugin)
+    const held = heldRoute(app)
+    const port = await listen(app)
+    const session = connectHttp2(`http${secure ? 's' : ''}://127.0.0.1:${port}`, { rejectUnauthorized: false })
+    const idle = connectHttp2(`http${secure ? 's' : ''}://127.0.0.1:${port}`, { rejectUnauthorized: false })
+    await once(idle, 'remoteSettings')
+    const stream = session.request({ ':path': '/held' })
+    let body = ''
+    stream.on('data', (chunk: Buffer) => { body += chunk.toString() })
+    await held.entered
+    const gone = Promise.all([once(session, 'goaway'), once(session, 'close'), once(idle, 'close')])
+    const report = app.gracefulShutdown.shutdown()
+    held.release()
+    await once(stream, 'end')
+    t.equal(body, '{"held":true}')
+    await gone
+    t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  }
+})
+
+t.test('HTTP/2: what is new while draining is refused', async t => {
+  const app = Fastify({ http2: true }) as unknown as FastifyInstance
+  await app.register(gracefulPlugin)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const session = connectHttp2(`http://127.0.0.1:${port}`)
+  const stream = session.request({ ':path': '/held' })
+  stream.resume()
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const late = connectHttp2(`http://127.0.0.1:${port}`)
+  const refused = late.request({ ':path': '/held' })
+  const [headers] = await once(refused, 'response') as [Record<string, unknown>]
+  t.equal(headers[':status'], 503)
+  t.equal(headers['retry-after'], '1')
+  t.notOk('connection' in headers)
+  refused.resume()
+  await once(late, 'close')
+  held.release()
+  await once(stream, 'end')
+  t.match(await report, { refused: 1, completed: 1 })
+})
+
+t.test('a refused request that is still being read has time to get its answer', async t => {
+  const { app } = await createApp(t, { drainTimeout: 3_000 })
+  const held = heldRoute(app)
+  app.post('/', async () => 'never')
+  const port = await listen(app)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const upload = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nab')
+  const gone = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nab')
+  const other = new RawClient(port).get('/held')
+  await other.closed
+  gone.socket.destroy()
+  held.release()
+  await busy.closed
+  await eventually(() => app.gracefulShutdown.phase === 'closing')
+  upload.send('cd')
+  await upload.closed
+  t.match(upload.text, /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
+  t.match(await report, { refused: 3, completed: 1, exitCode: 0 })
+})
+
+t.test('a refused upload that never ends is answered and closed after so many bytes', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  app.post('/', async () => 'never')
+  const port = await listen(app)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  void app.gracefulShutdown.shutdown()
+  const endless = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n')
+  const chunk = Buffer.concat([Buffer.from('100000\r\n'), Buffer.alloc(0x100000), Buffer.from('\r\n')])
+  let written = 0
+  const write = (): void => {
+    while (endless.socket.writable && endless.socket.write(chunk)) written += chunk.length
+  }
+  endless.socket.on('drain', write)
+  write()
+  await endless.closed
+  t.ok(written > 16 * 1024 * 1024 && written < 256 * 1024 * 1024, `${written} bytes`)
+  held.release()
+  await busy.closed
+})

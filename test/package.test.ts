@@ -1,0 +1,125 @@
+// The package as npm packs it, installed nowhere but where a user would look for it.
+
+import t from 'tap'
+import { execFile } from 'node:child_process'
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { promisify } from 'node:util'
+
+const execute = promisify(execFile)
+/** By way of `env`: the test runner adds options of its own to every Node process that it sees being started. */
+const run = async (file: string, args: string[], options: object = {}): Promise<{ stdout: string, stderr: string }> =>
+  await execute('env', ['-u', 'NODE_OPTIONS', file, ...args], options)
+const root = new URL('..', import.meta.url).pathname
+const manifest = JSON.parse(readFileSync(`${root}/package.json`, 'utf8')) as {
+  dependencies: object, peerDependencies: object, engines: object, exports: object
+}
+
+const directory = t.testdir({})
+const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', directory], { cwd: root })
+const [packed] = Object.values(JSON.parse(stdout.slice(stdout.search(/^[[{]/m))) as object) as
+  Array<{ filename: string, files: Array<{ path: string }> }>
+const modules = `${directory}/node_modules`
+mkdirSync(`${modules}/fastify-graceful`, { recursive: true })
+await run('tar', ['xzf', `${directory}/${packed?.filename}`, '-C', `${modules}/fastify-graceful`, '--strip-components=1'])
+for (const name of ['fastify', 'fastify-plugin', 'close-with-grace', '@fastify', '@types', 'undici-types']) {
+  symlinkSync(`${root}/node_modules/${name}`, `${modules}/${name}`)
+}
+
+/** Runs a program in the empty project. */
+async function program (file: string, source: string): Promise<{ stdout: string, stderr: string }> {
+  writeFileSync(`${directory}/${file}`, source)
+  return await run(process.execPath, [file], { cwd: directory })
+}
+
+t.test('holds what a user needs and nothing else', async t => {
+  const files = packed?.files.map(({ path }) => path) ?? []
+  t.strictSame(files.filter(path => !/^dist\/(index|lib\/[\w-]+|types\/index)\.(js|d\.ts)$/.test(path)).sort(),
+    ['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'])
+  for (const path of ['dist/index.js', 'dist/index.d.ts', 'dist/types/index.d.ts']) t.ok(files.includes(path), path)
+})
+
+t.test('depends at run time on three packages, and on Fastify 5 as a peer', async t => {
+  t.strictSame(Object.keys(manifest.dependencies).sort(), ['@fastify/error', 'close-with-grace', 'fastify-plugin'])
+  t.strictSame(manifest.peerDependencies, { fastify: '^5.0.0' })
+  t.strictSame(manifest.engines, { node: '^20.19.0 || >=22.12.0' })
+})
+
+const use = `
+  const fastify = Fastify()
+  await fastify.register(gracefulPlugin)
+  console.log((await fastify.inject('/ready')).body, fastify.hasPlugin('fastify-graceful'))
+  await fastify.close()
+`
+const expected = '{"ready":true,"in_flight_requests":0} true\n'
+
+t.test('works as an ES module, by default and by name', async t => {
+  for (const clause of ['gracefulPlugin', '{ gracefulPlugin }']) {
+    const { stdout: output, stderr } = await program('esm.mjs', `
+      import Fastify from 'fastify'
+      import ${clause} from 'fastify-graceful'
+      ${use}`)
+    t.equal(output, expected)
+    t.equal(stderr, '')
+  }
+})
+
+t.test('works with require(), silently, which gives the plugin itself', async t => {
+  const { stdout: output, stderr } = await program('cjs.cjs', `
+    const Fastify = require('fastify')
+    const gracefulPlugin = require('fastify-graceful')
+    if (gracefulPlugin.default !== gracefulPlugin || gracefulPlugin.fastifyGraceful !== gracefulPlugin) throw new Error('not itself')
+    ;(async () => {${use}})()`)
+  t.equal(output, expected)
+  t.equal(stderr, '')
+})
+
+t.test('two copies in one process share one close-with-grace', async t => {
+  const copy = `${modules}/fastify-graceful-copy`
+  await run('cp', ['-r', `${modules}/fastify-graceful`, copy])
+  const { stdout: output } = await program('copies.mjs', `
+    import Fastify from 'fastify'
+    import one from 'fastify-graceful'
+    import two from './node_modules/fastify-graceful-copy/dist/index.js'
+    const apps = []
+    for (const plugin of [one, two]) {
+      const app = Fastify()
+      await app.register(plugin)
+      app.registerShutdownCallback(async () => {
+        await new Promise(resolve => setTimeout(resolve, plugin === one ? 50 : 150))
+        console.log(plugin === one ? 'one' : 'two')
+      })
+      await app.listen({ port: 0, host: '127.0.0.1' })
+      apps.push(app)
+    }
+    console.log(process.listenerCount('SIGTERM'))
+    process.kill(process.pid, 'SIGTERM')`)
+  t.equal(output, '1\none\ntwo\n')
+})
+
+t.test('its types serve a TypeScript user', async t => {
+  writeFileSync(`${directory}/user.mts`, `
+    import Fastify from 'fastify'
+    import gracefulPlugin, { type GracefulOptions, type ShutdownReport } from 'fastify-graceful'
+    const options: GracefulOptions = { drainTimeout: 1_000, signals: ['SIGTERM'] }
+    const fastify = Fastify()
+    await fastify.register(gracefulPlugin, options)
+    const count: number = fastify.inFlightRequests
+    const report: ShutdownReport = await fastify.gracefulShutdown.shutdown()
+    // @ts-expect-error a misspelt option
+    await fastify.register(gracefulPlugin, { drainTimeOut: 1 })
+    fastify.get('/', { config: { gracefulShutdown: { writeTimeout: false } } }, async () => [count, report.exitCode])
+  `)
+  writeFileSync(`${directory}/tsconfig.json`, JSON.stringify({
+    compilerOptions: { module: 'nodenext', target: 'es2022', strict: true, noEmit: true, skipLibCheck: false, types: ['node'] }, files: ['user.mts']
+  }))
+  const { stdout: output } = await run(process.execPath, [`${root}/node_modules/typescript/bin/tsc`, '-p', directory])
+    .catch((error: unknown) => error as { stdout: string })
+  t.equal(output, '')
+})
+
+t.test('passes publint and attw', async t => {
+  const tarball = `${directory}/${packed?.filename}`
+  await run(process.execPath, [`${root}/node_modules/publint/src/cli.js`, tarball, '--strict'])
+  await run(process.execPath, [`${root}/node_modules/@arethetypeswrong/cli/dist/index.js`, tarball, '--ignore-rules', 'cjs-resolves-to-esm'])
+  t.pass('both are content')
+})

@@ -1,0 +1,23 @@
+import t from 'tap'
+import { PhaseClock } from '../lib/phase.ts'
+
+t.test('goes forward, may leave phases out, and aborts its signal once', async t => {
+  const phase = new PhaseClock()
+  let aborts = 0
+  phase.signal.addEventListener('abort', () => { aborts++ })
+  t.equal(phase.current, 'running')
+  t.notOk(phase.signal.aborted)
+  phase.advance('draining')
+  t.ok(phase.signal.aborted)
+  phase.advance('closed')
+  t.equal(phase.current, 'closed')
+  t.equal(aborts, 1)
+})
+
+t.test('never goes back nor stays', async t => {
+  const phase = new PhaseClock()
+  phase.advance('closing')
+  for (const next of ['running', 'delaying', 'draining', 'closing'] as const) {
+    t.throws(() => { phase.advance(next) }, { message: `A shutdown cannot go from closing to ${next}` })
+  }
+})
