@@ -57,7 +57,7 @@ function install (): void {
     logger: false,
     onSecondSignal: signal => { logAll(`Second signal, ${signal}: exiting at once`) },
     onSecondError: error => {
-      for (const { log } of members) log.error({ err: error }, 'Second uncaught error: exiting at once')
+      for (const { log } of members) log.error({ err: error }, 'Uncaught error while shutting down: exiting at once')
     },
     onTimeout: delay => { logAll(`Not shut down within ${delay}ms: exiting`) }
   }, async event => {

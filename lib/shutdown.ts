@@ -111,7 +111,7 @@ export class Shutdown {
       exitCode: clean ? 0 : 1
     }
     if (clean) log.info({ report }, 'Graceful shutdown complete')
-    else log.error({ report }, 'Shutdown complete, but not everything went well')
+    else log.error({ report: loggable(report) }, 'Shutdown complete, but not everything went well')
     return report
   }
 
@@ -149,6 +149,12 @@ export class Shutdown {
       log.error({ err: this.#closeError }, 'Fastify was not closed cleanly')
     }
   }
+}
+
+/** JSON has nothing to say of an Error; each was logged with its stack when it came. */
+function loggable (report: ShutdownReport): object {
+  const callbacks = report.callbacks.map(callback => ({ ...callback, error: callback.error?.message }))
+  return { ...report, callbacks, errors: report.errors.map(({ message }) => message) }
 }
 
 class Deferred<T> {

@@ -43,8 +43,9 @@ export class Timeouts {
   readonly #cuts: Cuts
   readonly #log: FastifyInstance['log']
   readonly #sessionTimeout: number
+  /** For HTTP/2, which has no such timeout in Node. */
+  readonly #read: Timeout
   #write: Timeout
-  #read: Timeout = false
   #shortest = Infinity
   #sweeper: NodeJS.Timeout | undefined
 
@@ -54,7 +55,8 @@ export class Timeouts {
     this.#cuts = cuts
     this.#log = fastify.log
     this.#write = options.writeTimeout
-    const { http2SessionTimeout = 0 } = fastify.initialConfig
+    const { http2SessionTimeout = 0, requestTimeout } = fastify.initialConfig as { http2SessionTimeout?: number, requestTimeout?: number }
+    this.#read = options.given.has('readTimeout') ? options.readTimeout : requestTimeout || options.readTimeout
     const ours = options.given.has('idleTimeout') || http2SessionTimeout === FASTIFY_DEFAULTS.http2SessionTimeout
     this.#sessionTimeout = ours ? options.idleTimeout || 0 : http2SessionTimeout
   }
@@ -74,9 +76,6 @@ export class Timeouts {
         server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, lateness(server.requestTimeout))
       }
       if (ours('idleTimeout', 'keepAliveTimeout')) server.keepAliveTimeout = idleTimeout || 0
-      this.#read = server.requestTimeout || false
-    } else {
-      this.#read = readTimeout
     }
     if (ours('writeTimeout', 'timeout')) {
       server.timeout = 0

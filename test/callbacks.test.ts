@@ -71,7 +71,9 @@ t.test('runs every callback when some throw, and collects the errors', async t =
   t.equal(exitCode, 1)
   t.match(await log.line(/"throws" failed after \d+ms/), { level: 50, err: { message: 'sync' } })
   t.strictSame(log.messages(/Graceful shutdown complete/), [])
-  t.match(await log.line(/not everything went well/), { level: 50 })
+  t.match(await log.line(/not everything went well/), {
+    level: 50, report: { callbacks: [{ error: 'sync' }, { error: 'async' }, { error: 'a string' }, { name: 'fine', error: undefined }] }
+  })
 })
 
 t.test('ends a callback at its own timeout, aborts its signal and runs the next', async t => {

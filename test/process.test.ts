@@ -103,14 +103,14 @@ for (const [path, message] of [['/throw', 'uncaught on purpose'], ['/reject', 'u
   })
 }
 
-t.test('a second uncaught error exits at once', async t => {
+t.test('an uncaught error while shutting down exits at once', async t => {
   const service = fork(t, 'service', { OPTIONS: '{"shutdownDelay":5000,"drainTimeout":2000}' })
   const port = await portOf(service)
   new RawClient(port).get('/throw')
   await service.log.line(/^Uncaught error$/)
   new RawClient(port).get('/throw')
   t.strictSame(await service.exit, { code: 1, signal: null })
-  await service.log.line(/Second uncaught error: exiting at once/)
+  await service.log.line(/Uncaught error while shutting down: exiting at once/)
 })
 
 t.test('a list of signals is all that it listens to', async t => {

@@ -10,7 +10,7 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
-async function http2App (t: Test, options: GracefulOptions, server: object = {}): Promise<FastifyInstance> {
+async function http2App (t: Test, options: GracefulOptions = {}, server: object = {}): Promise<FastifyInstance> {
   const app = Fastify({ http2: true, ...server }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin, options)
@@ -52,17 +52,18 @@ t.test('readTimeout: false lets a slow upload go on', async t => {
 })
 
 t.test('HTTP/2: a client that never ends its request is answered 408', async t => {
-  const app = await http2App(t, { readTimeout: 100 })
-  app.post('/', async () => 'never')
-  const port = await listen(app)
-  const session = connectHttp2(`http://127.0.0.1:${port}`)
-  const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' })
-  stream.on('error', () => {})
-  stream.write('half')
-  const [headers] = await once(stream, 'response') as [Record<string, unknown>]
-  t.equal(headers[':status'], 408)
-  t.notOk('connection' in headers)
-  session.destroy()
+  for (const [options, server] of [[{ readTimeout: 100 }, { requestTimeout: 60_000 }], [{}, { requestTimeout: 100 }]]) {
+    const app = await http2App(t, options, server)
+    app.post('/', async () => 'never')
+    const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+    const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' })
+    stream.on('error', () => {})
+    stream.write('half')
+    const [headers] = await once(stream, 'response') as [Record<string, unknown>]
+    t.equal(headers[':status'], 408)
+    t.notOk('connection' in headers)
+    session.destroy()
+  }
 })
 
 t.test('a handler that does not answer is cut: its client reads 503, and the log names it', async t => {
