@@ -52,7 +52,7 @@ t.test('readTimeout: false lets a slow upload go on', async t => {
 })
 
 t.test('HTTP/2: a client that never ends its request is answered 408', async t => {
-  for (const [options, server] of [[{ readTimeout: 100 }, { requestTimeout: 60_000 }], [{}, { requestTimeout: 100 }]]) {
+  for (const [options, server] of [[{ readTimeout: 100 }, { requestTimeout: 60_000 }], [{}, { requestTimeout: 100 }]] as const) {
     const app = await http2App(t, options, server)
     app.post('/', async () => 'never')
     const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
