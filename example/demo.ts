@@ -23,7 +23,8 @@ const SHUTDOWN_DELAY = 500
 /** How long to look at the running service before the signal. */
 const BEFORE = 200
 /** The service ends itself within its shutdownTimeout. If it does not, the demo has failed, and must end all the same. */
-const WATCHDOG = 1000 * SHUTDOWN_TIMEOUT_SECONDS + 2_000
+const TIME_TO_STOP = 1000 * SHUTDOWN_TIMEOUT_SECONDS + 2_000
+const TIME_TO_START = 20_000
 
 const picture = process.argv[2] ?? fileURLToPath(new URL('timeline.svg', import.meta.url))
 const directory = mkdtempSync(join(tmpdir(), 'fastify-graceful-demo-'))
@@ -44,7 +45,13 @@ const service = new Service({
   DATABASE: remains.database,
   METRICS_FILE: remains.metricsFile
 }, recording, line => { terminal.note(line) })
+const end = () => {
+  recording.killed = true
+  service.kill()
+}
+const starting = setTimeout(end, TIME_TO_START)
 const url = await service.url
+clearTimeout(starting)
 terminal.note(`Listening at ${url}`)
 
 const gone = new AbortController()
@@ -61,12 +68,9 @@ await sleep(BEFORE)
 
 recording.signalAt = Date.now()
 service.signal('SIGTERM')
-const watchdog = setTimeout(() => {
-  recording.killed = true
-  service.kill()
-}, WATCHDOG)
+const stopping = setTimeout(end, TIME_TO_STOP)
 await service.gone
-clearTimeout(watchdog)
+clearTimeout(stopping)
 gone.abort()
 await Promise.all([ended, probed, knocked])
 terminal.stop()

@@ -5,6 +5,7 @@ import type { Server as HttpServer } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { Server as NetServer } from 'node:net'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
 import { within } from './within.ts'
 
@@ -13,6 +14,9 @@ const kOldest = Symbol('graceful.oldest')
 const kNewest = Symbol('graceful.newest')
 /** On a reply: the one that came behind it on the same socket (a pipeline). */
 const kNext = Symbol('graceful.next')
+
+/** Who has connected so many milliseconds ago is about to send a request. */
+const JUST_CONNECTED = 100
 
 interface Linked extends FastifyReply {
   [kNext]?: Linked
@@ -28,6 +32,10 @@ export class Connections {
   readonly #sockets = new Set<Connection>()
   readonly #secured = new Set<Connection>()
   readonly #sessions = new Set<ServerHttp2Session>()
+  /** Who has connected since the last call, and when. */
+  readonly #late = new Map<object, number>()
+  #lastCalled = false
+  #accepted = 0
   readonly #onSocketClose: (this: Connection) => void
 
   /** @param onGone is told of each reply whose client is gone before the reply was over (HTTP/1) */
@@ -43,7 +51,11 @@ export class Connections {
   /** Takes charge of a listener's connections. */
   adopt (server: Server): void {
     this.#servers.add(server)
-    server.on('connection', (socket: Socket) => { this.#keep(socket, this.#sockets) })
+    server.on('connection', (socket: Socket) => {
+      this.#keep(socket, this.#sockets)
+      this.#accepted++
+      if (this.#lastCalled) this.#late.set(socket, performance.now())
+    })
     // A TLS server's sockets come twice: raw, so that one which never ends its handshake is known, too, and secured.
     server.on('secureConnection', (socket: Socket) => { this.#keep(socket, this.#secured) })
     server.on('session', (session: ServerHttp2Session) => { this.#keep(session, this.#sessions) })
@@ -51,12 +63,20 @@ export class Connections {
 
   #keep<T extends Socket | ServerHttp2Session> (item: T, set: Set<T>): void {
     set.add(item)
-    item.on('close', () => { set.delete(item) })
+    item.on('close', () => {
+      set.delete(item)
+      this.#late.delete(item)
+    })
   }
 
   /** Whether any listener takes connections. */
   get listening (): boolean {
     return [...this.#servers].some(server => server.listening)
+  }
+
+  /** How many connections are open. */
+  get open (): number {
+    return this.#sockets.size
   }
 
   /** A request has come in. On HTTP/2, Fastify's onResponse tells of every ending; nothing to do. */
@@ -97,8 +117,22 @@ export class Connections {
 
   /** The shutdown starts: who is being answered is told that it is the last time. Idle connections stay usable. */
   lastCall (): void {
+    this.#lastCalled = true
     for (const socket of [...this.#sockets, ...this.#secured]) sayClose(socket)
     for (const session of this.#sessions) session.close()
+  }
+
+  /**
+   * Lets in who waits in the kernel's queue: closing the listener resets them. The event loop accepts one
+   * connection a turn, so that a turn which brings none tells that the queue is empty.
+   */
+  async acceptWaiting (): Promise<void> {
+    const end = performance.now() + JUST_CONNECTED
+    let before = -1
+    while (this.#accepted !== before && performance.now() < end) {
+      before = this.#accepted
+      await nextTurn()
+    }
   }
 
   /** Takes no more connections. */
@@ -110,12 +144,15 @@ export class Connections {
   }
 
   /**
-   * Stops listening and closes every connection that speaks HTTP. Nothing counted is in flight any more; what
-   * else is being answered (a refusal, a probe) has `grace` milliseconds to be read.
+   * Closes every connection that speaks HTTP. Nothing counted is in flight any more; what
+   * else is being answered (a refusal, a probe) has `grace` milliseconds to be read, and who has only just
+   * connected has a moment to say what for.
    * Upgraded sockets stay: their owners may still say goodbye.
    */
   async close (grace: number): Promise<void> {
-    this.stopListening()
+    const justNow = performance.now() - JUST_CONNECTED
+    const late = [...this.#sockets].filter(socket => (this.#late.get(socket) ?? 0) > justNow)
+    await within(Math.min(grace, JUST_CONNECTED), Promise.all(late.map(closed)))
     const busy = [...this.#sockets, ...this.#secured].filter(socket => socket[kNewest] != null)
     await within(grace, Promise.all(busy.map(closed)))
     for (const server of this.#servers) {

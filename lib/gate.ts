@@ -25,6 +25,11 @@ export class Gate {
   readonly #connections: Connections
   /** Requests refused. */
   refused = 0
+  /** When the last request came in since the shutdown started, as performance.now() counts. */
+  lastArrival = -Infinity
+
+  #holding = false
+  readonly #held: Array<() => void> = []
 
   constructor (phase: PhaseClock, connections: Connections) {
     this.#phase = phase
@@ -33,6 +38,7 @@ export class Gate {
 
   /** Whether this request may go on; if not, it has been answered. Not for the phase `running`. */
   admits (request: FastifyRequest, reply: FastifyReply): boolean {
+    this.lastArrival = performance.now()
     this.#connections.closeAfter(reply)
     if (this.#phase.current === 'delaying' || request.routeOptions.config.gracefulShutdown === false) return true
     this.refused++
@@ -40,13 +46,27 @@ export class Gate {
     return false
   }
 
+  /** Answers nobody until `release`: who is not answered does not come back at once with a new connection. */
+  hold (): void {
+    this.#holding = true
+  }
+
+  release (): void {
+    this.#holding = false
+    for (const answer of this.#held) answer()
+  }
+
   #refuse (request: FastifyRequest, reply: FastifyReply): void {
     // Sent as text: an Error would go through error handlers and log a stack for each refused request.
-    const refuse = () => {
+    const answer = () => {
       reply.code(503)
         .header('retry-after', RETRY_AFTER_SECONDS)
         .type('application/json; charset=utf-8')
         .send(body)
+    }
+    const refuse = () => {
+      if (this.#holding) this.#held.push(answer)
+      else answer()
     }
     if (hasBody(request.raw)) {
       afterBody(request.raw, refuse)

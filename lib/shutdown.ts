@@ -17,6 +17,11 @@ import { TIMED_OUT, within } from './within.ts'
 const TELL_EVERY = 1_000
 /** The steps are done so much before shutdownTimeout, so that the report is out when the forced exit comes. */
 const MARGIN = { part: 1 / 20, most: 250 }
+/**
+ * A client that has just been answered over keep-alive sends its next request at once. It is to read a 503, not a
+ * reset: so nobody must have asked for so long before connections are closed, within a limit for those who go on asking.
+ */
+const QUIET = { milliseconds: 100, most: 200 }
 /** How long connections have to be read to their end or to say goodbye, in milliseconds and as a part of what is left. */
 const GOODBYE = { part: 1 / 4, most: 1_000 }
 
@@ -126,16 +131,36 @@ export class Shutdown {
     const teller = setInterval(tell, TELL_EVERY)
     const drained = await inFlight.idle(drainTimeout)
     clearInterval(teller)
-    if (drained) log.info(`All requests drained in ${((performance.now() - start) / 1000).toFixed(1)}s`)
-    else cuts.cutAll(new DrainTimeoutError(drainTimeout))
+    if (drained) {
+      log.info(`All requests drained in ${((performance.now() - start) / 1000).toFixed(1)}s`)
+      await this.#quiet(start)
+    } else {
+      cuts.cutAll(new DrainTimeoutError(drainTimeout))
+    }
+  }
+
+  /** Waits until no request has come in for a while since the gate shut. */
+  async #quiet (since: number): Promise<void> {
+    const { connections, gate } = this.#parts
+    const end = performance.now() + QUIET.most
+    while (connections.open > 0) {
+      const now = performance.now()
+      const left = Math.min(Math.max(since, gate.lastArrival) + QUIET.milliseconds, end) - now
+      if (left <= 0) return
+      await sleep(left)
+    }
   }
 
   /** Closes connections and Fastify. Callbacks keep half of the time that is left. */
   async #close (deadline: number): Promise<void> {
-    const { log, connections, close } = this.#parts
+    const { log, connections, gate, close } = this.#parts
     const limit = Math.max(0, deadline - performance.now()) / 2
     const goodbye = Math.min(GOODBYE.most, limit * GOODBYE.part)
     const closeAll = async () => {
+      gate.hold()
+      await connections.acceptWaiting()
+      connections.stopListening()
+      gate.release()
       await connections.close(goodbye)
       const closed = close()
       // Hooks have asked upgraded sockets to go by now; Fastify waits for those that have not gone.

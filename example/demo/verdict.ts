@@ -6,6 +6,9 @@ import { readFile } from 'node:fs/promises'
 import Database from 'libsql'
 import { count } from './recording.ts'
 
+/** So many of the lost ones are told one by one. */
+const FEW = 10
+
 export interface Verdict {
   rows: Array<{ name: string, value: string, isGood?: boolean }>
   isGood: boolean
@@ -41,7 +44,7 @@ export async function judge (recording: Recording, remains: Remains): Promise<Ve
     { name: 'Last metrics', value: metrics, isGood: metrics !== 'missing' },
     { name: 'Exit code', value: killed ? 'none: ended by force' : String(exitCode), isGood: exitCode === 0 && !killed },
     { name: 'Time from SIGTERM to exit', value: `${((exitAt - signalAt) / 1000).toFixed(2)} s` },
-    ...lost.map(({ method, outcome, detail, start }) =>
+    ...lost.slice(0, FEW).map(({ method, outcome, detail, start }) =>
       ({ name: `  lost: ${method} at ${((start - signalAt) / 1000).toFixed(2)} s`, value: `${outcome} ${detail}`, isGood: false }))
   ]
   return { rows, isGood: rows.every(({ isGood }) => isGood !== false) }

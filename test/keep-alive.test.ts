@@ -1,0 +1,54 @@
+// Clients that never stop asking, while the process is told to stop.
+
+import t from 'tap'
+import { Agent, get } from 'node:http'
+import { fork } from './helpers.ts'
+
+const CLIENTS = 100
+
+type Outcome = 'answered' | 'refused' | 'nobody listens' | `lost: ${string}`
+
+/** One request, read to its end. */
+async function ask (port: number, agent: Agent): Promise<Outcome> {
+  return await new Promise(resolve => {
+    const request = get({ port, host: '127.0.0.1', agent }, response => {
+      let text = ''
+      response.on('data', (chunk: Buffer) => { text += chunk.toString() })
+      response.on('error', error => { resolve(`lost: ${error.message}`) })
+      response.on('close', () => {
+        if (!response.complete) resolve('lost: torn')
+        else if (response.statusCode === 200 && text === 'served') resolve('answered')
+        else if (response.statusCode === 503 && text.includes('FST_ERR_GRACEFUL_SHUTTING_DOWN')) resolve('refused')
+        else resolve(`lost: ${response.statusCode} ${text}`)
+      })
+    })
+    request.on('error', (error: NodeJS.ErrnoException) => {
+      resolve(error.code === 'ECONNREFUSED' ? 'nobody listens' : `lost: ${error.code} ${error.message}`)
+    })
+  })
+}
+
+for (const [persistence, goesOn] of [
+  ['that stop when they are refused', (outcome: Outcome) => outcome === 'answered'],
+  ['that go on until nobody listens', (outcome: Outcome) => outcome === 'answered' || outcome === 'refused']
+] as const) {
+  t.test(`${CLIENTS} keep-alive clients in closed loops ${persistence} lose nothing`, async t => {
+    const service = fork(t, 'service', { OPTIONS: '{"health":false}', LOG_LEVEL: 'warn' })
+    const { port } = await service.log.line(/^ready$/) as unknown as { port: number }
+    const outcomes: Outcome[] = []
+    const loop = async (): Promise<void> => {
+      const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+      let outcome: Outcome
+      do {
+        outcome = await ask(port, agent)
+        outcomes.push(outcome)
+        if (outcomes.length === 20 * CLIENTS) service.kill('SIGTERM')
+      } while (goesOn(outcome))
+      agent.destroy()
+    }
+    await Promise.all(Array.from({ length: CLIENTS }, loop))
+    t.strictSame(await service.exit, { code: 0, signal: null })
+    t.strictSame(outcomes.filter(outcome => outcome.startsWith('lost')), [])
+    t.ok(outcomes.filter(outcome => outcome === 'refused').length >= CLIENTS - 10, 'who was connected has read a refusal')
+  })
+}
