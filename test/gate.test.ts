@@ -1,5 +1,9 @@
 import t from 'tap'
-import { createApp, Deferred, heldRoute, listen, RawClient } from './helpers.ts'
+import Fastify from 'fastify'
+import { Connections } from '../lib/connections.ts'
+import { Gate } from '../lib/gate.ts'
+import { PhaseClock } from '../lib/phase.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 const refusal = {
   statusCode: 503,
@@ -159,6 +163,24 @@ t.test('a client that writes all of a refused upload before it reads sees its 50
   t.equal(client.error, undefined)
   held.release()
   await busy.closed
+})
+
+t.test('while it holds, refuses nobody until it is released', async t => {
+  const app = Fastify()
+  const phase = new PhaseClock()
+  const gate = new Gate(phase, new Connections(() => {}))
+  app.addHook('onRequest', (request, reply, done) => { if (gate.admits(request, reply)) done() })
+  await app.ready()
+  phase.advance('draining')
+  gate.hold()
+  let answered = false
+  const answer = app.inject('/').finally(() => { answered = true })
+  await eventually(() => gate.refused === 1)
+  await new Promise(resolve => { setImmediate(resolve) })
+  t.notOk(answered)
+  gate.release()
+  t.equal((await answer).statusCode, 503)
+  t.equal((await app.inject('/')).statusCode, 503)
 })
 
 t.test('of a pipeline, only the last response says Connection: close', async t => {
