@@ -5,7 +5,7 @@ import type { Server as HttpServer } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { Server as NetServer } from 'node:net'
-import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
 import { within } from './within.ts'
 
@@ -17,6 +17,9 @@ const kNext = Symbol('graceful.next')
 
 /** Who has connected so many milliseconds ago is about to send a request. */
 const JUST_CONNECTED = 100
+
+/** For so many milliseconds, who has just been answered would have connected again. */
+const NOBODY_CONNECTS = 25
 
 interface Linked extends FastifyReply {
   [kNext]?: Linked
@@ -124,14 +127,16 @@ export class Connections {
 
   /**
    * Lets in who waits in the kernel's queue: closing the listener resets them. The event loop accepts one
-   * connection a turn, so that a turn which brings none tells that the queue is empty.
+   * connection a turn. While new ones keep coming, it waits for a moment without any, within a limit.
    */
   async acceptWaiting (): Promise<void> {
     const end = performance.now() + JUST_CONNECTED
+    await nextTurn()
+    if (this.#late.size === 0) return
     let before = -1
     while (this.#accepted !== before && performance.now() < end) {
       before = this.#accepted
-      await nextTurn()
+      await sleep(NOBODY_CONNECTS)
     }
   }
 

@@ -23,7 +23,8 @@ async function ask (port: number, agent: Agent): Promise<Outcome> {
       })
     })
     request.on('error', (error: NodeJS.ErrnoException) => {
-      resolve(error.code === 'ECONNREFUSED' ? 'nobody listens' : `lost: ${error.code} ${error.message}`)
+      // A reset while connecting comes from the kernel, whose queue the process never saw: nothing had been sent.
+      resolve(error.syscall === 'connect' ? 'nobody listens' : `lost: ${error.code} ${error.message}`)
     })
   })
 }
