@@ -5,6 +5,7 @@
 //   lib/in-flight.ts    who is in flight
 //   lib/connections.ts  every open socket and HTTP/2 session
 //   lib/servers.ts      every listener
+//   lib/web-sockets.ts  the WebSockets of @fastify/websocket
 //   lib/gate.ts         what a request meets once a shutdown has started
 //   lib/cuts.ts         who took too long
 //   lib/timeouts.ts     read, write and idle timeouts
@@ -30,6 +31,7 @@ import * as process from './lib/process.ts'
 import { adoptServers, isOwned } from './lib/servers.ts'
 import { Shutdown } from './lib/shutdown.ts'
 import { Timeouts } from './lib/timeouts.ts'
+import { WebSockets } from './lib/web-sockets.ts'
 
 async function graceful (fastify: FastifyInstance, input: GracefulOptions): Promise<void> {
   if (isOwned(fastify) || fastify.hasDecorator('gracefulShutdown')) throw new AlreadyRegisteredError()
@@ -38,7 +40,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   const phase = new PhaseClock()
   const inFlight = new InFlight()
-  const connections = new Connections(reply => { inFlight.orphan(reply) })
+  const connections = new Connections(reply => { inFlight.orphan(reply) }, () => { void shutdown.start('close') })
+  const webSockets = new WebSockets()
   const gate = new Gate(phase, connections)
   const cuts = new Cuts(phase, inFlight, log)
   const timeouts = new Timeouts(options, fastify, inFlight, cuts)
@@ -61,6 +64,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
     const isRequest = !isUpgrade(request.raw)
     if (isRequest) connections.opened(reply)
+    else webSockets.opened(request.server)
     if (phase.current !== 'running' && !gate.admits(request, reply)) return
     if (isRequest) inFlight.enter(reply)
     done()
@@ -96,13 +100,15 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     signals: options.signals,
     shutdownTimeout: options.shutdownTimeout,
     log,
-    shutdown: async (reason, errors) => await shutdown.start(reason, errors)
+    shutdown: async reason => await shutdown.start(reason),
+    fail: error => { shutdown.fail(error) },
+    abandon: () => { shutdown.abandon() }
   }
   const release = () => {
     timeouts.stop()
     process.leave(member)
   }
-  const shutdown = new Shutdown({ options, log, phase, inFlight, connections, cuts, gate, callbacks, close, release })
+  const shutdown = new Shutdown({ options, log, phase, inFlight, connections, webSockets, cuts, gate, callbacks, close, release })
 
   fastify.addHook('onListen', done => {
     // Fastify goes on with a listen() that was under way when it was closed.

@@ -16,6 +16,7 @@ export class Callbacks {
   readonly #shutdownTimeout: number
   readonly #registered: Registered[] = []
   #started = false
+  #finished = 0
 
   constructor (shutdownTimeout: number) {
     this.#shutdownTimeout = shutdownTimeout
@@ -29,6 +30,11 @@ export class Callbacks {
     this.#registered.push(entry)
   }
 
+  /** The names of those that have not run to their end. */
+  get unfinished (): string[] {
+    return this.#registered.slice(this.#finished).map(({ name }) => name)
+  }
+
   /** Runs them all. It never rejects: what goes wrong is in the report. */
   async run (reason: string, deadline: number, log: FastifyBaseLogger): Promise<CallbackReport[]> {
     this.#started = true
@@ -37,6 +43,7 @@ export class Callbacks {
       const later = this.#registered.slice(index + 1)
       const limit = share(entry, later, Math.max(0, deadline - performance.now()))
       reports.push(await runOne(entry, limit, reason, log))
+      this.#finished++
     }
     return reports
   }

@@ -2,8 +2,9 @@
 
 import type { FastifyReply } from 'fastify'
 import type { Server as HttpServer } from 'node:http'
-import type { Http2ServerRequest, ServerHttp2Session } from 'node:http2'
+import type { Http2ServerRequest, Http2Session, ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import { constants } from 'node:http2'
 import { Server as NetServer } from 'node:net'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
@@ -21,8 +22,20 @@ const JUST_CONNECTED = 100
 /** For so many milliseconds, who has just been answered would have connected again. */
 const NOBODY_CONNECTS = 25
 
+/** Who has just been answered over keep-alive has so many milliseconds to ask again, and be refused rather than reset. */
+const JUST_ANSWERED = 100
+
+/** In a GOAWAY, refuses no stream: a client's requests that are on their way are still answered. */
+const LAST_STREAM = 2 ** 31 - 1
+
 interface Linked extends FastifyReply {
   [kNext]?: Linked
+}
+
+/** What Node's HTTP servers have to close idle connections with. */
+interface KeepAliveServer {
+  keepAliveTimeout: number
+  keepAliveTimeoutBuffer: number
 }
 
 interface Connection extends Socket {
@@ -37,12 +50,22 @@ export class Connections {
   readonly #sessions = new Set<ServerHttp2Session>()
   /** Who has connected since the last call, and when. */
   readonly #late = new Map<object, number>()
+  /** Sessions that have had notice. */
+  readonly #told = new WeakSet<Http2Session>()
   #lastCalled = false
+  #closingIdle = false
+  #stopped = false
   #accepted = 0
+  #whenGone: (() => void) | undefined
+  readonly #onServerClose: () => void
   readonly #onSocketClose: (this: Connection) => void
 
-  /** @param onGone is told of each reply whose client is gone before the reply was over (HTTP/1) */
-  constructor (onGone: (reply: FastifyReply) => void) {
+  /**
+   * @param onGone is told of each reply whose client is gone before the reply was over (HTTP/1)
+   * @param onServerClose is told when somebody closes a listener, as node:cluster does in a worker that its primary disconnects
+   */
+  constructor (onGone: (reply: FastifyReply) => void, onServerClose: () => void) {
+    this.#onServerClose = onServerClose
     // One listener per socket, not per response: a queued response of an aborted pipeline has no 'close'.
     this.#onSocketClose = function () {
       for (let reply = this[kOldest]; reply != null; reply = reply[kNext]) onGone(reply)
@@ -62,6 +85,15 @@ export class Connections {
     // A TLS server's sockets come twice: raw, so that one which never ends its handshake is known, too, and secured.
     server.on('secureConnection', (socket: Socket) => { this.#keep(socket, this.#secured) })
     server.on('session', (session: ServerHttp2Session) => { this.#keep(session, this.#sessions) })
+
+    const { close } = server
+    server.close = callback => {
+      if (this.#stopped) return close.call(server, callback)
+      // Not yet: http.Server's close() destroys connections that are about to ask, or whose response is not yet flushed.
+      NetServer.prototype.close.call(server, callback)
+      this.#onServerClose()
+      return server
+    }
   }
 
   #keep<T extends Socket | ServerHttp2Session> (item: T, set: Set<T>): void {
@@ -69,6 +101,7 @@ export class Connections {
     item.on('close', () => {
       set.delete(item)
       this.#late.delete(item)
+      if (this.#sockets.size === 0) this.#whenGone?.()
     })
   }
 
@@ -80,6 +113,11 @@ export class Connections {
   /** How many connections are open. */
   get open (): number {
     return this.#sockets.size
+  }
+
+  /** Resolves once no connection is open. */
+  async gone (): Promise<void> {
+    await new Promise<void>(resolve => { this.#whenGone = resolve })
   }
 
   /** A request has come in. On HTTP/2, Fastify's onResponse tells of every ending; nothing to do. */
@@ -114,15 +152,38 @@ export class Connections {
    */
   closeAfter (reply: Linked): void {
     const { raw } = reply.request
-    if (raw.httpVersionMajor === 2) (raw as unknown as Http2ServerRequest).stream.session?.close()
+    if (raw.httpVersionMajor === 2) this.#goAway((raw as unknown as Http2ServerRequest).stream.session)
     else sayClose(raw.socket)
+  }
+
+  /** Sends GOAWAY: at first as a notice, later so that new streams are refused and the session closes behind those it has. */
+  #goAway (session: Http2Session | undefined): void {
+    if (session === undefined || session.closed) return
+    if (this.#closingIdle) {
+      session.close()
+    } else if (!this.#told.has(session)) {
+      this.#told.add(session)
+      session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM)
+    }
   }
 
   /** The shutdown starts: who is being answered is told that it is the last time. Idle connections stay usable. */
   lastCall (): void {
     this.#lastCalled = true
     for (const socket of [...this.#sockets, ...this.#secured]) sayClose(socket)
-    for (const session of this.#sessions) session.close()
+    for (const session of this.#sessions) this.#goAway(session)
+  }
+
+  /** From now on, a connection that goes idle is closed soon: one whose response had said nothing of it, a stream's. */
+  closeIdle (): void {
+    this.#closingIdle = true
+    for (const session of this.#sessions) this.#goAway(session)
+    for (const server of this.#servers as Set<Partial<KeepAliveServer>>) {
+      if (server.keepAliveTimeout === undefined) continue
+      server.keepAliveTimeout = JUST_ANSWERED
+      // Node 22.19 and later wait for a second more.
+      server.keepAliveTimeoutBuffer = 0
+    }
   }
 
   /**
@@ -142,6 +203,7 @@ export class Connections {
 
   /** Takes no more connections. */
   stopListening (): void {
+    this.#stopped = true
     for (const server of this.#servers) {
       // Not http.Server's close(): it destroys a connection whose response has ended and is not yet flushed.
       if (server.listening) NetServer.prototype.close.call(server)
@@ -159,7 +221,8 @@ export class Connections {
     const late = [...this.#sockets].filter(socket => (this.#late.get(socket) ?? 0) > justNow)
     await within(Math.min(grace, JUST_CONNECTED), Promise.all(late.map(closed)))
     const busy = [...this.#sockets, ...this.#secured].filter(socket => socket[kNewest] != null)
-    await within(grace, Promise.all(busy.map(closed)))
+    for (const session of this.#sessions) this.#goAway(session)
+    await within(grace, Promise.all([...busy, ...this.#sessions].map(closed)))
     for (const server of this.#servers) {
       // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
       (server as Partial<HttpServer>).closeAllConnections?.()
@@ -190,6 +253,6 @@ function sayClose (socket: Connection): void {
 }
 
 /** Not events.once(): that rejects where the socket has an error first, and a reset is a close, too. */
-async function closed (socket: Socket): Promise<void> {
-  await new Promise<void>(resolve => { socket.once('close', () => { resolve() }) })
+async function closed (item: Socket | ServerHttp2Session): Promise<void> {
+  await new Promise<void>(resolve => { item.once('close', () => { resolve() }) })
 }

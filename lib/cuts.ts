@@ -47,6 +47,16 @@ export class Cuts {
   /** Cuts everybody who is in flight; background work can only be named. */
   cutAll (error: FastifyError): void {
     for (const reply of this.#inFlight.replies()) this.cut(reply, error)
+    this.#nameTasks(error)
+  }
+
+  /** Names everybody who is in flight, without doing anything about it. */
+  nameAll (error: FastifyError): void {
+    for (const reply of this.#inFlight.replies()) this.#name(reply, error)
+    this.#nameTasks(error)
+  }
+
+  #nameTasks (error: FastifyError): void {
     for (const task of this.#inFlight.listTasks()) {
       this.#reported.set(task, task)
       this.#log.error({ ...task, code: error.code }, `Background work cut: ${task.name}`)

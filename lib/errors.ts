@@ -56,6 +56,10 @@ export const ReadTimeoutError = createError<[limit: number]>(
 export const DrainTimeoutError = createError<[limit: number]>(
   'FST_ERR_GRACEFUL_DRAIN_TIMEOUT', 'The request was not answered within the %d ms that a shutdown waits', 503)
 
+/** In the log only: nobody can be answered any more. */
+export const ExitError = createError(
+  'FST_ERR_GRACEFUL_EXIT', 'The process exited before the request was answered', 503)
+
 /** An error in the shape in which Fastify sends it. */
 export function errorBody ({ statusCode = 500, code, message }: FastifyError): string {
   return JSON.stringify({ statusCode, code, error: STATUS_CODES[statusCode], message })

@@ -2,32 +2,40 @@
 // the first to finish ends the process under the other. So all instances share it, across copies of this
 // package, too; it is there only while one of them listens, so that it disturbs nobody's test runner.
 
+import cluster from 'node:cluster'
 import closeWithGrace from 'close-with-grace'
 import type { FastifyBaseLogger } from 'fastify'
 import type { ProcessEvent, ShutdownReport } from '../types/index.ts'
 import { toError } from './errors.ts'
 import { PROCESS_EVENTS } from './options.ts'
 
+/** close-with-grace exits at once on a second error, and with it would go who is in flight: these are listened to here. */
+const ERROR_EVENTS = ['uncaughtException', 'unhandledRejection'] as const
+
 /** An instance that goes down with the process. */
 export interface Member {
   readonly signals: readonly ProcessEvent[]
   readonly shutdownTimeout: number
   readonly log: FastifyBaseLogger
-  readonly shutdown: (reason: string, errors: Error[]) => Promise<ShutdownReport>
+  readonly shutdown: (reason: string) => Promise<ShutdownReport>
+  /** An error that nobody caught, before the shutdown or during it. */
+  readonly fail: (error: Error) => void
+  /** The process exits, wherever the shutdown stands. */
+  readonly abandon: () => void
 }
 
 interface Registry {
   readonly members: Set<Member>
-  installed: { uninstall: () => void } | undefined
+  uninstall: (() => void) | undefined
   /** The process goes down: who leaves or joins now changes nothing. */
   exiting: boolean
 }
 
 /** Changed whenever Registry or Member is: copies that differ in it do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.1')
+const kRegistry = Symbol.for('fastify-graceful.process.2')
 
 const shared = globalThis as { [kRegistry]?: Registry }
-const registry: Registry = shared[kRegistry] ??= { members: new Set(), installed: undefined, exiting: false }
+const registry: Registry = shared[kRegistry] ??= { members: new Set(), uninstall: undefined, exiting: false }
 
 /** From now on, this instance shuts down when the process is told to. */
 export function join (member: Member): void {
@@ -44,29 +52,73 @@ export function leave (member: Member): void {
 /** Listens to what any member wants; they all go down together, for the process does. */
 function install (): void {
   if (registry.exiting) return
-  registry.installed?.uninstall()
-  registry.installed = undefined
+  registry.uninstall?.()
+  registry.uninstall = undefined
   const members = [...registry.members]
   if (members.length === 0) return
   const wanted = new Set(members.flatMap(({ signals }) => signals))
-  const logAll = (message: string) => { for (const { log } of members) log.error(message) }
-  registry.installed = closeWithGrace({
+  const skipped = PROCESS_EVENTS.filter(event => !wanted.has(event) || isErrorEvent(event))
+  let reason = 'beforeExit'
+  const grace = closeWithGrace({
     // Each member keeps its own deadline; this ends the process where one fails to.
     delay: Math.max(...members.map(({ shutdownTimeout }) => shutdownTimeout)),
-    skip: PROCESS_EVENTS.filter(event => !wanted.has(event)),
+    skip: skipped,
     logger: false,
-    onSecondSignal: signal => { logAll(`Second signal, ${signal}: exiting at once`) },
-    onSecondError: error => {
-      for (const { log } of members) log.error({ err: error }, 'Uncaught error while shutting down: exiting at once')
-    },
-    onTimeout: delay => { logAll(`Not shut down within ${delay}ms: exiting`) }
-  }, async event => {
+    onSecondSignal: signal => { logAll(members, `Second signal, ${signal}: exiting at once`) },
+    onTimeout: delay => { logAll(members, `Not shut down within ${delay}ms: exiting`) }
+  }, async ({ signal = reason }) => {
     registry.exiting = true
-    // Anything may be thrown, undefined too. A rejection that nobody handled comes the same way.
-    const errors = 'err' in event ? [toError(event.err)] : []
-    const reason = event.signal ?? (errors.length > 0 ? 'uncaughtException' : 'beforeExit')
-    const reports = await Promise.all(members.map(async ({ shutdown }) => await shutdown(reason, errors)))
+    process.once('exit', () => { for (const { abandon } of members) abandon() })
+    const reports = await Promise.all(members.map(async ({ shutdown }) => await shutdown(signal)))
     // close-with-grace exits with 1 when this rejects.
     if (reports.some(({ exitCode }) => exitCode !== 0)) throw new Error('The shutdown was not clean')
   })
+  const trigger = (event: string) => {
+    reason = event
+    if (!registry.exiting) grace.close()
+  }
+  const stopErrors = listenToErrors(ERROR_EVENTS.filter(event => wanted.has(event)), members, trigger)
+  const stopPrimary = listenToPrimary(trigger)
+  registry.uninstall = () => {
+    grace.uninstall()
+    stopErrors()
+    stopPrimary()
+  }
+}
+
+type ErrorEvent = typeof ERROR_EVENTS[number]
+
+function listenToErrors (wanted: readonly ErrorEvent[], members: readonly Member[], trigger: (event: string) => void): () => void {
+  const listeners = wanted.map(event => {
+    const listener = (thrown: unknown) => {
+      for (const { fail } of members) fail(toError(thrown))
+      trigger(event)
+    }
+    process.on(event, listener)
+    return () => { process.off(event, listener) }
+  })
+  return () => { for (const stop of listeners) stop() }
+}
+
+/**
+ * A cluster's worker whose primary is gone (Ctrl-C ends it at once) or has disconnected it. Node would exit here
+ * and now, unless the worker says that it does so of its own accord.
+ */
+function listenToPrimary (trigger: (event: string) => void): () => void {
+  const { worker } = cluster
+  if (worker === undefined) return () => {}
+  const onDisconnect = () => {
+    worker.exitedAfterDisconnect = true
+    trigger('disconnect')
+  }
+  worker.on('disconnect', onDisconnect)
+  return () => { worker.off('disconnect', onDisconnect) }
+}
+
+function isErrorEvent (event: ProcessEvent): boolean {
+  return (ERROR_EVENTS as readonly ProcessEvent[]).includes(event)
+}
+
+function logAll (members: readonly Member[], message: string): void {
+  for (const { log } of members) log.error(message)
 }

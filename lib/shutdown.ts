@@ -9,8 +9,9 @@ import type { Gate } from './gate.ts'
 import type { InFlight } from './in-flight.ts'
 import type { Options } from './options.ts'
 import type { PhaseClock } from './phase.ts'
+import type { WebSockets } from './web-sockets.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { CloseTimeoutError, DrainTimeoutError, toError } from './errors.ts'
+import { CloseTimeoutError, DrainTimeoutError, ExitError, toError } from './errors.ts'
 import { TIMED_OUT, within } from './within.ts'
 
 /** How often the log says who is waited for, in milliseconds. */
@@ -31,6 +32,7 @@ export interface Parts {
   readonly phase: PhaseClock
   readonly inFlight: InFlight
   readonly connections: Connections
+  readonly webSockets: WebSockets
   readonly cuts: Cuts
   readonly gate: Gate
   readonly callbacks: Callbacks
@@ -44,6 +46,7 @@ export class Shutdown {
   readonly #parts: Parts
   readonly #drained = new Deferred<void>()
   readonly #report = new Deferred<ShutdownReport>()
+  readonly #errors: Error[] = []
   #closeError: Error | undefined
 
   constructor (parts: Parts) {
@@ -51,8 +54,8 @@ export class Shutdown {
   }
 
   /** Starts the shutdown, or joins the one under way. It never rejects. */
-  async start (reason: string, errors: readonly Error[] = []): Promise<ShutdownReport> {
-    if (this.#parts.phase.current === 'running') this.#report.resolve(this.#run(reason, errors))
+  async start (reason: string): Promise<ShutdownReport> {
+    if (this.#parts.phase.current === 'running') this.#report.resolve(this.#run(reason))
     return await this.#report.promise
   }
 
@@ -73,13 +76,26 @@ export class Shutdown {
     await this.#drained.promise
   }
 
-  async #run (reason: string, uncaught: readonly Error[]): Promise<ShutdownReport> {
+  /** An error that nobody caught: the shutdown goes on, and is not clean. */
+  fail (error: Error): void {
+    this.#errors.push(error)
+    this.#parts.log.error({ err: error }, 'Uncaught error')
+  }
+
+  /** The process exits while the shutdown runs: nobody is lost without a word. */
+  abandon (): void {
+    const { phase, cuts, callbacks, log } = this.#parts
+    if (phase.current === 'running' || phase.current === 'closed') return
+    cuts.nameAll(new ExitError())
+    log.error({ phase: phase.current, callbacks: callbacks.unfinished }, 'The process exits before the shutdown is complete')
+  }
+
+  async #run (reason: string): Promise<ShutdownReport> {
     const { options, log, phase, inFlight, connections, cuts, gate, callbacks } = this.#parts
     const { shutdownTimeout, shutdownDelay } = options
     const watch = new Stopwatch()
     const deadline = watch.start + shutdownTimeout - Math.min(MARGIN.most, shutdownTimeout * MARGIN.part)
     const finishedBefore = inFlight.finished
-    for (const err of uncaught) log.error({ err }, 'Uncaught error')
     log.info(reason.startsWith('SIG') ? `${reason} received, shutting down` : `Shutting down: ${reason}`)
 
     connections.lastCall()
@@ -102,8 +118,7 @@ export class Shutdown {
     const callbackReports = await callbacks.run(reason, deadline, log)
     this.#parts.release()
     phase.advance('closed')
-    const errors = this.#closeError === undefined ? [...uncaught] : [...uncaught, this.#closeError]
-    const clean = cuts.list.length === 0 && errors.length === 0 && callbackReports.every(({ error }) => error === undefined)
+    const clean = cuts.list.length === 0 && this.#errors.length === 0 && callbackReports.every(({ error }) => error === undefined)
     const report: ShutdownReport = {
       reason,
       phases: { delaying, draining, closing, callbacks: watch.lap() },
@@ -112,7 +127,7 @@ export class Shutdown {
       refused: gate.refused,
       cut: cuts.list,
       callbacks: callbackReports,
-      errors,
+      errors: [...this.#errors],
       exitCode: clean ? 0 : 1
     }
     if (clean) log.info({ report }, 'Graceful shutdown complete')
@@ -121,8 +136,10 @@ export class Shutdown {
   }
 
   async #drain (): Promise<void> {
-    const { options: { drainTimeout }, log, inFlight, cuts } = this.#parts
+    const { options: { drainTimeout }, log, inFlight, connections, cuts } = this.#parts
     const start = performance.now()
+    const quietSince = inFlight.restingSince()
+    connections.closeIdle()
     const tell = () => {
       log.info(`Waiting for ${whom(inFlight.count, inFlight.tasks)} to complete...`)
       for (const entry of inFlight.list()) log.debug(entry, `Waiting for ${who(entry)}`)
@@ -133,27 +150,26 @@ export class Shutdown {
     clearInterval(teller)
     if (drained) {
       log.info(`All requests drained in ${((performance.now() - start) / 1000).toFixed(1)}s`)
-      await this.#quiet(start)
+      await this.#quiet(quietSince)
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
   }
 
-  /** Waits until no request has come in for a while since the gate shut. */
+  /** Waits until nobody who is connected has asked, or been answered so that he may ask again, for a while. */
   async #quiet (since: number): Promise<void> {
     const { connections, gate } = this.#parts
     const end = performance.now() + QUIET.most
     while (connections.open > 0) {
-      const now = performance.now()
-      const left = Math.min(Math.max(since, gate.lastArrival) + QUIET.milliseconds, end) - now
+      const left = Math.min(Math.max(since, gate.lastArrival) + QUIET.milliseconds, end) - performance.now()
       if (left <= 0) return
-      await sleep(left)
+      await within(left, connections.gone())
     }
   }
 
   /** Closes connections and Fastify. Callbacks keep half of the time that is left. */
   async #close (deadline: number): Promise<void> {
-    const { log, connections, gate, close } = this.#parts
+    const { log, connections, webSockets, gate, close } = this.#parts
     const limit = Math.max(0, deadline - performance.now()) / 2
     const goodbye = Math.min(GOODBYE.most, limit * GOODBYE.part)
     const closeAll = async () => {
@@ -162,6 +178,7 @@ export class Shutdown {
       connections.stopListening()
       gate.release()
       await connections.close(goodbye)
+      webSockets.goAway()
       const closed = close()
       // Hooks have asked upgraded sockets to go by now; Fastify waits for those that have not gone.
       if (await within(goodbye, closed) === TIMED_OUT) connections.destroy()
@@ -171,6 +188,7 @@ export class Shutdown {
       if (await within(limit, closeAll()) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit))
     } catch (thrown) {
       this.#closeError = toError(thrown)
+      this.#errors.push(this.#closeError)
       log.error({ err: this.#closeError }, 'Fastify was not closed cleanly')
     }
   }

@@ -105,6 +105,7 @@ export class Timeouts {
   }
 
   #sweep (): void {
+    this.#inFlight.restingSince()
     for (const reply of this.#inFlight.replies()) this.#look(reply)
   }
 

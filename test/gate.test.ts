@@ -168,7 +168,7 @@ t.test('a client that writes all of a refused upload before it reads sees its 50
 t.test('while it holds, refuses nobody until it is released', async t => {
   const app = Fastify()
   const phase = new PhaseClock()
-  const gate = new Gate(phase, new Connections(() => {}))
+  const gate = new Gate(phase, new Connections(() => {}, () => {}))
   app.addHook('onRequest', (request, reply, done) => { if (gate.admits(request, reply)) done() })
   await app.ready()
   phase.advance('draining')

@@ -87,7 +87,11 @@ t.test('a second signal exits at once', async t => {
   t.strictSame(service.log.messages(/callback runs/), [])
 })
 
-for (const [path, message] of [['/throw', 'uncaught on purpose'], ['/reject', 'unhandled on purpose'], ['/throw-undefined', 'undefined']] as const) {
+for (const [path, event, message] of [
+  ['/throw', 'uncaughtException', 'uncaught on purpose'],
+  ['/reject', 'unhandledRejection', 'unhandled on purpose'],
+  ['/throw-undefined', 'uncaughtException', 'undefined']
+] as const) {
   t.test(`an uncaught error (${path}) shuts down the same way and exits 1`, async t => {
     const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":800}' })
     const port = await portOf(service)
@@ -99,19 +103,23 @@ for (const [path, message] of [['/throw', 'uncaught on purpose'], ['/reject', 'u
     culprit.socket.destroy()
     t.strictSame(await service.exit, { code: 1, signal: null })
     t.match(await service.log.line(/^Uncaught error$/), { level: 50, err: { message } })
-    await service.log.line(/callback runs: uncaughtException/)
+    t.ok(service.log.messages().includes(`callback runs: ${event}`))
+  })
+
+  t.test(`an uncaught error (${path}) during the drain tears nobody, is reported, and the exit code is 1`, async t => {
+    const service = fork(t, 'service')
+    const port = await portOf(service)
+    const client = new RawClient(port).get('/slow?ms=400')
+    const culprit = new RawClient(port).get(`/slow?ms=100&then=${path}`)
+    await service.log.line(/slow request is in/)
+    service.kill('SIGTERM')
+    await service.log.line(/^Uncaught error$/)
+    await Promise.all([client.closed, culprit.closed])
+    for (const { text } of [client, culprit]) t.match(text, /200 OK[^]*slow$/)
+    t.strictSame(await service.exit, { code: 1, signal: null })
+    t.match(await service.log.line(/not everything went well/), { report: { reason: 'SIGTERM', completed: 2, cut: [], errors: [message] } })
   })
 }
-
-t.test('an uncaught error while shutting down exits at once', async t => {
-  const service = fork(t, 'service', { OPTIONS: '{"shutdownDelay":5000,"drainTimeout":2000}' })
-  const port = await portOf(service)
-  new RawClient(port).get('/throw')
-  await service.log.line(/^Uncaught error$/)
-  new RawClient(port).get('/throw')
-  t.strictSame(await service.exit, { code: 1, signal: null })
-  await service.log.line(/Uncaught error while shutting down: exiting at once/)
-})
 
 t.test('a list of signals is all that it listens to', async t => {
   const service = fork(t, 'service', { OPTIONS: '{"signals":["SIGUSR2"]}' })
