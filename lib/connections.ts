@@ -4,7 +4,6 @@ import type { FastifyReply } from 'fastify'
 import type { Server as HttpServer } from 'node:http'
 import type { Http2ServerRequest, Http2Session, ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
-import { constants } from 'node:http2'
 import { Server as NetServer } from 'node:net'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
@@ -24,9 +23,6 @@ const NOBODY_CONNECTS = 25
 
 /** Who has just been answered over keep-alive has so many milliseconds to ask again, and be refused rather than reset. */
 const JUST_ANSWERED = 100
-
-/** In a GOAWAY, refuses no stream: a client's requests that are on their way are still answered. */
-const LAST_STREAM = 2 ** 31 - 1
 
 interface Linked extends FastifyReply {
   [kNext]?: Linked
@@ -50,10 +46,7 @@ export class Connections {
   readonly #sessions = new Set<ServerHttp2Session>()
   /** Who has connected since the last call, and when. */
   readonly #late = new Map<object, number>()
-  /** Sessions that have had notice. */
-  readonly #told = new WeakSet<Http2Session>()
   #lastCalled = false
-  #closingIdle = false
   #stopped = false
   #accepted = 0
   #whenGone: (() => void) | undefined
@@ -152,32 +145,19 @@ export class Connections {
    */
   closeAfter (reply: Linked): void {
     const { raw } = reply.request
-    if (raw.httpVersionMajor === 2) this.#goAway((raw as unknown as Http2ServerRequest).stream.session)
+    if (raw.httpVersionMajor === 2) goAway((raw as unknown as Http2ServerRequest).stream.session)
     else sayClose(raw.socket)
-  }
-
-  /** Sends GOAWAY: at first as a notice, later so that new streams are refused and the session closes behind those it has. */
-  #goAway (session: Http2Session | undefined): void {
-    if (session === undefined || session.closed) return
-    if (this.#closingIdle) {
-      session.close()
-    } else if (!this.#told.has(session)) {
-      this.#told.add(session)
-      session.goaway(constants.NGHTTP2_NO_ERROR, LAST_STREAM)
-    }
   }
 
   /** The shutdown starts: who is being answered is told that it is the last time. Idle connections stay usable. */
   lastCall (): void {
     this.#lastCalled = true
     for (const socket of [...this.#sockets, ...this.#secured]) sayClose(socket)
-    for (const session of this.#sessions) this.#goAway(session)
+    for (const session of this.#sessions) goAway(session)
   }
 
   /** From now on, a connection that goes idle is closed soon: one whose response had said nothing of it, a stream's. */
   closeIdle (): void {
-    this.#closingIdle = true
-    for (const session of this.#sessions) this.#goAway(session)
     for (const server of this.#servers as Set<Partial<KeepAliveServer>>) {
       if (server.keepAliveTimeout === undefined) continue
       server.keepAliveTimeout = JUST_ANSWERED
@@ -221,7 +201,7 @@ export class Connections {
     const late = [...this.#sockets].filter(socket => (this.#late.get(socket) ?? 0) > justNow)
     await within(Math.min(grace, JUST_CONNECTED), Promise.all(late.map(closed)))
     const busy = [...this.#sockets, ...this.#secured].filter(socket => socket[kNewest] != null)
-    for (const session of this.#sessions) this.#goAway(session)
+    for (const session of this.#sessions) goAway(session)
     await within(grace, Promise.all([...busy, ...this.#sessions].map(closed)))
     for (const server of this.#servers) {
       // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
@@ -250,6 +230,14 @@ function sayClose (socket: Connection): void {
     if (reply === socket[kNewest]) reply.raw.setHeader('connection', 'close')
     else reply.raw.removeHeader('connection')
   }
+}
+
+/**
+ * Sends GOAWAY, refuses new streams, so that their client may try them elsewhere, and closes behind those that it has.
+ * Not goaway() with the highest stream first, as a notice: Node then drops new streams without a word.
+ */
+function goAway (session: Http2Session | undefined): void {
+  if (session?.closed === false) session.close()
 }
 
 /** Not events.once(): that rejects where the socket has an error first, and a reset is a close, too. */

@@ -1,0 +1,185 @@
+// Connections that are meant to stay: asked to go as soon as a shutdown starts, ended when it closes.
+
+import t from 'tap'
+import type { FastifyInstance } from 'fastify'
+import { once } from 'node:events'
+import { connect as connectHttp2 } from 'node:http2'
+import websocket from '@fastify/websocket'
+import Fastify from 'fastify'
+import { WebSocket } from 'undici'
+import gracefulPlugin from '../index.ts'
+import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+
+interface Greeted {
+  client: WebSocket
+  closed: Promise<{ code: number, reason: string }>
+}
+
+/** A WebSocket client, greeted by the server, and how it will be closed. */
+async function connectWebSocket (port: number, path: string): Promise<Greeted> {
+  const client = new WebSocket(`ws://127.0.0.1:${port}${path}`)
+  const closed = once(client as unknown as EventTarget, 'close') as Promise<[{ code: number, reason: string }]>
+  await once(client as unknown as EventTarget, 'message')
+  return { client, closed: closed.then(([{ code, reason }]) => ({ code, reason })) }
+}
+
+for (const where of ['root', 'encapsulated']) {
+  t.test(`WebSockets stay usable while requests are in flight, and then get 1001 (${where})`, async t => {
+    const { app } = await createApp(t)
+    if (where === 'root') await app.register(websocket)
+    app.register(async instance => {
+      if (where !== 'root') await instance.register(websocket)
+      instance.get('/ws', { websocket: true }, socket => {
+        socket.send('hello')
+        socket.on('message', (data: Buffer) => { socket.send(`echo ${data.toString()}`) })
+      })
+    })
+    const held = heldRoute(app)
+    const port = await listen(app)
+    const sockets = [await connectWebSocket(port, '/ws'), await connectWebSocket(port, '/ws')]
+    const busy = new RawClient(port).get('/held')
+    await held.entered
+    t.equal(app.inFlightRequests, 1)
+    const report = app.gracefulShutdown.shutdown()
+    for (const { client } of sockets) {
+      const echo = once(client as unknown as EventTarget, 'message') as Promise<[{ data: string }]>
+      client.send('still there?')
+      t.equal((await echo)[0].data, 'echo still there?')
+    }
+    held.release()
+    for (const { closed } of sockets) t.match(await closed, { code: 1001 })
+    await busy.closed
+    t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  })
+}
+
+t.test("what a WebSocket is closed with by the user's own hand stays", async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket, {
+    preClose (done) {
+      for (const client of this.websocketServer.clients) {
+        client.send('bye')
+        client.close(4000, 'mine')
+      }
+      done()
+    }
+  })
+  app.register(async instance => {
+    instance.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+  })
+  const { client, closed } = await connectWebSocket(await listen(app), '/ws')
+  const last = once(client as unknown as EventTarget, 'message') as Promise<[{ data: string }]>
+  const report = app.gracefulShutdown.shutdown()
+  t.equal((await last)[0].data, 'bye')
+  t.strictSame(await closed, { code: 4000, reason: 'mine' })
+  t.match(await report, { exitCode: 0 })
+})
+
+t.test('a WebSocket client that does not answer the close is not waited for', async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket)
+  app.register(async instance => {
+    instance.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+  })
+  const client = new RawClient(await listen(app))
+  client.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+  await client.until(/hello/)
+  const report = await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.match(client.text, /\x88\x02\x03\xe9$/, '1001') // oxlint-disable-line no-control-regex
+  t.match(report, { cut: [], exitCode: 0 })
+  t.ok(report.phases.closing < 2_000, `closing took ${report.phases.closing}ms`)
+})
+
+t.test('event streams and long polls see the signal at once, while the server still serves', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 200, drainTimeout: 2_000 })
+  const { gracefulShutdown } = app
+  const phases: string[] = []
+  app.get('/events', { config: { gracefulShutdown: { writeTimeout: false } } }, (_request, reply) => {
+    reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
+    reply.raw.write('data: hello\n\n')
+    gracefulShutdown.signal.addEventListener('abort', () => {
+      phases.push(gracefulShutdown.phase)
+      reply.raw.end('data: bye\n\n')
+    })
+  })
+  app.get('/poll', async () => {
+    await once(gracefulShutdown.signal, 'abort')
+    phases.push(gracefulShutdown.phase)
+    return { messages: [] }
+  })
+  const port = await listen(app)
+  const events = new RawClient(port).get('/events')
+  const poll = new RawClient(port).get('/poll')
+  await events.until(/hello/)
+  await eventually(() => app.inFlightRequests === 2)
+  const report = gracefulShutdown.shutdown()
+  await poll.closed
+  await events.until(/bye/)
+  t.strictSame(phases, ['delaying', 'delaying'])
+  t.match(poll.text, /connection: close[^]*\{"messages":\[\]\}$/i)
+  t.match(await report, { completed: 2, cut: [], exitCode: 0 })
+  await events.closed
+})
+
+t.test('an event stream that does not heed the signal has until the drain timeout', async t => {
+  const { app } = await createApp(t, { drainTimeout: 300 })
+  app.get('/events', (_request, reply) => {
+    reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
+    reply.raw.write('data: hello\n\n')
+  })
+  const client = new RawClient(await listen(app)).get('/events')
+  await client.until(/hello/)
+  const report = await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.match(report, { cut: [{ method: 'GET', route: '/events' }], exitCode: 1 })
+  t.ok(report.phases.draining >= 299, `drained for ${report.phases.draining}ms`)
+})
+
+t.test('HTTP/2: sessions get GOAWAY at once, their streams are served to the end, and so are new sessions while delaying', async t => {
+  const app = Fastify({ http2: true }) as unknown as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin, { shutdownDelay: 500, drainTimeout: 2_000 })
+  app.get('/', async () => app.gracefulShutdown.phase)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const [busy, idle] = [connectHttp2(`http://127.0.0.1:${port}`), connectHttp2(`http://127.0.0.1:${port}`)]
+  const stream = busy.request({ ':path': '/held' })
+  await Promise.all([held.entered, once(idle, 'remoteSettings')])
+  const told = [busy, idle].map(async session => await once(session, 'goaway') as [number, number])
+  const report = app.gracefulShutdown.shutdown()
+  t.match(await Promise.all(told), [[0, 1], [0, 0]], 'no error, and the last stream that is served')
+  await once(idle, 'close')
+
+  const newcomer = connectHttp2(`http://127.0.0.1:${port}`)
+  const served = newcomer.request({ ':path': '/' })
+  const [body] = await once(served, 'data') as [Buffer]
+  t.equal(body.toString(), 'delaying')
+  await once(newcomer, 'close')
+  t.equal(app.gracefulShutdown.phase, 'delaying')
+
+  held.release()
+  stream.resume()
+  await once(busy, 'close')
+  t.match(await report, { completed: 2, refused: 0, cut: [], exitCode: 0 })
+})
+
+t.test('HTTP/2: a new stream on a session that was there before is refused so that it may be tried elsewhere', async t => {
+  const app = Fastify({ http2: true }) as unknown as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin)
+  const held = heldRoute(app)
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const inFlight = session.request({ ':path': '/held' })
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const late = session.request({ ':path': '/held' })
+  const [error] = await once(late, 'error') as [Error]
+  t.match(error.message, 'NGHTTP2_REFUSED_STREAM')
+  held.release()
+  const [headers] = await once(inFlight, 'response') as [Record<string, unknown>]
+  t.equal(headers[':status'], 200)
+  inFlight.resume()
+  await once(session, 'close')
+  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+})
