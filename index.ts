@@ -70,8 +70,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     done()
   })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
-    connections.ended(reply)
-    inFlight.responded(reply)
+    inFlight.responded(reply, connections.ended(reply))
     done()
   })
 

@@ -125,10 +125,13 @@ export class Connections {
     socket[kNewest] = reply
   }
 
-  /** A response is over. Those of one socket end in the order in which they came. */
-  ended (reply: Linked): void {
+  /**
+   * A response is over; tells whether it was sent to its end, for Node says 'finish' after an abort, too.
+   * Those of one socket end in the order in which they came.
+   */
+  ended (reply: Linked): boolean {
     const { raw } = reply.request
-    if (raw.httpVersionMajor === 2) return
+    if (raw.httpVersionMajor === 2) return reply.raw.writableEnded
     const socket: Connection = raw.socket
     if (socket[kNewest] === reply) {
       // Do not keep it in memory for as long as the connection lives.
@@ -137,6 +140,7 @@ export class Connections {
     } else if (socket[kOldest] === reply) {
       socket[kOldest] = reply[kNext]
     }
+    return !socket.destroyed
   }
 
   /**

@@ -88,12 +88,9 @@ export class InFlight {
     return true
   }
 
-  /**
-   * The response is over. On HTTP/2, Node says so after an abort, too: then the response has not
-   * been ended, and its handler may still run.
-   */
-  responded (reply: Entry): void {
-    if (reply.raw.writableEnded && reply[kOrphaned] === undefined) {
+  /** The response is over: sent to its end, or its client is gone and its handler may still run. */
+  responded (reply: Entry, whole: boolean): void {
+    if (whole && reply[kOrphaned] === undefined) {
       if (this.leave(reply)) this.finished++
     } else {
       this.orphan(reply)

@@ -68,7 +68,8 @@ function install (): void {
     onTimeout: delay => { logAll(members, `Not shut down within ${delay}ms: exiting`) }
   }, async ({ signal = reason }) => {
     registry.exiting = true
-    process.once('exit', () => { for (const { abandon } of members) abandon() })
+    // Ahead of the others: pino closes its destination on exit.
+    process.prependOnceListener('exit', () => { for (const { abandon } of members) abandon() })
     const reports = await Promise.all(members.map(async ({ shutdown }) => await shutdown(signal)))
     // close-with-grace exits with 1 when this rejects.
     if (reports.some(({ exitCode }) => exitCode !== 0)) throw new Error('The shutdown was not clean')

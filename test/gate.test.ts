@@ -3,7 +3,7 @@ import Fastify from 'fastify'
 import { Connections } from '../lib/connections.ts'
 import { Gate } from '../lib/gate.ts'
 import { PhaseClock } from '../lib/phase.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, fork, heldRoute, listen, RawClient } from './helpers.ts'
 
 const refusal = {
   statusCode: 503,
@@ -142,25 +142,48 @@ t.test('an idle keep-alive connection that is used again is refused with Connect
   t.match(await report, { refused: 1, completed: 1 })
 })
 
-t.test('a client that writes all of a refused upload before it reads sees its 503', async t => {
-  const { app } = await createApp(t)
+const TRIES = 100
+
+t.test(`a client that writes all of a refused upload before it reads sees its 503, ${TRIES} times out of ${TRIES}`, async t => {
+  const service = fork(t, 'service', { LOG_LEVEL: 'warn' })
+  const { port } = await service.log.line(/^ready$/) as unknown as { port: number }
+  const busy = new RawClient(port).get('/slow?ms=15000')
+  const first = new RawClient(port).get('/')
+  await first.until(/served/)
+  service.kill('SIGTERM')
+  const upload = Buffer.alloc(8 * 1024 * 1024)
+  let seen = 0
+  for (let index = 0; index < TRIES; index++) {
+    const client = new RawClient(port)
+    client.socket.pause()
+    client.send(`POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: ${upload.length}\r\n\r\n`)
+    const written = new Deferred()
+    client.socket.write(upload, () => { written.resolve() })
+    await written.promise
+    client.socket.resume()
+    await client.closed
+    if (/^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/.test(client.text) && client.error === undefined) seen++
+  }
+  t.equal(seen, TRIES)
+  busy.socket.destroy()
+})
+
+t.test('a refused upload that trickles for ever is answered and closed after some seconds', async t => {
+  const { app } = await createApp(t, { readTimeout: false })
   const held = heldRoute(app)
-  app.post('/upload', async () => 'never')
+  app.post('/', async () => 'never')
   const port = await listen(app)
   const busy = new RawClient(port).get('/held')
   await held.entered
   void app.close()
-  const size = 8 * 1024 * 1024
-  const client = new RawClient(port)
-  client.socket.pause()
-  client.send(`POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: ${size}\r\n\r\n`)
-  const written = new Deferred()
-  client.socket.write(Buffer.alloc(size), () => { written.resolve() })
-  await written.promise
-  client.socket.resume()
+  const start = performance.now()
+  const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n')
+  const trickle = setInterval(() => { client.send('1\r\nx\r\n') }, 50)
   await client.closed
+  clearInterval(trickle)
+  const time = performance.now() - start
   t.match(client.text, /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
-  t.equal(client.error, undefined)
+  t.ok(time > 4_900 && time < 8_000, `closed after ${Math.round(time)}ms`)
   held.release()
   await busy.closed
 })

@@ -166,3 +166,9 @@ export function fork (t: Test, fixture: string, env: Record<string, string> = {}
     exit: once(child, 'close').then(([code, signal]) => ({ code: code as number | null, signal: signal as NodeJS.Signals | null }))
   }
 }
+
+/** The port that a program's Fastify says it listens on. */
+export async function portOf ({ log }: Program): Promise<number> {
+  const { msg } = await log.line(/listening at/)
+  return Number(/:(\d+)$/.exec(msg)?.[1])
+}

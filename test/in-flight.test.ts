@@ -164,6 +164,20 @@ t.test('a client that leaves with half a body sent does not count', async t => {
   await nobodyLeft(t, target)
 })
 
+t.test('a client that leaves after the handler, before it has read its answer, was not answered in full', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  app.get('/', async () => Buffer.alloc(64 * 1024 * 1024))
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/200 OK/)
+  client.socket.pause()
+  t.equal(app.inFlightRequests, 1)
+  const report = app.gracefulShutdown.shutdown()
+  client.socket.destroy()
+  t.match(await report, { completed: 0, cut: [], exitCode: 0 })
+  await nobodyLeft(t, target)
+})
+
 t.test('an aborted pipeline leaves nobody behind', async t => {
   const target = await createApp(t)
   const { app } = target

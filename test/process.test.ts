@@ -4,12 +4,7 @@ import { once } from 'node:events'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { PROCESS_EVENTS } from '../lib/options.ts'
-import { fork, listen, RawClient } from './helpers.ts'
-
-async function portOf ({ log }: Program): Promise<number> {
-  const { msg } = await log.line(/listening at/)
-  return Number(/:(\d+)$/.exec(msg)?.[1])
-}
+import { fork, listen, portOf, RawClient } from './helpers.ts'
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   t.test(`${signal} with a request in flight: answers it, cleans up, exits 0`, async t => {

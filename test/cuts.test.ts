@@ -1,0 +1,85 @@
+// What does not end by itself is cut at the drain timeout, and named.
+
+import t from 'tap'
+import type { Program } from './helpers.ts'
+import type { InFlightEntry, ShutdownReport } from '../index.ts'
+import { fork, portOf, RawClient } from './helpers.ts'
+
+const MB = 1024 * 1024
+
+interface Stuck {
+  what: string
+  /** Brings the request in flight. */
+  start: (client: RawClient, service: Program) => Promise<void>
+  entry: Partial<InFlightEntry>
+  /** What the client can still be told. */
+  answer: RegExp
+}
+
+const cases: Stuck[] = [{
+  what: 'a handler that never answers',
+  start: async (client, { log }) => {
+    client.get('/stuck?with=query')
+    await log.line(/stuck request is in/)
+  },
+  entry: { method: 'GET', route: '/stuck', url: '/stuck?with=query' },
+  answer: /^HTTP\/1\.1 503 Service Unavailable\r\nconnection: close\r\n[^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT/i
+}, {
+  what: 'a client that stops reading',
+  start: async client => {
+    client.get(`/bytes/${64 * MB}`)
+    await client.until(/200 OK/)
+    client.socket.pause()
+  },
+  entry: { method: 'GET', route: '/bytes/:size', url: `/bytes/${64 * MB}` },
+  answer: /^HTTP\/1\.1 200 OK/
+}, {
+  what: 'a body of which half is sent',
+  start: async (client, { log }) => {
+    client.send('POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 10\r\n\r\nhalf')
+    await log.line(/incoming request/)
+  },
+  entry: { method: 'POST', route: '/upload', url: '/upload' },
+  answer: /^HTTP\/1\.1 503 Service Unavailable\r\nconnection: close\r\n[^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT/i
+}]
+
+for (const { what, start, entry, answer } of cases) {
+  t.test(`${what} is cut at the drain timeout and named, and cleanup runs`, async t => {
+    const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":300}' })
+    const client = new RawClient(await portOf(service))
+    await start(client, service)
+    service.kill('SIGTERM')
+    t.strictSame(await service.exit, { code: 1, signal: null })
+    client.socket.resume()
+    await client.closed
+    t.match(client.text, answer)
+
+    const named = { ...entry, kind: 'request', requestId: 'req-1' }
+    const logged = await service.log.line(/^Request cut: The request was not answered within the 300 ms/)
+    t.match(logged, { ...named, level: 50 })
+    const { level, report } = await service.log.line(/not everything went well/) as unknown as { level: number, report: ShutdownReport }
+    t.equal(level, 50)
+    t.match(report, { completed: 0, exitCode: 1 })
+    t.match(report.cut, [named])
+    t.ok((report.cut[0]?.age ?? 0) >= 299, `${report.cut[0]?.age}ms old`)
+    t.match(report.callbacks, [{ name: 'cleanup' }])
+    t.ok(service.log.messages().includes('callback runs: SIGTERM'))
+    t.ok(report.phases.draining >= 299 && report.phases.draining < 1_000, `drained for ${report.phases.draining}ms`)
+  })
+}
+
+t.test('who is let down by an exit before its time is named', async t => {
+  const service = fork(t, 'service')
+  const port = await portOf(service)
+  const clients = [new RawClient(port).get('/stuck'), new RawClient(port).get('/slow?ms=10000')]
+  await Promise.all([service.log.line(/stuck request is in/), service.log.line(/slow request is in/)])
+  service.kill('SIGTERM')
+  await service.log.line(/Waiting for 2 in-flight requests/)
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await Promise.all(clients.map(async ({ closed }) => { await closed }))
+  const named = service.log.lines.filter(({ code }) => code === 'FST_ERR_GRACEFUL_EXIT')
+  t.match(named, [{ level: 50, method: 'GET' }, { level: 50, method: 'GET' }])
+  t.strictSame(new Set(named.map(({ route }) => route)), new Set(['/slow', '/stuck']))
+  t.match(await service.log.line(/exits before the shutdown is complete/), { level: 50, phase: 'draining', callbacks: ['cleanup'] })
+})
