@@ -62,7 +62,8 @@ export interface GracefulOptions {
   idleTimeout?: number | false
   /**
    * Which process events start the shutdown: `true` for all that close-with-grace listens to (signals,
-   * uncaught errors), a list for just these, `false` for none. Default: true.
+   * uncaught errors), a list for just these, `false` for none. With any, a worker of node:cluster also shuts
+   * down as its primary goes or disconnects it. Default: true.
    */
   signals?: boolean | readonly ProcessEvent[]
   /** The liveness probe: a path, an object, or `false` for none. Default: `/health`. */
@@ -83,7 +84,7 @@ export interface ShutdownContext {
   signal: AbortSignal
   /** When this callback's time is up, in milliseconds since the epoch, as `Date.now()` counts. */
   deadline: number
-  /** What started the shutdown: a signal's name, `uncaughtException`, `close`, or what `shutdown()` was given. */
+  /** What started the shutdown, as {@link ShutdownReport.reason}. */
   reason: string
   /** A logger that carries the callback's name. */
   log: FastifyBaseLogger
@@ -137,7 +138,10 @@ export interface CallbackReport {
 
 /** What happened in a shutdown. */
 export interface ShutdownReport {
-  /** What started it: a signal's name, `uncaughtException`, `close`, or what `shutdown()` was given. */
+  /**
+   * What started it: a signal's name, `uncaughtException`, `unhandledRejection`, `beforeExit`, `disconnect` (the
+   * primary of a cluster is gone), `close`, or what `shutdown()` was given.
+   */
   reason: string
   /** Milliseconds that each step took. */
   phases: { delaying: number, draining: number, closing: number, callbacks: number }
@@ -151,7 +155,7 @@ export interface ShutdownReport {
   cut: InFlightEntry[]
   /** The callbacks, in the order in which they ran. */
   callbacks: CallbackReport[]
-  /** What else went wrong: the uncaught error that was the reason, an `onClose` hook that failed or hung. */
+  /** What else went wrong: uncaught errors, before the shutdown or during it; an `onClose` hook that failed or hung. */
   errors: Error[]
   /** 0 where nothing was cut and nothing failed, else 1. */
   exitCode: 0 | 1
