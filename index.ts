@@ -40,7 +40,11 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   const phase = new PhaseClock()
   const inFlight = new InFlight()
-  const connections = new Connections(reply => { inFlight.orphan(reply) }, () => { void shutdown.start('close') })
+  const connections = new Connections(reply => { inFlight.orphan(reply) }, () => {
+    // No load balancer finds the way here any more.
+    shutdown.skipDelay()
+    void shutdown.start('close')
+  })
   const webSockets = new WebSockets()
   const gate = new Gate(phase, connections)
   const cuts = new Cuts(phase, inFlight, log)
@@ -131,6 +135,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     get signal () { return phase.signal },
     onShutdown: (callback, callbackOptions) => { callbacks.register(callback, callbackOptions) },
     shutdown: async (reason = 'shutdown') => await shutdown.start(reason),
+    skipDelay: () => { shutdown.skipDelay() },
     wait: async () => await shutdown.wait(),
     inFlight: () => inFlight.list(),
     track: (promise, name = 'task') => {

@@ -10,7 +10,7 @@ import type { InFlight } from './in-flight.ts'
 import type { Options } from './options.ts'
 import type { PhaseClock } from './phase.ts'
 import type { WebSockets } from './web-sockets.ts'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { once } from 'node:events'
 import { CloseTimeoutError, DrainTimeoutError, ExitError, toError } from './errors.ts'
 import { TIMED_OUT, within } from './within.ts'
 
@@ -47,6 +47,8 @@ export class Shutdown {
   readonly #drained = new Deferred<void>()
   readonly #report = new Deferred<ShutdownReport>()
   readonly #errors: Error[] = []
+  /** Aborts as somebody asks for no (more) delay. */
+  readonly #skipDelay = new AbortController()
   #closeError: Error | undefined
 
   constructor (parts: Parts) {
@@ -62,6 +64,11 @@ export class Shutdown {
   /** Waits for a shutdown, whoever starts it. */
   async wait (): Promise<ShutdownReport> {
     return await this.#report.promise
+  }
+
+  /** The delay under way ends now; one still to come is left out. */
+  skipDelay (): void {
+    this.#skipDelay.abort()
   }
 
   /** `fastify.close()`: the same, and it rejects where Fastify's own close does. */
@@ -99,10 +106,10 @@ export class Shutdown {
     log.info(reason.startsWith('SIG') ? `${reason} received, shutting down` : `Shutting down: ${reason}`)
 
     connections.lastCall()
-    if (shutdownDelay > 0 && connections.listening) {
+    if (shutdownDelay > 0 && connections.listening && !this.#skipDelay.signal.aborted) {
       phase.advance('delaying')
       log.info(`Not ready any more, serving on for ${shutdownDelay}ms`)
-      await sleep(shutdownDelay)
+      await within(shutdownDelay, once(this.#skipDelay.signal, 'abort'))
     }
     const delaying = watch.lap()
 

@@ -111,6 +111,39 @@ t.test('skips the delay where the instance does not listen', async t => {
   t.equal(phases.delaying, 0)
 })
 
+t.test('the delay ends when asked to, before it begins or under way', async t => {
+  for (const when of ['before', 'under way']) {
+    const { app } = await createApp(t, { shutdownDelay: 4_000 })
+    await listen(app)
+    if (when === 'before') app.gracefulShutdown.skipDelay()
+    const report = app.gracefulShutdown.shutdown()
+    t.equal(app.gracefulShutdown.phase, when === 'before' ? 'draining' : 'delaying')
+    app.gracefulShutdown.skipDelay()
+    const { phases } = await report
+    t.ok(phases.delaying < 2_000, `${when}: ${phases.delaying}ms`)
+  }
+})
+
+t.test('while delaying, idle pooled connections stay usable, and after the delay as well until the drain ends', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 200, drainTimeout: 2_000 })
+  app.get('/', async () => app.gracefulShutdown.phase)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const pool = [new RawClient(port).get('/'), new RawClient(port).get('/')] as const
+  await Promise.all(pool.map(async client => await client.until(/running/)))
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  await pool[0].get('/').until(/delaying/)
+  t.match(pool[0].text, /200 OK\r\nconnection: close[^]*delaying$/i)
+  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await pool[1].get('/').closed
+  t.match(pool[1].text, /running[^]*503 Service Unavailable\r\nconnection: close/i)
+  held.release()
+  await busy.closed
+  t.match(await report, { completed: 2, refused: 1, exitCode: 0 })
+})
+
 t.test('a response in flight says Connection: close', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)

@@ -178,6 +178,11 @@ export interface GracefulShutdown {
    * @param reason what the report and the log give as the reason. Default: `shutdown`.
    */
   shutdown (reason?: string): Promise<ShutdownReport>
+  /**
+   * Ends the `shutdownDelay` that is under way, or leaves out the one to come: for who knows that no load balancer
+   * sends anything any more.
+   */
+  skipDelay (): void
   /** Waits for a shutdown, whoever starts it, to be done. It never rejects. */
   wait (): Promise<ShutdownReport>
   /** Who is in flight: requests, oldest first, then background work. */
