@@ -183,3 +183,21 @@ t.test('HTTP/2: a new stream on a session that was there before is refused so th
   await once(session, 'close')
   t.match(await report, { completed: 1, cut: [], exitCode: 0 })
 })
+
+t.test('HTTP/2: a stream that nobody waits for ends with its session', async t => {
+  const app = Fastify({ http2: true }) as unknown as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin)
+  const held = heldRoute(app, '/held', { gracefulShutdown: false })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  session.on('error', () => {})
+  const stream = session.request({ ':path': '/held' })
+  stream.on('error', () => {})
+  await held.entered
+  const closed = once(session, 'close')
+  const report = await app.gracefulShutdown.shutdown()
+  await closed
+  t.match(report, { completed: 0, cut: [], exitCode: 0 })
+  t.ok(report.phases.closing < 3_000, `closing took ${report.phases.closing}ms`)
+  held.release()
+})
