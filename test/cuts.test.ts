@@ -1,9 +1,14 @@
 // What does not end by itself is cut at the drain timeout, and named.
 
 import t from 'tap'
+import type { FastifyInstance } from 'fastify'
 import type { Program } from './helpers.ts'
 import type { InFlightEntry, ShutdownReport } from '../index.ts'
-import { fork, portOf, RawClient } from './helpers.ts'
+import { once } from 'node:events'
+import { connect as connectHttp2 } from 'node:http2'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+import { fork, listen, portOf, RawClient } from './helpers.ts'
 
 const MB = 1024 * 1024
 
@@ -82,4 +87,18 @@ t.test('who is let down by an exit before its time is named', async t => {
   t.match(named, [{ level: 50, method: 'GET' }, { level: 50, method: 'GET' }])
   t.strictSame(new Set(named.map(({ route }) => route)), new Set(['/slow', '/stuck']))
   t.match(await service.log.line(/exits before the shutdown is complete/), { level: 50, phase: 'draining', callbacks: ['cleanup'] })
+})
+
+t.test('HTTP/2: a client that stops reading is cut at the drain timeout, and was not answered in full', async t => {
+  const app = Fastify({ http2: true }) as unknown as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin, { drainTimeout: 300 })
+  app.get('/', async () => Buffer.alloc(MB))
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const stream = session.request({ ':path': '/' })
+  await once(stream, 'response')
+  const reset = once(stream, 'error')
+  const report = await app.gracefulShutdown.shutdown()
+  t.match(await reset, [{ message: /NGHTTP2_INTERNAL_ERROR/ }])
+  t.match(report, { completed: 0, cut: [{ method: 'GET', route: '/' }], exitCode: 1 })
 })

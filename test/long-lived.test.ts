@@ -198,6 +198,6 @@ t.test('HTTP/2: a stream that nobody waits for ends with its session', async t =
   const report = await app.gracefulShutdown.shutdown()
   await closed
   t.match(report, { completed: 0, cut: [], exitCode: 0 })
-  t.ok(report.phases.closing < 3_000, `closing took ${report.phases.closing}ms`)
+  t.ok(report.phases.closing < 1_900, `closing took ${report.phases.closing}ms`)
   held.release()
 })

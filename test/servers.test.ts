@@ -7,7 +7,7 @@ import dns from 'node:dns'
 import { connect } from 'node:net'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 /** Has `localhost` resolve to both loopbacks, wherever this runs. */
 function bothLoopbacks (test: Test): void {
@@ -70,24 +70,29 @@ t.test('works with a server factory and on a Unix socket', async t => {
   t.match(await report, { completed: 1, exitCode: 0 })
 })
 
-t.test('a listener that somebody closes is the same way out, and tears nobody', async t => {
-  const { app } = await createApp(t, { shutdownDelay: 4_000 })
-  const held = heldRoute(app)
-  app.get('/', async () => 'served')
-  let ran = 0
-  app.registerShutdownCallback(() => { ran++ })
-  const port = await listen(app)
-  const idle = new RawClient(port).get('/')
-  await idle.until(/served/)
-  const busy = new RawClient(port).get('/held')
-  await held.entered
-  const closed = new Promise<void>(resolve => { app.server.close(() => { resolve() }) })
-  t.equal(app.gracefulShutdown.phase, 'draining', 'without a delay')
-  await idle.get('/').closed
-  t.match(idle.text, /served[^]*503 Service Unavailable/, 'an idle connection is still answered')
-  held.release()
-  await Promise.all([busy.closed, closed])
-  t.match(busy.text, /^HTTP\/1\.1 200 OK\r\nconnection: close[^]*\{"held":true\}$/i)
-  t.match(await app.gracefulShutdown.wait(), { reason: 'close', completed: 1, refused: 1, exitCode: 0 })
-  t.equal(ran, 1)
-})
+for (const when of ['while running', 'while delaying']) {
+  t.test(`a listener that somebody closes ${when} is the same way out, and tears nobody`, async t => {
+    const { app } = await createApp(t, { shutdownDelay: 4_000 })
+    const held = heldRoute(app)
+    app.get('/', async () => 'served')
+    let ran = 0
+    app.registerShutdownCallback(() => { ran++ })
+    const port = await listen(app)
+    const idle = new RawClient(port).get('/')
+    await idle.until(/served/)
+    const busy = new RawClient(port).get('/held')
+    await held.entered
+    if (when === 'while delaying') void app.gracefulShutdown.shutdown('close')
+    const closed = new Promise<void>(resolve => { app.server.close(() => { resolve() }) })
+    await eventually(() => app.gracefulShutdown.phase === 'draining')
+    await idle.get('/').closed
+    t.match(idle.text, /served[^]*503 Service Unavailable/, 'an idle connection is still answered')
+    held.release()
+    await Promise.all([busy.closed, closed])
+    t.match(busy.text, /^HTTP\/1\.1 200 OK\r\nconnection: close[^]*\{"held":true\}$/i)
+    const report = await app.gracefulShutdown.wait()
+    t.match(report, { reason: 'close', completed: 1, refused: 1, exitCode: 0 })
+    t.ok(report.phases.delaying < 2_000, `no more delay: ${report.phases.delaying}ms`)
+    t.equal(ran, 1)
+  })
+}
