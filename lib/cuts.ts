@@ -35,7 +35,6 @@ export class Cuts {
       // Answered before, but not read.
       if (!reply.raw.writableFinished) abort(reply)
     } else if (reply.sent || reply.raw.headersSent) {
-      this.#inFlight.orphan(reply)
       abort(reply)
     } else {
       if (reply.request.raw.httpVersionMajor !== 2) reply.raw.setHeader('connection', 'close')
