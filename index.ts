@@ -105,7 +105,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     log,
     shutdown: async reason => await shutdown.start(reason),
     fail: error => { shutdown.fail(error) },
-    abandon: () => { shutdown.abandon() }
+    exit: () => shutdown.exit()
   }
   const release = () => {
     timeouts.stop()

@@ -17,11 +17,11 @@ export interface Member {
   readonly signals: readonly ProcessEvent[]
   readonly shutdownTimeout: number
   readonly log: FastifyBaseLogger
-  readonly shutdown: (reason: string) => Promise<ShutdownReport>
+  readonly shutdown: (reason: string) => Promise<unknown>
   /** An error that nobody caught, before the shutdown or during it. */
   readonly fail: (error: Error) => void
-  /** The process exits, wherever the shutdown stands. */
-  readonly abandon: () => void
+  /** The process exits, wherever the shutdown stands. Returns the exit code that this instance is for. */
+  readonly exit: () => ShutdownReport['exitCode']
 }
 
 interface Registry {
@@ -32,7 +32,7 @@ interface Registry {
 }
 
 /** Changed whenever Registry or Member is: copies that differ in it do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.2')
+const kRegistry = Symbol.for('fastify-graceful.process.1')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= { members: new Set(), uninstall: undefined, exiting: false }
@@ -57,26 +57,18 @@ function install (): void {
   const members = [...registry.members]
   if (members.length === 0) return
   const wanted = new Set(members.flatMap(({ signals }) => signals))
-  const skipped = PROCESS_EVENTS.filter(event => !wanted.has(event) || isErrorEvent(event))
-  let reason = 'beforeExit'
-  const grace = closeWithGrace({
+  const options = {
     // Each member keeps its own deadline; this ends the process where one fails to.
     delay: Math.max(...members.map(({ shutdownTimeout }) => shutdownTimeout)),
-    skip: skipped,
-    logger: false,
-    onSecondSignal: signal => { logAll(members, `Second signal, ${signal}: exiting at once`) },
-    onTimeout: delay => { logAll(members, `Not shut down within ${delay}ms: exiting`) }
-  }, async ({ signal = reason }) => {
-    registry.exiting = true
-    // Ahead of the others: pino closes its destination on exit.
-    process.prependOnceListener('exit', () => { for (const { abandon } of members) abandon() })
-    const reports = await Promise.all(members.map(async ({ shutdown }) => await shutdown(signal)))
-    // close-with-grace exits with 1 when this rejects.
-    if (reports.some(({ exitCode }) => exitCode !== 0)) throw new Error('The shutdown was not clean')
-  })
+    logger: false as const,
+    onSecondSignal: (signal: string) => { logAll(members, `Second signal, ${signal}: exiting at once`) },
+    onTimeout: (delay: number) => { logAll(members, `Not shut down within ${delay}ms: exiting`) }
+  }
+  const skip = PROCESS_EVENTS.filter(event => !wanted.has(event) || isErrorEvent(event))
+  const grace = closeWithGrace({ ...options, skip }, async ({ signal = 'beforeExit' }) => { await endAll(members, signal) })
   const trigger = (event: string) => {
-    reason = event
-    if (!registry.exiting) grace.close()
+    // One without signals of its own: the first signal from now on joins, and only a second one exits at once.
+    if (!registry.exiting) closeWithGrace({ ...options, skip: [...PROCESS_EVENTS] }, async () => { await endAll(members, event) }).close()
   }
   const stopErrors = listenToErrors(ERROR_EVENTS.filter(event => wanted.has(event)), members, trigger)
   const stopPrimary = listenToPrimary(trigger)
@@ -85,6 +77,20 @@ function install (): void {
     stopErrors()
     stopPrimary()
   }
+}
+
+/** Resolves when all are shut down; close-with-grace then exits. */
+async function endAll (members: readonly Member[], reason: string): Promise<void> {
+  if (!registry.exiting) {
+    registry.exiting = true
+    // Ahead of the others: pino closes its destination on exit.
+    process.prependOnceListener('exit', () => {
+      const codes = members.map(({ exit }) => exit())
+      // Whoever ends the process, an own close-with-grace of the user's or of fastify-cli, say: the worst code wins.
+      if (codes.includes(1)) process.exitCode ||= 1
+    })
+  }
+  await Promise.all(members.map(async ({ shutdown }) => await shutdown(reason)))
 }
 
 type ErrorEvent = typeof ERROR_EVENTS[number]

@@ -50,6 +50,7 @@ export class Shutdown {
   /** Aborts as somebody asks for no (more) delay. */
   readonly #skipDelay = new AbortController()
   #closeError: Error | undefined
+  #exitCode: ShutdownReport['exitCode'] | undefined
 
   constructor (parts: Parts) {
     this.#parts = parts
@@ -89,12 +90,14 @@ export class Shutdown {
     this.#parts.log.error({ err: error }, 'Uncaught error')
   }
 
-  /** The process exits while the shutdown runs: nobody is lost without a word. */
-  abandon (): void {
+  /** The process exits. If the shutdown still runs, nobody is lost without a word. */
+  exit (): ShutdownReport['exitCode'] {
     const { phase, cuts, callbacks, log } = this.#parts
-    if (phase.current === 'running' || phase.current === 'closed') return
-    cuts.nameAll(new ExitError())
-    log.error({ phase: phase.current, callbacks: callbacks.unfinished }, 'The process exits before the shutdown is complete')
+    if (this.#exitCode === undefined) {
+      cuts.nameAll(new ExitError())
+      log.error({ phase: phase.current, callbacks: callbacks.unfinished }, 'The process exits before the shutdown is complete')
+    }
+    return this.#exitCode ?? 1
   }
 
   async #run (reason: string): Promise<ShutdownReport> {
@@ -126,6 +129,7 @@ export class Shutdown {
     this.#parts.release()
     phase.advance('closed')
     const clean = cuts.list.length === 0 && this.#errors.length === 0 && callbackReports.every(({ error }) => error === undefined)
+    this.#exitCode = clean ? 0 : 1
     const report: ShutdownReport = {
       reason,
       phases: { delaying, draining, closing, callbacks: watch.lap() },
@@ -135,7 +139,7 @@ export class Shutdown {
       cut: cuts.list,
       callbacks: callbackReports,
       errors: [...this.#errors],
-      exitCode: clean ? 0 : 1
+      exitCode: this.#exitCode
     }
     if (clean) log.info({ report }, 'Graceful shutdown complete')
     else log.error({ report: loggable(report) }, 'Shutdown complete, but not everything went well')

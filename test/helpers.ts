@@ -141,15 +141,34 @@ export interface Program {
   /** Plain lines of its output. */
   output: () => string
   kill: (signal: NodeJS.Signals) => void
+  /** As Ctrl-C does: the program and all that it has started. */
+  killGroup: (signal: NodeJS.Signals) => void
   exit: Promise<{ code: number | null, signal: NodeJS.Signals | null }>
 }
 
+/** The path of a program in test/fixtures. */
+export function fixture (name: string): string {
+  return new URL(`fixtures/${name}.ts`, import.meta.url).pathname
+}
+
 /** Starts a program of test/fixtures; ended with the test. */
-export function fork (t: Test, fixture: string, env: Record<string, string> = {}): Program {
-  const file = new URL(`fixtures/${fixture}.ts`, import.meta.url).pathname
+export function fork (t: Test, name: string, env: Record<string, string> = {}): Program {
+  return runNode(t, [fixture(name)], env)
+}
+
+/** Starts Node, as the leader of a process group of its own; ended with the test. */
+export function runNode (t: Test, args: readonly string[], env: Record<string, string> = {}): Program {
   // By way of `env`, which becomes the program: the test runner adds options of its own to each Node process it sees started.
-  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, '--import=tsx', file], { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
-  t.teardown(() => { child.kill('SIGKILL') })
+  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, '--import=tsx', ...args], {
+    env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true
+  })
+  t.teardown(() => {
+    try {
+      process.kill(-(child.pid as number), 'SIGKILL')
+    } catch {
+      // They are all gone.
+    }
+  })
   const log = new Log()
   let output = ''
   const read = (chunk: Buffer): void => {
@@ -163,6 +182,7 @@ export function fork (t: Test, fixture: string, env: Record<string, string> = {}
     log,
     output: () => output,
     kill: signal => { child.kill(signal) },
+    killGroup: signal => { process.kill(-(child.pid as number), signal) },
     exit: once(child, 'close').then(([code, signal]) => ({ code: code as number | null, signal: signal as NodeJS.Signals | null }))
   }
 }

@@ -1,5 +1,4 @@
 import t from 'tap'
-import type { Program } from './helpers.ts'
 import { once } from 'node:events'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
@@ -15,9 +14,10 @@ for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     await client.closed
     t.match(client.text, /^HTTP\/1\.1 200 OK\r\nconnection: close[^]*slow$/i)
     t.strictSame(await service.exit, { code: 0, signal: null })
-    t.strictSame(service.log.messages(/received|drained|runs|complete$/).map(message => message.replace(/[\d.]+s$/, 'Ns')), [
+    // As a set: pino writes on its own time, and the last lines at once as the process exits.
+    t.strictSame(new Set(service.log.messages(/received|drained|runs|complete$/).map(message => message.replace(/[\d.]+s$/, 'Ns'))), new Set([
       `${signal} received, shutting down`, 'All requests drained in Ns', 'onClose runs', `callback runs: ${signal}`, 'Graceful shutdown complete'
-    ])
+    ]))
   })
 }
 
@@ -67,20 +67,6 @@ for (const [what, env] of [['a callback', { CALLBACK: 'hangs' }], ["another plug
     await service.log.line(/callback runs/)
   })
 }
-
-t.test('a second signal exits at once', async t => {
-  const service = fork(t, 'service')
-  new RawClient(await portOf(service)).get('/stuck')
-  await service.log.line(/stuck request is in/)
-  service.kill('SIGTERM')
-  await service.log.line(/Waiting for 1 in-flight request/)
-  const start = performance.now()
-  service.kill('SIGINT')
-  t.strictSame(await service.exit, { code: 1, signal: null })
-  t.ok(performance.now() - start < 1_000)
-  await service.log.line(/Second signal, SIGINT: exiting at once/)
-  t.strictSame(service.log.messages(/callback runs/), [])
-})
 
 for (const [path, event, message] of [
   ['/throw', 'uncaughtException', 'uncaught on purpose'],
@@ -132,41 +118,10 @@ t.test('lets go of the process once closed', async t => {
   t.equal((await service.log.line(/^left behind:/)).msg, 'left behind: 0')
 })
 
-/** Both ports of the two-instances fixture. */
-async function portsOf ({ log }: Program): Promise<[number, number]> {
-  await log.line(/both listen/)
-  return log.messages(/listening at/).map(msg => Number(/:(\d+)$/.exec(msg)?.[1])) as [number, number]
-}
-
 t.test('an event loop that runs empty shuts down, too', async t => {
   const service = fork(t, 'service', { AFTER_LISTEN: 'unref' })
   t.strictSame(await service.exit, { code: 0, signal: null })
   await service.log.line(/callback runs: beforeExit/)
-})
-
-t.test('two instances go down together', async t => {
-  const service = fork(t, 'two-instances')
-  const clients = (await portsOf(service)).map(port => new RawClient(port).get('/'))
-  await Promise.all([service.log.line(/one is in/), service.log.line(/two is in/)])
-  service.kill('SIGTERM')
-  await Promise.all(clients.map(async client => { await client.closed }))
-  for (const client of clients) t.match(client.text, /200 OK/)
-  t.strictSame(await service.exit, { code: 0, signal: null })
-  t.equal(service.log.messages(/Graceful shutdown complete/).length, 2)
-})
-
-t.test('of two instances, the worst decides the exit code and the slower one is waited for', async t => {
-  const service = fork(t, 'two-instances', { STUCK: 'one' })
-  const [portOne, portTwo] = await portsOf(service)
-  const one = new RawClient(portOne).get('/')
-  const two = new RawClient(portTwo).get('/')
-  await Promise.all([service.log.line(/one is in/), service.log.line(/two is in/)])
-  service.kill('SIGTERM')
-  await Promise.all([one.closed, two.closed])
-  t.match(one.text, /503/)
-  t.match(two.text, /200 OK/)
-  t.strictSame(await service.exit, { code: 1, signal: null })
-  t.equal(service.log.messages(/cleans up/).length, 2)
 })
 
 t.test('signals: false leaves the process to its owner', async t => {

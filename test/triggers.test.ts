@@ -1,0 +1,290 @@
+// Whatever starts the shutdown, and whenever: one way out.
+
+import t from 'tap'
+import type { Test } from 'tap'
+import type { Program } from './helpers.ts'
+import { cpSync, mkdirSync, rmSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { createApp, eventually, fixture, fork, heldRoute, listen, portOf, RawClient, runNode } from './helpers.ts'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+/** How to have a service with a request in flight in a phase of its shutdown, and what its log says then. */
+const phases = [
+  ['delaying', { OPTIONS: '{"shutdownDelay":3000}' }, /serving on for 3000ms/],
+  ['draining', {}, /Waiting for 1 in-flight request/],
+  ['closing, in an onClose hook', { ON_CLOSE: 'hangs', OPTIONS: '{"drainTimeout":100}' }, /onClose runs/],
+  ['closing, in a callback', { CALLBACK: 'hangs', OPTIONS: '{"drainTimeout":100}' }, /callback runs/]
+] as const
+
+for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  for (const [phase, env, message] of phases) {
+    t.test(`a second signal, ${signal}, exits at once while ${phase}, and what is lost is named`, async t => {
+      const service = fork(t, 'service', env)
+      const client = new RawClient(await portOf(service)).get('/stuck')
+      await service.log.line(/stuck request is in/)
+      service.kill('SIGTERM')
+      await service.log.line(message)
+      const start = performance.now()
+      service.kill(signal)
+      t.strictSame(await service.exit, { code: 1, signal: null })
+      t.ok(performance.now() - start < 1_000)
+      await client.closed
+      await service.log.line(new RegExp(`Second signal, ${signal}: exiting at once`))
+      t.equal(service.log.messages(/^Request cut/).length, 1)
+      t.match(await service.log.line(/exits before the shutdown is complete/), { callbacks: ['cleanup'] })
+    })
+  }
+
+  t.test(`${signal} while starting ends the process: nobody listens, and the process is not touched yet`, async t => {
+    const service = fork(t, 'service', { STARTS: 'slowly' })
+    await service.log.line(/^starting$/)
+    service.kill(signal)
+    t.strictSame(await service.exit, { code: null, signal })
+  })
+
+  t.test(`${signal} as soon as it listens shuts down`, async t => {
+    const service = fork(t, 'service')
+    await service.log.line(/listening at/)
+    service.kill(signal)
+    t.strictSame(await service.exit, { code: 0, signal: null })
+    await service.log.line(new RegExp(`callback runs: ${signal}`))
+  })
+
+  t.test(`${signal} while fastify.close() is under way joins it`, async t => {
+    const service = fork(t, 'service')
+    const port = await portOf(service)
+    const client = new RawClient(port).get('/slow?ms=500')
+    await service.log.line(/slow request is in/)
+    const closer = new RawClient(port).get('/close')
+    await closer.closed
+    service.kill(signal)
+    await client.closed
+    t.match(client.text, /200 OK[^]*slow$/)
+    t.strictSame(await service.exit, { code: 0, signal: null })
+    t.strictSame(service.log.messages(/callback runs/), ['callback runs: close'])
+  })
+}
+
+t.test('close() called three times closes once', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  const ran: string[] = []
+  app.addHook('onClose', async () => { ran.push('onClose') })
+  app.registerShutdownCallback(() => { ran.push('callback') })
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  const closed = [app.close(), app.close(), app.close()]
+  held.release()
+  await Promise.all(closed)
+  await client.closed
+  t.match(client.text, '{"held":true}')
+  t.strictSame(ran, ['onClose', 'callback'])
+})
+
+t.test('close() called by a handler lets its own answer out', async t => {
+  const service = fork(t, 'service')
+  const client = new RawClient(await portOf(service)).get('/close')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\nconnection: close\r\n[^]*closing$/i)
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  await service.log.line(/callback runs: close/)
+})
+
+t.test('a handler that awaits close() waits for itself, until the drain timeout', async t => {
+  const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":300}' })
+  const client = new RawClient(await portOf(service)).get('/close?awaited')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT/)
+  await service.exit
+  t.match(await service.log.line(/not everything went well/), { report: { reason: 'close', cut: [{ route: '/close' }], exitCode: 1 } })
+})
+
+for (const when of ['before it listens', 'while it begins to', 'with a request in flight'] as const) {
+  t.test(`an aborted listen signal closes, ${when}`, async t => {
+    const { app } = await createApp(t)
+    const held = heldRoute(app)
+    let ran = 0
+    app.registerShutdownCallback(() => { ran++ })
+    const controller = new AbortController()
+    if (when === 'before it listens') controller.abort()
+    const listening = app.listen({ port: 0, host: '127.0.0.1', signal: controller.signal }).then(address => address, () => '')
+    if (when === 'while it begins to') controller.abort()
+    const address = await listening
+    let client: RawClient | undefined
+    if (when === 'with a request in flight') {
+      client = new RawClient(Number(new URL(address).port)).get('/held')
+      await held.entered
+      controller.abort()
+      await eventually(() => app.gracefulShutdown.phase === 'draining')
+    }
+    held.release()
+    t.match(await app.gracefulShutdown.wait(), { reason: 'close', cut: [], exitCode: 0, completed: client === undefined ? 0 : 1 })
+    t.equal(ran, 1)
+    t.notOk(app.server.listening)
+    if (client === undefined) return
+    await client.closed
+    t.match(client.text, /200 OK\r\nconnection: close[^]*\{"held":true\}$/i)
+  })
+}
+
+/** The ports of the fixture's instances, in their order. */
+async function portsOf ({ log }: Program): Promise<number[]> {
+  await log.line(/all listen/)
+  return log.messages(/listening at/).map(msg => Number(/:(\d+)$/.exec(msg)?.[1]))
+}
+
+interface Instance {
+  drainTimeout: number
+  ms?: number
+  fails?: boolean
+}
+
+interface Ended {
+  service: Program
+  texts: string[]
+  code: number | null
+}
+
+/** SIGTERM with a request in flight in each instance: their answers, and how the process ended. */
+async function endInstances (t: Test, instances: Instance[], env: Record<string, string> = {}): Promise<Ended> {
+  const service = fork(t, 'instances', { INSTANCES: JSON.stringify(instances), ...env })
+  const clients = (await portsOf(service)).map(port => new RawClient(port).get('/'))
+  await Promise.all(instances.map(async (_, index) => await service.log.line(new RegExp(`^${index} is in`))))
+  service.kill('SIGTERM')
+  await Promise.all(clients.map(async client => { await client.closed }))
+  const { code } = await service.exit
+  t.equal(service.log.messages(/^SIGTERM received/).length, instances.length)
+  t.equal(service.log.messages(/cleans up$/).length, instances.length, 'each cleans up, once')
+  return { service, texts: clients.map(({ text }) => text), code }
+}
+
+for (const copies of [1, 2]) {
+  t.test(`instances of ${copies === 1 ? 'one copy' : 'two copies'} of the package go down together`, async t => {
+    const env: Record<string, string> = {}
+    if (copies === 2) {
+      const copy = `${root}/.tap/copy-${process.pid}`
+      t.teardown(() => { rmSync(copy, { recursive: true, force: true }) })
+      mkdirSync(copy, { recursive: true })
+      for (const part of ['index.ts', 'lib', 'types', 'package.json']) cpSync(`${root}/${part}`, `${copy}/${part}`, { recursive: true })
+      env['COPY'] = `${copy}/index.ts`
+    }
+
+    await t.test('two, both clean', async t => {
+      const { texts, code } = await endInstances(t, [{ drainTimeout: 1_000, ms: 100 }, { drainTimeout: 2_000, ms: 500 }], env)
+      t.match(texts, [/200 OK[^]*served by 0$/, /200 OK[^]*served by 1$/])
+      t.equal(code, 0)
+    })
+
+    await t.test('two, the quicker one cut: the slower one is waited for, and the worst decides the exit code', async t => {
+      const { texts, code } = await endInstances(t, [{ drainTimeout: 100 }, { drainTimeout: 2_000, ms: 500 }], env)
+      t.match(texts, [/^HTTP\/1\.1 503/, /200 OK[^]*served by 1$/])
+      t.equal(code, 1)
+    })
+
+    await t.test('five with timeouts of their own, one of which fails to clean up', async t => {
+      const instances = [100, 200, 300, 400, 500].map((ms, index) => ({ ms, drainTimeout: 4 * ms, fails: index === 1 }))
+      const { service, texts, code } = await endInstances(t, instances, env)
+      t.match(texts, instances.map((_, index) => new RegExp(`200 OK[^]*served by ${index}$`)))
+      t.equal(code, 1)
+      t.equal(service.log.messages(/^Graceful shutdown complete/).length, 4)
+      t.equal(service.log.messages(/not everything went well/).length, 1)
+    })
+  })
+}
+
+/** The port of the fixture's workers, once both listen. */
+async function portOfWorkers (service: Program): Promise<number> {
+  await eventually(() => service.log.messages(/listening at/).length === 2)
+  return await portOf(service)
+}
+
+t.test('node:cluster: Ctrl-C ends the primary at once, and the workers end what they have begun', async t => {
+  const service = fork(t, 'cluster')
+  const port = await portOfWorkers(service)
+  const clients = [new RawClient(port).get('/slow'), new RawClient(port).get('/slow')]
+  await eventually(() => service.log.messages(/slow request is in/).length === 2)
+  service.killGroup('SIGINT')
+  await Promise.all(clients.map(async ({ closed }) => { await closed }))
+  for (const { text } of clients) t.match(text, /^HTTP\/1\.1 200 OK\r\nconnection: close\r\n[^]*slow$/i)
+  t.match(await service.exit, { signal: 'SIGINT' }, 'the primary; the workers keep its output open')
+  t.strictSame(service.log.messages(/^callback runs/).length, 2)
+  t.equal(service.log.messages(/^Graceful shutdown complete/).length, 2)
+})
+
+t.test('node:cluster: a primary that is gone ends its workers in order', async t => {
+  const service = fork(t, 'cluster')
+  const port = await portOfWorkers(service)
+  const client = new RawClient(port).get('/slow')
+  await service.log.line(/slow request is in/)
+  service.kill('SIGKILL')
+  await client.closed
+  t.match(client.text, /200 OK[^]*slow$/)
+  await service.exit
+  t.strictSame(service.log.messages(/^callback runs/), ['callback runs: disconnect', 'callback runs: disconnect'])
+})
+
+t.test('node:cluster: a worker that its primary disconnects ends what it has begun', async t => {
+  const service = fork(t, 'cluster')
+  const port = await portOfWorkers(service)
+  // So many that each worker has some.
+  const idle = await Promise.all(Array.from({ length: 8 }, async () => {
+    const client = new RawClient(port).get('/')
+    await client.until(/served by/)
+    return client
+  }))
+  const client = new RawClient(port).get('/disconnect')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\nconnection: close\r\n[^]*disconnected$/i)
+  t.match(await service.log.line(/^worker exited/), { msg: 'worker exited: 0 null' })
+  const [report] = service.log.lines.filter(({ msg }) => msg === 'Graceful shutdown complete') as unknown as Array<{ report: { phases: { delaying: number }, time: number } }>
+  t.ok(report !== undefined && report.report.phases.delaying < 200 && report.report.time < 2_000, 'without a delay, and at once')
+  t.equal(service.log.messages(/^callback runs/).length, 1)
+  for (const { socket } of idle) socket.destroy()
+})
+
+t.test('a signal after an uncaught error joins, and a second one exits at once', async t => {
+  const service = fork(t, 'service')
+  const port = await portOf(service)
+  new RawClient(port).get('/stuck')
+  const client = new RawClient(port).get('/slow?ms=600')
+  await Promise.all([service.log.line(/slow request is in/), service.log.line(/stuck request is in/)])
+  new RawClient(port).get('/throw')
+  await service.log.line(/Waiting for/)
+  service.kill('SIGTERM')
+  await client.closed
+  t.match(client.text, /200 OK[^]*slow$/)
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await service.log.line(/Second signal, SIGTERM/)
+})
+
+t.test('node:cluster: SIGTERM to a worker ends that one', async t => {
+  const service = fork(t, 'cluster')
+  const port = await portOfWorkers(service)
+  const client = new RawClient(port).get('/slow')
+  const { pid } = await service.log.line(/slow request is in/) as unknown as { pid: number }
+  process.kill(pid, 'SIGTERM')
+  await client.closed
+  t.match(client.text, /200 OK[^]*slow$/)
+  t.match(await service.log.line(/^worker exited/), { msg: 'worker exited: 0 null' })
+  t.strictSame(service.log.messages(/^callback runs/), ['callback runs: SIGTERM'])
+  const other = new RawClient(port).get('/', ['Connection: close'])
+  await other.closed
+  t.match(other.text, /200 OK/)
+})
+
+for (const [what, ms, code] of [['answers who is in flight and exits 0', 300, 0], ['exits 1 when a request had to be cut', 5_000, 1]] as const) {
+  t.test(`fastify start of fastify-cli ${what}`, async t => {
+    const cli = `${root}/node_modules/fastify-cli/cli.js`
+    const options = ['--port', '0', '--address', '127.0.0.1', '--log-level', 'info', '--close-grace-delay', '10000']
+    const service = runNode(t, [cli, 'start', ...options, fixture('cli-app')])
+    const client = new RawClient(await portOf(service)).get(`/slow?ms=${ms}`)
+    await service.log.line(/slow request is in/)
+    service.kill('SIGTERM')
+    await client.closed
+    t.match(client.text, code === 0 ? /^HTTP\/1\.1 200 OK\r\nconnection: close[^]*slow$/i : /^HTTP\/1\.1 503/)
+    t.strictSame(await service.exit, { code, signal: null })
+    t.strictSame(service.log.messages(/^callback runs/), ['callback runs'])
+  })
+}
