@@ -67,8 +67,12 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // connection is none: it does not count.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
     const isRequest = !isUpgrade(request.raw)
-    if (isRequest) connections.opened(reply)
-    else webSockets.opened(request.server)
+    if (isRequest) {
+      connections.opened(reply)
+    } else {
+      connections.upgraded(reply)
+      webSockets.opened(request.server)
+    }
     if (phase.current !== 'running' && !gate.admits(request, reply)) return
     if (isRequest) inFlight.enter(reply)
     done()

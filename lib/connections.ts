@@ -2,7 +2,7 @@
 
 import type { FastifyReply } from 'fastify'
 import type { Server as HttpServer } from 'node:http'
-import type { Http2ServerRequest, Http2Session, ServerHttp2Session } from 'node:http2'
+import type { Http2ServerRequest, Http2Session, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { Server as NetServer } from 'node:net'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
@@ -20,6 +20,9 @@ const JUST_CONNECTED = 100
 
 /** For so many milliseconds, who has just been answered would have connected again. */
 const NOBODY_CONNECTS = 25
+
+/** Who has been told to go, and has nothing to wait for, has so many milliseconds to do so. */
+const TOLD_TO_GO = 100
 
 /** Who has just been answered over keep-alive has so many milliseconds to ask again, and be refused rather than reset. */
 const JUST_ANSWERED = 100
@@ -44,6 +47,10 @@ export class Connections {
   readonly #sockets = new Set<Connection>()
   readonly #secured = new Set<Connection>()
   readonly #sessions = new Set<ServerHttp2Session>()
+  /** Sockets that speak another protocol by now, as far as a route was asked for that. */
+  readonly #upgraded = new WeakSet<Socket>()
+  /** Streams that came since the last call: nobody counts them, and they are answered all the same. */
+  readonly #lateStreams = new Set<ServerHttp2Stream>()
   /** Who has connected since the last call, and when. */
   readonly #late = new Map<object, number>()
   #lastCalled = false
@@ -89,7 +96,7 @@ export class Connections {
     }
   }
 
-  #keep<T extends Socket | ServerHttp2Session> (item: T, set: Set<T>): void {
+  #keep<T extends Socket | ServerHttp2Session | ServerHttp2Stream> (item: T, set: Set<T>): void {
     set.add(item)
     item.on('close', () => {
       set.delete(item)
@@ -125,6 +132,11 @@ export class Connections {
     socket[kNewest] = reply
   }
 
+  /** An upgrade is asked for: if it comes to one, its owner closes the socket. */
+  upgraded ({ request: { raw: { socket } } }: FastifyReply): void {
+    this.#upgraded.add(socket)
+  }
+
   /**
    * A response is over; tells whether it was sent to its end, for Node says 'finish' after an abort, too.
    * Those of one socket end in the order in which they came.
@@ -149,8 +161,13 @@ export class Connections {
    */
   closeAfter (reply: Linked): void {
     const { raw } = reply.request
-    if (raw.httpVersionMajor === 2) goAway((raw as unknown as Http2ServerRequest).stream.session)
-    else sayClose(raw.socket)
+    if (raw.httpVersionMajor === 2) {
+      const { stream } = raw as unknown as Http2ServerRequest
+      this.#keep(stream, this.#lateStreams)
+      goAway(stream.session)
+    } else {
+      sayClose(raw.socket)
+    }
   }
 
   /** The shutdown starts: who is being answered is told that it is the last time. Idle connections stay usable. */
@@ -165,7 +182,7 @@ export class Connections {
     for (const server of this.#servers as Set<Partial<KeepAliveServer>>) {
       if (server.keepAliveTimeout === undefined) continue
       server.keepAliveTimeout = JUST_ANSWERED
-      // Node 22.19 and later wait for a second more.
+      // Node 22 and later let it be set how much longer they wait; Node 20 always waits for a second more.
       server.keepAliveTimeoutBuffer = 0
     }
   }
@@ -205,21 +222,24 @@ export class Connections {
     const late = [...this.#sockets].filter(socket => (this.#late.get(socket) ?? 0) > justNow)
     await within(Math.min(grace, JUST_CONNECTED), Promise.all(late.map(closed)))
     const busy = [...this.#sockets, ...this.#secured].filter(socket => socket[kNewest] != null)
+    await within(grace, Promise.all([...busy, ...this.#lateStreams].map(closed)))
     for (const session of this.#sessions) goAway(session)
-    await within(grace, Promise.all([...busy, ...this.#sessions].map(closed)))
-    for (const server of this.#servers) {
-      // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
-      (server as Partial<HttpServer>).closeAllConnections?.()
-      if (server instanceof TlsServer) this.#destroyHandshakes()
-    }
-    for (const session of this.#sessions) session.destroy()
+    await within(Math.min(grace, TOLD_TO_GO), Promise.all([...this.#sessions].map(closed)))
+
+    // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
+    for (const server of this.#servers) (server as Partial<HttpServer>).closeAllConnections?.()
+    this.#destroyUnserved()
   }
 
-  /** Destroys the raw sockets behind which there is no secured one. */
-  #destroyHandshakes (): void {
-    const peer = (socket: Socket) => `${socket.remoteAddress} ${socket.remotePort}`
-    const secured = new Set([...this.#secured].map(peer))
-    for (const socket of this.#sockets) if (!secured.has(peer(socket))) socket.destroy()
+  /** Destroys what closeAllConnections() knows nothing of: handshakes that have not ended, and all of HTTP/2. */
+  #destroyUnserved (): void {
+    const secured = new Map([...this.#secured].map(socket => [peer(socket), socket]))
+    for (const socket of this.#sockets) {
+      const { server } = socket as Socket & { server: Partial<HttpServer> }
+      const served = server instanceof TlsServer ? secured.get(peer(socket)) : socket
+      const isLeftTo = served !== undefined && (server.closeAllConnections !== undefined || this.#upgraded.has(served))
+      if (!isLeftTo) socket.destroy()
+    }
   }
 
   /** Destroys what is left: upgraded sockets that nobody closed. */
@@ -244,7 +264,12 @@ function goAway (session: Http2Session | undefined): void {
   if (session?.closed === false) session.close()
 }
 
+/** What tells a raw socket from others, and goes for the secured one on top of it, too. */
+function peer ({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`
+}
+
 /** Not events.once(): that rejects where the socket has an error first, and a reset is a close, too. */
-async function closed (item: Socket | ServerHttp2Session): Promise<void> {
+async function closed (item: Socket | ServerHttp2Session | ServerHttp2Stream): Promise<void> {
   await new Promise<void>(resolve => { item.once('close', () => { resolve() }) })
 }

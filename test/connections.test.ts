@@ -11,9 +11,9 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
-async function secureApp (t: Test, options: object = {}): Promise<FastifyInstance> {
+async function secureApp (t: Test, options: object = {}, tls: object = {}): Promise<FastifyInstance> {
   const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
-  const app = Fastify({ https: { key, cert }, ...options }) as unknown as FastifyInstance
+  const app = Fastify({ https: { key, cert, ...tls }, ...options }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin)
   return app
@@ -40,20 +40,37 @@ t.test('HTTPS: answers who is in flight and does not wait for a handshake that n
   t.ok(phases.closing < 300, `closing took ${phases.closing}ms`)
 })
 
-t.test('HTTPS: a WebSocket is closed by its plugin, not torn', async t => {
-  const app = await secureApp(t)
-  await app.register(websocket)
-  app.register(async instance => {
-    instance.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+for (const [what, options] of [['HTTPS', {}], ['HTTP/2 that allows HTTP/1', { http2: true }]] as const) {
+  t.test(`${what}: a WebSocket is closed by its plugin, not torn, and an idle connection does not hold it`, async t => {
+    const app = await secureApp(t, options, { allowHTTP1: true })
+    await app.register(websocket)
+    app.get('/', async () => 'served')
+    app.register(async instance => {
+      instance.get('/ws', { websocket: true }, socket => {
+        socket.on('close', () => { closed = performance.now() })
+        socket.send('hello')
+      })
+    })
+    let closed = 0
+    const port = await listen(app)
+    const idle = secureClient(port).get('/')
+    await idle.until(/served/)
+    const upgrade = ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==']
+    const client = secureClient(port).get('/ws', upgrade)
+    await client.until(/hello/)
+    client.text = ''
+    const report = app.gracefulShutdown.shutdown()
+    await idle.closed
+    t.equal(closed, 0, 'the idle connection goes, the WebSocket is asked')
+    await client.until(/\x88\x02\x03\xe9/) // oxlint-disable-line no-control-regex
+    // A masked close frame with the same code.
+    client.socket.write(Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]))
+    await client.closed
+    const { exitCode, phases } = await report
+    t.equal(exitCode, 0)
+    t.ok(phases.closing < 900, `closing took ${phases.closing}ms`)
   })
-  const client = secureClient(await listen(app)).get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
-  await client.until(/hello/)
-  client.text = ''
-  const report = app.gracefulShutdown.shutdown()
-  await client.until(/\x88/) // oxlint-disable-line no-control-regex
-  await client.closed
-  t.match(await report, { exitCode: 0 })
-})
+}
 
 t.test('HTTP/2: lets streams end, tells sessions to go and closes idle ones', async t => {
   for (const secure of [false, true]) {

@@ -1,27 +1,15 @@
 import t from 'tap'
 import type { AddressInfo } from 'node:net'
-import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import dns from 'node:dns'
 import { connect } from 'node:net'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
-/** Has `localhost` resolve to both loopbacks, wherever this runs. */
-function bothLoopbacks (test: Test): void {
-  const { lookup } = dns
-  const both = (host: string, options: { all?: boolean }, done: (...result: unknown[]) => void): void => {
-    if (host === 'localhost' && options.all === true) done(null, [{ address: '127.0.0.1', family: 4 }, { address: '::1', family: 6 }])
-    else lookup(host, options as dns.LookupOptions, done)
-  }
-  dns.lookup = both as unknown as typeof lookup
-  test.teardown(() => { dns.lookup = lookup })
-}
-
 t.test('covers the second listener of localhost, which Fastify does not show', async t => {
-  bothLoopbacks(t)
+  t.teardown(resolveToBothLoopbacks())
   const { app } = await createApp(t, { readTimeout: 200, writeTimeout: 10_000 })
   const held = heldRoute(app)
   await app.listen({ port: 0, host: 'localhost' })

@@ -1,0 +1,122 @@
+// With nothing in flight, nothing holds the process.
+
+import t from 'tap'
+import type { Test } from 'tap'
+import type { Program } from './helpers.ts'
+import type { Socket } from 'node:net'
+import { once } from 'node:events'
+import { connect as connectHttp2 } from 'node:http2'
+import { connect as connectTcp } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { connect as connectTls } from 'node:tls'
+import { fork, RawClient } from './helpers.ts'
+
+/** How much longer than without any connection it may take from SIGTERM until the process is gone, in milliseconds. */
+const LIMIT = 300
+
+const MANY = 5_000
+
+async function startService (t: Test, protocol: string, options = {}): Promise<{ service: Program, port: number }> {
+  const service = fork(t, 'answers', { PROTOCOL: protocol, OPTIONS: JSON.stringify(options) })
+  const { ports: [port] } = await service.log.line(/^ready$/) as unknown as { ports: [number] }
+  return { service, port }
+}
+
+/** Milliseconds from SIGTERM until the process is gone. */
+async function stop (t: Test, service: Program): Promise<number> {
+  const start = performance.now()
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  return performance.now() - start
+}
+
+const tcp = async (port: number): Promise<Socket> => {
+  const socket = connectTcp(port, '127.0.0.1')
+  socket.on('error', () => {})
+  await once(socket, 'connect')
+  return socket
+}
+const tls = async (port: number): Promise<Socket> => {
+  const socket = connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false })
+  socket.on('error', () => {})
+  await once(socket, 'secureConnect')
+  return socket
+}
+
+type Connect = (port: number) => Promise<Socket>
+type Idle = (port: number) => Promise<unknown>
+
+const silent = (connect: Connect): Idle => async port => await connect(port)
+const halfSent = (connect: Connect, text: string): Idle => async port => { (await connect(port)).write(text) }
+const keptAlive = (connect: Connect): Idle => async port => {
+  await new RawClient(await connect(port)).get('/').until(/served$/)
+}
+const idleSession = (scheme: string): Idle => async port => {
+  const session = connectHttp2(`${scheme}://127.0.0.1:${port}`, { rejectUnauthorized: false })
+  session.on('error', () => {})
+  await once(session, 'remoteSettings')
+}
+
+const kinds: Array<[what: string, protocol: string, idle: Idle]> = [
+  ['a silent connection', 'http', silent(tcp)],
+  ['a half-sent request line', 'http', halfSent(tcp, 'GET / HT')],
+  ['half-sent headers', 'http', halfSent(tcp, 'GET / HTTP/1.1\r\nHost: x\r\nAccept')],
+  ['an idle keep-alive connection', 'http', keptAlive(tcp)],
+  ['a TLS handshake that never starts', 'https', silent(tcp)],
+  ['a TLS handshake that never ends', 'https', halfSent(tcp, '\x16\x03\x01')],
+  ['a silent connection', 'https', silent(tls)],
+  ['half-sent headers', 'https', halfSent(tls, 'GET / HTTP/1.1\r\nHost: x\r\nAccept')],
+  ['an idle keep-alive connection', 'https', keptAlive(tls)],
+  ['an idle session', 'http2', idleSession('http')],
+  ['a silent connection', 'http2', silent(tcp)],
+  ['a silent connection', 'https2', silent(tls)],
+  ['an idle session', 'https2', idleSession('https')],
+  ['a TLS handshake that never starts', 'https2', silent(tcp)]
+]
+
+for (const protocol of ['http', 'https', 'http2', 'https2']) {
+  t.test(`${protocol}: idle connections do not hold it`, async t => {
+    const { service: nobody } = await startService(t, protocol)
+    const least = await stop(t, nobody)
+    const ours = kinds.filter(([, its]) => its === protocol)
+    const cases = [...ours.map(([what,, idle]) => [what, [idle]] as const), ['a mix of all', ours.map(([,, idle]) => idle)] as const]
+    for (const [what, idle] of cases) {
+      const { service, port } = await startService(t, protocol)
+      for (const connect of idle) await connect(port)
+      const time = await stop(t, service)
+      t.ok(time - least < LIMIT, `${what}: gone after ${Math.round(time)}ms, without any connection after ${Math.round(least)}ms`)
+    }
+  })
+}
+
+t.test(`${MANY} idle keep-alive connections do not hold it`, async t => {
+  const { service: nobody } = await startService(t, 'http')
+  const least = await stop(t, nobody)
+  // It looks each tenth of the read timeout whether anybody has been answered since.
+  const readTimeout = 500
+  const { service, port } = await startService(t, 'http', { readTimeout })
+  const connect = keptAlive(tcp)
+  for (let batch = 0; batch < MANY / 100; batch++) await Promise.all(Array.from({ length: 100 }, async () => { await connect(port) }))
+  await sleep(readTimeout)
+  const time = await stop(t, service)
+  t.ok(time - least < LIMIT, `gone after ${Math.round(time)}ms, without any connection after ${Math.round(least)}ms`)
+})
+
+t.test('a client that dribbles headers is gone when the drain is over, at the drain timeout at the latest', async t => {
+  for (const stuck of [false, true]) {
+    const { service, port } = await startService(t, 'http', { drainTimeout: 500, readTimeout: false })
+    const client = new RawClient(await tcp(port)).send('GET / HTTP/1.1\r\nHost: x\r\nX-Long: ')
+    if (stuck) {
+      new RawClient(port).get('/stuck')
+      await service.log.line(/request is in/)
+    }
+    const dribble = setInterval(() => { client.send('x') }, 10)
+    const told = performance.now()
+    service.kill('SIGTERM')
+    await client.closed
+    clearInterval(dribble)
+    const time = performance.now() - told
+    t.strictSame(await service.exit, { code: stuck ? 1 : 0, signal: null })
+    t.ok(stuck ? time >= 490 && time < 1_200 : time < 500, `gone after ${Math.round(time)}ms`)
+  }
+})
