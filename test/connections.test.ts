@@ -146,6 +146,21 @@ t.test('a refused request that is still being read has time to get its answer', 
   t.match(await report, { refused: 3, completed: 1, exitCode: 0 })
 })
 
+t.test('what is still being read of an answer that nobody waits for has a moment to be read', async t => {
+  const { app } = await createApp(t)
+  const size = 16 * 1024 * 1024
+  app.get('/export', { config: { gracefulShutdown: false } }, async () => Buffer.alloc(size))
+  const client = new RawClient(await listen(app)).get('/export')
+  await client.until(/200 OK/)
+  client.socket.pause()
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => !app.server.listening)
+  client.socket.resume()
+  await client.closed
+  t.equal(client.text.length - client.text.indexOf('\r\n\r\n') - 4, size)
+  t.match(await report, { cut: [], exitCode: 0 })
+})
+
 t.test('a refused upload that never ends is answered and closed after so many bytes', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)

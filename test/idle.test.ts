@@ -2,6 +2,7 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
+import type { ShutdownReport } from '../index.ts'
 import type { Program } from './helpers.ts'
 import type { Socket } from 'node:net'
 import { once } from 'node:events'
@@ -100,6 +101,8 @@ t.test(`${MANY} idle keep-alive connections do not hold it`, async t => {
   await sleep(readTimeout)
   const time = await stop(t, service)
   t.ok(time - least < LIMIT, `gone after ${Math.round(time)}ms, without any connection after ${Math.round(least)}ms`)
+  const { report } = await service.log.line(/^Graceful shutdown complete$/) as unknown as { report: ShutdownReport }
+  t.ok(report.phases.draining < 90, `nobody has asked lately, so nobody is waited for: ${report.phases.draining}ms`)
 })
 
 t.test('a client that dribbles headers is gone when the drain is over, at the drain timeout at the latest', async t => {
