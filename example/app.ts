@@ -14,8 +14,8 @@ import { measure } from './metrics.ts'
 const MEGABYTE = 1024 * 1024
 
 export async function buildApp (config: Config): Promise<FastifyInstance> {
-  const { shutdownTimeout, shutdownDelay, drainTimeout } = config
-  const app = Fastify({ logger: true, bodyLimit: 10 * MEGABYTE })
+  const { shutdownTimeout, shutdownDelay, drainTimeout, trustProxy } = config
+  const app = Fastify({ logger: true, bodyLimit: 10 * MEGABYTE, trustProxy })
   const notes = new NoteStore(config.database)
 
   // First: the gate then stands before all other hooks, and whoever is refused costs neither a rate limit nor a

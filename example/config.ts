@@ -16,6 +16,8 @@ export interface Config {
   host: string
   /** 0 takes any free port; the log says which. */
   port: number
+  /** Addresses of load balancers, with commas between: X-Forwarded-For is believed from these, false from nobody. */
+  trustProxy: string | false
   /** SHUTDOWN_TIMEOUT is in seconds, as orchestrators count; here and in the plugin it is in milliseconds. */
   shutdownTimeout: number
   shutdownDelay: number
@@ -42,6 +44,7 @@ export function readConfig (env: NodeJS.ProcessEnv): Config {
   return {
     host: textFrom(env, 'HOST', '127.0.0.1'),
     port: readPort(env, 'PORT', 3000),
+    trustProxy: env['TRUST_PROXY'] === undefined ? false : textFrom(env, 'TRUST_PROXY', ''),
     shutdownTimeout,
     shutdownDelay,
     // The plugin refuses a budget in which delay and drain leave nothing; a part of what is left always fits.

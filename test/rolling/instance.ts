@@ -1,0 +1,61 @@
+// One of the instances behind the balancer: a real process, always on the same port.
+
+import type { ChildProcess } from 'node:child_process'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+
+/** Milliseconds between two looks at whether it is there. */
+const LOOK_EVERY = 20
+/** Milliseconds for an instance to come or to go, after which the run has failed. */
+const PATIENCE = 60_000
+
+export class Instance {
+  readonly port: number
+  readonly #program: string
+  readonly #env: Record<string, string>
+  #child: ChildProcess | undefined
+
+  constructor (program: string, port: number, env: Record<string, string>) {
+    this.port = port
+    this.#program = program
+    this.#env = { ...env, HOST: '127.0.0.1', PORT: String(port), TRUST_PROXY: '127.0.0.1' }
+  }
+
+  /** Starts it, and waits until it is ready. */
+  async start (): Promise<void> {
+    this.#child = spawn(process.execPath, ['--import', 'tsx', this.#program], {
+      cwd: ROOT, env: { ...process.env, ...this.#env }, stdio: ['ignore', 'ignore', 'inherit']
+    })
+    const end = performance.now() + PATIENCE
+    while (!await isReady(this.port)) {
+      if (this.#child.exitCode !== null || performance.now() > end) throw new Error(`The instance on port ${this.port} does not come up`)
+      await sleep(LOOK_EVERY)
+    }
+  }
+
+  /** SIGTERM, as a deploy sends it; waits until it is gone. */
+  async stop (): Promise<void> {
+    const child = this.#child as ChildProcess
+    const gone = once(child, 'exit', { signal: AbortSignal.timeout(PATIENCE) }) as Promise<[code: number | null, signal: string | null]>
+    child.kill('SIGTERM')
+    const [code, signal] = await gone
+    if (code !== 0) throw new Error(`The instance on port ${this.port} exited with ${code ?? signal}`)
+  }
+
+  /** Ends it by force, if it is there. */
+  kill (): void {
+    this.#child?.kill('SIGKILL')
+  }
+}
+
+async function isReady (port: number): Promise<boolean> {
+  try {
+    return (await fetch(`http://127.0.0.1:${port}/ready`, { headers: { connection: 'close' } })).ok
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,106 @@
+// Clients that never stop asking, never try twice and look at each answer.
+
+import { Agent, request } from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+export type Failure = '503' | '502' | '504' | 'reset' | 'refused' | 'torn' | 'other'
+
+export interface Failed {
+  /** Milliseconds since the load began. */
+  at: number
+  kind: Failure
+  what: string
+}
+
+export interface Load {
+  readonly failed: Failed[]
+  readonly requests: number
+  /** Lets each client have its last answer. */
+  stop: () => Promise<void>
+}
+
+const CLIENTS = 40
+/** Milliseconds between two requests of a client at the least: the example lets each client have 100 a second. */
+const PACE = { keptAlive: 20, connecting: 100 }
+/** Milliseconds that a request's work takes, at the least and at the most. */
+const WORK = [2, 50] as const
+/** One in so many writes. */
+const WRITES = 10
+
+export function startLoad (port: number, keepAlive: boolean): Load {
+  const failed: Failed[] = []
+  const start = performance.now()
+  let requests = 0
+  const stopped = new AbortController()
+
+  const loop = async (client: number): Promise<void> => {
+    const agent = new Agent({ keepAlive, maxSockets: 1 })
+    for (let index = 0; !stopped.signal.aborted; index++) {
+      const next = sleep(keepAlive ? PACE.keptAlive : PACE.connecting)
+      const ms = WORK[0] + (client * 7 + index * 13) % (WORK[1] - WORK[0])
+      const failure = await ask({ port, agent, ms, writes: index % WRITES === 0, address: `10.0.0.${client}` })
+      requests++
+      if (failure !== undefined) failed.push({ ...failure, at: Math.round(performance.now() - start) })
+      await next
+    }
+    agent.destroy()
+  }
+  const loops = Array.from({ length: CLIENTS }, async (_, client) => { await loop(client + 1) })
+  return {
+    failed,
+    get requests () { return requests },
+    stop: async () => {
+      stopped.abort()
+      await Promise.all(loops)
+    }
+  }
+}
+
+interface Question {
+  port: number
+  agent: Agent
+  ms: number
+  writes: boolean
+  address: string
+}
+
+/** One request; undefined if its answer is right, and whole. */
+async function ask ({ port, agent, ms, writes, address }: Question): Promise<Omit<Failed, 'at'> | undefined> {
+  const body = writes ? JSON.stringify({ text: `by ${address}` }) : ''
+  const headers = writes ? { 'content-type': 'application/json', 'content-length': body.length } : {}
+  return await new Promise(resolve => {
+    const call = request({
+      host: '127.0.0.1',
+      port,
+      agent,
+      path: `/api/data?ms=${ms}`,
+      method: writes ? 'POST' : 'GET',
+      headers: { ...headers, 'x-forwarded-for': address }
+    }, response => {
+      let text = ''
+      response.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
+      response.on('error', () => {})
+      response.on('close', () => {
+        const status = String(response.statusCode)
+        const right = writes ? '201' : '200'
+        if (!response.complete) resolve({ kind: 'torn', what: `${status} ${text.length} bytes` })
+        else if (status !== right) resolve({ kind: isKnown(status) ? status : 'other', what: `${status} ${text.slice(0, 100)}` })
+        else if (!isRight(text, ms, writes)) resolve({ kind: 'other', what: text.slice(0, 100) })
+        else resolve(undefined)
+      })
+    })
+    call.on('error', (error: NodeJS.ErrnoException) => {
+      resolve({ kind: error.code === 'ECONNREFUSED' ? 'refused' : 'reset', what: `${error.code} ${error.message}` })
+    })
+    call.end(body)
+  })
+}
+
+function isKnown (status: string): status is '502' | '503' | '504' {
+  return ['502', '503', '504'].includes(status)
+}
+
+function isRight (text: string, ms: number, writes: boolean): boolean {
+  const answer = JSON.parse(text) as { ms?: number, id?: unknown }
+  return writes ? answer.id !== undefined : answer.ms === ms
+}
