@@ -1,7 +1,7 @@
 // Rolling restarts: three processes of the example behind a real balancer, under load that never tries twice; each
 // instance is restarted in turn. `npm run test:rolling -- --help` tells what may be asked for.
 //
-// Exits with 1 if the plugin, given its delay, loses a single request.
+// Exits with 1 if the plugin, given its delay, loses a single request, or a process does not exit with 0.
 
 import type { BalancerName } from './balancers.ts'
 import type { Run, VariantName } from './report.ts'
@@ -71,7 +71,7 @@ for (const balancer of balancers) {
 }
 console.log(`\n${table(runs)}`)
 if (values.picture !== undefined) await writeFile(values.picture, drawFailures(runs))
-process.exit(runs.some(({ variant, failed }) => variant === variants[0] && failed.length > 0) ? 1 : 0)
+process.exit(runs.some(({ variant, failed, unclean }) => variant === variants[0] && failed.length + unclean > 0) ? 1 : 0)
 
 async function roll (balancerName: BalancerName, variant: VariantName): Promise<Run> {
   const { program, delay } = VARIANTS[variant]
@@ -90,12 +90,14 @@ async function roll (balancerName: BalancerName, variant: VariantName): Promise<
   const start = performance.now()
   const times: number[] = []
   const restartsAt: number[] = []
+  let unclean = 0
   for (let index = 0; index < restarts; index++) {
     await sleep(BETWEEN)
     const instance = instances[index % INSTANCES] as Instance
     const begin = performance.now()
     restartsAt.push(Math.round(begin - start))
-    await Promise.all([instance.stop(), balancer.leaves(instance.port)])
+    const [code] = await Promise.all([instance.stop(), balancer.leaves(instance.port)])
+    if (code !== 0) unclean++
     await instance.start()
     await balancer.returns(instance.port)
     times.push(performance.now() - begin)
@@ -105,5 +107,5 @@ async function roll (balancerName: BalancerName, variant: VariantName): Promise<
   const time = performance.now() - start
   balancer.kill()
   for (const instance of instances) instance.kill()
-  return { balancer: balancerName, variant, requests: load.requests, failed: load.failed, restartsAt, times, time }
+  return { balancer: balancerName, variant, requests: load.requests, failed: load.failed, restartsAt, times, time, unclean }
 }
