@@ -41,6 +41,12 @@ export function measure (app: FastifyInstance): Metrics {
     collect () { this.set(clock()) }
   }))
 
+  const left = new Gauge({
+    name: 'shutdown_requests_left',
+    help: 'Requests that were cut: still in flight when the drain was over',
+    registers
+  })
+
   // Neither gated nor counted: a scrape is welcome while requests drain, and no drain waits for one.
   app.get('/metrics', { config: { gracefulShutdown: false }, logLevel: 'warn' }, async (_request, reply) => {
     return await reply.type(register.contentType).send(await register.metrics())
@@ -51,6 +57,7 @@ export function measure (app: FastifyInstance): Metrics {
     // drain them, would be lost; so they go to a file, as the textfile collector of Prometheus' node exporter reads
     // it (a push gateway is another way), or else to the log.
     async flush (file, { log, signal }) {
+      left.set(app.inFlightRequests)
       const text = await register.metrics()
       if (file === undefined) {
         log.info({ shutdownDuration: clock(), metrics: text }, 'Last metrics')

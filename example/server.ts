@@ -15,6 +15,17 @@ const config = configOrExit()
 const app = await buildApp(config)
 // From here on the plugin listens to signals; nothing else is to be done.
 await app.listen({ host: config.host, port: config.port })
+speakWithManager()
+
+/** A process manager that speaks by messages, as PM2 does with `wait_ready` and `shutdown_with_message`. */
+function speakWithManager (): void {
+  if (process.send === undefined) return
+  process.send('ready')
+  process.on('message', message => {
+    if (message !== 'shutdown') return
+    void app.gracefulShutdown.shutdown('shutdown message').then(({ exitCode }) => process.exit(exitCode))
+  })
+}
 
 function configOrExit (): Config {
   try {

@@ -11,7 +11,7 @@ const app = Fastify({ logger: true })
 const notes = new NoteStore(config.database)
 app.get('/ready', { logLevel: 'warn' }, async () => ({ ready: true }))
 await app.register(api, { prefix: '/api', notes })
-closeWithGrace({ delay: config.shutdownTimeout, logger: false }, async () => {
+closeWithGrace({ logger: false }, async () => {
   await app.close()
   notes.close()
 })

@@ -1,0 +1,21 @@
+// pm2 start example/pm2/ecosystem.config.cjs && pm2 reload api
+//
+// PM2 starts a new process, waits for its 'ready', sends the old one 'shutdown', and ends it by force after
+// kill_timeout; example/server.ts speaks with it.
+
+module.exports = {
+  apps: [{
+    name: 'api',
+    cwd: `${__dirname}/../..`,
+    script: 'example/server.ts',
+    node_args: '--import tsx',
+    exec_mode: 'cluster',
+    instances: 2,
+    wait_ready: true,
+    listen_timeout: 20_000,
+    shutdown_with_message: true,
+    // More than SHUTDOWN_TIMEOUT.
+    kill_timeout: 35_000,
+    env: { SHUTDOWN_TIMEOUT: '30' }
+  }]
+}
