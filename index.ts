@@ -115,7 +115,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     timeouts.stop()
     process.leave(member)
   }
-  const shutdown = new Shutdown({ options, log, phase, inFlight, connections, webSockets, cuts, gate, callbacks, close, release })
+  const { isClusterWorker } = process
+  const shutdown = new Shutdown({
+    options, log, phase, inFlight, connections, webSockets, cuts, gate, callbacks, isClusterWorker, close, release
+  })
 
   fastify.addHook('onListen', done => {
     // Fastify goes on with a listen() that was under way when it was closed.

@@ -12,6 +12,9 @@ import { PROCESS_EVENTS } from './options.ts'
 /** close-with-grace exits at once on a second error, and with it would go who is in flight: these are listened to here. */
 const ERROR_EVENTS = ['uncaughtException', 'unhandledRejection'] as const
 
+/** Whether listeners of this process are shared with others by node:cluster. */
+export const { isWorker: isClusterWorker } = cluster
+
 /** An instance that goes down with the process. */
 export interface Member {
   readonly signals: readonly ProcessEvent[]

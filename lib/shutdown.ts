@@ -36,6 +36,7 @@ export interface Parts {
   readonly cuts: Cuts
   readonly gate: Gate
   readonly callbacks: Callbacks
+  readonly isClusterWorker: boolean
   /** Fastify's own close: its preClose hooks, its listeners, the onClose hooks of all plugins. */
   readonly close: () => Promise<void>
   /** Lets go of what lives only while the instance listens. */
@@ -101,15 +102,18 @@ export class Shutdown {
   }
 
   async #run (reason: string): Promise<ShutdownReport> {
-    const { options, log, phase, inFlight, connections, cuts, gate, callbacks } = this.#parts
+    const { options, log, phase, inFlight, connections, cuts, gate, callbacks, isClusterWorker } = this.#parts
     const { shutdownTimeout, shutdownDelay } = options
     const watch = new Stopwatch()
     const deadline = watch.start + shutdownTimeout - Math.min(MARGIN.most, shutdownTimeout * MARGIN.part)
     const finishedBefore = inFlight.finished
     log.info(reason.startsWith('SIG') ? `${reason} received, shutting down` : `Shutting down: ${reason}`)
 
+    const delays = shutdownDelay > 0 && connections.listening && !this.#skipDelay.signal.aborted
     connections.lastCall()
-    if (shutdownDelay > 0 && connections.listening && !this.#skipDelay.signal.aborted) {
+    // The primary of a cluster then gives new connections to the other workers, whatever they are told by balancers.
+    if (isClusterWorker) connections.stopListening()
+    if (delays) {
       phase.advance('delaying')
       log.info(`Not ready any more, serving on for ${shutdownDelay}ms`)
       await within(shutdownDelay, once(this.#skipDelay.signal, 'abort'))

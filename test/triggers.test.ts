@@ -274,6 +274,32 @@ t.test('node:cluster: SIGTERM to a worker ends that one', async t => {
   t.match(other.text, /200 OK/)
 })
 
+t.test('node:cluster: while a worker goes, new connections are served by the other one', async t => {
+  const service = fork(t, 'cluster')
+  const port = await portOfWorkers(service)
+  const stopped = new AbortController()
+  let answers = 0
+  const lost: string[] = []
+  const loop = async (): Promise<void> => {
+    while (!stopped.signal.aborted) {
+      const client = new RawClient(port).get('/', ['Connection: close'])
+      await client.closed
+      answers++
+      if (!/^HTTP\/1\.1 200 OK[^]*served by \d+$/.test(client.text)) lost.push(`${client.error?.message} ${client.text}`)
+    }
+  }
+  const loops = Array.from({ length: 10 }, loop)
+  await eventually(() => answers > 100)
+  const { pid } = service.log.lines.find(({ msg }) => msg.startsWith('Server listening')) as unknown as { pid: number }
+  process.kill(pid, 'SIGTERM')
+  await service.log.line(/^worker exited/)
+  const before = answers
+  await eventually(() => answers > before + 100)
+  stopped.abort()
+  await Promise.all(loops)
+  t.strictSame(lost, [])
+})
+
 for (const [what, ms, code] of [['answers who is in flight and exits 0', 300, 0], ['exits 1 when a request had to be cut', 5_000, 1]] as const) {
   t.test(`fastify start of fastify-cli ${what}`, async t => {
     const cli = `${root}/node_modules/fastify-cli/cli.js`

@@ -1,3 +1,4 @@
+// npx tsc -p example/docker/tsconfig.json
 // pm2 start example/pm2/ecosystem.config.cjs && pm2 reload api
 //
 // PM2 starts a new process, waits for its 'ready', sends the old one 'shutdown', and ends it by force after
@@ -7,8 +8,7 @@ module.exports = {
   apps: [{
     name: 'api',
     cwd: `${__dirname}/../..`,
-    script: 'example/server.ts',
-    node_args: '--import tsx',
+    script: 'dist/example/server.js',
     exec_mode: 'cluster',
     instances: 2,
     wait_ready: true,

@@ -82,11 +82,10 @@ function drawPanel (runs: readonly Run[], balancer: string, top: number): string
   const longest = Math.max(...runs.map(({ time }) => time))
   const x = (at: number) => Math.round(PANEL.left + at / longest * (PANEL.right - PANEL.left))
   const y = (count: number) => Math.round(bottom - count / most * PANEL.height)
-  const lines = runs.map(({ variant, failed, time }) => {
+  const lines = runs.map(({ variant, failed, time }, line) => {
     const steps = failed.map(({ at }, index) => `H${x(at)}V${y(index + 1)}`).join('')
-    const end = y(failed.length)
     return `<path d="M${x(0)} ${y(0)}${steps}H${x(time)}" fill="none" stroke="${COLOURS[variant]}" stroke-width="2.5"/>
-<text x="${PANEL.right + 10}" y="${end + 4}" fill="${COLOURS[variant]}">${failed.length} ${variant}</text>`
+<text x="${PANEL.right + 10}" y="${top + 16 + 22 * line}" fill="${COLOURS[variant]}">${variant}: ${failed.length}</text>`
   })
   const seconds = Math.round(longest / 1000)
   return `<text x="${PANEL.left}" y="${top - 12}" font-weight="600" fill="#1f2733">${balancer}, ${runs[0]?.times.length} restarts</text>
