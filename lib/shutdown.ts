@@ -22,7 +22,7 @@ const MARGIN = { part: 1 / 20, most: 250 }
  * A client that has just been answered over keep-alive sends its next request at once. It is to read a 503, not a
  * reset: so nobody must have asked for so long before connections are closed, within a limit for those who go on asking.
  */
-const QUIET = { milliseconds: 100, most: 200 }
+export const QUIET = { milliseconds: 100, most: 200 }
 /** How long connections have to be read to their end or to say goodbye, in milliseconds and as a part of what is left. */
 const GOODBYE = { part: 1 / 4, most: 1_000 }
 

@@ -34,11 +34,12 @@ t.test('its grace periods are longer than shutdownTimeout, and its delay fits th
   const periods = [...readme.matchAll(/(?:terminationGracePeriodSeconds|stop_grace_period): (\d+)/g)].map(([, seconds]) => Number(seconds))
   t.equal(periods.length, 2)
   for (const seconds of periods) t.ok(seconds * 1_000 > DEFAULTS.shutdownTimeout)
-  const [delay = ''] = /shutdownDelay: ([\d_]+) \}/.exec(readme)?.slice(1) ?? []
-  t.ok(resolveOptions({ shutdownDelay: Number(delay.replaceAll('_', '')) }))
-  const [short = ''] = /`(\{ shutdownTimeout: [^`]+\})`/.exec(readme)?.slice(1) ?? []
-  const options = Object.fromEntries([...short.matchAll(/(\w+): ([\d_]+)/g)].map(([, name = '', value = '']) => [name, Number(value.replaceAll('_', ''))]))
-  t.equal(resolveOptions(options).shutdownTimeout, 9_000)
+  const timeouts = [/`(\{ shutdownTimeout: [^`]+\})`/, /(\{ shutdownDelay: .*\})\)/].map(pattern => {
+    const [text = ''] = pattern.exec(readme)?.slice(1) ?? []
+    const options = [...text.matchAll(/(\w+): ([\d_]+)/g)].map(([, name = '', value = '']) => [name, Number(value.replaceAll('_', ''))])
+    return resolveOptions(Object.fromEntries(options) as object).shutdownTimeout
+  })
+  t.strictSame(timeouts, [9_000, 30_000])
 })
 
 t.test('it describes the controller that there is', async t => {

@@ -11,7 +11,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 /** Milliseconds after SIGTERM at which somebody has told nginx: endpoint removal comes late. */
-const TOLD_LATE = 200
+export const TOLD_LATE = 200
+/** HAProxy's checks, as in its configuration. */
+export const CHECKS = { inter: 200, fall: 1 }
 const LOOK_EVERY = 20
 
 export interface Balancer {

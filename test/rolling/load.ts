@@ -19,9 +19,9 @@ export interface Load {
   stop: () => Promise<void>
 }
 
-const CLIENTS = 40
+export const CLIENTS = 40
 /** Milliseconds between two requests of a client at the least: the example lets each client have 100 a second. */
-const PACE = { keptAlive: 20, connecting: 100 }
+export const PACE = { keptAlive: 20, connecting: 100 }
 /** Milliseconds that a request's work takes, at the least and at the most. */
 const WORK = [2, 50] as const
 /** One in so many writes. */

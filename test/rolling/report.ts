@@ -16,6 +16,8 @@ export interface Run {
   time: number
   /** Processes that did not exit with 0. */
   unclean: number
+  /** Failures per restart that the simulation predicts. */
+  predicted: number | undefined
 }
 
 const MOST_FAILURES = 20
@@ -31,19 +33,19 @@ export function printFailures ({ failed, restartsAt }: Run): void {
 
 /** In Markdown. */
 export function table (runs: readonly Run[]): string {
-  const lines = runs.map(({ balancer, variant, requests, failed, times, unclean }) => {
+  const lines = runs.map(({ balancer, variant, requests, failed, times, unclean, predicted }) => {
     const kinds = byKind(failed)
     const told = [...kinds].map(([kind, ones]) => `${ones.length} × ${kind}`).join(', ')
     const sorted = [...times].sort((a, b) => a - b)
     const median = sorted[Math.floor(sorted.length / 2)] ?? 0
     return [
       balancer, variant, times.length, requests, failed.length === 0 ? '**0**' : `${failed.length} (${told})`,
-      (failed.length / times.length).toFixed(1), unclean, `${(median / 1000).toFixed(1)} s`, `${((sorted.at(-1) ?? 0) / 1000).toFixed(1)} s`
+      (failed.length / times.length).toFixed(1), predicted?.toFixed(1) ?? '', unclean, `${(median / 1000).toFixed(1)} s`, `${((sorted.at(-1) ?? 0) / 1000).toFixed(1)} s`
     ]
   })
   return [
-    ['balancer', 'shutdown by', 'restarts', 'requests', 'failed', 'per restart', 'exit code not 0', 'time, median', 'time, longest'],
-    Array.from({ length: 9 }, () => '---'),
+    ['balancer', 'shutdown by', 'restarts', 'requests', 'failed', 'per restart', 'predicted', 'exit code not 0', 'time, median', 'time, longest'],
+    Array.from({ length: 10 }, () => '---'),
     ...lines
   ].map(cells => `| ${cells.join(' | ')} |`).join('\n')
 }

@@ -11,9 +11,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { BALANCERS, freePort, startBalancer } from './balancers.ts'
+import { checked, simulate } from '../../example/simulation/rollout.ts'
+import { resolveOptions } from '../../lib/options.ts'
+import { BALANCERS, CHECKS, freePort, startBalancer, TOLD_LATE } from './balancers.ts'
 import { Instance } from './instance.ts'
-import { startLoad } from './load.ts'
+import { CLIENTS, PACE, startLoad } from './load.ts'
 import { drawFailures, printFailures, table } from './report.ts'
 
 /** What is restarted, by the name that the report gives it. */
@@ -107,5 +109,27 @@ async function roll (balancerName: BalancerName, variant: VariantName): Promise<
   const time = performance.now() - start
   balancer.kill()
   for (const instance of instances) instance.kill()
-  return { balancer: balancerName, variant, requests: load.requests, failed: load.failed, restartsAt, times, time, unclean }
+  const predicted = predict(balancerName, variant)
+  return { balancer: balancerName, variant, requests: load.requests, failed: load.failed, predicted, restartsAt, times, time, unclean }
+}
+
+/** Failures per restart, by the simulation; undefined for what it does not know. */
+function predict (balancer: BalancerName, variant: VariantName): number | undefined {
+  if (VARIANTS[variant].program !== 'example/server.ts') return undefined
+  const isHaproxy = balancer === 'haproxy'
+  const pods = 200
+  const { lost } = simulate({
+    pods,
+    maxSurge: 1,
+    startUp: 0,
+    probePeriod: 0,
+    proxies: 1,
+    // A client that is refused is back as soon as its pace lets it.
+    rate: CLIENTS / (isHaproxy ? PACE.keptAlive : PACE.connecting) * 1_000 / INSTANCES,
+    propagation: isHaproxy ? checked(CHECKS.inter, CHECKS.fall) : () => TOLD_LATE,
+    median: 20,
+    longest: 50,
+    settings: { options: resolveOptions({ shutdownDelay: VARIANTS[variant].delay }), preStop: 0, grace: 60_000 }
+  }, 1)
+  return lost / pods
 }
