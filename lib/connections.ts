@@ -16,10 +16,10 @@ const kNewest = Symbol('graceful.newest')
 const kNext = Symbol('graceful.next')
 
 /** Who has connected so many milliseconds ago is about to send a request. */
-const JUST_CONNECTED = 100
+const JUST_CONNECTED = 250
 
 /** For so many milliseconds, who has just been answered would have connected again. */
-const NOBODY_CONNECTS = 25
+const NOBODY_CONNECTS = 50
 
 /** Who has been told to go, and has nothing to wait for, has so many milliseconds to do so. */
 const TOLD_TO_GO = 100
