@@ -16,10 +16,13 @@ const kNewest = Symbol('graceful.newest')
 const kNext = Symbol('graceful.next')
 
 /** Who has connected so many milliseconds ago is about to send a request. */
-const JUST_CONNECTED = 250
+const JUST_CONNECTED = 100
 
 /** For so many milliseconds, who has just been answered would have connected again. */
 const NOBODY_CONNECTS = 50
+
+/** New connections are accepted for so many milliseconds at the most before the listener closes. */
+const LAST_ACCEPTED = 250
 
 /** Who has been told to go, and has nothing to wait for, has so many milliseconds to do so. */
 const TOLD_TO_GO = 100
@@ -192,7 +195,7 @@ export class Connections {
    * connection a turn. While new ones keep coming, it waits for a moment without any, within a limit.
    */
   async acceptWaiting (): Promise<void> {
-    const end = performance.now() + JUST_CONNECTED
+    const end = performance.now() + LAST_ACCEPTED
     await nextTurn()
     if (this.#late.size === 0) return
     let before = -1
