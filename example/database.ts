@@ -14,6 +14,8 @@ export class NoteStore {
   /** @param path a file, or `:memory:` */
   constructor (path: string) {
     this.#database = new Database(path)
+    // Other processes write here, too, where several share one machine: wait for them.
+    this.#database.pragma('busy_timeout = 2000')
     // Readers, a backup for instance, do not stop the writer.
     this.#database.pragma('journal_mode = WAL')
     this.#database.exec('CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, author TEXT NOT NULL, text TEXT NOT NULL) STRICT')

@@ -16,6 +16,8 @@ module.exports = {
     shutdown_with_message: true,
     // More than SHUTDOWN_TIMEOUT.
     kill_timeout: 35_000,
-    env: { SHUTDOWN_TIMEOUT: '30' }
+    // With a delay, a worker serves on over the connections that it has, and tells each that it is the last time; new
+    // ones go to the other workers at once.
+    env: { SHUTDOWN_TIMEOUT: '30', SHUTDOWN_DELAY: '1000' }
   }]
 }
