@@ -4,9 +4,11 @@
 //   lib/phase.ts        where a shutdown stands
 //   lib/in-flight.ts    who is in flight
 //   lib/connections.ts  every open socket and HTTP/2 session
+//   lib/pipeline.ts     the replies under way on one connection
 //   lib/servers.ts      every listener
 //   lib/web-sockets.ts  the WebSockets of @fastify/websocket
 //   lib/gate.ts         what a request meets once a shutdown has started
+//   lib/request-body.ts a body that nobody is going to use
 //   lib/cuts.ts         who took too long
 //   lib/timeouts.ts     read, write and idle timeouts
 //   lib/probes.ts       /health and /ready
@@ -48,7 +50,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const webSockets = new WebSockets()
   const gate = new Gate(phase, connections)
   const cuts = new Cuts(phase, inFlight, log)
-  const timeouts = new Timeouts(options, fastify, inFlight, cuts)
+  const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts)
   const callbacks = new Callbacks(options.shutdownTimeout)
   const probes = createProbes(options.health, options.ready, phase, inFlight)
 

@@ -1,22 +1,18 @@
-// Every open socket and HTTP/2 session of every listener, and which responses are under way on them.
+// Every open socket and HTTP/2 session of every listener, and when somebody was last heard of on them.
 
 import type { FastifyReply } from 'fastify'
 import type { Server as HttpServer } from 'node:http'
 import type { Http2ServerRequest, Http2Session, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import type { Connection } from './pipeline.ts'
 import { Server as NetServer } from 'node:net'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
+import * as pipeline from './pipeline.ts'
 import { within } from './within.ts'
 
-/** On a socket: its replies that are not over, from the oldest to the newest; null while it is idle. */
-const kOldest = Symbol('graceful.oldest')
-const kNewest = Symbol('graceful.newest')
-/** On a reply: the one that came behind it on the same socket (a pipeline). */
-const kNext = Symbol('graceful.next')
-
-/** Who has connected so many milliseconds ago is about to send a request. */
-const JUST_CONNECTED = 100
+/** Who has connected since the last call has so many milliseconds to say what for. */
+const JUST_CONNECTED = 500
 
 /** For so many milliseconds, who has just been answered would have connected again. */
 const NOBODY_CONNECTS = 50
@@ -30,19 +26,10 @@ const TOLD_TO_GO = 100
 /** Who has just been answered over keep-alive has so many milliseconds to ask again, and be refused rather than reset. */
 const JUST_ANSWERED = 100
 
-interface Linked extends FastifyReply {
-  [kNext]?: Linked
-}
-
 /** What Node's HTTP servers have to close idle connections with. */
 interface KeepAliveServer {
   keepAliveTimeout: number
   keepAliveTimeoutBuffer: number
-}
-
-interface Connection extends Socket {
-  [kOldest]?: Linked | null | undefined
-  [kNewest]?: Linked | null
 }
 
 export class Connections {
@@ -55,10 +42,14 @@ export class Connections {
   /** Streams that came since the last call: nobody counts them, and they are answered all the same. */
   readonly #lateStreams = new Set<ServerHttp2Stream>()
   /** Who has connected since the last call, and when. */
-  readonly #late = new Map<object, number>()
+  readonly #late = new Map<Socket, number>()
   #lastCalled = false
   #stopped = false
   #accepted = 0
+  /** Responses until the last call, and how many of them the clock has been read for. */
+  #answered = 0
+  #answeredBefore = 0
+  #lastHeard = -Infinity
   #whenGone: (() => void) | undefined
   readonly #onServerClose: () => void
   readonly #onSocketClose: (this: Connection) => void
@@ -69,11 +60,12 @@ export class Connections {
    */
   constructor (onGone: (reply: FastifyReply) => void, onServerClose: () => void) {
     this.#onServerClose = onServerClose
-    // One listener per socket, not per response: a queued response of an aborted pipeline has no 'close'.
+    const forget = (socket: Connection) => { this.#forget(socket) }
+    // One listener per socket, not per response: a queued response of an aborted pipeline has no 'close'. And the same
+    // one for all sockets: with its own for each, or with a second one, an idle connection would cost twice as much.
     this.#onSocketClose = function () {
-      for (let reply = this[kOldest]; reply != null; reply = reply[kNext]) onGone(reply)
-      this[kOldest] = null
-      this[kNewest] = null
+      pipeline.abort(this, onGone)
+      forget(this)
     }
   }
 
@@ -81,13 +73,13 @@ export class Connections {
   adopt (server: Server): void {
     this.#servers.add(server)
     server.on('connection', (socket: Socket) => {
-      this.#keep(socket, this.#sockets)
+      this.#keepSocket(socket, this.#sockets)
       this.#accepted++
       if (this.#lastCalled) this.#late.set(socket, performance.now())
     })
     // A TLS server's sockets come twice: raw, so that one which never ends its handshake is known, too, and secured.
-    server.on('secureConnection', (socket: Socket) => { this.#keep(socket, this.#secured) })
-    server.on('session', (session: ServerHttp2Session) => { this.#keep(session, this.#sessions) })
+    server.on('secureConnection', (socket: Socket) => { this.#keepSocket(socket, this.#secured) })
+    server.on('session', (session: ServerHttp2Session) => { keep(session, this.#sessions) })
 
     const { close } = server
     server.close = callback => {
@@ -99,13 +91,21 @@ export class Connections {
     }
   }
 
-  #keep<T extends Socket | ServerHttp2Session | ServerHttp2Stream> (item: T, set: Set<T>): void {
-    set.add(item)
-    item.on('close', () => {
-      set.delete(item)
-      this.#late.delete(item)
-      if (this.#sockets.size === 0) this.#whenGone?.()
-    })
+  #keepSocket (socket: Connection, set: Set<Connection>): void {
+    set.add(socket)
+    this.#watch(socket)
+  }
+
+  #watch (socket: Connection): void {
+    pipeline.prepare(socket)
+    socket.on('close', this.#onSocketClose)
+  }
+
+  #forget (socket: Connection): void {
+    this.#sockets.delete(socket)
+    this.#secured.delete(socket)
+    this.#late.delete(socket)
+    if (this.#sockets.size === 0) this.#whenGone?.()
   }
 
   /** Whether any listener takes connections. */
@@ -124,15 +124,13 @@ export class Connections {
   }
 
   /** A request has come in. On HTTP/2, Fastify's onResponse tells of every ending; nothing to do. */
-  opened (reply: Linked): void {
+  opened (reply: FastifyReply): void {
     const { raw } = reply.request
     if (raw.httpVersionMajor === 2) return
     const socket: Connection = raw.socket
-    const newest = socket[kNewest]
-    if (newest === undefined) socket.on('close', this.#onSocketClose)
-    if (newest == null) socket[kOldest] = reply
-    else newest[kNext] = reply
-    socket[kNewest] = reply
+    // An injected request's socket comes from no listener.
+    if (!pipeline.isPrepared(socket)) this.#watch(socket)
+    pipeline.open(socket, reply)
   }
 
   /** An upgrade is asked for: if it comes to one, its owner closes the socket. */
@@ -140,43 +138,50 @@ export class Connections {
     this.#upgraded.add(socket)
   }
 
-  /**
-   * A response is over; tells whether it was sent to its end, for Node says 'finish' after an abort, too.
-   * Those of one socket end in the order in which they came.
-   */
-  ended (reply: Linked): boolean {
+  /** A response is over; tells whether it was sent to its end, for Node says 'finish' after an abort, too. */
+  ended (reply: FastifyReply): boolean {
     const { raw } = reply.request
     if (raw.httpVersionMajor === 2) return reply.raw.writableEnded
-    const socket: Connection = raw.socket
-    if (socket[kNewest] === reply) {
-      // Do not keep it in memory for as long as the connection lives.
-      socket[kNewest] = null
-      socket[kOldest] = null
-    } else if (socket[kOldest] === reply) {
-      socket[kOldest] = reply[kNext]
-    }
+    const { socket } = raw
+    pipeline.end(socket, reply)
+    if (!this.#lastCalled) this.#answered++
+    else if (!pipeline.saidClose(reply)) this.#lastHeard = performance.now()
     return !socket.destroyed
   }
 
   /**
-   * The last exchange on its connection: the response says `Connection: close`, or the session GOAWAY.
-   * Of a pipeline only the last response may say it: Node drops what comes behind one that does.
+   * When somebody last asked, or was answered so that he may ask again, as performance.now() counts. Until the last call
+   * it is as exact as it is asked for often: a clock read per request would cost more than it is worth.
    */
-  closeAfter (reply: Linked): void {
+  lastHeard (): number {
+    if (this.#answered !== this.#answeredBefore) {
+      this.#answeredBefore = this.#answered
+      this.#lastHeard = performance.now()
+    }
+    return this.#lastHeard
+  }
+
+  /**
+   * After the last call, a request has come in: the last one on its connection.
+   * @param isWaitedFor whether its body is; for ever, if need be
+   */
+  closeAfter (reply: FastifyReply, isWaitedFor = true): void {
+    this.#lastHeard = performance.now()
     const { raw } = reply.request
     if (raw.httpVersionMajor === 2) {
       const { stream } = raw as unknown as Http2ServerRequest
-      this.#keep(stream, this.#lateStreams)
+      keep(stream, this.#lateStreams)
       goAway(stream.session)
     } else {
-      sayClose(raw.socket)
+      pipeline.sayClose(raw.socket, isWaitedFor)
     }
   }
 
   /** The shutdown starts: who is being answered is told that it is the last time. Idle connections stay usable. */
   lastCall (): void {
+    this.lastHeard()
     this.#lastCalled = true
-    for (const socket of [...this.#sockets, ...this.#secured]) sayClose(socket)
+    for (const socket of [...this.#sockets, ...this.#secured]) pipeline.sayClose(socket)
     for (const session of this.#sessions) goAway(session)
   }
 
@@ -192,17 +197,18 @@ export class Connections {
 
   /**
    * Lets in who waits in the kernel's queue: closing the listener resets them. The event loop accepts one
-   * connection a turn. While new ones keep coming, it waits for a moment without any, within a limit.
+   * connection a turn, so it is empty after a turn without any. While new ones keep coming, it waits for a moment
+   * without any, within a limit.
    */
   async acceptWaiting (): Promise<void> {
     const end = performance.now() + LAST_ACCEPTED
-    await nextTurn()
-    if (this.#late.size === 0) return
-    let before = -1
-    while (this.#accepted !== before && performance.now() < end) {
+    let before: number
+    do {
       before = this.#accepted
-      await sleep(NOBODY_CONNECTS)
-    }
+      if (this.#late.size > 0) await sleep(NOBODY_CONNECTS)
+      // Not at once: timers come before what has been waiting while this process was not let run.
+      await nextTurn()
+    } while (this.#accepted !== before && performance.now() < end)
   }
 
   /** Takes no more connections. */
@@ -221,12 +227,12 @@ export class Connections {
    * Upgraded sockets stay: their owners may still say goodbye.
    */
   async close (grace: number): Promise<void> {
+    for (const session of this.#sessions) goAway(session)
     const justNow = performance.now() - JUST_CONNECTED
     const late = [...this.#sockets].filter(socket => (this.#late.get(socket) ?? 0) > justNow)
     await within(Math.min(grace, JUST_CONNECTED), Promise.all(late.map(closed)))
-    const busy = [...this.#sockets, ...this.#secured].filter(socket => socket[kNewest] != null)
+    const busy = [...this.#sockets, ...this.#secured].filter(pipeline.isBusy)
     await within(grace, Promise.all([...busy, ...this.#lateStreams].map(closed)))
-    for (const session of this.#sessions) goAway(session)
     await within(Math.min(grace, TOLD_TO_GO), Promise.all([...this.#sessions].map(closed)))
 
     // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
@@ -236,10 +242,10 @@ export class Connections {
 
   /** Destroys what closeAllConnections() knows nothing of: handshakes that have not ended, and all of HTTP/2. */
   #destroyUnserved (): void {
-    const secured = new Map([...this.#secured].map(socket => [peer(socket), socket]))
+    const secured = new Map([...this.#secured].map(socket => [beneath(socket), socket]))
     for (const socket of this.#sockets) {
       const { server } = socket as Socket & { server: Partial<HttpServer> }
-      const served = server instanceof TlsServer ? secured.get(peer(socket)) : socket
+      const served = server instanceof TlsServer ? secured.get(socket) : socket
       const isLeftTo = served !== undefined && (server.closeAllConnections !== undefined || this.#upgraded.has(served))
       if (!isLeftTo) socket.destroy()
     }
@@ -251,12 +257,9 @@ export class Connections {
   }
 }
 
-function sayClose (socket: Connection): void {
-  for (let reply = socket[kOldest]; reply != null; reply = reply[kNext]) {
-    if (reply.raw.headersSent) continue
-    if (reply === socket[kNewest]) reply.raw.setHeader('connection', 'close')
-    else reply.raw.removeHeader('connection')
-  }
+function keep<T extends ServerHttp2Session | ServerHttp2Stream> (item: T, set: Set<T>): void {
+  set.add(item)
+  item.on('close', () => { set.delete(item) })
 }
 
 /**
@@ -267,9 +270,9 @@ function goAway (session: Http2Session | undefined): void {
   if (session?.closed === false) session.close()
 }
 
-/** What tells a raw socket from others, and goes for the secured one on top of it, too. */
-function peer ({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`
+/** The raw socket under a secured one. Addresses would not tell: on a Unix socket nobody has one. */
+function beneath (secured: Socket): Socket | undefined {
+  return (secured as Socket & { _parent?: Socket })._parent // oxlint-disable-line no-underscore-dangle
 }
 
 /** Not events.once(): that rejects where the socket has an error first, and a reset is a close, too. */

@@ -41,8 +41,6 @@ export class InFlight {
   #whenIdle: (() => void) | undefined
   /** Requests that left with a finished response. */
   finished = 0
-  #finishedBefore = 0
-  #restingSince = -Infinity
 
   /** Requests in flight. */
   get count (): number {
@@ -52,18 +50,6 @@ export class InFlight {
   /** Background work in flight. */
   get tasks (): number {
     return this.#tasks.size
-  }
-
-  /**
-   * A time at which the last response so far had been finished, as performance.now() counts. It is as exact as it is
-   * asked for often: a clock read per request would cost more than it is worth.
-   */
-  restingSince (): number {
-    if (this.finished !== this.#finishedBefore) {
-      this.#finishedBefore = this.finished
-      this.#restingSince = performance.now()
-    }
-    return this.#restingSince
   }
 
   /** Counts a request. */

@@ -30,35 +30,45 @@ export interface Member {
 interface Registry {
   readonly members: Set<Member>
   uninstall: (() => void) | undefined
-  /** The process goes down: who leaves or joins now changes nothing. */
-  exiting: boolean
+  /** Why the process goes down, once it does. */
+  reason: string | undefined
+  /** Who goes down with it; who joins late, too. */
+  readonly leaving: Set<Member>
 }
 
 /** Changed whenever Registry or Member is: copies that differ in it do not share. */
 const kRegistry = Symbol.for('fastify-graceful.process.1')
 
 const shared = globalThis as { [kRegistry]?: Registry }
-const registry: Registry = shared[kRegistry] ??= { members: new Set(), uninstall: undefined, exiting: false }
+const registry: Registry = shared[kRegistry] ??= {
+  members: new Set(), uninstall: undefined, reason: undefined, leaving: new Set()
+}
 
-/** From now on, this instance shuts down when the process is told to. */
+/** From now on, this instance shuts down when the process is told to: at once, if it has been told already. */
 export function join (member: Member): void {
-  if (member.signals.length === 0) return
+  if (member.signals.length === 0 || registry.members.has(member)) return
   registry.members.add(member)
-  install()
+  if (registry.reason === undefined) install()
+  else void takeDown(member, registry.reason)
 }
 
 /** The instance no longer listens. */
 export function leave (member: Member): void {
-  if (registry.members.delete(member)) install()
+  if (registry.members.delete(member) && registry.reason === undefined) install()
 }
 
-/** Listens to what any member wants; they all go down together, for the process does. */
+/**
+ * Listens to what any member wants; they all go down together, for the process does. The new listeners come before the
+ * old ones go: a signal that has reached Node and not yet its listeners is lost where there is none for a moment.
+ */
 function install (): void {
-  if (registry.exiting) return
-  registry.uninstall?.()
-  registry.uninstall = undefined
-  const members = [...registry.members]
-  if (members.length === 0) return
+  const before = registry.uninstall
+  registry.uninstall = registry.members.size > 0 ? listen([...registry.members]) : undefined
+  before?.()
+}
+
+/** Returns how to undo it. */
+function listen (members: readonly Member[]): () => void {
   const wanted = new Set(members.flatMap(({ signals }) => signals))
   const options = {
     // Each member keeps its own deadline; this ends the process where one fails to.
@@ -68,32 +78,42 @@ function install (): void {
     onTimeout: (delay: number) => { logAll(members, `Not shut down within ${delay}ms: exiting`) }
   }
   const skip = PROCESS_EVENTS.filter(event => !wanted.has(event) || isErrorEvent(event))
-  const grace = closeWithGrace({ ...options, skip }, async ({ signal = 'beforeExit' }) => { await endAll(members, signal) })
+  const grace = closeWithGrace({ ...options, skip }, async ({ signal = 'beforeExit' }) => { await endAll(signal) })
   const trigger = (event: string) => {
+    if (registry.reason !== undefined) return
     // One without signals of its own: the first signal from now on joins, and only a second one exits at once.
-    if (!registry.exiting) closeWithGrace({ ...options, skip: [...PROCESS_EVENTS] }, async () => { await endAll(members, event) }).close()
+    closeWithGrace({ ...options, skip: [...PROCESS_EVENTS] }, async () => { await endAll(event) }).close()
   }
   const stopErrors = listenToErrors(ERROR_EVENTS.filter(event => wanted.has(event)), members, trigger)
   const stopPrimary = listenToPrimary(trigger)
-  registry.uninstall = () => {
+  return () => {
     grace.uninstall()
     stopErrors()
     stopPrimary()
   }
 }
 
-/** Resolves when all are shut down; close-with-grace then exits. */
-async function endAll (members: readonly Member[], reason: string): Promise<void> {
-  if (!registry.exiting) {
-    registry.exiting = true
+/** Resolves when all are shut down, also those that only now begin to listen; close-with-grace then exits. */
+async function endAll (reason: string): Promise<void> {
+  const { members, leaving } = registry
+  if (registry.reason === undefined) {
+    registry.reason = reason
     // Ahead of the others: pino closes its destination on exit.
     process.prependOnceListener('exit', () => {
-      const codes = members.map(({ exit }) => exit())
+      const codes = [...leaving].map(({ exit }) => exit())
       // Whoever ends the process, an own close-with-grace of the user's or of fastify-cli, say: the worst code wins.
       if (codes.includes(1)) process.exitCode ||= 1
     })
   }
-  await Promise.all(members.map(async ({ shutdown }) => await shutdown(reason)))
+  // Whoever is down has left.
+  while (members.size > 0) {
+    await Promise.all([...members].map(async member => { await takeDown(member, reason) }))
+  }
+}
+
+async function takeDown (member: Member, reason: string): Promise<void> {
+  registry.leaving.add(member)
+  await member.shutdown(reason)
 }
 
 type ErrorEvent = typeof ERROR_EVENTS[number]

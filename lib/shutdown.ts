@@ -153,7 +153,6 @@ export class Shutdown {
   async #drain (): Promise<void> {
     const { options: { drainTimeout }, log, inFlight, connections, cuts } = this.#parts
     const start = performance.now()
-    const quietSince = inFlight.restingSince()
     connections.closeIdle()
     const tell = () => {
       log.info(`Waiting for ${whom(inFlight.count, inFlight.tasks)} to complete...`)
@@ -165,18 +164,18 @@ export class Shutdown {
     clearInterval(teller)
     if (drained) {
       log.info(`All requests drained in ${((performance.now() - start) / 1000).toFixed(1)}s`)
-      await this.#quiet(quietSince)
+      await this.#quiet()
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
   }
 
   /** Waits until nobody who is connected has asked, or been answered so that he may ask again, for a while. */
-  async #quiet (since: number): Promise<void> {
-    const { connections, gate } = this.#parts
+  async #quiet (): Promise<void> {
+    const { connections } = this.#parts
     const end = performance.now() + QUIET.most
     while (connections.open > 0) {
-      const left = Math.min(Math.max(since, gate.lastArrival) + QUIET.milliseconds, end) - performance.now()
+      const left = Math.min(connections.lastHeard() + QUIET.milliseconds, end) - performance.now()
       if (left <= 0) return
       await within(left, connections.gone())
     }

@@ -5,6 +5,7 @@
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Http2ServerRequest, ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import type { Connections } from './connections.ts'
 import type { Cuts } from './cuts.ts'
 import type { InFlight } from './in-flight.ts'
 import type { Options, Timeout } from './options.ts'
@@ -40,6 +41,7 @@ interface TimedServer extends Server {
 export class Timeouts {
   readonly #options: Options
   readonly #inFlight: InFlight
+  readonly #connections: Connections
   readonly #cuts: Cuts
   readonly #log: FastifyInstance['log']
   readonly #sessionTimeout: number
@@ -49,9 +51,10 @@ export class Timeouts {
   #shortest = Infinity
   #sweeper: NodeJS.Timeout | undefined
 
-  constructor (options: Options, fastify: FastifyInstance, inFlight: InFlight, cuts: Cuts) {
+  constructor (options: Options, fastify: FastifyInstance, inFlight: InFlight, connections: Connections, cuts: Cuts) {
     this.#options = options
     this.#inFlight = inFlight
+    this.#connections = connections
     this.#cuts = cuts
     this.#log = fastify.log
     this.#write = options.writeTimeout
@@ -105,7 +108,7 @@ export class Timeouts {
   }
 
   #sweep (): void {
-    this.#inFlight.restingSince()
+    this.#connections.lastHeard()
     for (const reply of this.#inFlight.replies()) this.#look(reply)
   }
 

@@ -2,6 +2,9 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { connect as connectTls } from 'node:tls'
@@ -39,6 +42,24 @@ t.test('HTTPS: answers who is in flight and does not wait for a handshake that n
   t.match({ completed, exitCode }, { completed: 1, exitCode: 0 })
   t.ok(phases.closing < 300, `closing took ${phases.closing}ms`)
 })
+
+for (const protocol of ['HTTPS', 'HTTP/2']) {
+  t.test(`${protocol} on a Unix socket: a handshake that never starts does not hold it beside an idle connection`, async t => {
+    const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
+    t.teardown(() => { rmSync(directory, { recursive: true }) })
+    const path = join(directory, 'app.sock')
+    const app = await secureApp(t, protocol === 'HTTP/2' ? { http2: true } : {})
+    await app.listen({ path })
+    const idle = connectTls({ path, rejectUnauthorized: false, ...protocol === 'HTTP/2' && { ALPNProtocols: ['h2'] } })
+    await once(idle, 'secureConnect')
+    const silent = new RawClient(path)
+    await once(silent.socket, 'connect')
+    const closed = [once(idle.resume(), 'close'), silent.closed]
+    const { phases } = await app.gracefulShutdown.shutdown()
+    await Promise.all(closed)
+    t.ok(phases.closing < 900, `closing took ${phases.closing}ms`)
+  })
+}
 
 for (const [what, options] of [['HTTPS', {}], ['HTTP/2 that allows HTTP/1', { http2: true }]] as const) {
   t.test(`${what}: a WebSocket is closed by its plugin, not torn, and an idle connection does not hold it`, async t => {

@@ -10,7 +10,7 @@ import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { fork, RawClient } from './helpers.ts'
+import { fork, portOf, RawClient } from './helpers.ts'
 
 /** How much longer than without any connection it may take from SIGTERM until the process is gone, in milliseconds. */
 const LIMIT = 300
@@ -91,23 +91,27 @@ for (const protocol of ['http', 'https', 'http2', 'https2']) {
 }
 
 t.test(`${MANY} idle keep-alive connections do not hold it`, async t => {
-  const { service: nobody } = await startService(t, 'http')
-  const least = await stop(t, nobody)
   // It looks each tenth of the read timeout whether anybody has been answered since.
   const readTimeout = 500
+  const timeWith = async (service: Program, port: number): Promise<number> => {
+    const connect = keptAlive(tcp)
+    for (let batch = 0; batch < MANY / 100; batch++) await Promise.all(Array.from({ length: 100 }, async () => { await connect(port) }))
+    await sleep(readTimeout)
+    return await stop(t, service)
+  }
+  // So many sockets take their time to close, whoever closes them.
+  const bare = fork(t, 'bare')
+  const least = await timeWith(bare, await portOf(bare))
   const { service, port } = await startService(t, 'http', { readTimeout })
-  const connect = keptAlive(tcp)
-  for (let batch = 0; batch < MANY / 100; batch++) await Promise.all(Array.from({ length: 100 }, async () => { await connect(port) }))
-  await sleep(readTimeout)
-  const time = await stop(t, service)
-  t.ok(time - least < LIMIT, `gone after ${Math.round(time)}ms, without any connection after ${Math.round(least)}ms`)
+  const time = await timeWith(service, port)
+  t.ok(time - least < LIMIT, `gone after ${Math.round(time)}ms, bare Fastify after ${Math.round(least)}ms`)
   const { report } = await service.log.line(/^Graceful shutdown complete$/) as unknown as { report: ShutdownReport }
   t.ok(report.phases.draining < 90, `nobody has asked lately, so nobody is waited for: ${report.phases.draining}ms`)
 })
 
 t.test('a client that dribbles headers is gone when the drain is over, at the drain timeout at the latest', async t => {
   for (const stuck of [false, true]) {
-    const { service, port } = await startService(t, 'http', { drainTimeout: 500, readTimeout: false })
+    const { service, port } = await startService(t, 'http', { drainTimeout: 1_000, readTimeout: false })
     const client = new RawClient(await tcp(port)).send('GET / HTTP/1.1\r\nHost: x\r\nX-Long: ')
     if (stuck) {
       new RawClient(port).get('/stuck')
@@ -120,6 +124,6 @@ t.test('a client that dribbles headers is gone when the drain is over, at the dr
     clearInterval(dribble)
     const time = performance.now() - told
     t.strictSame(await service.exit, { code: stuck ? 1 : 0, signal: null })
-    t.ok(stuck ? time >= 490 && time < 1_200 : time < 500, `gone after ${Math.round(time)}ms`)
+    t.ok(stuck ? time >= 990 && time < 2_500 : time < 1_000, `gone after ${Math.round(time)}ms`)
   }
 })

@@ -193,6 +193,14 @@ for (const copies of [1, 2]) {
   })
 }
 
+for (const what of ['another one begins to listen', 'another one closes', 'another one begins to listen afterwards']) {
+  t.test(`SIGTERM is heard while one instance listens and ${what}; all go down`, async t => {
+    const service = fork(t, 'coming-and-going', { CASE: what })
+    t.strictSame(await service.exit, { code: 0, signal: null })
+    t.strictSame(service.log.messages(/cleans up$/).sort(), ['first cleans up', 'second cleans up'])
+  })
+}
+
 /** The port of the fixture's workers, once both listen. */
 async function portOfWorkers (service: Program): Promise<number> {
   await eventually(() => service.log.messages(/listening at/).length === 2)

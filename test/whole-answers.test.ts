@@ -9,7 +9,7 @@ import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { eventually, fork, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, fork, listen, RawClient } from './helpers.ts'
 
 const MIB = 1024 * 1024
 
@@ -220,6 +220,34 @@ t.test('both listeners of localhost', async t => {
   }
   await exited(t, service, 2)
 })
+
+for (const phase of ['delaying', 'draining'] as const) {
+  t.test(`${phase}: an answer that does not wait for its upload is read by a client that writes all of it first`, async t => {
+    const { app } = await createApp(t, { shutdownDelay: phase === 'delaying' ? 1_000 : 0 }, { bodyLimit: 16 * MIB })
+    const entered = new Deferred()
+    app.post('/', {
+      onRequest: async (_request, reply) => {
+        entered.resolve()
+        if (phase === 'draining') await once(app.gracefulShutdown.signal, 'abort')
+        await reply.code(401).send('who are you')
+      }
+    }, async () => 'never')
+    const client = new RawClient(await listen(app))
+    client.socket.pause()
+    const body = Buffer.alloc(8 * MIB)
+    let report: Promise<unknown> | undefined
+    if (phase === 'delaying') report = app.gracefulShutdown.shutdown()
+    client.send(`POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: ${body.length}\r\n\r\n`)
+    await entered.promise
+    report ??= app.gracefulShutdown.shutdown()
+    await new Promise<void>(resolve => { client.socket.write(body, () => { resolve() }) })
+    client.socket.resume()
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 401 Unauthorized[^]*who are you$/)
+    t.equal(client.error, undefined)
+    t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  })
+}
 
 t.test('a connection whose streamed answer ends while others are in flight is closed soon after', async t => {
   const { service, port } = await start(t, { OPTIONS: '{"drainTimeout":10000}' })

@@ -1,0 +1,86 @@
+// Which replies are under way on an HTTP/1 connection, from the oldest to the newest: a client may send requests without
+// waiting for answers, and is answered in that order. The links are on the socket and on the replies themselves, so
+// that a request costs no more than a few stores.
+
+import type { FastifyReply } from 'fastify'
+import type { Socket } from 'node:net'
+import { isArriving } from './request-body.ts'
+
+/** On a socket: its replies that are not over; null while it is idle. */
+const kOldest = Symbol('graceful.oldest')
+const kNewest = Symbol('graceful.newest')
+/** On a reply: the one that came behind it on the same socket. */
+const kNext = Symbol('graceful.next')
+
+interface Linked extends FastifyReply {
+  [kNext]?: Linked
+}
+
+export interface Connection extends Socket {
+  [kOldest]?: Linked | null | undefined
+  [kNewest]?: Linked | null
+}
+
+/** Before the first request of a connection. */
+export function prepare (socket: Connection): void {
+  socket[kOldest] = null
+  socket[kNewest] = null
+}
+
+export function isPrepared (socket: Connection): boolean {
+  return socket[kNewest] !== undefined
+}
+
+export function open (socket: Connection, reply: Linked): void {
+  const newest = socket[kNewest]
+  if (newest == null) socket[kOldest] = reply
+  else newest[kNext] = reply
+  socket[kNewest] = reply
+}
+
+/** Those of one socket end in the order in which they came. */
+export function end (socket: Connection, reply: Linked): void {
+  if (socket[kNewest] === reply) {
+    // Do not keep it in memory for as long as the connection lives. But answered before its body was in, a request
+    // still needs its connection: to close that now would reset it.
+    if (reply.request.raw.complete) prepare(socket)
+  } else if (socket[kOldest] === reply) {
+    socket[kOldest] = reply[kNext]
+  }
+}
+
+/** Whether somebody sends a request or waits for an answer. */
+export function isBusy (socket: Connection): boolean {
+  const newest = socket[kNewest]
+  return newest != null && !(newest.raw.writableFinished && newest.request.raw.complete)
+}
+
+/** The connection is gone: tells of each reply that is not over, and leaves none behind. */
+export function abort (socket: Connection, onGone: (reply: FastifyReply) => void): void {
+  for (let reply = socket[kOldest]; reply != null; reply = reply[kNext]) {
+    onGone(reply)
+    // Node 20 and 22 say nothing to a response that has not had its turn yet; 24 and later do this themselves.
+    if (!reply.raw.destroyed) reply.raw.destroy().emit('close')
+  }
+  prepare(socket)
+}
+
+/**
+ * The newest response says `Connection: close`, as far as it can still be said. Of a pipeline only the last one may say
+ * it: Node drops what comes behind one that does. And it closes at once after one that does, whether the request's body
+ * is in or not: while that arrives, it is too early to say so, unless nobody waits for it any more.
+ */
+export function sayClose (socket: Connection, isWaitedFor = true): void {
+  for (let reply = socket[kOldest]; reply != null; reply = reply[kNext]) {
+    const { raw, request } = reply
+    if (raw.headersSent) continue
+    if (reply !== socket[kNewest]) raw.removeHeader('connection')
+    else if (isWaitedFor && isArriving(request.raw)) request.raw.once('end', () => { sayClose(socket) })
+    else raw.setHeader('connection', 'close')
+  }
+}
+
+/** Whether a response, of which the head is out, said so. */
+export function saidClose ({ raw }: FastifyReply): boolean {
+  return raw.getHeader('connection') === 'close'
+}
