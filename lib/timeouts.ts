@@ -140,9 +140,8 @@ export class Timeouts {
     const { socket } = reply.request.raw
     // Node knows a write that crawls from one that stands still, be it a single chunk of many megabytes.
     reply.raw.setTimeout(limit, () => { this.#cuts.cut(reply, new WriteTimeoutError(limit)) })
-    reply.raw.once('close', () => {
-      if (this.#options.idleTimeout === false) stopTimer(socket)
-    })
+    // Node sets it anew for an idle connection, if that has a limit.
+    if (this.#options.idleTimeout === false) reply.raw.once('close', () => { stopTimer(socket) })
   }
 }
 

@@ -1,0 +1,34 @@
+// From the last response until the process is gone. SIGTERM finds one request in flight, which is answered at once, and
+// connections that have been idle for a while.
+
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { close, idle, inFlight } from './clients.ts'
+import { Program } from './program.ts'
+
+/** Milliseconds after which a connection is really idle: who has only just been answered may be about to ask again. */
+export const IDLE = 1_500
+
+/** Milliseconds until all of a crowd must be gone; some packages wait for their own time-out first. */
+const PATIENCE = 30_000
+
+/** One time, in milliseconds. */
+export async function measureExit (directory: string, subject: string, idleConnections: number): Promise<number> {
+  const program = await Program.start({ directory, subject })
+  const crowd = await idle(program.port, idleConnections)
+  if (idleConnections > 0) await sleep(IDLE)
+  const [last] = await inFlight(program.port, 1, '/held')
+  if (last === undefined) throw new Error('No connection')
+  // It is in by the time that this is answered: the server reads what came first, first.
+  await program.ask('inFlight')
+  const answered = once(last, 'data')
+  const giveUp = setTimeout(() => { program.kill('SIGKILL') }, PATIENCE)
+  program.kill('SIGTERM')
+  await answered
+  const start = performance.now()
+  await program.gone()
+  const time = performance.now() - start
+  clearTimeout(giveUp)
+  close(crowd)
+  return time < PATIENCE ? time : NaN
+}

@@ -1,0 +1,98 @@
+// What was measured, and what it must show.
+
+import type { Growth } from './growth.ts'
+import type { Memory } from './memory.ts'
+import type { Refusals, Throughput } from './throughput.ts'
+import { BARE, OURS, PAIR } from './subjects.ts'
+
+export interface Results {
+  machine: string
+  versions: Record<string, string>
+  date: string
+  /** What was not measured, and the tool that it takes. */
+  notMeasured: Record<string, string>
+  /** By subject, without and with the logger. */
+  instructions?: Record<string, number>
+  instructionsWithLogger?: Record<string, number>
+  throughput?: Record<string, Throughput>
+  /** By the number of idle connections, and by subject; in milliseconds. */
+  exit?: Record<string, Record<string, number>>
+  memory?: Record<string, Memory>
+  refusals?: Refusals
+  growth?: Growth[]
+}
+
+/** Those whose code a request goes through. */
+export const TOUCHES_REQUESTS = ['@godaddy/terminus', 'http-terminator', 'http-graceful-shutdown', '@fastify/under-pressure']
+
+export interface Verdict {
+  what: string
+  holds: boolean
+}
+
+const MOST_INSTRUCTIONS = 1.01
+const MOST_EXIT: Record<string, number> = { 0: 1.1, 10_000: 1.5 }
+const MOST_BYTES = 200
+/** How much more than ten times as much it may be at ten times as many: times are not exact. */
+const LINEAR = 10 * 1.25
+const CONSTANT = 1.5
+
+/** Each promise that what was measured can show. */
+export function judge (results: Results): Verdict[] {
+  return [
+    ...judgeInstructions(results),
+    ...judgeExit(results),
+    ...judgeMemory(results),
+    ...judgeRefusals(results),
+    ...judgeGrowth(results)
+  ]
+}
+
+function judgeInstructions ({ instructions, instructionsWithLogger }: Results): Verdict[] {
+  const verdicts: Verdict[] = []
+  if (instructions !== undefined) verdicts.push(atMost('instructions a request', instructions, OURS, PAIR, MOST_INSTRUCTIONS))
+  if (instructionsWithLogger !== undefined) {
+    verdicts.push(atMost('instructions a request, with the logger', instructionsWithLogger, OURS, BARE, MOST_INSTRUCTIONS))
+    for (const peer of TOUCHES_REQUESTS) verdicts.push(atMost('instructions a request, with the logger', instructionsWithLogger, OURS, peer, 1))
+  }
+  return verdicts
+}
+
+function judgeExit ({ exit = {} }: Results): Verdict[] {
+  return Object.entries(exit).map(([idle, times]) =>
+    atMost(`last response → process gone, ${idle} idle connections`, times, OURS, BARE, MOST_EXIT[idle] ?? 1))
+}
+
+function judgeMemory ({ memory }: Results): Verdict[] {
+  const ours = memory?.[OURS]
+  const bare = memory?.[BARE]
+  if (ours === undefined || bare === undefined) return []
+  return (['idle', 'inFlight'] as const).map(kind => {
+    const bytes = ours[kind] - bare[kind]
+    return { what: `memory, ${kind}: ${bytes} bytes a connection more than ${BARE}, at most ${MOST_BYTES}`, holds: bytes <= MOST_BYTES }
+  })
+}
+
+function judgeRefusals ({ refusals }: Results): Verdict[] {
+  if (refusals === undefined) return []
+  const { refused: { requestsPerSecond: refused }, helloWorld: { requestsPerSecond: served } } = refusals
+  return [{ what: `refusals a second: ${refused}, hello worlds of ${BARE} over as many connections: ${served}`, holds: refused >= served }]
+}
+
+function judgeGrowth ({ growth = [] }: Results): Verdict[] {
+  const verdicts: Verdict[] = []
+  for (const [index, { connections, ...after }] of growth.entries()) {
+    const before = growth[index - 1]
+    if (before === undefined) continue
+    for (const [what, most] of [['goneFromIdle', LINEAR], ['goneFromInFlight', LINEAR], ['request', CONSTANT], ['read', CONSTANT]] as const) {
+      const factor = after[what] / before[what]
+      verdicts.push({ what: `growth, ${what}, ${before.connections} → ${connections}: × ${factor.toFixed(2)}, at most ${most}`, holds: factor <= most })
+    }
+  }
+  return verdicts
+}
+
+function atMost (what: string, figures: Record<string, number>, ours: string, others: string, most: number): Verdict {
+  const factor = (figures[ours] ?? NaN) / (figures[others] ?? NaN)
+  return { what: `${what}: ${factor.toFixed(3)} × ${others}, at most ${most}`, holds: factor <= most }
+}

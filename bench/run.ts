@@ -1,0 +1,164 @@
+// `npm run bench`: what the plugin costs, beside others. `-- --help` tells what may be asked for.
+//
+// Exits with 1 if a figure misses what it must show.
+
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { availableParallelism, cpus } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { build } from './build.ts'
+import { drawCharts } from './charts.ts'
+import { measureExit } from './exit.ts'
+import { measureGrowth } from './growth.ts'
+import { countInstructions } from './instructions.ts'
+import { measureMemory } from './memory.ts'
+import { median } from './numbers.ts'
+import { judge, type Results } from './results.ts'
+import { OURS, PAIR, SUBJECTS } from './subjects.ts'
+import { tables } from './tables.ts'
+import { measureRefusals, measureThroughput } from './throughput.ts'
+
+const PARTS = ['instructions', 'throughput', 'exit', 'memory', 'refusals', 'growth'] as const
+type Part = typeof PARTS[number]
+
+const HELP = `npm run bench -- [--only ${PARTS.join(',')}] [--short]
+
+  --only LIST  only these; the others stay as bench/results/results.json has them
+  --short      only instructions, without the logger, of the plugin and of an empty pair of hooks; writes nothing
+
+instructions needs valgrind, throughput and refusals need wrk.
+`
+
+const SIZES = { warmUp: 10_000, window: 2_000, windows: 9 }
+const SHORT_SIZES = { ...SIZES, windows: 5 }
+/** A regression of the request path makes a leap; the code that V8 compiles is not the same on each machine. */
+const SHORT_LIMIT = 1.05
+const LOAD = { rounds: 5, seconds: 4 }
+const EXITS = { runs: 15, idle: [0, 10_000] }
+const MEMORY = { runs: 3, connections: 10_000 }
+const GROWTH = { runs: 3, connections: [1, 10, 100, 1_000, 10_000] }
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url))
+const OUT = join(ROOT, 'bench/results')
+
+const { short, parts: asked } = readArguments()
+const directory = build()
+if (short) await checkInstructions()
+else await measureAll(asked)
+
+/** What a count can tell of this change, in a minute or two. */
+async function checkInstructions (): Promise<void> {
+  if (isMissing('valgrind')) throw new Error('valgrind is missing')
+  const { [PAIR]: pair = NaN, [OURS]: ours = NaN } = await count([PAIR, OURS], false, SHORT_SIZES)
+  const factor = ours / pair
+  console.log(`${ours} instructions a request, ${pair} with an empty pair of hooks: × ${factor.toFixed(3)}, at most ${SHORT_LIMIT}`)
+  if (!(factor <= SHORT_LIMIT)) process.exitCode = 1
+}
+
+async function measureAll (parts: readonly Part[]): Promise<void> {
+  const path = join(OUT, 'results.json')
+  const before = parts.length < PARTS.length && existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) as Results : undefined
+  const results: Results = { ...before, ...here(), notMeasured: { ...before?.notMeasured } }
+  for (const part of parts) {
+    console.error(`${part}…`)
+    const tool = ({ instructions: 'valgrind', throughput: 'wrk', refusals: 'wrk' } as Partial<Record<Part, string>>)[part]
+    delete results.notMeasured[part]
+    if (tool !== undefined && isMissing(tool)) results.notMeasured[part] = tool
+    else await MEASURE[part](results)
+  }
+  const verdicts = judge(results)
+  console.log(tables(results))
+  for (const { what, holds } of verdicts) console.log(`${holds ? 'holds ' : 'MISSED'}  ${what}`)
+  mkdirSync(OUT, { recursive: true })
+  writeFileSync(path, `${JSON.stringify(results, null, 2)}\n`)
+  writeFileSync(join(OUT, 'results.md'), `${tables(results)}\n`)
+  for (const [name, svg] of Object.entries(drawCharts(results))) writeFileSync(join(OUT, `${name}.svg`), svg)
+  if (!verdicts.every(({ holds }) => holds)) process.exitCode = 1
+}
+
+const subjects = (): string[] => Object.keys(SUBJECTS)
+
+const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
+  instructions: async results => {
+    results.instructions = await count(subjects(), false, SIZES)
+    results.instructionsWithLogger = await count(subjects(), true, SIZES)
+  },
+  throughput: async results => {
+    results.throughput = await measureThroughput(directory, subjects(), LOAD)
+  },
+  exit: async results => {
+    results.exit = {}
+    for (const idle of EXITS.idle) {
+      const times: Record<string, number[]> = Object.fromEntries(subjects().map(subject => [subject, []]))
+      for (let run = 0; run < EXITS.runs; run++) {
+        for (const subject of subjects()) times[subject]?.push(await measureExit(directory, subject, idle))
+      }
+      results.exit[idle] = Object.fromEntries(Object.entries(times).map(([subject, all]) => [subject, Number(median(all).toFixed(2))]))
+    }
+  },
+  memory: async results => {
+    results.memory = {}
+    for (const subject of subjects()) {
+      const runs = []
+      for (let run = 0; run < MEMORY.runs; run++) runs.push(await measureMemory(directory, subject, MEMORY.connections))
+      results.memory[subject] = { idle: median(runs.map(({ idle }) => idle)), inFlight: median(runs.map(({ inFlight }) => inFlight)) }
+    }
+  },
+  refusals: async results => {
+    results.refusals = await measureRefusals(directory, LOAD)
+  },
+  growth: async results => {
+    results.growth = []
+    for (const connections of GROWTH.connections) results.growth.push(await measureGrowth(directory, connections, GROWTH.runs))
+  }
+}
+
+/** Counts do not mind that others run beside: as many at a time as there are cores. */
+async function count (names: readonly string[], logger: boolean, sizes: typeof SIZES): Promise<Record<string, number>> {
+  const counted: Record<string, number> = Object.fromEntries(names.map(name => [name, NaN]))
+  const left = [...names]
+  await Promise.all(Array.from({ length: availableParallelism() }, async () => {
+    for (let name = left.shift(); name !== undefined; name = left.shift()) {
+      counted[name] = (await countInstructions(directory, name, logger, sizes)).perRequest
+    }
+  }))
+  return counted
+}
+
+function isMissing (tool: string): boolean {
+  return spawnSync(tool, ['--version']).error !== undefined
+}
+
+/** The machine, the versions and the day. */
+function here (): Pick<Results, 'machine' | 'versions' | 'date'> {
+  const versionOf = (name: string) => (JSON.parse(readFileSync(join(ROOT, 'node_modules', name, 'package.json'), 'utf8')) as { version: string }).version
+  const peers = subjects().filter(name => existsSync(join(ROOT, 'node_modules', name, 'package.json')))
+  return {
+    machine: `${cpus()[0]?.model.trim()}, ${availableParallelism()} cores`,
+    versions: { 'Node.js': process.versions.node, ...Object.fromEntries(['fastify', ...peers].map(name => [name, versionOf(name)])) },
+    date: new Date().toISOString().slice(0, 10)
+  }
+}
+
+function readArguments (): { short: boolean, parts: readonly Part[] } {
+  const fail = (message: string): never => {
+    console.error(`${message}\n\n${HELP}`)
+    return process.exit(1)
+  }
+  try {
+    const options = { only: { type: 'string', default: PARTS.join(',') }, short: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } } as const
+    const { values } = parseArgs({ options })
+    const parts = values.only.split(',') as Part[]
+    const stranger = parts.find(part => !PARTS.includes(part))
+    if (stranger !== undefined) fail(`There is nothing to measure that is called "${stranger}"`)
+    if (values.help) {
+      console.log(HELP)
+      process.exit(0)
+    }
+    return { short: values.short, parts }
+  } catch (error) {
+    return fail((error as Error).message)
+  }
+}

@@ -1,0 +1,66 @@
+// The program that is measured. It does as its parent says, by messages.
+
+import type { AddressInfo } from 'node:net'
+import type { Answer, Question } from './program.ts'
+import { once } from 'node:events'
+import { performance } from 'node:perf_hooks'
+import { promisify } from 'node:util'
+import Fastify from 'fastify'
+import { SUBJECTS } from './subjects.ts'
+
+const { SUBJECT = '', LOGGER = '' } = process.env
+const subject = SUBJECTS[SUBJECT]
+if (subject === undefined) throw new Error(`There is no subject "${SUBJECT}"`)
+
+// A request in flight as SIGTERM comes is answered at once; and this is heard before anybody closes anything.
+const released = once(process, 'SIGTERM')
+const app = Fastify({ logger: LOGGER === '' ? false : { file: '/dev/null' } })
+await subject.register?.(app)
+app.get('/', async () => ({ hello: 'world' }))
+app.get('/held', async () => {
+  await released
+  return { hello: 'world' }
+})
+// As a handler waits for a database: something that lives on will wake it.
+const never = new Promise(() => {})
+app.get('/stuck', async () => { await never })
+await app.listen({ port: 0, host: '127.0.0.1' })
+await subject.attach?.(app)
+
+const READS = 1_000_000
+
+/** Nanoseconds that it takes to read how many are in flight. */
+function readTime (): number {
+  let sum = 0
+  const start = performance.now()
+  for (let index = 0; index < READS; index++) sum += app.inFlightRequests
+  const time = performance.now() - start
+  return sum < 0 ? NaN : time * 1e6 / READS
+}
+
+/** Bytes on the heap that are still needed. */
+function heapUsed (): number {
+  const { gc } = globalThis as { gc?: () => void }
+  if (gc === undefined) throw new Error('Run with --expose-gc')
+  for (let pass = 0; pass < 3; pass++) gc()
+  return process.memoryUsage().heapUsed
+}
+
+const answers: Record<Question, () => number | Promise<number>> = {
+  heapUsed,
+  readTime,
+  inFlight: () => app.inFlightRequests,
+  connections: async () => await promisify(app.server.getConnections.bind(app.server))(),
+  /** Microseconds of processor time so far. */
+  cpu: () => {
+    const { user, system } = process.cpuUsage()
+    return user + system
+  }
+}
+const tell = (message: Answer): void => { process.send?.(message) }
+process.on('message', (question: Question) => {
+  void Promise.resolve(answers[question]()).then(value => { tell({ question, value }) })
+})
+// Whether it exits must not depend on who watches.
+process.channel?.unref()
+tell({ question: 'port', value: (app.server.address() as AddressInfo).port })

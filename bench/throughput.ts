@@ -1,0 +1,84 @@
+// Requests a second and how long the slowest of a hundred takes, by wrk. The subjects take turns, for this machine is
+// not the same from one minute to the next.
+
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
+import { inFlight } from './clients.ts'
+import { median } from './numbers.ts'
+import { Program } from './program.ts'
+import { BARE, OURS } from './subjects.ts'
+
+export interface Throughput {
+  requestsPerSecond: number
+  /** Milliseconds. */
+  p99: number
+}
+
+export interface Plan {
+  rounds: number
+  seconds: number
+}
+
+const CONNECTIONS = 40
+const UNITS: Record<string, number> = { us: 1 / 1_000, ms: 1, s: 1_000 }
+
+/** Keep-alive clients, all subjects in turn. */
+export async function measureThroughput (directory: string, subjects: readonly string[], plan: Plan): Promise<Record<string, Throughput>> {
+  const rounds: Record<string, Throughput[]> = Object.fromEntries(subjects.map(subject => [subject, []]))
+  for (let round = 0; round < plan.rounds; round++) {
+    for (const subject of subjects) {
+      const program = await Program.start({ directory, subject })
+      await load(program.port, 1)
+      rounds[subject]?.push(await load(program.port, plan.seconds))
+      await program.end()
+    }
+  }
+  return Object.fromEntries(Object.entries(rounds).map(([subject, results]) => [subject, middle(results)]))
+}
+
+export interface Refusals {
+  refused: Throughput
+  /** The hello world of bare Fastify, over as many connections: each answer closes its own, as a refusal does. */
+  helloWorld: Throughput
+  /** The same over keep-alive connections, which no refusal can be sent over. */
+  keptAlive: Throughput
+}
+
+/** Refusals a second while somebody is still in flight. */
+export async function measureRefusals (directory: string, { rounds, seconds }: Plan): Promise<Refusals> {
+  const results: Record<keyof Refusals, Throughput[]> = { refused: [], helloWorld: [], keptAlive: [] }
+  for (let round = 0; round < rounds; round++) {
+    const bare = await Program.start({ directory, subject: BARE })
+    await load(bare.port, 1)
+    results.keptAlive.push(await load(bare.port, seconds))
+    results.helloWorld.push(await load(bare.port, seconds, CLOSE))
+    await bare.end()
+
+    const ours = await Program.start({ directory, subject: OURS })
+    await load(ours.port, 1)
+    await inFlight(ours.port, 1, '/stuck')
+    while (await ours.ask('inFlight') === 0);
+    ours.kill('SIGTERM')
+    results.refused.push(await load(ours.port, seconds, CLOSE))
+    await ours.end()
+  }
+  return { refused: middle(results.refused), helloWorld: middle(results.helloWorld), keptAlive: middle(results.keptAlive) }
+}
+
+const CLOSE = ['-H', 'Connection: close']
+
+async function load (port: number, seconds: number, options: readonly string[] = []): Promise<Throughput> {
+  const args = ['-t1', `-c${CONNECTIONS}`, `-d${seconds}s`, '--latency', ...options, `http://127.0.0.1:${port}/`]
+  const { stdout } = await promisify(execFile)('wrk', args)
+  const [, time = '', unit = ''] = /99%\s+([\d.]+)(us|ms|s)/.exec(stdout) ?? []
+  const result = { requestsPerSecond: Number(/Requests\/sec:\s+([\d.]+)/.exec(stdout)?.[1]), p99: Number(time) * (UNITS[unit] ?? NaN) }
+  if (!(result.requestsPerSecond > 0)) throw new Error(`wrk says:\n${stdout}`)
+  return result
+}
+
+function middle (results: readonly Throughput[]): Throughput {
+  return {
+    requestsPerSecond: Math.round(median(results.map(({ requestsPerSecond }) => requestsPerSecond))),
+    p99: Number(median(results.map(({ p99 }) => p99)).toFixed(2))
+  }
+}
