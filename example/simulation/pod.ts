@@ -1,12 +1,13 @@
-// One pod on its way out: what each request meets, by the plugin's own times. All in milliseconds since the pod was
-// deleted, which is when endpoint removal starts.
+// One pod on its way out: what each request meets. All in milliseconds since the pod was deleted, which is when endpoint
+// removal starts. The plugin itself cannot run in simulated time, for its connections are real ones; so this is its
+// time-line in short, and test/simulation.test.ts holds it against the plugin, phase by phase and answer by answer.
 
 import type { Options } from '../../lib/options.ts'
 import { QUIET } from '../../lib/shutdown.ts'
 
 export interface PodSettings {
   /** As the plugin resolves them. */
-  options: Options
+  options: Pick<Options, 'shutdownDelay' | 'drainTimeout' | 'shutdownTimeout'>
   /** Sleep before SIGTERM; it counts into the grace period. */
   preStop: number
   /** terminationGracePeriodSeconds: SIGKILL. */
@@ -19,28 +20,24 @@ export interface Request {
   duration: number
 }
 
-export const OUTCOMES = ['served', 'refused', 'nobody listens', 'cut', 'killed'] as const
+export const OUTCOMES = ['served', 'refused', 'nobody listens', 'cut', 'killed', 'no pod'] as const
 export type Outcome = typeof OUTCOMES[number]
 
-/** When the phases of a pod's shutdown begin, for these requests; closing as late as it may. */
+/** When the phases of a pod's shutdown begin, for these requests; closing as late as it may. `end` is the forced exit. */
 export function timeline ({ options, preStop, grace }: PodSettings, requests: readonly Request[]) {
-  const { shutdownDelay, drainTimeout } = options
-  const delaying = preStop
-  const draining = delaying + shutdownDelay
+  const { shutdownDelay, drainTimeout, shutdownTimeout } = options
+  const draining = preStop + shutdownDelay
   const drainOver = draining + drainTimeout
   let last = draining
   for (const { at, duration } of requests) if (at < draining) last = Math.max(last, at + duration)
-  const closing = Math.min(last + QUIET.milliseconds, drainOver, grace)
-  return { delaying, draining, drainOver, closing, grace }
+  const closing = Math.min(last + QUIET.most, drainOver, grace)
+  return { draining, drainOver, closing, grace, end: Math.min(preStop + shutdownTimeout, grace) }
 }
 
-/** What each request meets. */
-export function terminate (settings: PodSettings, requests: readonly Request[]): Outcome[] {
-  const { draining, drainOver, closing, grace } = timeline(settings, requests)
-  return requests.map(({ at, duration }) => {
-    if (at >= closing) return 'nobody listens'
-    if (at >= draining) return 'refused'
-    if (at + duration > grace) return 'killed'
-    return at + duration > drainOver ? 'cut' : 'served'
-  })
+/** What a request meets. */
+export function meets ({ draining, drainOver, closing, grace }: ReturnType<typeof timeline>, { at, duration }: Request): Outcome {
+  if (at >= closing) return 'nobody listens'
+  if (at >= draining) return 'refused'
+  if (at + duration > grace) return 'killed'
+  return at + duration > drainOver ? 'cut' : 'served'
 }

@@ -1,74 +1,137 @@
-// A rolling update: each pod in turn is replaced. Only what is sent to a pod on its way out can be lost.
+// A rolling update: each pod is replaced. Lost is what is sent to a pod on its way out too late, what takes longer than
+// it may, and what finds no pod at all.
 
 import type { Outcome, PodSettings, Request } from './pod.ts'
-import { OUTCOMES, terminate, timeline } from './pod.ts'
+import type { Schedule, Update } from './schedule.ts'
+import { meets, OUTCOMES, timeline } from './pod.ts'
 import { Random } from './random.ts'
+import { schedule } from './schedule.ts'
 
-export interface Rollout {
-  pods: number
-  maxSurge: number
-  /** Milliseconds until a new pod listens, and its readiness probe's period. */
-  startUp: number
-  probePeriod: number
+export interface Rollout extends Update {
   /** Nodes (kube-proxy, ingress, …), each of which hears of the removal by itself. */
   proxies: number
-  /** Requests a second to each pod. */
+  /** Requests a second to each pod, by way of the proxies. */
   rate: number
-  /** When a proxy hears of the removal, in milliseconds since it began. */
-  propagation: (random: Random, settings: PodSettings) => number
-  /** Milliseconds that a request takes, and the longest that a proxy waits for one. */
+  /** How many connections to each pod its clients keep open, and for how many milliseconds one rests at the most. */
+  connections: number
+  pause: number
+  /** For one proxy: how many milliseconds after a pod was deleted, or was ready, it hears of that. */
+  propagation: (random: Random, settings: PodSettings) => (at: number) => number
+  /** Milliseconds that a request takes, and the longest; one in a thousand takes just that. */
   median: number
   longest: number
+  /** Milliseconds that the shutdown callbacks take. */
+  cleanup: number
   settings: PodSettings
 }
 
-/** Endpoint removal reaches each proxy late, and each at another time, at the latest after `most` milliseconds. */
+/** Each proxy hears late, and at another time than the others: of all that was new each `most` milliseconds. */
 export function lateAndUneven (most: number): Rollout['propagation'] {
-  return random => random.between(0, most)
+  return random => {
+    const first = random.between(0, most)
+    return at => most === 0 ? 0 : most - (at + first) % most
+  }
 }
 
 /** A balancer's active checks: `fall` of them must fail, one every `inter` milliseconds, from when /ready says 503. */
 export function checked (inter: number, fall: number): Rollout['propagation'] {
-  return (random, { preStop }) => preStop + random.between(0, inter) + (fall - 1) * inter
+  return (random, { preStop }) => () => preStop + random.between(0, inter) + (fall - 1) * inter
 }
 
-/** Milliseconds on the way from a proxy to a pod, at most. */
-const ON_THE_WAY = 20
+/** Milliseconds on the way to a pod, at most. */
+export const ON_THE_WAY = 20
 /** How much durations vary: with this, 1 % take more than ten times the median. */
 const SPREAD = 1
+const LONGEST_ONE_IN = 1_000
 
 export interface Result {
   outcomes: Record<Outcome, number>
   lost: number
-  /** How long the update takes. */
+  /** Pods that were ended before their cleanup was done. */
+  unclean: number
+  /** The most pods that were on their way out at once. */
+  leaving: number
+  /** Milliseconds until the last new pod is ready and the last old one gone. */
   time: number
 }
 
 export function simulate (rollout: Rollout, seed: number): Result {
   const random = new Random(seed)
   const outcomes = Object.fromEntries(OUTCOMES.map(outcome => [outcome, 0])) as Result['outcomes']
-  let goneAfter = 0
-  for (let pod = 0; pod < rollout.pods; pod++) {
-    const requests = requestsToOnePod(rollout, random)
-    for (const outcome of terminate(rollout.settings, requests)) outcomes[outcome]++
-    goneAfter = timeline(rollout.settings, requests).closing
+  const update = schedule(rollout, random)
+  const proxies = Array.from({ length: rollout.proxies }, () => rollout.propagation(random, rollout.settings))
+  let unclean = 0
+  const stays: Array<[from: number, to: number]> = []
+  for (const deleted of update.deleted) {
+    const fromProxies = requestsOfProxies(rollout, proxies.map(hears => hears(deleted)), random)
+    const onOpen = Array.from({ length: rollout.connections }, () => requestsOnConnection(rollout, random)).flat()
+    const phases = timeline(rollout.settings, [...fromProxies, ...onOpen])
+    for (const request of fromProxies) outcomes[meets(phases, request)]++
+    for (const request of onOpen) {
+      // The client sees it close, and asks elsewhere, but for what is on its way just then.
+      const elsewhere = request.at >= phases.closing + ON_THE_WAY
+      outcomes[elsewhere ? 'served' : meets(phases, request)]++
+    }
+    const gone = phases.closing + rollout.cleanup
+    if (gone > phases.end) unclean++
+    stays.push([deleted, deleted + Math.min(gone, phases.end)])
   }
-  const { pods, maxSurge, startUp, probePeriod } = rollout
+  outcomes['no pod'] = requestsToNobody(rollout, update, proxies)
   const lost = OUTCOMES.reduce((sum, outcome) => outcome === 'served' ? sum : sum + outcomes[outcome], 0)
-  return { outcomes, lost, time: Math.ceil(pods / maxSurge) * (startUp + probePeriod) + goneAfter }
+  const time = Math.max(update.ready.at(-1) ?? 0, ...stays.map(([, to]) => to))
+  return { outcomes, lost, unclean, leaving: mostAtOnce(stays), time }
 }
 
-function requestsToOnePod ({ proxies, rate, propagation, median, longest, settings }: Rollout, random: Random): Request[] {
+function duration ({ median, longest }: Rollout, random: Random): number {
+  return random.next() < 1 / LONGEST_ONE_IN ? longest : Math.min(longest, random.logNormal(median, SPREAD))
+}
+
+/** What the proxies send to one pod, each until it has heard that the pod goes. */
+function requestsOfProxies (rollout: Rollout, heard: readonly number[], random: Random): Request[] {
   const requests: Request[] = []
-  for (let proxy = 0; proxy < proxies; proxy++) {
-    const heard = propagation(random, settings)
-    for (let sent = -longest; ; ) {
-      sent += random.untilNext(rate / proxies / 1_000)
-      if (sent >= heard) break
-      const duration = Math.min(longest, random.logNormal(median, SPREAD))
-      const at = sent + random.between(0, ON_THE_WAY)
-      if (at + duration > 0) requests.push({ at, duration })
+  for (const until of heard) {
+    for (let sent = -rollout.longest; ;) {
+      sent += random.untilNext(rollout.rate / rollout.proxies / 1_000)
+      if (sent >= until) break
+      const request = { at: sent + random.between(0, ON_THE_WAY), duration: duration(rollout, random) }
+      if (request.at + request.duration > 0) requests.push(request)
     }
   }
   return requests
+}
+
+/** What comes on a connection that stays open: until an answer says `Connection: close`, as all do once SIGTERM is there. */
+function requestsOnConnection (rollout: Rollout, random: Random): Request[] {
+  const requests: Request[] = []
+  for (let at = random.between(0, rollout.pause); ;) {
+    const request = { at, duration: duration(rollout, random) }
+    requests.push(request)
+    const answered = request.at + request.duration
+    if (answered >= rollout.settings.preStop) return requests
+    at = answered + random.between(0, rollout.pause)
+  }
+}
+
+/** What proxies have to send while they have heard of so many removals that no pod is left, and of no new one. */
+function requestsToNobody ({ pods, rate }: Rollout, { deleted, ready }: Schedule, proxies: ReadonlyArray<(at: number) => number>): number {
+  let emptyFor = 0
+  for (const hears of proxies) {
+    const changes = [
+      ...ready.map(at => ({ at: at + hears(at), pods: 1 })),
+      ...deleted.map(at => ({ at: at + hears(at), pods: -1 }))
+    ].sort((a, b) => a.at - b.at)
+    let known = pods
+    for (const [index, change] of changes.entries()) {
+      known += change.pods
+      if (known === 0) emptyFor += (changes[index + 1]?.at ?? change.at) - change.at
+    }
+  }
+  return Math.round(emptyFor * pods * rate / proxies.length / 1_000)
+}
+
+function mostAtOnce (stays: ReadonlyArray<[from: number, to: number]>): number {
+  const changes = stays.flatMap(([from, to]) => [{ at: from, pods: 1 }, { at: to, pods: -1 }])
+  changes.sort((a, b) => a.at - b.at || a.pods - b.pods)
+  let pods = 0
+  return changes.reduce((most, change) => Math.max(most, pods += change.pods), 0)
 }

@@ -1,59 +1,163 @@
 // Kubernetes' pod termination, by numbers: which of them lose nothing?
 
-import type { Rollout } from './rollout.ts'
+import type { Result, Rollout } from './rollout.ts'
+import { QUIET } from '../../lib/shutdown.ts'
 import { resolveOptions } from '../../lib/options.ts'
-import { lateAndUneven, simulate } from './rollout.ts'
+import { lateAndUneven, ON_THE_WAY, simulate } from './rollout.ts'
 
 const SEED = 1
-/** Seconds that endpoint removal may take, at most, to reach the last proxy. */
-export const PROPAGATION = [0, 2, 4, 8]
-const DELAYS = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
-const PODS = [3, 10, 100, 1_000]
-
-/** What the README recommends. */
-export const RECOMMENDED = {
-  options: { shutdownDelay: 10_000, drainTimeout: 15_000, shutdownTimeout: 30_000 },
-  preStop: 0,
-  grace: 35_000
-}
+/** So many pods where what is rare is looked for. */
+export const MANY = 100
+/** The runs that each sampled bound is drawn from, to how many milliseconds, and beyond which it is not looked for. */
+const SEEDS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+const EXACT = 50
+const PLENTY = 60_000
 
 export const MODEL = {
-  pods: 10, maxSurge: 1, startUp: 3_000, probePeriod: 2_000, proxies: 20, rate: 50, median: 50, longest: 10_000
+  pods: 10,
+  maxSurge: 1,
+  maxUnavailable: 0,
+  startUp: 3_000,
+  probePeriod: 2_000,
+  proxies: 20,
+  rate: 50,
+  connections: 10,
+  pause: 1_000,
+  median: 50,
+  longest: 10_000,
+  cleanup: 3_000,
+  /** Milliseconds that endpoint removal may take, at most, to reach the last proxy. */
+  removal: 8_000
 }
 
-/** A rolling update with these settings, all else as in the tables. */
-export function rollout (most: number, settings: Partial<typeof RECOMMENDED> = {}, model: Partial<typeof MODEL> = {}): Rollout {
-  const { options, preStop, grace } = { ...RECOMMENDED, ...settings }
-  return { ...MODEL, ...model, propagation: lateAndUneven(most), settings: { options: resolveOptions(options), preStop, grace } }
+/** The numbers for a service, from its longest request, the removal's time and what its cleanup takes. All in milliseconds. */
+export function recommend ({ longest, removal, cleanup }: Pick<typeof MODEL, 'longest' | 'removal' | 'cleanup'>) {
+  const shutdownDelay = removal + 2_000
+  const drainTimeout = longest + 5_000
+  // Closing takes up to a second, and the plugin is done a little before shutdownTimeout.
+  const shutdownTimeout = shutdownDelay + drainTimeout + cleanup + 2_000
+  // A preStop hook comes on top, and what it bridges need not be bridged by the delay.
+  return { options: { shutdownDelay, drainTimeout, shutdownTimeout }, preStop: 0, grace: shutdownTimeout + 5_000 }
 }
 
-const withDelay = (shutdownDelay: number) => ({ options: { ...RECOMMENDED.options, shutdownDelay } })
+export const RECOMMENDED = recommend(MODEL)
+
+interface Change extends Partial<typeof MODEL> {
+  shutdownDelay?: number
+  drainTimeout?: number
+  shutdownTimeout?: number
+  preStop?: number
+  grace?: number
+}
+
+/** The model with the recommended numbers, but for these. */
+export function rollout ({ shutdownDelay, drainTimeout, shutdownTimeout, preStop, grace, ...model }: Change = {}): Rollout {
+  const { removal, ...rest } = { ...MODEL, ...model }
+  const options = { ...RECOMMENDED.options }
+  if (shutdownDelay !== undefined) options.shutdownDelay = shutdownDelay
+  if (drainTimeout !== undefined) options.drainTimeout = drainTimeout
+  // The plugin wants room for both.
+  options.shutdownTimeout = shutdownTimeout ?? Math.max(options.shutdownTimeout, options.shutdownDelay + options.drainTimeout + 5_000)
+  const settings = { options: resolveOptions(options), preStop: preStop ?? RECOMMENDED.preStop, grace: grace ?? RECOMMENDED.grace }
+  return { ...rest, propagation: lateAndUneven(removal), settings }
+}
+
+const run = (change: Change) => simulate(rollout(change), SEED)
+const seconds = (ms: number) => `${ms / 1_000} s`
 
 function table (head: string[], rows: Array<Array<string | number>>): string {
   return [head, head.map(() => '---'), ...rows].map(cells => `| ${cells.join(' | ')} |`).join('\n')
 }
 
-/** Lost requests of a rollout of ten pods, by delay and by how long endpoint removal takes. */
+const REMOVALS = [0, 2_000, 4_000, 8_000]
+
+/** Lost requests by what bridges endpoint removal. */
 export function lossesByDelay (): string {
-  const lost = (delay: number) => PROPAGATION.map(most => simulate(rollout(most * 1_000, withDelay(delay * 1_000)), SEED).lost)
-  const rows = DELAYS.map(delay => [[`${delay} s`], lost(delay)].flat())
-  return table(['shutdownDelay', ...PROPAGATION.map(most => `removal within ${most} s`)], rows)
+  const rows = [0, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000, 9_000, 10_000].map(shutdownDelay =>
+    [[seconds(shutdownDelay)], REMOVALS.map(removal => run({ shutdownDelay, removal }).lost)].flat())
+  return table(['shutdownDelay', ...REMOVALS.map(removal => `removal within ${seconds(removal)}`)], rows)
 }
 
-/** The same with the recommended numbers and with no delay, by the number of pods and what is replaced at a time. */
-export function lossesByPods (): string {
-  const rows = PODS.map(pods => {
-    const maxSurge = Math.max(1, Math.round(pods / 4))
-    const [without, recommended] = [withDelay(0), {}].map(settings => simulate(rollout(8_000, settings, { pods, maxSurge }), SEED))
-    return [pods, maxSurge, without?.lost ?? '', recommended?.lost ?? '', `${Math.round((recommended?.time ?? 0) / 1_000)} s`]
+/** Lost requests by what those in flight are given. */
+export function lossesByDrain (): string {
+  const longest = [2_000, 5_000, 10_000, 15_000]
+  // The proxies look away at the last moment, so that the drain sees requests from their beginning.
+  const others = { shutdownDelay: MODEL.removal + ON_THE_WAY, grace: PLENTY, pods: MANY }
+  const rows = [1_000, 2_000, 5_000, 10_000, 15_000].map(drainTimeout =>
+    [[seconds(drainTimeout)], longest.map(ms => run({ ...others, drainTimeout, longest: ms }).lost)].flat())
+  return table(['drainTimeout', ...longest.map(ms => `longest request ${seconds(ms)}`)], rows)
+}
+
+/** What SIGKILL ends. */
+export function lossesByGrace (): string {
+  const rows = [8_000, 10_000, 15_000, 20_000, 25_000, 35_000].map(grace => {
+    const { outcomes: { killed }, unclean } = run({ grace, pods: MANY })
+    return [seconds(grace), killed, unclean]
   })
-  return table(['pods', 'maxSurge', 'lost without a delay', 'lost with the recommended numbers', 'rollout takes'], rows)
+  return table(['terminationGracePeriodSeconds', 'requests ended by SIGKILL', `of ${MANY} pods, ended before their cleanup was done`], rows)
 }
 
-/** The smallest delay, in whole seconds, that loses nothing in any of so many runs. */
-export function leastDelay (most: number, runs = 20): number {
-  for (let delay = 0; ; delay += 1_000) {
-    const lost = Array.from({ length: runs }, (_, seed) => simulate(rollout(most, withDelay(delay)), seed).lost)
-    if (lost.every(count => count === 0)) return delay
+/** A preStop bridges endpoint removal, and leaves open connections where they are: the delay moves them. */
+export function lossesByPreStop (): string {
+  const rows = [0, 500, 1_000, 2_000].map(shutdownDelay => {
+    const { lost } = run({ preStop: 10_000, shutdownDelay, grace: RECOMMENDED.grace + 10_000 })
+    return [seconds(shutdownDelay), lost]
+  })
+  return table(['preStop 10 s, then shutdownDelay', 'lost'], rows)
+}
+
+/** What the number of pods and the limits of a rolling update come to. */
+export function lossesByPods (): string {
+  const rows = [3, 10, 100, 1_000].flatMap(pods => {
+    // One by one, Kubernetes' default of 25 % each, and all at once: then, nobody is there until new ones are ready.
+    const quarter = { maxSurge: Math.ceil(pods / 4), maxUnavailable: Math.floor(pods / 4) }
+    return [{ maxSurge: 1, maxUnavailable: 0 }, quarter, { maxSurge: 0, maxUnavailable: pods }].map(surge => {
+      const [without, recommended] = [run({ pods, ...surge, shutdownDelay: 0 }), run({ pods, ...surge })]
+      const { lost, leaving, time } = recommended
+      return [pods, surge.maxSurge, surge.maxUnavailable, without.lost, lost, leaving, `${Math.round(time / 1_000)} s`]
+    })
+  })
+  return table(['pods', 'maxSurge', 'maxUnavailable', 'lost without a delay', 'lost with the recommended numbers', 'leaving at once', 'takes'], rows)
+}
+
+/** What must be, by the model's worst cases: the least that loses nothing, for a rollout with these numbers. */
+export function bounds (change: Change = {}) {
+  const { settings: { options: { shutdownDelay }, preStop }, longest, cleanup, pause } = rollout(change)
+  // When the last request comes: a proxy has heard, or a connection has been told to close, at the latest.
+  const last = Math.max((change.removal ?? MODEL.removal) + ON_THE_WAY, preStop + pause)
+  const draining = preStop + shutdownDelay
+  const delay = last - preStop
+  const drain = Math.max(0, Math.min(last, draining) + longest - draining)
+  return { delay, drain, grace: draining + drain + QUIET.most + cleanup }
+}
+
+/** The same, by trying: the least that has lost nothing in any of so many runs. */
+export function sampled (change: Change = {}) {
+  const leastOf = (setting: (ms: number) => Change, isBad: (result: Result) => boolean) => least(ms =>
+    !SEEDS.some(seed => isBad(simulate(rollout({ grace: PLENTY, ...change, ...setting(ms) }), seed))))
+  return {
+    delay: leastOf(ms => ({ shutdownDelay: ms }), ({ outcomes }) => outcomes.refused + outcomes['nobody listens'] > 0),
+    drain: leastOf(ms => ({ drainTimeout: ms }), ({ outcomes }) => outcomes.cut > 0),
+    grace: leastOf(ms => ({ grace: ms }), ({ outcomes, unclean }) => outcomes.killed + unclean > 0)
   }
+}
+
+/** The smallest number that is enough, where every larger one is, too. */
+function least (isEnough: (ms: number) => boolean): number {
+  let [tooFew, enough] = [-EXACT, PLENTY]
+  while (enough - tooFew > EXACT) {
+    const middle = Math.round((tooFew + enough) / 2)
+    if (isEnough(middle)) enough = middle
+    else tooFew = middle
+  }
+  return enough
+}
+
+export function leastOfEach (): string {
+  const rows = REMOVALS.map(removal => {
+    const change = { removal, pods: MANY }
+    const [must, found] = [bounds(change), sampled(change)]
+    return [[seconds(removal)], (['delay', 'drain', 'grace'] as const).map(name => `${must[name]} (${found[name]})`)].flat()
+  })
+  return table(['removal within', 'shutdownDelay', 'drainTimeout', 'grace period'], rows)
 }
