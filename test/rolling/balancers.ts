@@ -1,4 +1,4 @@
-// The balancers, real ones, with the configurations of the example.
+// The balancers: real ones, with the configurations of the example, and a plain one that knows nothing of HTTP.
 
 import type { ChildProcess } from 'node:child_process'
 import { spawn } from 'node:child_process'
@@ -10,11 +10,13 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
-/** Milliseconds after SIGTERM at which somebody has told nginx: endpoint removal comes late. */
+/** Milliseconds after SIGTERM at which somebody has told who has no checks: endpoint removal comes late. */
 export const TOLD_LATE = 200
 /** HAProxy's checks, as in its configuration. */
 export const CHECKS = { inter: 200, fall: 1 }
 const LOOK_EVERY = 20
+/** Milliseconds for a balancer to do what it is waited for, after which the run has failed. */
+const PATIENCE = 20_000
 
 export interface Balancer {
   readonly port: number
@@ -22,51 +24,51 @@ export interface Balancer {
   readonly keepsClients: boolean
   /** An instance has been told to stop. */
   leaves (port: number): Promise<void>
-  /** An instance is back; resolves once it is sent requests. */
+  /** An instance is back; resolves once HAProxy has seen it, and once the others have been told. */
   returns (port: number): Promise<void>
   /** Ends it by force. */
   kill (): void
 }
 
-export const BALANCERS = ['haproxy', 'nginx'] as const
+/** `direct` hands each connection to the next instance, as kube-proxy does: an open one stays where it is. */
+export const BALANCERS = ['haproxy', 'nginx', 'direct'] as const
 export type BalancerName = typeof BALANCERS[number]
 
-export async function startBalancer (name: BalancerName, directory: string, ports: readonly number[]): Promise<Balancer> {
-  const balancer = name === 'haproxy' ? startHaproxy(directory, ports, await freePort()) : startNginx(directory, ports, await freePort())
-  while (!await listens(balancer.port)) await sleep(LOOK_EVERY)
-  for (const port of ports) await balancer.returns(port)
-  return balancer
-}
+/** @param started is given what must be killed, as soon as it is there, whether it comes up or not */
+type Start = (directory: string, ports: readonly number[], port: number, started: Array<{ kill: () => void }>) => Promise<Balancer>
 
-function startHaproxy (directory: string, ports: readonly number[], port: number): Balancer {
+const startHaproxy: Start = async (directory, ports, port, started) => {
   const stats = join(directory, 'haproxy.sock')
   const [one, two, three] = ports.map(String) as [string, string, string]
-  const child = run('haproxy', ['-db', '-q', '-f', example('haproxy/haproxy.cfg')], {
+  const program = new Program('haproxy', ['-db', '-f', example('haproxy/haproxy.cfg')], {
     PORT: String(port), ONE: one, TWO: two, THREE: three, STATS: stats
   })
+  started.push(program)
   const names = ['one', 'two', 'three']
-  return {
-    port,
-    keepsClients: true,
-    // Its checks find out.
-    leaves: async () => {},
-    returns: async instance => {
-      const isUp = new RegExp(`^service,${names[ports.indexOf(instance)]},.*,UP,`, 'm')
-      while (!isUp.test(await askStats(stats))) await sleep(LOOK_EVERY)
-    },
-    kill: () => { child.kill('SIGKILL') }
+  const returns = async (instance: number) => {
+    const isUp = new RegExp(`^service,${names[ports.indexOf(instance)]},.*,UP,`, 'm')
+    await program.until(async () => isUp.test(await askStats(stats)))
   }
+  await program.until(async () => await listens(port))
+  for (const instance of ports) await returns(instance)
+  // Its checks find out who leaves.
+  return { port, keepsClients: true, leaves: async () => {}, returns, kill: () => { program.kill() } }
 }
 
+/** Empty while the socket is not there: it comes later than the port. */
 async function askStats (path: string): Promise<string> {
-  const socket = connect(path)
-  socket.end('show stat\n')
   let text = ''
-  for await (const chunk of socket as AsyncIterable<Buffer>) text += chunk.toString()
+  try {
+    const socket = connect(path)
+    socket.end('show stat\n')
+    for await (const chunk of socket as AsyncIterable<Buffer>) text += chunk.toString()
+  } catch {
+    return ''
+  }
   return text
 }
 
-function startNginx (directory: string, ports: readonly number[], port: number): Balancer {
+const startNginx: Start = async (directory, ports, port, started) => {
   const present = new Set(ports)
   const writeUpstream = () => {
     const servers = [...present].map(instance => `  server 127.0.0.1:${instance} max_fails=0;\n`).join('')
@@ -76,10 +78,13 @@ function startNginx (directory: string, ports: readonly number[], port: number):
   writeUpstream()
   const config = join(directory, 'nginx.conf')
   writeFileSync(config, readFileSync(example('nginx/nginx.conf'), 'utf8').replace('127.0.0.1:8080', `127.0.0.1:${port}`))
-  const child = run('nginx', ['-p', directory, '-c', config, '-e', join(directory, 'error.log')])
+  // Its workers end with it at SIGTERM; SIGKILL would leave them behind.
+  const program = new Program('nginx', ['-p', directory, '-c', config, '-e', join(directory, 'error.log')], {}, 'SIGTERM')
+  started.push(program)
+  await program.until(async () => await listens(port))
   const reload = () => {
     writeUpstream()
-    child.kill('SIGHUP')
+    program.signal('SIGHUP')
   }
   return {
     port,
@@ -93,13 +98,75 @@ function startNginx (directory: string, ports: readonly number[], port: number):
       present.add(instance)
       reload()
     },
-    // Its workers end with it; SIGKILL would leave them behind.
-    kill: () => { child.kill('SIGTERM') }
+    kill: () => { program.kill() }
   }
 }
 
-function run (command: string, args: readonly string[], env: Record<string, string> = {}): ChildProcess {
-  return spawn(command, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'inherit'] })
+const startDirect: Start = async (_directory, ports, port, started) => {
+  let present = [...ports]
+  const server = createServer({ allowHalfOpen: true }, client => {
+    const next = present.shift() as number
+    present.push(next)
+    const instance = connect({ port: next, host: '127.0.0.1', allowHalfOpen: true })
+    client.pipe(instance).pipe(client)
+    for (const [one, other] of [[client, instance], [instance, client]] as const) {
+      one.on('error', () => { other.resetAndDestroy() })
+    }
+  })
+  server.listen(port, '127.0.0.1')
+  const kill = () => { server.close() }
+  started.push({ kill })
+  await once(server, 'listening')
+  return {
+    port,
+    keepsClients: true,
+    leaves: async instance => {
+      await sleep(TOLD_LATE)
+      present = present.filter(one => one !== instance)
+    },
+    returns: async instance => { present.push(instance) },
+    kill
+  }
+}
+
+export const START: Record<BalancerName, Start> = { haproxy: startHaproxy, nginx: startNginx, direct: startDirect }
+
+/** Another's program, with its own words where it does not do what is expected. */
+class Program {
+  readonly #name: string
+  readonly #child: ChildProcess
+  readonly #killedWith: NodeJS.Signals
+  #said = ''
+  #failure: Error | undefined
+
+  constructor (name: string, args: readonly string[], env: Record<string, string>, killedWith: NodeJS.Signals = 'SIGKILL') {
+    this.#name = name
+    this.#killedWith = killedWith
+    this.#child = spawn(name, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'pipe'] })
+    this.#child.stderr?.on('data', (chunk: Buffer) => { this.#said += chunk.toString() })
+    this.#child.on('error', (error: NodeJS.ErrnoException) => {
+      this.#failure = error.code === 'ENOENT' ? new Error(`${name} is not installed: apt-get install haproxy nginx`) : error
+    })
+    this.#child.on('close', code => { this.#failure ??= new Error(`${name} has exited with ${code}:\n${this.#said}`) })
+  }
+
+  /** Waits for what it is to do; rejects as it exits, or when patience runs out. */
+  async until (condition: () => Promise<boolean>): Promise<void> {
+    const end = performance.now() + PATIENCE
+    while (!await condition()) {
+      if (this.#failure !== undefined) throw this.#failure
+      if (performance.now() > end) throw new Error(`${this.#name} is not ready:\n${this.#said}`)
+      await sleep(LOOK_EVERY)
+    }
+  }
+
+  signal (name: NodeJS.Signals): void {
+    this.#child.kill(name)
+  }
+
+  kill (): void {
+    this.#child.kill(this.#killedWith)
+  }
 }
 
 function example (path: string): string {
