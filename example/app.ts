@@ -30,7 +30,7 @@ export async function buildApp (config: Config): Promise<FastifyInstance> {
   })
 
   // Before the rate limit, so that neither probes nor scrapes come under it.
-  const metrics = measure(app)
+  const metrics = measure(app, { shutdownDelay, drainTimeout })
 
   // 100 requests a second for each client, 20 of them at once: a bucket that holds 20 and empties within 200 ms.
   await app.register(rateLimit, { max: 20, timeWindow: 200, store: LeakyBuckets })

@@ -11,6 +11,9 @@ import type { Config } from './config.ts'
 import { buildApp } from './app.ts'
 import { ConfigError, readConfig } from './config.ts'
 
+/** Milliseconds for the log's last lines to be written. */
+const LAST_WORDS = 100
+
 const config = configOrExit()
 const app = await buildApp(config)
 // From here on the plugin listens to signals; nothing else is to be done.
@@ -23,7 +26,11 @@ function speakWithManager (): void {
   process.send('ready')
   process.on('message', message => {
     if (message !== 'shutdown') return
-    void app.gracefulShutdown.shutdown('shutdown message').then(({ exitCode }) => process.exit(exitCode))
+    void app.gracefulShutdown.shutdown('shutdown message').then(({ exitCode }) => {
+      // PM2 has stdout write later: process.exit() at once would cut off the last lines, the report's.
+      process.exitCode = exitCode
+      setTimeout(() => process.exit(), LAST_WORDS)
+    })
   })
 }
 

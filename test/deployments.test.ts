@@ -1,10 +1,12 @@
 // The files for orchestrators: well formed, and their numbers fit each other and the code.
 
 import t from 'tap'
-import { execFileSync, spawn } from 'node:child_process'
+import { parser } from '@prometheus-io/lezer-promql'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
-import { createRequire } from 'node:module'
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { builtinModules, createRequire } from 'node:module'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
 import { readConfig } from '../example/config.ts'
@@ -29,29 +31,73 @@ interface Deployment {
   kind: string
   metadata: { labels: object }
   spec: {
+    replicas: number
     selector: { matchLabels: object }
     strategy: { rollingUpdate: { maxUnavailable: number } }
     template: { metadata: { labels: object }, spec: { terminationGracePeriodSeconds: number, containers: [Container] } }
   }
 }
 
-/** Where the models of Kubernetes' own schemas are, by kind. */
-const MODELS: Record<string, string> = {
-  Deployment: 'apps/v1/Deployment', Service: 'v1/Service', PodDisruptionBudget: 'policy/v1/PodDisruptionBudget'
+/** By way of `env`, which becomes the program: the test runner adds options of its own to each Node process it sees started. */
+const PLAIN_NODE = ['-u', 'NODE_OPTIONS', process.execPath]
+/** Returns what the compiler says. */
+const tsc = (...args: string[]) => spawnSync('env', [...PLAIN_NODE, `${root}/node_modules/.bin/tsc`, ...args], { encoding: 'utf8' }).stdout
+
+/** The example as JavaScript, built as its image is. */
+const directory = `${root}/.tap/image-${process.pid}`
+mkdirSync(directory, { recursive: true })
+t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
+t.equal(tsc('-p', `${root}/example/docker/tsconfig.json`, '--outDir', `${directory}/dist`), '', 'it is built')
+
+/** The lines of the Dockerfile: instruction and argument. */
+const dockerfile = [...read('docker/Dockerfile').matchAll(/^([A-Z]+) (.*)$/gm)].map(([, name = '', value = '']) => ({ name, value }))
+const argumentsOf = (name: string) => dockerfile.filter(line => line.name === name).map(({ value }) => value)
+/** What the image runs. */
+const COMMAND = JSON.parse(argumentsOf('CMD')[0] ?? '[]') as string[]
+
+/** The types of Kubernetes' own schemas, and of Prometheus' operator, for each manifest. */
+const TYPES: Record<string, [module: string, type: string]> = {
+  'deployment.yaml': ['kubernetes-models/apps/v1/Deployment', 'Deployment'],
+  'deployment-prestop.yaml': ['kubernetes-models/apps/v1/Deployment', 'Deployment'],
+  'service.yaml': ['kubernetes-models/v1/Service', 'Service'],
+  'pod-disruption-budget.yaml': ['kubernetes-models/policy/v1/PodDisruptionBudget', 'PodDisruptionBudget'],
+  'alerts.yaml': ['@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule', 'PrometheusRule']
 }
 
-for (const file of readdirSync(`${root}/example/kubernetes`)) {
-  const manifest = parse(read(`kubernetes/${file}`)) as { kind: string }
-  const path = MODELS[manifest.kind]
-  if (path === undefined) continue
-  t.test(`${file} fits the schema of Kubernetes`, async t => {
-    const Model = (load(`kubernetes-models/${path}`) as Record<string, new (data: object) => { validate: () => void }>)[manifest.kind]
+t.strictSame(readdirSync(`${root}/example/kubernetes`).sort(), Object.keys(TYPES).sort(), 'each manifest has its schema')
+
+for (const [file, [path, type]] of Object.entries(TYPES)) {
+  t.test(`${file} fits the schema`, async t => {
+    const manifest = parse(read(`kubernetes/${file}`)) as { kind: string, spec: object }
+    const Model = (load(path) as Record<string, new (data: object) => { validate: () => void }>)[type]
     t.ok(Model)
     if (Model === undefined) return
     t.doesNotThrow(() => { new Model(manifest).validate() })
     t.throws(() => { new Model({ ...manifest, spec: 'none' }).validate() }, 'the schema is there')
   })
 }
+
+t.test('no manifest has a field, a kind or a version that there is not', async t => {
+  // The schemas let through what they do not know. The compiler does not.
+  const program = Object.entries(TYPES).flatMap(([file, [path, type]], index) => {
+    const { kind, spec, ...rest } = parse(read(`kubernetes/${file}`)) as { kind: string, spec: object }
+    const declare = (manifest: object, name: string) => `export const ${name}${index}: I${type}${index} = ${JSON.stringify(manifest)}`
+    const manifest = { ...rest, kind, spec }
+    return [
+      `import type { I${type} as I${type}${index} } from '${path}'`,
+      declare({ apiVersion: null, ...manifest }, 'whole'),
+      '// @ts-expect-error',
+      declare({ ...manifest, spec: { ...spec, stranger: 1 } }, 'strange'),
+      '// @ts-expect-error',
+      declare({ ...manifest, kind: `${kind}s` }, 'otherKind'),
+      '// @ts-expect-error',
+      declare({ ...manifest, apiVersion: 'v0' }, 'otherVersion')
+    ]
+  })
+  writeFileSync(`${directory}/manifests.ts`, program.join('\n'))
+  const options = ['--ignoreConfig', '--noEmit', '--strict', '--skipLibCheck', '--module', 'nodenext', '--target', 'es2022', '--types', 'node']
+  t.equal(tsc(...options, `${directory}/manifests.ts`), '')
+})
 
 /** The configuration that a container's environment makes, and the plugin's options in it. */
 function configOf (env: Array<{ name: string, value: string }>) {
@@ -69,7 +115,8 @@ for (const file of ['deployment.yaml', 'deployment-prestop.yaml']) {
     const { shutdownTimeout, shutdownDelay, health, ready } = options
     t.ok(grace * 1_000 >= preStop * 1_000 + shutdownTimeout + 5_000, 'SIGKILL comes later than the end')
     t.ok(preStop * 1_000 + shutdownDelay >= 10_000, 'endpoint removal has its time')
-    t.ok(preStop === 0 || shutdownDelay === 0, 'once')
+    // A preStop tells open connections nothing: they are told in a delay after it.
+    t.ok(shutdownDelay >= 1_000, 'open connections are told to go')
     const { livenessProbe, readinessProbe, startupProbe } = container
     // The first failure may come at once, the last one so much later.
     t.ok(livenessProbe.periodSeconds * (livenessProbe.failureThreshold - 1) * 1_000 >= shutdownTimeout, 'liveness does not end it before')
@@ -82,66 +129,214 @@ for (const file of ['deployment.yaml', 'deployment-prestop.yaml']) {
     t.strictSame(spec.selector.matchLabels, spec.template.metadata.labels)
     t.strictSame(spec.selector.matchLabels, metadata.labels)
     t.equal(spec.strategy.rollingUpdate.maxUnavailable, 0)
-    t.equal(container.command[0], 'node', 'no shell, no npm')
+    t.strictSame(container.command, COMMAND, 'no shell, no npm: what the image runs')
   })
 }
 
 t.test('service and disruption budget select the pods', async t => {
   const { spec } = parse(read('kubernetes/deployment.yaml')) as Deployment
   const service = parse(read('kubernetes/service.yaml')) as { spec: { selector: object, ports: [{ targetPort: string }] } }
-  const budget = parse(read('kubernetes/pod-disruption-budget.yaml')) as { spec: { selector: { matchLabels: object } } }
+  const budget = parse(read('kubernetes/pod-disruption-budget.yaml')) as {
+    spec: { selector: { matchLabels: object }, maxUnavailable?: number, minAvailable?: number }
+  }
   t.strictSame(service.spec.selector, spec.selector.matchLabels)
   t.strictSame(budget.spec.selector.matchLabels, spec.selector.matchLabels)
   t.equal(service.spec.ports[0].targetPort, spec.template.spec.containers[0].ports[0]?.name)
+  const { maxUnavailable, minAvailable = 0 } = budget.spec
+  t.ok((maxUnavailable ?? spec.replicas - minAvailable) >= 1, 'a node can be drained')
 })
 
-t.test('the alerts look at metrics that the example has', async t => {
-  const source = read('metrics.ts')
-  const { spec } = parse(read('kubernetes/alerts.yaml')) as { spec: { groups: [{ rules: Array<{ alert: string, expr: string, labels: object, annotations: object }> }] } }
-  for (const { alert, expr, labels, annotations } of spec.groups[0].rules) {
-    const names = [...expr.matchAll(/\b(shutdown|http)_\w+/g)].map(([name]) => name.replace(/_count$/, ''))
-    t.ok(names.length > 0, alert)
-    for (const name of names) t.ok(source.includes(`'${name}'`), name)
+/** What an expression asks for, and whether it can be read at all. */
+function readQuery (expression: string): { metrics: string[], isValid: boolean } {
+  const metrics: string[] = []
+  let isValid = true
+  parser.parse(expression).iterate({
+    enter: ({ type, name, from, to }) => {
+      if (type.isError) isValid = false
+      if (name === 'Identifier') metrics.push(expression.slice(from, to))
+    }
+  })
+  return { metrics, isValid }
+}
+
+interface Rule { alert: string, expr: string, labels: object, annotations: object }
+interface Rules { spec: { groups: [{ interval: string, rules: Rule[] }] } }
+const { spec: { groups: [alerts] } } = parse(read('kubernetes/alerts.yaml')) as Rules
+/** Seconds, as alerts.yaml asks for. */
+const SCRAPE_INTERVAL = 5
+const FROM_KUBE_STATE_METRICS = new Set(['kube_pod_container_status_last_terminated_exitcode', 'kube_pod_container_status_restarts_total'])
+
+/** The samples without labels of a scrape. */
+async function scrape (port: number): Promise<{ names: Set<string>, values: Record<string, number> }> {
+  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`, { headers: { connection: 'close' } })).text()
+  const values = Object.fromEntries([...text.matchAll(/^(\w+) (\S+)$/gm)].map(([, name, value]) => [name, Number(value)]))
+  return { names: new Set([...text.matchAll(/^(\w+)[ {]/gm)].map(([, name = '']) => name)), values }
+}
+
+t.test('the alerts are valid, and what they ask for can be scraped while it matters', async t => {
+  for (const broken of ['a > and b', 'max_over_time(a[1m)', 'nothing(a)', 'a{b=}']) t.notOk(readQuery(broken).isValid, broken)
+
+  const { log, child, exit } = startImage(t, { SHUTDOWN_TIMEOUT: '4', SHUTDOWN_DELAY: '600' })
+  const { msg } = await log.line(/listening at/)
+  const port = Number(/:(\d+)$/.exec(msg)?.[1])
+  const { names, values: before } = await scrape(port)
+  for (const { alert, expr, labels, annotations } of alerts.rules) {
+    const { metrics, isValid } = readQuery(expr)
+    t.ok(isValid, `${alert}: ${expr}`)
+    t.ok(metrics.length > 0, alert)
+    for (const name of metrics) t.ok(names.has(name) || FROM_KUBE_STATE_METRICS.has(name), name)
+    // Those of one expression match by their labels: they have none of their own.
+    for (const name of metrics.filter(metric => names.has(metric))) t.ok(name in before, `${name} has no labels`)
     t.match(labels, { severity: String })
     t.match(annotations, { summary: String, description: String })
   }
+  const drainTimeout = before['shutdown_drain_timeout_seconds'] ?? NaN
+  t.match(before, { shutdown_duration_seconds: 0, shutdown_last_request_seconds: 0, shutdown_drain_seconds_left: drainTimeout })
+
+  // One takes longer than the drain, one comes when the delay is half over; probes go on to the end.
+  const cut = new RawClient(port).get('/api/data?ms=5000')
+  await log.line(/incoming request/)
+  child.kill('SIGTERM')
+  await log.line(/Not ready any more/)
+  await sleep(400)
+  await new RawClient(port).get('/api/data?ms=1').closed
+  const scrapes = [(await scrape(port)).values]
+  t.match(scrapes[0], { shutdown_drain_seconds_left: drainTimeout, http_requests_in_flight: 1 })
+  await log.line(/Waiting for 1 in-flight/)
+  try {
+    for (;;) {
+      const [{ values }] = await Promise.all([scrape(port), fetch(`http://127.0.0.1:${port}/ready`, { headers: { connection: 'close' } })])
+      scrapes.push(values)
+      await sleep(100)
+    }
+  } catch {
+    // Nobody listens any more.
+  }
+  await cut.closed
+  const last = scrapes.at(-1) ?? {}
+  t.ok((last['shutdown_drain_seconds_left'] ?? NaN) < drainTimeout / 4, `${last['shutdown_drain_seconds_left']} s left`)
+  t.equal(last['http_requests_in_flight'], 1)
+  const { shutdown_last_request_seconds: arrival = NaN } = last
+  t.ok(arrival > 0.3 && arrival < 0.6 + 0.2, `the last request came after ${arrival} s, probes and scrapes aside`)
+  t.equal((await exit)[0], 1, 'something was cut')
 })
 
-t.test('Compose, systemd and PM2 wait longer than the shutdown takes', async t => {
-  const { services: { api } } = parse(read('docker/compose.yaml')) as { services: { api: { environment: Record<string, string>, stop_grace_period: string } } }
+t.test('each alert has time for a scrape', async t => {
+  t.equal(alerts.interval, `${SCRAPE_INTERVAL}s`)
+  t.match(read('kubernetes/alerts.yaml'), `scrape each ${SCRAPE_INTERVAL} s`)
+  const { spec: { template } } = parse(read('kubernetes/deployment.yaml')) as Deployment
+  const { shutdownDelay, drainTimeout } = configOf(template.spec.containers[0].env)
+  const threshold = (alert: string, pattern: RegExp) =>
+    Number(pattern.exec(alerts.rules.find(rule => rule.alert === alert)?.expr ?? '')?.[1])
+  t.ok(threshold('SlowDrain', /< (\S+) \*/) * drainTimeout / 1_000 > SCRAPE_INTERVAL)
+  t.ok(threshold('RequestsAboutToBeCut', /shutdown_drain_seconds_left < (\d+)/) > SCRAPE_INTERVAL)
+  t.ok((1 - threshold('DelayTooShort', /> (\S+) \*/)) * shutdownDelay / 1_000 >= SCRAPE_INTERVAL)
+})
+
+const seconds = (duration: string) => Number(/^(\d+)s$/.exec(duration)?.[1])
+
+interface Service { command?: string[], init: boolean, stop_signal?: string, stop_grace_period: string, healthcheck: { test: string[] } }
+
+t.test('Compose, systemd and PM2 run what the image runs, and wait longer than the shutdown takes', async t => {
+  const { services: { api } } = parse(read('docker/compose.yaml')) as {
+    services: { api: Service & { environment: Record<string, string>, build: { context: string, dockerfile: string } } }
+  }
   const compose = configOf(Object.entries(api.environment).map(([name, value]) => ({ name, value })))
-  t.ok(parseInt(api.stop_grace_period) * 1_000 >= compose.options.shutdownTimeout + 5_000)
+  t.ok(seconds(api.stop_grace_period) * 1_000 >= compose.options.shutdownTimeout + 5_000)
+  t.strictSame(api.command ?? COMMAND, COMMAND)
+  t.equal(api.init, true)
+  t.strictSame(api.build, { context: '../..', dockerfile: 'example/docker/Dockerfile' })
+  const { ready } = compose.options
+  t.ok(api.healthcheck.test[3]?.includes(`'http://127.0.0.1:${compose.port}${ready === false ? '' : ready.path}'`))
+  t.strictSame(api.healthcheck.test.slice(0, 3), ['CMD', 'node', '-e'])
 
-  const unit = Object.fromEntries([...read('systemd/api.service').matchAll(/^(\w+)=(.*)$/gm)].map(([, name, value]) => [name, value])) as Record<string, string>
-  t.match(unit, { KillSignal: 'SIGTERM', KillMode: 'mixed', Type: 'exec' })
-  const [seconds = ''] = /SHUTDOWN_TIMEOUT=(\d+)/.exec(read('systemd/api.service'))?.slice(1) ?? []
-  t.ok(Number(unit['TimeoutStopSec']) >= Number(seconds) + 5)
+  const file = read('systemd/api.service')
+  const unit = Object.fromEntries([...file.matchAll(/^(\w+)=(.*)$/gm)].map(([, name, value]) => [name, value])) as Record<string, string>
+  t.match(unit, { KillSignal: 'SIGTERM', KillMode: 'mixed', Type: 'exec', ExecStart: `/usr/bin/node /srv/api/${COMMAND[1]}` })
+  const [timeout] = /SHUTDOWN_TIMEOUT=(\d+)/.exec(file)?.slice(1) ?? []
+  t.ok(Number(unit['TimeoutStopSec']) >= Number(timeout) + 5)
 
-  const { apps: [pm2] } = load('../example/pm2/ecosystem.config.cjs') as { apps: [{ kill_timeout: number, env: NodeJS.ProcessEnv }] }
+  const { apps: [pm2] } = load('../example/pm2/ecosystem.config.cjs') as { apps: [Record<string, unknown> & { kill_timeout: number, env: NodeJS.ProcessEnv }] }
+  t.match(pm2, { script: COMMAND[1], cwd: /example\/pm2\/\.\.\/\.\.$/, exec_mode: 'cluster', wait_ready: true, shutdown_with_message: true })
   t.ok(pm2.kill_timeout >= readConfig(pm2.env).shutdownTimeout + 5_000)
 })
 
-/** By way of `env`, which becomes the program: the test runner adds options of its own to each Node process it sees started. */
-const PLAIN_NODE = ['-u', 'NODE_OPTIONS', process.execPath]
+t.test("the README's blocks say what the files do", async t => {
+  const readme = readFileSync(`${root}/README.md`, 'utf8')
+  const block = (heading: string): unknown => parse(/```yaml\n([^]*?)```/.exec(readme.split(`\n## ${heading}\n`)[1] ?? '')?.[1] ?? '')
+  const { spec: { containers: [told], terminationGracePeriodSeconds } } = block('Kubernetes') as { spec: Deployment['spec']['template']['spec'] }
+  const { spec: { template: { spec } } } = parse(read('kubernetes/deployment.yaml')) as Deployment
+  t.equal(terminationGracePeriodSeconds, spec.terminationGracePeriodSeconds)
+  const { startupProbe, readinessProbe, livenessProbe, ports } = spec.containers[0]
+  t.match(told, { startupProbe, readinessProbe, livenessProbe, ports })
+  t.equal(told.command[0], 'node')
 
-/** The example as JavaScript, built as its image is. */
-const directory = `${root}/.tap/image-${process.pid}`
-mkdirSync(directory, { recursive: true })
-t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
-execFileSync('env', [...PLAIN_NODE, `${root}/node_modules/.bin/tsc`, '-p', `${root}/example/docker/tsconfig.json`, '--outDir', `${directory}/dist`])
+  const { services: { api } } = block('Compose') as { services: { api: Service } }
+  const compose = parse(read('docker/compose.yaml')) as { services: { api: Service } }
+  const { init, stop_grace_period: period, healthcheck } = compose.services.api
+  t.match(api, { init, stop_grace_period: period, healthcheck, stop_signal: argumentsOf('STOPSIGNAL')[0] })
+  t.equal(api.command?.[0], 'node')
+})
 
-t.test("the image's command, as PID 1, answers who is in flight when it is told to stop, and exits with 0", async t => {
-  const dockerfile = read('docker/Dockerfile')
-  const [command = '', ...args] = JSON.parse(/^CMD (.*)$/m.exec(dockerfile)?.[1] ?? '[]') as string[]
-  t.equal(command, 'node')
-  t.match(dockerfile, /^STOPSIGNAL SIGTERM$/m)
-  const child = spawn('unshare', ['--pid', '--fork', '--kill-child', 'env', ...PLAIN_NODE, ...args], {
-    cwd: directory, env: { ...process.env, PORT: '0', DATABASE: `${directory}/notes.sqlite` }, stdio: ['ignore', 'pipe', 'inherit']
+t.test('the image runs one command, listens to the network, and has what that imports and no more', async t => {
+  t.equal(argumentsOf('CMD').length, 1)
+  t.strictSame(argumentsOf('ENTRYPOINT'), [])
+  t.equal(COMMAND[0], 'node')
+  t.strictSame(argumentsOf('STOPSIGNAL'), ['SIGTERM'])
+  const last = dockerfile.slice(dockerfile.findLastIndex(({ name }) => name === 'FROM'))
+  t.ok(last.some(({ name, value }) => name === 'ENV' && /\bHOST=0\.0\.0\.0\b/.test(value)))
+  t.ok(last.some(({ name, value }) => name === 'RUN' && /^npm ci --omit=dev\b/.test(value)))
+  t.notOk(last.some(({ name, value }) => name === 'COPY' && value.includes('node_modules')))
+
+  const scripts = readdirSync(`${directory}/dist`, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.js'))
+  const text = scripts.map(name => readFileSync(`${directory}/dist/${name}`, 'utf8')).join('\n')
+  const imports = [...text.matchAll(/^(?:(?:import|export|\}) .*from|import) '((?:@[^/'\n]+\/)?[^./'\n][^/'\n]*)/gm)].map(([, name = '']) => name)
+  const packages = [...new Set(imports)].filter(name => !name.startsWith('node:') && !builtinModules.includes(name)).sort()
+  const { dependencies } = load('../example/docker/package.json') as { dependencies: Record<string, string> }
+  t.strictSame(Object.keys(dependencies), packages)
+  const ours = load('../package.json') as { dependencies: object, devDependencies: object }
+  t.match({ ...ours.devDependencies, ...ours.dependencies }, dependencies, 'in the versions that are tested')
+
+  const lock = load('../example/docker/package-lock.json') as { packages: Record<string, { dependencies?: object, version?: string, resolved?: string }> }
+  t.strictSame(lock.packages['']?.dependencies, dependencies)
+  t.notOk(Object.values(lock.packages).some(({ resolved }) => resolved !== undefined), 'from whichever registry')
+
+  const ignored = read('docker/Dockerfile.dockerignore').split('\n').filter(line => line !== '' && !line.startsWith('#'))
+  t.equal(ignored[0], '*')
+  const sent = ignored.slice(1).map(line => line.replace(/^!/, ''))
+  for (const name of ['node_modules', '.git', 'dist', 'test']) t.notOk(sent.includes(name), name)
+  const compiled = tsc('-p', `${root}/example/docker/tsconfig.json`, '--listFilesOnly').split('\n')
+  const sources = compiled.filter(name => name.startsWith(root) && !name.includes('node_modules')).map(name => name.slice(root.length))
+  t.ok(sources.length > 10)
+  for (const name of sources) t.ok(sent.some(one => name === one || name.startsWith(`${one}/`)), name)
+})
+
+/** What the image runs, out of the image; with `before`, by way of another program. */
+function startImage (t: { teardown: (end: () => void) => void }, env: Record<string, string>, before: readonly string[] = [], ipc = false) {
+  const [first, ...rest] = [...before, 'env', ...PLAIN_NODE, ...COMMAND.slice(1)] as [string, ...string[]]
+  const child = spawn(first, rest, {
+    cwd: directory,
+    env: { ...process.env, PORT: '0', DATABASE: `${directory}/notes-${Math.random()}.sqlite`, ...env },
+    stdio: ['ignore', 'pipe', 'inherit', ...ipc ? ['ipc' as const] : []]
   })
   t.teardown(() => { child.kill('SIGKILL') })
   const exit = once(child, 'exit') as Promise<[number | null]>
   const log = new Log()
-  child.stdout.on('data', (chunk: Buffer) => { log.write(chunk.toString()) })
+  child.stdout?.on('data', (chunk: Buffer) => { log.write(chunk.toString()) })
+  return { child, exit, log }
+}
+
+/** As root of a user namespace of its own, so that it needs no root; as root, where those are switched off. */
+const UNSHARE = [['--user', '--map-root-user'], []].map(user => ['unshare', user, '--pid', '--fork', '--kill-child'].flat())
+  .find(([command = '', ...args]) => spawnSync(command, [...args, 'true']).status === 0)
+const noUnshare = spawnSync('unshare', ['--version']).error !== undefined
+
+t.test("the image's command, as PID 1, answers who is in flight when it is told to stop, and exits with 0", {
+  skip: noUnshare ? 'there is no unshare here: PID namespaces are of Linux' : false
+}, async t => {
+  t.ok(UNSHARE, 'unshare makes a PID namespace')
+  if (UNSHARE === undefined) return
+  const { child, exit, log } = startImage(t, {}, UNSHARE)
   const { msg, pid } = await log.line(/listening at/)
   t.equal(pid, 1, 'it is PID 1')
   const client = new RawClient(Number(/:(\d+)$/.exec(msg)?.[1])).get('/api/data?ms=500')
@@ -155,20 +350,30 @@ t.test("the image's command, as PID 1, answers who is in flight when it is told 
 })
 
 t.test('a process manager that speaks by messages is told that it is ready, and heard when it says shutdown', async t => {
-  const child = spawn('env', [...PLAIN_NODE, 'dist/example/server.js'], {
-    cwd: directory, env: { ...process.env, PORT: '0', DATABASE: `${directory}/notes.sqlite` }, stdio: ['ignore', 'pipe', 'inherit', 'ipc']
-  })
-  t.teardown(() => { child.kill('SIGKILL') })
-  const exit = once(child, 'exit') as Promise<[number | null]>
-  const log = new Log()
-  child.stdout?.on('data', (chunk: Buffer) => { log.write(chunk.toString()) })
+  const { child, exit, log } = startImage(t, {}, [], true)
   const [ready] = await once(child, 'message') as [string]
   t.equal(ready, 'ready')
   const { msg } = await log.line(/listening at/)
   const client = new RawClient(Number(/:(\d+)$/.exec(msg)?.[1])).get('/api/data?ms=500')
   await log.line(/incoming request/)
   child.send('shutdown')
+  const { time } = await log.line(/Graceful shutdown complete/)
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 200 OK[^]*"ms":500/)
   t.strictSame((await exit)[0], 0)
+  t.ok(Date.now() - (time as number) >= 90, 'with a moment for a manager that writes the log later')
+})
+
+t.test('the rolling restarts say what is wrong with how they are run', async t => {
+  const run = (...args: string[]) => spawnSync('env', [
+    '-u', 'NODE_OPTIONS', `PATH=${directory}`, process.execPath, '--import=tsx', 'test/rolling/run.ts', ...args
+  ], { cwd: root, encoding: 'utf8' })
+  const stranger = run('--stranger')
+  t.equal(stranger.status, 1)
+  t.match(stranger.stderr, /'--stranger'[^]*npm run test:rolling -- /)
+  for (const name of ['haproxy', 'nginx']) {
+    const missing = run('--balancer', name)
+    t.equal(missing.status, 1)
+    t.equal(missing.stderr, `${name} is not installed: apt-get install haproxy nginx\n`)
+  }
 })

@@ -1,8 +1,11 @@
 // npx tsc -p example/docker/tsconfig.json
 // pm2 start example/pm2/ecosystem.config.cjs && pm2 reload api
 //
-// PM2 starts a new process, waits for its 'ready', sends the old one 'shutdown', and ends it by force after
-// kill_timeout; example/server.ts speaks with it.
+// PM2 starts a new process, waits for its 'ready', tells the old one to go, and ends it by force after kill_timeout. As of
+// PM2 7, `reload` tells it by SIGINT, and `stop` and `kill` by the message 'shutdown'; example/server.ts hears both.
+//
+// PM2 has stdout write later, and a process that exits takes the last lines with it: after a reload, the report is missing
+// in PM2's log.
 
 module.exports = {
   apps: [{
