@@ -135,23 +135,46 @@ t.test('what is recommended for a service is more than what must be, and loses n
   }
 })
 
-t.test('the README has its tables and the recommended numbers, and so has the example for Kubernetes', async t => {
+t.test('the README has the tables and the recommended numbers, and so has the example for Kubernetes', async t => {
   for (const table of [lossesByDelay(), lossesByPreStop(), leastOfEach()]) t.ok(readme.includes(`\n${table}\n`), table)
   const { shutdownDelay, drainTimeout, shutdownTimeout } = RECOMMENDED.options
   const grouped = (ms: number) => String(ms).replace(/(\d)(\d{3})$/, '$1_$2')
   const options = `{ shutdownDelay: ${grouped(shutdownDelay)}, drainTimeout: ${grouped(drainTimeout)}, shutdownTimeout: ${grouped(shutdownTimeout)} }`
   t.ok(readme.includes(options), options)
   t.ok(readme.includes(`terminationGracePeriodSeconds: ${RECOMMENDED.grace / 1_000}`))
-  const file = readFileSync(new URL('../example/kubernetes/deployment.yaml', import.meta.url), 'utf8')
-  const { spec: { template: { spec } } } = parse(file) as {
-    spec: { template: { spec: { terminationGracePeriodSeconds: number, containers: [{ env: Array<{ name: string, value: string }> }] } } }
-  }
-  const config = readConfig(Object.fromEntries(spec.containers[0].env.map(({ name, value }) => [name, value])))
+  const { config, grace } = deployment('deployment.yaml')
   t.equal(config.shutdownDelay, shutdownDelay)
   t.ok(config.drainTimeout >= drainTimeout)
   t.equal(config.shutdownTimeout, shutdownTimeout)
-  t.equal(spec.terminationGracePeriodSeconds * 1_000, RECOMMENDED.grace)
+  t.equal(grace, RECOMMENDED.grace)
 })
+
+t.test('the examples for Kubernetes lose nothing, the one with preStop neither', async t => {
+  for (const file of ['deployment.yaml', 'deployment-prestop.yaml']) {
+    const { config: { shutdownDelay, drainTimeout, shutdownTimeout }, preStop, grace } = deployment(file)
+    for (let seed = 0; seed < 10; seed++) {
+      const { lost, unclean } = run({ shutdownDelay, drainTimeout, shutdownTimeout, preStop, grace }, seed)
+      t.strictSame({ lost, unclean }, { lost: 0, unclean: 0 }, file)
+    }
+  }
+})
+
+interface PodSpec {
+  terminationGracePeriodSeconds: number
+  containers: [{ env: Array<{ name: string, value: string }>, lifecycle?: { preStop: { sleep: { seconds: number } } } }]
+}
+
+/** The numbers of an example. */
+function deployment (file: string) {
+  const text = readFileSync(new URL(`../example/kubernetes/${file}`, import.meta.url), 'utf8')
+  const { spec: { template: { spec } } } = parse(text) as { spec: { template: { spec: PodSpec } } }
+  const { terminationGracePeriodSeconds, containers: [{ env, lifecycle }] } = spec
+  return {
+    config: readConfig(Object.fromEntries(env.map(({ name, value }) => [name, value]))),
+    preStop: (lifecycle?.preStop.sleep.seconds ?? 0) * 1_000,
+    grace: terminationGracePeriodSeconds * 1_000
+  }
+}
 
 /** Milliseconds between two requests that look at what the plugin does. */
 const ASK_EVERY = 30

@@ -26,7 +26,7 @@ const MOST_FAILURES = 20
 export function printFailures ({ failed, restartsAt }: Run): void {
   for (const { at, what } of failed.slice(0, MOST_FAILURES)) {
     const since = at - (restartsAt.findLast(begin => begin <= at) ?? 0)
-    console.log(`  failed ${since}ms after SIGTERM: ${what}`)
+    console.log(`  failed ${since}ms after SIGTERM: ${what.replace(/\s+/g, ' ')}`)
   }
   if (failed.length > MOST_FAILURES) console.log(`  and ${failed.length - MOST_FAILURES} more`)
 }
