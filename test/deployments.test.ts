@@ -12,6 +12,7 @@ import { parse } from 'yaml'
 import { readConfig } from '../example/config.ts'
 import { resolveOptions } from '../lib/options.ts'
 import { eventually, Log, RawClient } from './helpers.ts'
+import { CHECKS, DELAY, TOLD_LATE } from './rolling/balancers.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const read = (path: string) => readFileSync(`${root}/example/${path}`, 'utf8')
@@ -362,6 +363,15 @@ t.test('a process manager that speaks by messages is told that it is ready, and 
   t.match(client.text, /^HTTP\/1\.1 200 OK[^]*"ms":500/)
   t.strictSame((await exit)[0], 0)
   t.ok(Date.now() - (time as number) >= 90, 'with a moment for a manager that writes the log later')
+})
+
+t.test('the delay of the rolling restarts is longer than the balancers take to look away', async t => {
+  const config = read('haproxy/haproxy.cfg')
+  const [inter, fall] = /^ *default-server check inter (\d+)ms fall (\d+)/m.exec(config)?.slice(1).map(Number) ?? []
+  const timeout = seconds(/^ *timeout check (\S+)$/m.exec(config)?.[1] ?? '') * 1_000
+  t.strictSame(CHECKS, { inter, fall, timeout })
+  t.ok(DELAY > CHECKS.inter * CHECKS.fall + CHECKS.timeout)
+  t.ok(DELAY > TOLD_LATE)
 })
 
 t.test('the rolling restarts say what is wrong with how they are run', async t => {

@@ -12,8 +12,10 @@ import { fileURLToPath } from 'node:url'
 
 /** Milliseconds after SIGTERM at which somebody has told who has no checks: endpoint removal comes late. */
 export const TOLD_LATE = 200
-/** HAProxy's checks, as in its configuration. */
-export const CHECKS = { inter: 200, fall: 1 }
+/** HAProxy's checks, as in its configuration; on a busy machine one takes as long as it may. */
+export const CHECKS = { inter: 200, fall: 1, timeout: 1_000 }
+/** The shutdownDelay that is put to the test: longer than any of them takes to look away. */
+export const DELAY = 1_500
 const LOOK_EVERY = 20
 /** Milliseconds for a balancer to do what it is waited for, after which the run has failed. */
 const PATIENCE = 20_000

@@ -14,14 +14,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { checked, simulate } from '../../example/simulation/rollout.ts'
 import { resolveOptions } from '../../lib/options.ts'
-import { BALANCERS, CHECKS, freePort, START, TOLD_LATE } from './balancers.ts'
+import { BALANCERS, CHECKS, DELAY, freePort, START, TOLD_LATE } from './balancers.ts'
 import { Instance } from './instance.ts'
 import { CLIENTS, startLoad } from './load.ts'
 import { drawFailures, printFailures, table } from './report.ts'
 
 /** What is restarted, by the name that the report gives it. */
 const VARIANTS: Record<VariantName, { program: string, delay: number }> = {
-  'fastify-graceful': { program: 'example/server.ts', delay: 1_000 },
+  'fastify-graceful': { program: 'example/server.ts', delay: DELAY },
   'fastify-graceful, no delay': { program: 'example/server.ts', delay: 0 },
   'close-with-grace': { program: 'test/rolling/plain.ts', delay: 0 }
 }
