@@ -6,7 +6,10 @@ import type { Test } from 'tap'
 import type { GracefulOptions } from '../types/index.ts'
 import { spawn } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
@@ -130,9 +133,23 @@ export class RawClient {
   }
 }
 
-/** Waits until a condition holds that no event tells of, looking once a turn of the event loop. */
-export async function eventually (condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise(resolve => { setImmediate(resolve) })
+/**
+ * Waits until a condition holds that no event tells of, looking once a turn of the event loop. It gives up after
+ * `limit` milliseconds: well before a sweep of the plugin's at its default drainTimeout could bring the condition about.
+ */
+export async function eventually (condition: () => boolean, limit = 10_000): Promise<void> {
+  const end = performance.now() + limit
+  while (!condition()) {
+    if (performance.now() > end) throw new Error(`Not within ${limit}ms: ${String(condition).replace(/^\(\) => /, '')}`)
+    await new Promise(resolve => { setImmediate(resolve) })
+  }
+}
+
+/** A path for a Unix socket. Not in t.testdir(): it may have 107 characters at the most, and a checkout's path may be long. */
+export function socketPath (t: Test): string {
+  const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
+  t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
+  return join(directory, 'app.sock')
 }
 
 export interface Program {

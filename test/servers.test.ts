@@ -6,7 +6,7 @@ import { connect } from 'node:net'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
 
 t.test('covers the second listener of localhost, which Fastify does not show', async t => {
   t.teardown(resolveToBothLoopbacks())
@@ -22,7 +22,7 @@ t.test('covers the second listener of localhost, which Fastify does not show', a
   await held.entered
   const silent = addresses.map(({ address, port }) => new RawClient(connect(port, address)))
   await Promise.all(silent.map(async ({ socket }) => { await once(socket, 'connect') }))
-  while (app.inFlightRequests < 2) await new Promise(resolve => { setImmediate(resolve) })
+  await eventually(() => app.inFlightRequests === 2)
   const report = app.gracefulShutdown.shutdown()
   held.release()
   await Promise.all([...clients, ...silent].map(async client => { await client.closed }))
@@ -43,7 +43,7 @@ t.test('leaves other servers of the process alone', async t => {
 })
 
 t.test('works with a server factory and on a Unix socket', async t => {
-  const path = `${t.testdir()}/app.sock`
+  const path = socketPath(t)
   const app = Fastify({ serverFactory: handler => createServer((request, response) => { handler(request, response) }) })
   await app.register(gracefulPlugin)
   const held = heldRoute(app)
