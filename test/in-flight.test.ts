@@ -1,9 +1,12 @@
 import t from 'tap'
-import type { FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Socket } from 'node:net'
+import type { ClientHttp2Session } from 'node:http2'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { Readable } from 'node:stream'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import websocket from '@fastify/websocket'
 import { WebSocket } from 'undici'
 import type { Test } from 'tap'
@@ -11,6 +14,47 @@ import type { TestApp } from './helpers.ts'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+
+/** The sweep, which gives up a silent handler after drainTimeout, comes to nobody's aid with these. */
+const NO_SWEEP = { drainTimeout: 100_000, shutdownTimeout: 120_000 }
+
+/** A client, and how to have it leave: the server has heard of that by then. */
+async function visit (app: FastifyInstance, port: number): Promise<{ client: RawClient, leave: () => Promise<void> }> {
+  const connected = once(app.server, 'connection') as Promise<[Socket]>
+  const client = new RawClient(port)
+  const [socket] = await connected
+  // Not once(): it rejects where the client's leaving is a reset.
+  const closed = new Promise<void>(resolve => { socket.on('close', () => { resolve() }) })
+  const leave = async (): Promise<void> => {
+    client.socket.destroy()
+    await closed
+  }
+  return { client, leave }
+}
+
+async function http2App (t: Test): Promise<FastifyInstance> {
+  const app = Fastify({ http2: true }) as unknown as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin, NO_SWEEP)
+  app.get('/quick', async () => 'quick')
+  return app
+}
+
+/** One more exchange on a session: what was sent before it has reached the server by then. */
+async function roundTrip (session: ClientHttp2Session): Promise<void> {
+  const stream = session.request({ ':path': '/quick' })
+  stream.resume()
+  await once(stream, 'close')
+}
+
+setFlagsFromString('--expose-gc')
+const collectGarbage = runInNewContext('gc') as () => void
+
+/** Whether nothing but these weak references leads to any of them. */
+function collected (references: ReadonlyArray<WeakRef<object>>): boolean {
+  collectGarbage()
+  return references.every(reference => reference.deref() === undefined)
+}
 
 /** After whatever happened, nothing counts any more and a shutdown finds nothing to wait for. */
 async function nobodyLeft (t: Test, { app }: TestApp): Promise<void> {
@@ -107,13 +151,10 @@ t.test('a handler whose client has gone counts until it settles', async t => {
         return style === 'callback' ? undefined : reply
       })
     }
-    const port = await listen(app)
-    const connected = once(app.server, 'connection') as Promise<[Socket]>
-    const client = new RawClient(port).get('/')
-    const [socket] = await connected
+    const { client, leave } = await visit(app, await listen(app))
+    client.get('/')
     await entered.promise
-    client.socket.destroy()
-    await once(socket, 'close')
+    await leave()
     t.equal(app.inFlightRequests, 1, style)
     const report = app.gracefulShutdown.shutdown()
     released.resolve()
@@ -139,18 +180,49 @@ t.test('a client that leaves during a hook before the handler counts until the h
     handled.resolve()
     await handlerDone.promise
   })
-  const port = await listen(app)
-  const connected = once(app.server, 'connection') as Promise<[Socket]>
-  const client = new RawClient(port).get('/')
-  const [socket] = await connected
+  const { client, leave } = await visit(app, await listen(app))
+  client.get('/')
   await hooked.promise
-  client.socket.destroy()
-  await once(socket, 'close')
+  await leave()
   t.equal(app.inFlightRequests, 1)
   hookDone.resolve()
   await handled.promise
   t.equal(app.inFlightRequests, 1)
   handlerDone.resolve()
+  await nobodyLeft(t, target)
+})
+
+t.test('who ends among others leaves them as they were', async t => {
+  const target = await createApp(t, NO_SWEEP)
+  const { app } = target
+  const first = heldRoute(app, '/first')
+  const second = heldRoute(app, '/second')
+  const port = await listen(app)
+  const quick = new RawClient(port).get('/first')
+  await first.entered
+  const { client, leave } = await visit(app, port)
+  client.get('/second')
+  await second.entered
+  first.release()
+  await quick.until(/held/)
+  await eventually(() => app.inFlightRequests === 1)
+  await leave()
+  // A handler that has settled is told of in the next turn.
+  await new Promise(resolve => { setImmediate(resolve) })
+  t.match(app.gracefulShutdown.inFlight(), [{ url: '/second' }], 'its own handler decides, which still runs')
+  second.release()
+  await nobodyLeft(t, target)
+})
+
+t.test('a client that leaves a response of raw writes leaves nobody to wait for', async t => {
+  const target = await createApp(t, NO_SWEEP)
+  const { app } = target
+  app.get('/', (_request, reply) => { reply.raw.write('some') })
+  const { client, leave } = await visit(app, await listen(app))
+  await client.get('/').until(/some/)
+  t.equal(app.inFlightRequests, 1)
+  await leave()
+  t.equal(app.inFlightRequests, 0)
   await nobodyLeft(t, target)
 })
 
@@ -196,17 +268,45 @@ t.test('an aborted pipeline leaves nobody behind', async t => {
 t.test('a long pipeline on one connection keeps no finished reply', async t => {
   const target = await createApp(t)
   const { app } = target
-  app.get('/', async () => 'x')
+  const replies: Array<WeakRef<FastifyReply>> = []
+  app.get('/', async (_request, reply) => {
+    replies.push(new WeakRef(reply))
+    return 'x'
+  })
+  const held = heldRoute(app)
   const client = new RawClient(await listen(app))
   for (let index = 0; index < 50; index++) client.get('/')
+  client.get('/held')
+  await held.entered
+  await eventually(() => client.text.match(/200 OK/g)?.length === 50)
+  t.equal(replies.length, 50)
+  await eventually(() => collected(replies))
+  t.equal(app.inFlightRequests, 1, 'while the last one is not over')
   client.get('/', ['Connection: close'])
+  held.release()
   await client.closed
-  t.equal(client.text.match(/200 OK/g)?.length, 51)
+  t.equal(client.text.match(/200 OK/g)?.length, 52)
+  await nobodyLeft(t, target)
+})
+
+t.test('keeps neither the reply of a request that is over nor what its handler returned', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const kept: Array<WeakRef<object>> = []
+  app.get('/', (_request, reply) => {
+    const answer = Promise.resolve('x')
+    kept.push(new WeakRef(reply), new WeakRef(answer))
+    return answer
+  })
+  const client = new RawClient(await listen(app)).get('/', ['Connection: close'])
+  await client.closed
+  t.equal(kept.length, 2)
+  await eventually(() => collected(kept))
   await nobodyLeft(t, target)
 })
 
 t.test('a stream whose client leaves, or that fails, does not count', async t => {
-  const target = await createApp(t)
+  const target = await createApp(t, NO_SWEEP)
   const { app } = target
   const source = () => new Readable({ read () {} })
   const quiet = source()
@@ -220,11 +320,12 @@ t.test('a stream whose client leaves, or that fails, does not count', async t =>
   const port = await listen(app)
 
   for (const [url, stream] of [['/quiet', quiet], ['/returned', returned]] as const) {
-    const one = new RawClient(port).get(url)
+    const { client, leave } = await visit(app, port)
+    client.get(url)
     await eventually(() => app.inFlightRequests === 1)
-    one.socket.destroy()
-    await eventually(() => app.inFlightRequests === 0)
-    t.ok(stream.destroyed)
+    await leave()
+    t.equal(app.inFlightRequests, 0, url)
+    await eventually(() => stream.destroyed)
   }
 
   started.push('some')
@@ -330,16 +431,10 @@ t.test('a malformed request does not count', async t => {
 })
 
 t.test('HTTP/2: counts streams, and one whose client resets it until its handler settles', async t => {
-  const app = Fastify({ http2: true })
-  t.teardown(async () => { await app.close() })
-  await app.register(gracefulPlugin)
-  const held = heldRoute(app as unknown as TestApp['app'])
-  app.get('/quick', async () => 'quick')
-  await app.listen({ port: 0, host: '127.0.0.1' })
-  const session = connectHttp2(`http://127.0.0.1:${(app.server.address() as { port: number }).port}`)
-  const quick = session.request({ ':path': '/quick' })
-  quick.resume()
-  await once(quick, 'close')
+  const app = await http2App(t)
+  const held = heldRoute(app)
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  await roundTrip(session)
   await eventually(() => app.inFlightRequests === 0)
 
   const stream = session.request({ ':path': '/held' })
@@ -348,14 +443,85 @@ t.test('HTTP/2: counts streams, and one whose client resets it until its handler
   t.equal(app.inFlightRequests, 1)
   stream.close(8)
   await once(stream, 'close')
-  const other = session.request({ ':path': '/quick' })
-  other.resume()
-  await once(other, 'close')
+  await roundTrip(session)
   t.equal(app.inFlightRequests, 1, 'the handler still runs')
   held.release()
   await eventually(() => app.inFlightRequests === 0)
   const report = await app.gracefulShutdown.shutdown()
   t.match(report, { completed: 0, cut: [], exitCode: 0 })
+})
+
+t.test('HTTP/2: a client that leaves with half a body sent does not count', async t => {
+  const app = await http2App(t)
+  app.post('/', async () => 'never')
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' })
+  stream.on('error', () => {})
+  stream.write('half')
+  await eventually(() => app.inFlightRequests === 1)
+  stream.close(8)
+  await roundTrip(session)
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
+for (const method of ['GET', 'POST']) {
+  t.test(`HTTP/2: a ${method} that its client resets during a hook before the handler counts until the handler settles`, async t => {
+    const app = await http2App(t)
+    const hooked = new Deferred()
+    const hookDone = new Deferred()
+    const handled = new Deferred()
+    const handlerDone = new Deferred()
+    app.route({
+      method,
+      url: '/',
+      preHandler: async () => {
+        hooked.resolve()
+        await hookDone.promise
+      },
+      handler: async () => {
+        handled.resolve()
+        await handlerDone.promise
+      }
+    })
+    const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+    const stream = session.request({ ':path': '/', ':method': method, ...method === 'POST' && { 'content-type': 'text/plain' } })
+    stream.on('error', () => {})
+    if (method === 'POST') stream.write('whole')
+    stream.end()
+    await hooked.promise
+    stream.close(8)
+    await roundTrip(session)
+    t.equal(app.inFlightRequests, 1, 'the hook still runs')
+    hookDone.resolve()
+    await handled.promise
+    t.equal(app.inFlightRequests, 1, 'the handler still runs')
+    handlerDone.resolve()
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
+  })
+}
+
+t.test('HTTP/2: a handler that is given an upload as it comes in counts until it answers, also when that is cut off', async t => {
+  const app = await http2App(t)
+  const entered = new Deferred()
+  const released = new Deferred()
+  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => { done(null, payload) })
+  app.post('/', (_request, reply) => {
+    entered.resolve()
+    void released.promise.then(() => { reply.send('done') })
+  })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'application/octet-stream' })
+  stream.on('error', () => {})
+  stream.write('half')
+  await entered.promise
+  stream.close(8)
+  await roundTrip(session)
+  t.equal(app.inFlightRequests, 1, 'the handler still runs')
+  released.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
 })
 
 t.test('an injected request counts, also when it is aborted', async t => {
