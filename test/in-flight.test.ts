@@ -15,9 +15,6 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
-/** The sweep, which gives up a silent handler after drainTimeout, comes to nobody's aid with these. */
-const NO_SWEEP = { drainTimeout: 100_000, shutdownTimeout: 120_000 }
-
 /** A client, and how to have it leave: the server has heard of that by then. */
 async function visit (app: FastifyInstance, port: number): Promise<{ client: RawClient, leave: () => Promise<void> }> {
   const connected = once(app.server, 'connection') as Promise<[Socket]>
@@ -35,7 +32,7 @@ async function visit (app: FastifyInstance, port: number): Promise<{ client: Raw
 async function http2App (t: Test): Promise<FastifyInstance> {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
-  await app.register(gracefulPlugin, NO_SWEEP)
+  await app.register(gracefulPlugin)
   app.get('/quick', async () => 'quick')
   return app
 }
@@ -193,7 +190,7 @@ t.test('a client that leaves during a hook before the handler counts until the h
 })
 
 t.test('who ends among others leaves them as they were', async t => {
-  const target = await createApp(t, NO_SWEEP)
+  const target = await createApp(t)
   const { app } = target
   const first = heldRoute(app, '/first')
   const second = heldRoute(app, '/second')
@@ -215,7 +212,7 @@ t.test('who ends among others leaves them as they were', async t => {
 })
 
 t.test('a client that leaves a response of raw writes leaves nobody to wait for', async t => {
-  const target = await createApp(t, NO_SWEEP)
+  const target = await createApp(t)
   const { app } = target
   app.get('/', (_request, reply) => { reply.raw.write('some') })
   const { client, leave } = await visit(app, await listen(app))
@@ -306,7 +303,7 @@ t.test('keeps neither the reply of a request that is over nor what its handler r
 })
 
 t.test('a stream whose client leaves, or that fails, does not count', async t => {
-  const target = await createApp(t, NO_SWEEP)
+  const target = await createApp(t)
   const { app } = target
   const source = () => new Readable({ read () {} })
   const quiet = source()
@@ -451,19 +448,33 @@ t.test('HTTP/2: counts streams, and one whose client resets it until its handler
   t.match(report, { completed: 0, cut: [], exitCode: 0 })
 })
 
-t.test('HTTP/2: a client that leaves with half a body sent does not count', async t => {
-  const app = await http2App(t)
-  app.post('/', async () => 'never')
-  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
-  const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' })
-  stream.on('error', () => {})
-  stream.write('half')
-  await eventually(() => app.inFlightRequests === 1)
-  stream.close(8)
-  await roundTrip(session)
-  await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
-})
+for (const when of ['while it is read', 'during a hook before it is read'] as const) {
+  t.test(`HTTP/2: a client that resets its request with half a body sent, ${when}, does not count`, async t => {
+    const app = await http2App(t)
+    const hooked = new Deferred()
+    const hookDone = new Deferred()
+    if (when === 'while it is read') hookDone.resolve()
+    app.post('/', {
+      preParsing: async () => {
+        hooked.resolve()
+        await hookDone.promise
+      }
+    }, async () => 'read by nobody')
+    const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+    const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' })
+    stream.on('error', () => {})
+    stream.write('half')
+    await hooked.promise
+    await roundTrip(session)
+    t.equal(app.inFlightRequests, 1)
+    stream.close(8)
+    await roundTrip(session)
+    // Fastify now listens for a body of which nothing more will be heard.
+    hookDone.resolve()
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  })
+}
 
 for (const method of ['GET', 'POST']) {
   t.test(`HTTP/2: a ${method} that its client resets during a hook before the handler counts until the handler settles`, async t => {
