@@ -295,9 +295,11 @@ t.test('keeps neither the reply of a request that is over nor what its handler r
     kept.push(new WeakRef(reply), new WeakRef(answer))
     return answer
   })
-  const client = new RawClient(await listen(app)).get('/', ['Connection: close'])
-  await client.closed
-  t.equal(kept.length, 2)
+  const port = await listen(app)
+  const idle = new RawClient(port).get('/')
+  const over = new RawClient(port).get('/', ['Connection: close'])
+  await Promise.all([idle.until(/200 OK/), over.closed])
+  t.equal(kept.length, 4)
   await eventually(() => collected(kept))
   await nobodyLeft(t, target)
 })
