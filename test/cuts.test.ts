@@ -8,7 +8,7 @@ import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { fork, listen, portOf, RawClient } from './helpers.ts'
+import { createApp, eventually, fork, heldRoute, listen, portOf, RawClient, visit } from './helpers.ts'
 
 const MB = 1024 * 1024
 
@@ -101,4 +101,26 @@ t.test('HTTP/2: a client that stops reading is cut at the drain timeout, and was
   const report = await app.gracefulShutdown.shutdown()
   t.match(await reset, [{ message: /NGHTTP2_INTERNAL_ERROR/ }])
   t.match(report, { completed: 0, cut: [{ method: 'GET', route: '/' }], exitCode: 1 })
+})
+
+t.test('a client that was cut and has not even read its 503 is closed at the drain timeout, and named once', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 300, drainTimeout: 50 })
+  const held = heldRoute(app)
+  // More than a socket holds goes out before the response does.
+  app.addHook('onRequest', async request => { request.raw.socket.write(Buffer.alloc(32 * MB)) })
+  const { client, gone } = await visit(app, await listen(app))
+  client.socket.pause()
+  client.get('/held')
+  await log.line(/^Request cut/)
+  t.notOk(gone())
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => app.gracefulShutdown.phase === 'closing')
+  // At once: not as late as connections are closed that have a moment to be read to their end.
+  for (let turn = 0; turn < 10 && !gone(); turn++) await new Promise(resolve => { setImmediate(resolve) })
+  t.ok(gone())
+  t.match(await report, { cut: [{ route: '/held' }], completed: 0, exitCode: 1 })
+  t.equal((await report).cut.length, 1)
+  t.equal(log.messages(/^Request cut/).length, 1)
+  held.release()
+  client.socket.destroy()
 })

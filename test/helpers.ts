@@ -133,6 +133,34 @@ export class RawClient {
   }
 }
 
+export interface Visit {
+  client: RawClient
+  /** Whether the server has done with its connection. */
+  gone: () => boolean
+  /** The client leaves; the server has heard of it by then. */
+  leave: () => Promise<void>
+}
+
+/** A client, seen from both ends. */
+export async function visit (app: FastifyInstance, port: number): Promise<Visit> {
+  const connected = once(app.server, 'connection') as Promise<[Socket]>
+  const client = new RawClient(port)
+  const [socket] = await connected
+  let isGone = false
+  // Not once(): it rejects where the client's leaving is a reset.
+  const closed = new Promise<void>(resolve => {
+    socket.on('close', () => {
+      isGone = true
+      resolve()
+    })
+  })
+  const leave = async (): Promise<void> => {
+    client.socket.destroy()
+    await closed
+  }
+  return { client, gone: () => isGone, leave }
+}
+
 /**
  * Waits until a condition holds that no event tells of, looking once a turn of the event loop. It gives up after
  * `limit` milliseconds: well before a sweep of the plugin's at its default drainTimeout could bring the condition about.
@@ -140,7 +168,7 @@ export class RawClient {
 export async function eventually (condition: () => boolean, limit = 10_000): Promise<void> {
   const end = performance.now() + limit
   while (!condition()) {
-    if (performance.now() > end) throw new Error(`Not within ${limit}ms: ${String(condition).replace(/^\(\) => /, '')}`)
+    if (performance.now() > end) throw new Error(`Not within ${limit}ms: ${String(condition).replace(/^\(\) ?=> ?/, '')}`)
     await new Promise(resolve => { setImmediate(resolve) })
   }
 }

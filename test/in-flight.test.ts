@@ -1,6 +1,5 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
-import type { Socket } from 'node:net'
 import type { ClientHttp2Session } from 'node:http2'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
@@ -13,21 +12,7 @@ import type { Test } from 'tap'
 import type { TestApp } from './helpers.ts'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
-
-/** A client, and how to have it leave: the server has heard of that by then. */
-async function visit (app: FastifyInstance, port: number): Promise<{ client: RawClient, leave: () => Promise<void> }> {
-  const connected = once(app.server, 'connection') as Promise<[Socket]>
-  const client = new RawClient(port)
-  const [socket] = await connected
-  // Not once(): it rejects where the client's leaving is a reset.
-  const closed = new Promise<void>(resolve => { socket.on('close', () => { resolve() }) })
-  const leave = async (): Promise<void> => {
-    client.socket.destroy()
-    await closed
-  }
-  return { client, leave }
-}
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient, visit } from './helpers.ts'
 
 async function http2App (t: Test): Promise<FastifyInstance> {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance

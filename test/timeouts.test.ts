@@ -8,7 +8,7 @@ import { Readable } from 'node:stream'
 import type { Test } from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient, visit } from './helpers.ts'
 
 async function http2App (t: Test, options: GracefulOptions = {}, server: object = {}): Promise<FastifyInstance> {
   const app = Fastify({ http2: true, ...server }) as unknown as FastifyInstance
@@ -69,12 +69,13 @@ t.test('HTTP/2: a client that never ends its request is answered 408', async t =
 t.test('a handler that does not answer is cut: its client reads 503, and the log names it', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 100 })
   const held = heldRoute(app, '/held/:id')
-  const client = new RawClient(await listen(app)).get('/held/1')
+  const { client, gone } = await visit(app, await listen(app))
   const start = performance.now()
-  await client.closed
+  await client.get('/held/1').until(/\}$/)
   const time = performance.now() - start
   t.ok(time >= 95 && time < 1_500, `cut after ${time}ms`)
   t.match(client.text, /^HTTP\/1\.1 503 [^]*connection: close/i)
+  await eventually(() => gone())
   t.match(client.text, '{"statusCode":503,"code":"FST_ERR_GRACEFUL_WRITE_TIMEOUT","error":"Service Unavailable","message":"The response made no progress for 100 ms"}')
   t.match(await log.line(/^Request cut/), { level: 50, method: 'GET', route: '/held/:id', url: '/held/1', requestId: 'req-1' })
   t.equal(log.messages(/^Request cut/).length, 1)
@@ -88,9 +89,9 @@ t.test('a callback-style handler that was cut counts until it answers', async t 
   const { app } = await createApp(t, { writeTimeout: 50 })
   const released = new Deferred()
   app.get('/', (_request, reply) => { void released.promise.then(() => { reply.send('late') }) })
-  const client = new RawClient(await listen(app)).get('/')
-  await client.closed
-  t.match(client.text, /^HTTP\/1\.1 503 /)
+  const { client, gone } = await visit(app, await listen(app))
+  await client.get('/').until(/^HTTP\/1\.1 503 /)
+  await eventually(() => gone())
   t.equal(app.inFlightRequests, 1)
   released.resolve()
   await eventually(() => app.inFlightRequests === 0)
