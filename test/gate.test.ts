@@ -3,7 +3,8 @@ import Fastify from 'fastify'
 import { Connections } from '../lib/connections.ts'
 import { Gate } from '../lib/gate.ts'
 import { PhaseClock } from '../lib/phase.ts'
-import { createApp, Deferred, eventually, fork, heldRoute, listen, RawClient } from './helpers.ts'
+import { QUIET } from '../lib/shutdown.ts'
+import { createApp, Deferred, eventually, fork, heldRoute, listen, RawClient, visit } from './helpers.ts'
 
 const refusal = {
   statusCode: 503,
@@ -174,6 +175,51 @@ t.test('an idle keep-alive connection that is used again is refused with Connect
   await busy.closed
   t.match(busy.text, /200 OK/)
   t.match(await report, { refused: 1, completed: 1 })
+})
+
+t.test('who has asked at the end of the drain has a while to ask again, as long as anybody is connected', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const silent = new RawClient(port)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const asked = performance.now()
+  const refused = new RawClient(port).get('/')
+  await refused.closed
+  t.match(refused.text, /^HTTP\/1\.1 503/)
+  held.release()
+  await busy.closed
+  await eventually(() => app.gracefulShutdown.phase !== 'draining')
+  // A timer may be early by a millisecond.
+  const time = performance.now() - asked
+  t.ok(time >= QUIET.milliseconds - 1, `${time}ms since a request came in`)
+  await silent.closed
+  t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
+})
+
+t.test('a refused upload whose client leaves is over at once', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  const answered = new Deferred()
+  app.addHook('onSend', async request => { if (request.method === 'POST') answered.resolve() })
+  app.post('/', async () => 'never')
+  const port = await listen(app)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const { client, leave } = await visit(app, port)
+  client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nab')
+  await new RawClient(port).get('/held').closed
+  const start = performance.now()
+  await leave()
+  await answered.promise
+  const time = performance.now() - start
+  t.ok(time < 3_000, `after ${Math.round(time)}ms, not the seconds that a slow one has`)
+  held.release()
+  await busy.closed
+  t.match(await report, { completed: 1, refused: 2, exitCode: 0 })
 })
 
 const TRIES = 100

@@ -141,6 +141,26 @@ t.test('a close that was kept from before the registration drains, too', async t
   t.equal(ran, 1)
 })
 
+t.test('a close that was kept from before, of what was not ready yet, lets no hook go ahead of background work', async t => {
+  const { default: Fastify } = await import('fastify')
+  const { default: gracefulPlugin } = await import('../index.ts')
+  const app = Fastify()
+  const close = app.close.bind(app)
+  const happened: string[] = []
+  app.addHook('onClose', async () => { happened.push('pool closed') })
+  await app.register(gracefulPlugin)
+  const work = new Deferred()
+  void app.gracefulShutdown.track(work.promise).then(() => { happened.push('work done') })
+  const closed = close()
+  await once(app.gracefulShutdown.signal, 'abort')
+  // Long enough for a pool that nobody holds back.
+  for (let turn = 0; turn < 100; turn++) await new Promise(resolve => { setImmediate(resolve) })
+  work.resolve()
+  await closed
+  t.strictSame(happened, ['work done', 'pool closed'])
+  t.match(await app.gracefulShutdown.wait(), { reason: 'close', cut: [], exitCode: 0 })
+})
+
 t.test('closing before anything was loaded, or ready, runs the callbacks, too', async t => {
   const { default: Fastify } = await import('fastify')
   const { default: gracefulPlugin } = await import('../index.ts')
