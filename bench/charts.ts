@@ -9,7 +9,8 @@ const FONT = 'font-family="system-ui, sans-serif" font-size="13"'
 const COLOURS = { ours: '#1f8a53', others: '#9aa4b1', text: '#1f2733', faint: '#5b6675' }
 
 /** By file name. */
-export function drawCharts ({ instructions, instructionsWithLogger, throughput, exit = {}, memory, growth }: Results): Record<string, string> {
+export function drawCharts (results: Results): Record<string, string> {
+  const { instructions, instructionsWithLogger, throughput, exit = {}, memory, growth } = results
   const charts: Record<string, string> = {}
   if (instructionsWithLogger !== undefined) {
     charts['instructions-with-logger'] = bars('Instructions a request, with the logger', instructionsWithLogger)

@@ -1,5 +1,6 @@
 // From the last response until the process is gone. SIGTERM finds one request in flight, which is answered at once, and
-// connections that have been idle for a while.
+// connections that have been idle for a while. The clock starts with SIGTERM: some close all that is idle before they
+// let that answer out, and others after.
 
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -23,9 +24,9 @@ export async function measureExit (directory: string, subject: string, idleConne
   await program.ask('inFlight')
   const answered = once(last, 'data')
   const giveUp = setTimeout(() => { program.kill('SIGKILL') }, PATIENCE)
+  const start = performance.now()
   program.kill('SIGTERM')
   await answered
-  const start = performance.now()
   await program.gone()
   const time = performance.now() - start
   clearTimeout(giveUp)

@@ -6,12 +6,13 @@ import { once } from 'node:events'
 import { performance } from 'node:perf_hooks'
 import { promisify } from 'node:util'
 import Fastify from 'fastify'
-import { SUBJECTS } from './subjects.ts'
+import { loadAll, SUBJECTS } from './subjects.ts'
 
 const { SUBJECT = '', LOGGER = '' } = process.env
 const subject = SUBJECTS[SUBJECT]
 if (subject === undefined) throw new Error(`There is no subject "${SUBJECT}"`)
 
+await loadAll()
 // A request in flight as SIGTERM comes is answered at once; and this is heard before anybody closes anything.
 const released = once(process, 'SIGTERM')
 const app = Fastify({ logger: LOGGER === '' ? false : { file: '/dev/null' } })

@@ -53,6 +53,7 @@ export class Connections {
   #whenGone: (() => void) | undefined
   readonly #onServerClose: () => void
   readonly #onSocketClose: (this: Connection) => void
+  readonly #destroySocket: Socket['_destroy']
 
   /**
    * @param onGone is told of each reply whose client is gone before the reply was over (HTTP/1)
@@ -61,11 +62,18 @@ export class Connections {
   constructor (onGone: (reply: FastifyReply) => void, onServerClose: () => void) {
     this.#onServerClose = onServerClose
     const forget = (socket: Connection) => { this.#forget(socket) }
-    // One listener per socket, not per response: a queued response of an aborted pipeline has no 'close'. And the same
-    // one for all sockets: with its own for each, or with a second one, an idle connection would cost twice as much.
-    this.#onSocketClose = function () {
+    // One listener per socket, not per response: a queued response of an aborted pipeline has no 'close'.
+    const onSocketClose = function (this: Connection) {
       pipeline.abort(this, onGone)
       forget(this)
+    }
+    this.#onSocketClose = onSocketClose
+    // It is added as late as it can be: Node has a 'close' listener of its own, and a second one would cost each idle
+    // connection some 200 bytes.
+    this.#destroySocket = function (this: Connection, error, callback) {
+      this.on('close', onSocketClose)
+      const { _destroy: destroy } = Object.getPrototypeOf(this) as Socket
+      destroy.call(this, error, callback)
     }
   }
 
@@ -93,12 +101,8 @@ export class Connections {
 
   #keepSocket (socket: Connection, set: Set<Connection>): void {
     set.add(socket)
-    this.#watch(socket)
-  }
-
-  #watch (socket: Connection): void {
     pipeline.prepare(socket)
-    socket.on('close', this.#onSocketClose)
+    socket._destroy = this.#destroySocket // oxlint-disable-line no-underscore-dangle
   }
 
   #forget (socket: Connection): void {
@@ -128,8 +132,11 @@ export class Connections {
     const { raw } = reply.request
     if (raw.httpVersionMajor === 2) return
     const socket: Connection = raw.socket
-    // An injected request's socket comes from no listener.
-    if (!pipeline.isPrepared(socket)) this.#watch(socket)
+    if (!pipeline.isPrepared(socket)) {
+      // An injected request's, which comes from no listener.
+      pipeline.prepare(socket)
+      socket.on('close', this.#onSocketClose)
+    }
     pipeline.open(socket, reply)
   }
 

@@ -63,12 +63,14 @@ export class InFlight {
     const slot = reply[kSlot]
     if (slot === undefined || slot === ENDED) return false
     const end = --this.#count
-    const last = this.#replies[end] as Entry
-    this.#replies[slot] = last
-    this.#returned[slot] = this.#returned[end]
+    if (slot !== end) {
+      const last = this.#replies[end] as Entry
+      this.#replies[slot] = last
+      this.#returned[slot] = this.#returned[end]
+      last[kSlot] = slot
+    }
     this.#replies[end] = undefined
     this.#returned[end] = undefined
-    last[kSlot] = slot
     reply[kSlot] = ENDED
     if (this.#count === 0) this.#settleIdle()
     return true
@@ -143,7 +145,7 @@ export class InFlight {
    * writable and has none. A reply that was returned is watched once for that alone.
    */
   #isStreaming (reply: Entry): boolean {
-    return reply.raw.listenerCount('end') > (this.#returnedBy(reply) === reply ? ONE_WATCHER : 0)
+    return reply.raw.listenerCount('end') > (this.#returnedBy(reply) === reply ? listenersOfOneWatcher() : 0)
   }
 
   /**
@@ -239,9 +241,7 @@ export function describe (reply: FastifyReply): RequestInFlight {
   }
 }
 
-const ONE_WATCHER = countListenersOfOneWatcher()
-
-function countListenersOfOneWatcher (): number {
+function listenersOfOneWatcher (): number {
   const response = new ServerResponse(new IncomingMessage(new Socket()))
   finished(response, () => {})
   return response.listenerCount('end')
