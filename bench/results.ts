@@ -32,7 +32,7 @@ export interface Verdict {
 
 const MOST_INSTRUCTIONS = 1.01
 const MOST_EXIT: Record<string, number> = { 0: 1.1, 10_000: 1.5 }
-/** For an idle connection; a request in flight is more than that by itself, of which a pair of hooks is the least. */
+/** For a connection that is idle, as most are. */
 const MOST_BYTES = 200
 /** How much more than ten times as much it may be at ten times as many: times are not exact. */
 const LINEAR = 10 * 1.25
@@ -65,12 +65,9 @@ function judgeExit ({ exit = {} }: Results): Verdict[] {
 }
 
 function judgeMemory ({ memory }: Results): Verdict[] {
-  const ours = memory?.[OURS]
-  if (memory === undefined || ours === undefined) return []
-  return ([['idle', BARE], ['inFlight', PAIR]] as const).map(([kind, other]) => {
-    const bytes = ours[kind] - (memory[other]?.[kind] ?? NaN)
-    return { what: `memory, ${kind}: ${bytes} bytes a connection more than ${other}, at most ${MOST_BYTES}`, holds: bytes <= MOST_BYTES }
-  })
+  if (memory === undefined) return []
+  const bytes = (memory[OURS]?.idle ?? NaN) - (memory[BARE]?.idle ?? NaN)
+  return [{ what: `memory: ${bytes} bytes for an idle connection more than ${BARE}, at most ${MOST_BYTES}`, holds: bytes <= MOST_BYTES }]
 }
 
 function judgeRefusals ({ refusals }: Results): Verdict[] {

@@ -45,8 +45,6 @@ const OUT = join(ROOT, 'bench/results')
 
 const { short, parts: asked } = readArguments()
 const directory = build()
-if (short) await checkInstructions()
-else await measureAll(asked)
 
 /** What a count can tell of this change, in a minute or two. */
 async function checkInstructions (): Promise<void> {
@@ -162,3 +160,6 @@ function readArguments (): { short: boolean, parts: readonly Part[] } {
     return fail((error as Error).message)
   }
 }
+
+if (short) await checkInstructions()
+else await measureAll(asked)

@@ -56,6 +56,12 @@ t.test('its bodies are those of the probes', async t => {
   for (const body of bodies) t.ok(readme.includes(`\`${body}\``), body)
 })
 
+t.test('its figures of cost are those of the last run of the bench', async t => {
+  const results = readFileSync(new URL('../bench/results/results.md', import.meta.url), 'utf8')
+  t.match(results, /\*\*fastify-graceful\*\*/)
+  for (const line of results.split('\n')) t.ok(readme.includes(line), line)
+})
+
 t.test('its relative links lead to files', async t => {
   const { existsSync } = await import('node:fs')
   const links = [...readme.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, path = '']) => path)
