@@ -124,3 +124,16 @@ t.test('a client that was cut and has not even read its 503 is closed at the dra
   held.release()
   client.socket.destroy()
 })
+
+t.test('of a pipeline that is cut, each request is answered, and only the last answer says Connection: close', async t => {
+  const { app } = await createApp(t, { drainTimeout: 50 })
+  const held = heldRoute(app)
+  const client = new RawClient(await listen(app)).get('/held').get('/held').get('/held')
+  await eventually(() => app.inFlightRequests === 3)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [{ route: '/held' }, { route: '/held' }, { route: '/held' }], exitCode: 1 })
+  await client.closed
+  const answers = client.text.split('HTTP/1.1 503').slice(1)
+  t.match(answers, [/FST_ERR_GRACEFUL_DRAIN_TIMEOUT/, /FST_ERR_GRACEFUL_DRAIN_TIMEOUT/, /FST_ERR_GRACEFUL_DRAIN_TIMEOUT/])
+  t.strictSame(answers.map(answer => /^connection: close/im.test(answer)), [false, false, true])
+  held.release()
+})

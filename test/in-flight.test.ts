@@ -463,6 +463,28 @@ for (const when of ['while it is read', 'during a hook before it is read'] as co
   })
 }
 
+t.test('HTTP/2: a client whose connection is lost while its body is read counts until the handler settles', async t => {
+  const app = await http2App(t)
+  const entered = new Deferred()
+  const released = new Deferred()
+  app.post('/', async () => {
+    entered.resolve()
+    await released.promise
+  })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' })
+  stream.on('error', () => {})
+  stream.write('half')
+  await eventually(() => app.inFlightRequests === 1)
+  await roundTrip(session)
+  session.destroy()
+  // Fastify 5.12 takes what has come so far for all of it.
+  await entered.promise
+  t.equal(app.inFlightRequests, 1)
+  released.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 for (const method of ['GET', 'POST']) {
   t.test(`HTTP/2: a ${method} that its client resets during a hook before the handler counts until the handler settles`, async t => {
     const app = await http2App(t)

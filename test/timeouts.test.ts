@@ -210,18 +210,40 @@ t.test('HTTP/2: a handler that does not answer is cut with 503, a stalled stream
 })
 
 t.test('a client that does not even read its 503 is closed', async t => {
-  const { app } = await createApp(t, { writeTimeout: 80 })
+  const { app, log } = await createApp(t, { writeTimeout: 80 })
   const held = heldRoute(app)
-  // What fills the socket goes out before the response does.
-  app.addHook('onRequest', async (request, reply) => {
-    request.raw.socket.cork()
-    t.teardown(() => { request.raw.socket.uncork() })
-    reply.header('x-padding', 'x')
-  })
-  const client = new RawClient(await listen(app)).get('/held')
-  await client.closed
+  // More than a socket holds goes out before the response does.
+  app.addHook('onRequest', async request => { request.raw.socket.write(Buffer.alloc(32 * 1024 * 1024)) })
+  const { client, gone } = await visit(app, await listen(app))
+  client.socket.pause()
+  client.get('/held')
+  await log.line(/^Request cut/)
+  t.notOk(gone(), 'it is answered, and has as long again to read')
+  await eventually(() => gone())
+  t.equal(log.messages(/^Request cut/).length, 1)
+  t.equal(app.inFlightRequests, 1, 'its handler still runs')
   held.release()
   await eventually(() => app.inFlightRequests === 0)
+  client.socket.destroy()
+})
+
+t.test('HTTP/2: a client that does not even read its 503 has its stream reset', async t => {
+  const app = await http2App(t, { writeTimeout: 80 })
+  const held = heldRoute(app)
+  // Headers may come, not a byte of a body.
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`, { settings: { initialWindowSize: 0 } })
+  const stream = session.request({ ':path': '/held' })
+  let error: Error | undefined
+  stream.on('error', thrown => { error = thrown })
+  const [headers] = await once(stream, 'response') as [Record<string, unknown>]
+  t.equal(headers[':status'], 503)
+  t.equal(error, undefined, 'it has as long again to read')
+  await eventually(() => error !== undefined)
+  t.match(error, { message: /INTERNAL_ERROR/ })
+  t.equal(app.inFlightRequests, 1, 'its handler still runs')
+  held.release()
+  await eventually(() => app.inFlightRequests === 0)
+  session.destroy()
 })
 
 t.test('an idle connection is closed after idleTimeout', async t => {
