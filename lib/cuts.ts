@@ -9,6 +9,7 @@ import type { PhaseClock } from './phase.ts'
 import { constants } from 'node:http2'
 import { errorBody } from './errors.ts'
 import { describe } from './in-flight.ts'
+import { sayClose } from './pipeline.ts'
 
 export class Cuts {
   readonly #phase: PhaseClock
@@ -37,7 +38,8 @@ export class Cuts {
     } else if (reply.sent || reply.raw.headersSent) {
       abort(reply)
     } else {
-      if (reply.request.raw.httpVersionMajor !== 2) reply.raw.setHeader('connection', 'close')
+      const { raw } = reply.request
+      if (raw.httpVersionMajor !== 2) sayClose(raw.socket, false)
       // As text: an Error would go through the user's error handler and be logged a second time.
       reply.code(error.statusCode as number).type('application/json; charset=utf-8').send(errorBody(error))
       this.#inFlight.abandon(reply)

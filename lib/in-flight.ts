@@ -154,8 +154,14 @@ export class InFlight {
    */
   observe (handler: RouteHandlerMethod): RouteHandlerMethod {
     const keep = (reply: Entry, returned: unknown) => {
-      const slot = reply[kSlot]
-      if (slot === undefined || slot === ENDED) return
+      let slot = reply[kSlot]
+      if (slot === undefined) return
+      if (slot === ENDED) {
+        if (reply[kOrphaned] === undefined || !isPromise(returned)) return
+        // Its body was cut off, and Fastify has gone on with what there was of it: on HTTP/2, as its session is lost.
+        this.enter(reply)
+        slot = reply[kSlot] as number
+      }
       this.#returned[slot] = returned ?? null
       // The client went while a hook before this handler was at work.
       if (reply[kOrphaned] !== undefined) this.#leaveAfter(reply, this.#handlerPromise(reply))

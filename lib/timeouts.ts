@@ -137,9 +137,16 @@ export class Timeouts {
     reply[kWatched] = true
     const limit = reply[kWriteTimeout] ?? this.#write
     if (limit === false) return
-    const { socket } = reply.request.raw
     // Node knows a write that crawls from one that stands still, be it a single chunk of many megabytes.
-    reply.raw.setTimeout(limit, () => { this.#cuts.cut(reply, new WriteTimeoutError(limit)) })
+    const { raw } = reply.request
+    const { socket } = raw
+    const cut = () => {
+      this.#cuts.cut(reply, new WriteTimeoutError(limit))
+      // Once more, for an answer that is not read either: while it waits behind others, nothing sets the timer anew.
+      if (raw.httpVersionMajor === 2) (raw as unknown as Http2ServerRequest).stream.setTimeout(limit, cut)
+      else socket.setTimeout(limit)
+    }
+    reply.raw.setTimeout(limit, cut)
     // Node sets it anew for an idle connection, if that has a limit.
     if (this.#options.idleTimeout === false) reply.raw.once('close', () => { stopTimer(socket) })
   }
