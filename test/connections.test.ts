@@ -2,9 +2,6 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { connect as connectTls } from 'node:tls'
@@ -12,7 +9,7 @@ import { generate } from 'selfsigned'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
 
 async function secureApp (t: Test, options: object = {}, tls: object = {}): Promise<FastifyInstance> {
   const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
@@ -45,9 +42,7 @@ t.test('HTTPS: answers who is in flight and does not wait for a handshake that n
 
 for (const protocol of ['HTTPS', 'HTTP/2']) {
   t.test(`${protocol} on a Unix socket: a handshake that never starts does not hold it beside an idle connection`, async t => {
-    const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
-    t.teardown(() => { rmSync(directory, { recursive: true }) })
-    const path = join(directory, 'app.sock')
+    const path = socketPath(t)
     const app = await secureApp(t, protocol === 'HTTP/2' ? { http2: true } : {})
     await app.listen({ path })
     const idle = connectTls({ path, rejectUnauthorized: false, ...protocol === 'HTTP/2' && { ALPNProtocols: ['h2'] } })

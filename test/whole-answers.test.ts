@@ -9,7 +9,7 @@ import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { createApp, Deferred, eventually, fork, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, fork, listen, RawClient, socketPath } from './helpers.ts'
 
 const MIB = 1024 * 1024
 
@@ -197,7 +197,7 @@ t.test('HTTPS', async t => {
 })
 
 t.test('a Unix socket', async t => {
-  const path = `${t.testdir()}/app.sock`
+  const path = socketPath(t)
   const { service } = await start(t, { SOCKET: path })
   const client = new RawClient(path).get('/json?a=1')
   await stop(service)
