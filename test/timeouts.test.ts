@@ -62,6 +62,7 @@ t.test('HTTP/2: a client that never ends its request is answered 408', async t =
     const [headers] = await once(stream, 'response') as [Record<string, unknown>]
     t.equal(headers[':status'], 408)
     t.notOk('connection' in headers)
+    await eventually(() => app.inFlightRequests === 0)
     session.destroy()
   }
 })
