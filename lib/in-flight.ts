@@ -154,13 +154,12 @@ export class InFlight {
    */
   observe (handler: RouteHandlerMethod): RouteHandlerMethod {
     const keep = (reply: Entry, returned: unknown) => {
-      let slot = reply[kSlot]
+      const slot = reply[kSlot]
       if (slot === undefined) return
       if (slot === ENDED) {
-        if (reply[kOrphaned] === undefined || !isPromise(returned)) return
         // Its body was cut off, and Fastify has gone on with what there was of it: on HTTP/2, as its session is lost.
-        this.enter(reply)
-        slot = reply[kSlot] as number
+        if (reply[kOrphaned] !== undefined && !reply.sent) this.#enterAgain(reply, returned)
+        return
       }
       this.#returned[slot] = returned ?? null
       // The client went while a hook before this handler was at work.
@@ -171,6 +170,12 @@ export class InFlight {
       keep(reply, returned)
       return returned
     }
+  }
+
+  #enterAgain (reply: Entry, returned: unknown): void {
+    this.#returned[this.#count] = returned ?? null
+    this.enter(reply)
+    this.#awaitHandler(reply, false)
   }
 
   /**
