@@ -23,7 +23,7 @@ export interface Results {
 }
 
 /** Those whose code a request goes through. */
-export const TOUCHES_REQUESTS = ['@godaddy/terminus', 'http-terminator', 'http-graceful-shutdown', '@fastify/under-pressure']
+export const TOUCHES_REQUESTS = ['@godaddy/terminus', 'http-graceful-shutdown', '@fastify/under-pressure']
 
 export interface Verdict {
   what: string

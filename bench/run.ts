@@ -23,10 +23,11 @@ import { measureRefusals, measureThroughput } from './throughput.ts'
 const PARTS = ['instructions', 'throughput', 'exit', 'memory', 'refusals', 'growth'] as const
 type Part = typeof PARTS[number]
 
-const HELP = `npm run bench -- [--only ${PARTS.join(',')}] [--short]
+const HELP = `npm run bench -- [--only ${PARTS.join(',')}] [--subject NAME] [--short]
 
-  --only LIST  only these; the others stay as bench/results/results.json has them
-  --short      only instructions, without the logger, of the plugin and of an empty pair of hooks; writes nothing
+  --only LIST     only these; the others stay as bench/results/results.json has them
+  --subject NAME  instructions of this one only; the others stay, too
+  --short         only instructions, without the logger, of the plugin and of an empty pair of hooks; writes nothing
 
 instructions needs valgrind, throughput and refusals need wrk.
 `
@@ -43,7 +44,7 @@ const GROWTH = { runs: 3, connections: [1, 10, 100, 1_000, 10_000] }
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const OUT = join(ROOT, 'bench/results')
 
-const { short, parts: asked } = readArguments()
+const { short, parts: asked, subject: single } = readArguments()
 const directory = build()
 
 /** What a count can tell of this change, in a minute or two. */
@@ -82,8 +83,9 @@ const closers = (): string[] => subjects().filter(subject => subject !== PAIR &&
 
 const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
   instructions: async results => {
-    results.instructions = await count(subjects(), false, SIZES)
-    results.instructionsWithLogger = await count(subjects(), true, SIZES)
+    const names = single === undefined ? subjects() : [single]
+    results.instructions = { ...results.instructions, ...await count(names, false, SIZES) }
+    results.instructionsWithLogger = { ...results.instructionsWithLogger, ...await count(names, true, SIZES) }
   },
   throughput: async results => {
     results.throughput = await measureThroughput(directory, subjects(), LOAD)
@@ -142,22 +144,28 @@ function here (): Pick<Results, 'machine' | 'versions' | 'date'> {
   }
 }
 
-function readArguments (): { short: boolean, parts: readonly Part[] } {
+function readArguments (): { short: boolean, parts: readonly Part[], subject: string | undefined } {
   const fail = (message: string): never => {
     console.error(`${message}\n\n${HELP}`)
     return process.exit(1)
   }
   try {
-    const options = { only: { type: 'string', default: PARTS.join(',') }, short: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } } as const
+    const options = {
+      only: { type: 'string', default: PARTS.join(',') },
+      subject: { type: 'string' },
+      short: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false }
+    } as const
     const { values } = parseArgs({ options })
     const parts = values.only.split(',') as Part[]
     const stranger = parts.find(part => !PARTS.includes(part))
+    if (values.subject !== undefined && SUBJECTS[values.subject] === undefined) fail(`There is no subject "${values.subject}"`)
     if (stranger !== undefined) fail(`There is nothing to measure that is called "${stranger}"`)
     if (values.help) {
       console.log(HELP)
       process.exit(0)
     }
-    return { short: values.short, parts }
+    return { short: values.short, parts, subject: values.subject }
   } catch (error) {
     return fail((error as Error).message)
   }

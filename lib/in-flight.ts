@@ -13,6 +13,8 @@ import { finished } from 'node:stream'
 
 /** The reply's place among the requests in flight; ENDED once it has left. */
 const kSlot = Symbol('graceful.slot')
+/** What its handler returned, for a promise tells when it settles; null for nothing. */
+const kReturned = Symbol('graceful.returned')
 /** When its client was gone, or was answered in its handler's place. */
 const kOrphaned = Symbol('graceful.orphaned')
 
@@ -20,6 +22,7 @@ const ENDED = -1
 
 interface Entry extends FastifyReply {
   [kSlot]?: number
+  [kReturned]?: unknown
   [kOrphaned]?: number
 }
 
@@ -31,11 +34,6 @@ interface Task {
 export class InFlight {
   /** Dense: `#count` replies, then undefined. Never shortened, so that coming and going allocates nothing. */
   readonly #replies: Array<Entry | undefined> = []
-  /**
-   * Beside each reply, what its handler returned, for a promise tells when it settles; undefined before it
-   * returns, null for nothing.
-   */
-  readonly #returned: unknown[] = []
   #count = 0
   readonly #tasks = new Set<Task>()
   #whenIdle: (() => void) | undefined
@@ -66,11 +64,9 @@ export class InFlight {
     if (slot !== end) {
       const last = this.#replies[end] as Entry
       this.#replies[slot] = last
-      this.#returned[slot] = this.#returned[end]
       last[kSlot] = slot
     }
     this.#replies[end] = undefined
-    this.#returned[end] = undefined
     reply[kSlot] = ENDED
     if (this.#count === 0) this.#settleIdle()
     return true
@@ -122,20 +118,16 @@ export class InFlight {
     promise?.then(leave, leave)
   }
 
-  #returnedBy (reply: Entry): unknown {
-    return this.#returned[reply[kSlot] as number]
-  }
-
   /** What tells when the handler settles. `return reply` in callback style does not, though a reply has a `then`, too. */
   #handlerPromise (reply: Entry): PromiseLike<unknown> | undefined {
-    const returned = this.#returnedBy(reply)
+    const returned = reply[kReturned]
     return returned !== reply && isPromise(returned) ? returned : undefined
   }
 
   /** On HTTP/2, Fastify's body parser hears neither 'end' nor 'error' of a body that is cut off: it waits for ever. */
   #neverReachesHandler (reply: Entry): boolean {
     const { raw } = reply.request
-    if (raw.httpVersionMajor !== 2 || this.#returnedBy(reply) !== undefined) return false
+    if (raw.httpVersionMajor !== 2 || reply[kReturned] !== undefined) return false
     return !raw.readableEnded && !(raw as unknown as Http2ServerRequest).stream.endAfterHeaders
   }
 
@@ -145,7 +137,7 @@ export class InFlight {
    * writable and has none. A reply that was returned is watched once for that alone.
    */
   #isStreaming (reply: Entry): boolean {
-    return reply.raw.listenerCount('end') > (this.#returnedBy(reply) === reply ? listenersOfOneWatcher() : 0)
+    return reply.raw.listenerCount('end') > (reply[kReturned] === reply ? listenersOfOneWatcher() : 0)
   }
 
   /**
@@ -161,7 +153,7 @@ export class InFlight {
         if (reply[kOrphaned] !== undefined && !reply.sent) this.#enterAgain(reply, returned)
         return
       }
-      this.#returned[slot] = returned ?? null
+      reply[kReturned] = returned ?? null
       // The client went while a hook before this handler was at work.
       if (reply[kOrphaned] !== undefined) this.#leaveAfter(reply, this.#handlerPromise(reply))
     }
@@ -173,7 +165,7 @@ export class InFlight {
   }
 
   #enterAgain (reply: Entry, returned: unknown): void {
-    this.#returned[this.#count] = returned ?? null
+    reply[kReturned] = returned ?? null
     this.enter(reply)
     this.#awaitHandler(reply, false)
   }

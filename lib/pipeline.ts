@@ -6,9 +6,10 @@ import type { FastifyReply } from 'fastify'
 import type { Socket } from 'node:net'
 import { isArriving } from './request-body.ts'
 
-/** On a socket: its replies that are not over; null while it is idle. */
-const kOldest = Symbol('graceful.oldest')
+/** On a socket: the newest of its replies that are not over; null while it is idle. */
 const kNewest = Symbol('graceful.newest')
+/** On a socket: the oldest of them, where there are more than one. */
+const kOldest = Symbol('graceful.oldest')
 /** On a reply: the one that came behind it on the same socket. */
 const kNext = Symbol('graceful.next')
 
@@ -33,9 +34,15 @@ export function isPrepared (socket: Connection): boolean {
 
 export function open (socket: Connection, reply: Linked): void {
   const newest = socket[kNewest]
-  if (newest == null) socket[kOldest] = reply
-  else newest[kNext] = reply
+  if (newest != null) {
+    newest[kNext] = reply
+    socket[kOldest] ??= newest
+  }
   socket[kNewest] = reply
+}
+
+function oldest (socket: Connection): Linked | null | undefined {
+  return socket[kOldest] ?? socket[kNewest]
 }
 
 /** Those of one socket end in the order in which they came. */
@@ -57,7 +64,7 @@ export function isBusy (socket: Connection): boolean {
 
 /** The connection is gone: tells of each reply that is not over, and leaves none behind. */
 export function abort (socket: Connection, onGone: (reply: FastifyReply) => void): void {
-  for (let reply = socket[kOldest]; reply != null; reply = reply[kNext]) {
+  for (let reply = oldest(socket); reply != null; reply = reply[kNext]) {
     onGone(reply)
     // Node 20 and 22 say nothing to a response that has not had its turn yet; 24 and later do this themselves.
     if (!reply.raw.destroyed) reply.raw.destroy().emit('close')
@@ -71,7 +78,7 @@ export function abort (socket: Connection, onGone: (reply: FastifyReply) => void
  * is in or not: while that arrives, it is too early to say so, unless nobody waits for it any more.
  */
 export function sayClose (socket: Connection, isWaitedFor = true): void {
-  for (let reply = socket[kOldest]; reply != null; reply = reply[kNext]) {
+  for (let reply = oldest(socket); reply != null; reply = reply[kNext]) {
     const { raw, request } = reply
     if (raw.headersSent) continue
     if (reply !== socket[kNewest]) raw.removeHeader('connection')
