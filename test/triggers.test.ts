@@ -7,6 +7,9 @@ import { cpSync, mkdirSync, rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { createApp, eventually, fixture, fork, heldRoute, listen, portOf, RawClient, runNode } from './helpers.ts'
 
+/** Milliseconds until several processes have started, on a busy machine. */
+const FORKED = 30_000
+
 const root = fileURLToPath(new URL('..', import.meta.url))
 
 /** How to have a service with a request in flight in a phase of its shutdown, and what its log says then. */
@@ -182,6 +185,12 @@ for (const copies of [1, 2]) {
       t.equal(code, 1)
     })
 
+    await t.test('two, the first with less time for its shutdown: the process stays until the other one is done', async t => {
+      const { texts, code } = await endInstances(t, [{ drainTimeout: 100, ms: 0 }, { drainTimeout: 4_000, ms: 2_800 }], env)
+      t.match(texts, [/200 OK[^]*served by 0$/, /200 OK[^]*served by 1$/])
+      t.equal(code, 0)
+    })
+
     await t.test('five with timeouts of their own, one of which fails to clean up', async t => {
       const instances = [100, 200, 300, 400, 500].map((ms, index) => ({ ms, drainTimeout: 4 * ms, fails: index === 1 }))
       const { service, texts, code } = await endInstances(t, instances, env)
@@ -203,7 +212,7 @@ for (const what of ['another one begins to listen', 'another one closes', 'anoth
 
 /** The port of the fixture's workers, once both listen. */
 async function portOfWorkers (service: Program): Promise<number> {
-  await eventually(() => service.log.messages(/listening at/).length === 2)
+  await eventually(() => service.log.messages(/listening at/).length === 2, FORKED)
   return await portOf(service)
 }
 
@@ -211,7 +220,7 @@ t.test('node:cluster: Ctrl-C ends the primary at once, and the workers end what 
   const service = fork(t, 'cluster')
   const port = await portOfWorkers(service)
   const clients = [new RawClient(port).get('/slow'), new RawClient(port).get('/slow')]
-  await eventually(() => service.log.messages(/slow request is in/).length === 2)
+  await eventually(() => service.log.messages(/slow request is in/).length === 2, FORKED)
   service.killGroup('SIGINT')
   await Promise.all(clients.map(async ({ closed }) => { await closed }))
   for (const { text } of clients) t.match(text, /^HTTP\/1\.1 200 OK\r\nconnection: close\r\n[^]*slow$/i)
@@ -298,12 +307,12 @@ t.test('node:cluster: while a worker goes, new connections are served by the oth
     }
   }
   const loops = Array.from({ length: 10 }, loop)
-  await eventually(() => answers > 100)
+  await eventually(() => answers > 100, FORKED)
   const { pid } = service.log.lines.find(({ msg }) => msg.startsWith('Server listening')) as unknown as { pid: number }
   process.kill(pid, 'SIGTERM')
   await service.log.line(/^worker exited/)
   const before = answers
-  await eventually(() => answers > before + 100)
+  await eventually(() => answers > before + 100, FORKED)
   stopped.abort()
   await Promise.all(loops)
   t.strictSame(lost, [])

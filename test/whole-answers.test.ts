@@ -30,7 +30,7 @@ async function start (t: Test, env: Record<string, string> = {}): Promise<{ serv
 
 /** SIGTERM once so many requests are in. */
 async function stop (service: Program, requests = 1): Promise<void> {
-  await eventually(() => service.log.messages(/^request is in$/).length === requests)
+  await eventually(() => service.log.messages(/^request is in$/).length === requests, 30_000)
   service.kill('SIGTERM')
 }
 
