@@ -148,12 +148,12 @@ export class InFlight {
     const keep = (reply: Entry, returned: unknown) => {
       const slot = reply[kSlot]
       if (slot === undefined) return
+      reply[kReturned] = returned ?? null
       if (slot === ENDED) {
         // Its body was cut off, and Fastify has gone on with what there was of it: on HTTP/2, as its session is lost.
-        if (reply[kOrphaned] !== undefined && !reply.sent) this.#enterAgain(reply, returned)
+        if (reply[kOrphaned] !== undefined && !reply.sent) this.#enterAgain(reply)
         return
       }
-      reply[kReturned] = returned ?? null
       // The client went while a hook before this handler was at work.
       if (reply[kOrphaned] !== undefined) this.#leaveAfter(reply, this.#handlerPromise(reply))
     }
@@ -164,8 +164,7 @@ export class InFlight {
     }
   }
 
-  #enterAgain (reply: Entry, returned: unknown): void {
-    reply[kReturned] = returned ?? null
+  #enterAgain (reply: Entry): void {
     this.enter(reply)
     this.#awaitHandler(reply, false)
   }
