@@ -41,8 +41,9 @@ export class Connections {
   readonly #upgraded = new WeakSet<Socket>()
   /** Streams that came since the last call: nobody counts them, and they are answered all the same. */
   readonly #lateStreams = new Set<ServerHttp2Stream>()
-  /** Who has connected since the last call, and when. */
-  readonly #late = new Map<Socket, number>()
+  /** Who has connected since the last call, and when the last of them did. */
+  readonly #late = new Set<Socket>()
+  #lastConnected = -Infinity
   #lastCalled = false
   #stopped = false
   #accepted = 0
@@ -83,7 +84,9 @@ export class Connections {
     server.on('connection', (socket: Socket) => {
       this.#keepSocket(socket, this.#sockets)
       this.#accepted++
-      if (this.#lastCalled) this.#late.set(socket, performance.now())
+      if (!this.#lastCalled) return
+      this.#late.add(socket)
+      this.#lastConnected = performance.now()
     })
     // A TLS server's sockets come twice: raw, so that one which never ends its handshake is known, too, and secured.
     server.on('secureConnection', (socket: Socket) => { this.#keepSocket(socket, this.#secured) })
@@ -235,9 +238,8 @@ export class Connections {
    */
   async close (grace: number): Promise<void> {
     for (const session of this.#sessions) goAway(session)
-    const justNow = performance.now() - JUST_CONNECTED
-    const late = [...this.#sockets].filter(socket => (this.#late.get(socket) ?? 0) > justNow)
-    await within(Math.min(grace, JUST_CONNECTED), Promise.all(late.map(closed)))
+    const moment = Math.min(grace, this.#lastConnected + JUST_CONNECTED - performance.now())
+    if (moment > 0) await within(moment, Promise.all([...this.#late].map(closed)))
     const busy = [...this.#sockets, ...this.#secured].filter(pipeline.isBusy)
     await within(grace, Promise.all([...busy, ...this.#lateStreams].map(closed)))
     await within(Math.min(grace, TOLD_TO_GO), Promise.all([...this.#sessions].map(closed)))

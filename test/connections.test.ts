@@ -4,12 +4,13 @@ import type { Test } from 'tap'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { generate } from 'selfsigned'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
+import { createApp, eventually, heldRoute, listen, RawClient, socketPath, visit } from './helpers.ts'
 
 async function secureApp (t: Test, options: object = {}, tls: object = {}): Promise<FastifyInstance> {
   const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
@@ -160,6 +161,27 @@ t.test('a refused request that is still being read has time to get its answer', 
   await upload.closed
   t.match(upload.text, /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
   t.match(await report, { refused: 3, completed: 1, exitCode: 0 })
+})
+
+t.test('who connects before the listener closes has a moment to ask, counted from then, and reads a refusal', async t => {
+  for (const waited of [false, true]) {
+    const { app } = await createApp(t)
+    const held = heldRoute(app)
+    const port = await listen(app)
+    const client = new RawClient(port).get('/held')
+    await held.entered
+    const report = app.gracefulShutdown.shutdown()
+    const { client: late } = await visit(app, port)
+    if (waited) await sleep(550)
+    held.release()
+    await client.closed
+    await eventually(() => !app.server.listening)
+    if (!waited) late.get('/')
+    await late.closed
+    t.match(late.text, waited ? /^$/ : /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
+    const { phases, exitCode } = await report
+    t.ok(exitCode === 0 && phases.closing < 450, `closing took ${phases.closing}ms`)
+  }
 })
 
 t.test('what is still being read of an answer that nobody waits for has a moment to be read', async t => {
