@@ -28,8 +28,7 @@ export async function measureThroughput (directory: string, subjects: readonly s
   for (let round = 0; round < plan.rounds; round++) {
     for (const subject of subjects) {
       const program = await Program.start({ directory, subject })
-      await load(program.port, 1)
-      rounds[subject]?.push(await load(program.port, plan.seconds))
+      rounds[subject]?.push(await warmLoad(program.port, plan.seconds))
       await program.end()
     }
   }
@@ -49,23 +48,27 @@ export async function measureRefusals (directory: string, { rounds, seconds }: P
   const results: Record<keyof Refusals, Throughput[]> = { refused: [], helloWorld: [], keptAlive: [] }
   for (let round = 0; round < rounds; round++) {
     const bare = await Program.start({ directory, subject: BARE })
-    await load(bare.port, 1)
-    results.keptAlive.push(await load(bare.port, seconds))
-    results.helloWorld.push(await load(bare.port, seconds, CLOSE))
+    results.keptAlive.push(await warmLoad(bare.port, seconds))
+    results.helloWorld.push(await warmLoad(bare.port, seconds, CLOSE))
     await bare.end()
 
     const ours = await Program.start({ directory, subject: OURS })
-    await load(ours.port, 1)
     await inFlight(ours.port, 1, '/stuck')
     while (await ours.ask('inFlight') === 0);
     ours.kill('SIGTERM')
-    results.refused.push(await load(ours.port, seconds, CLOSE))
+    results.refused.push(await warmLoad(ours.port, seconds, CLOSE))
     await ours.end()
   }
   return { refused: middle(results.refused), helloWorld: middle(results.helloWorld), keptAlive: middle(results.keptAlive) }
 }
 
 const CLOSE = ['-H', 'Connection: close']
+
+/** Not before the code has been compiled that is called often. */
+async function warmLoad (port: number, seconds: number, options: readonly string[] = []): Promise<Throughput> {
+  await load(port, 1, options)
+  return await load(port, seconds, options)
+}
 
 async function load (port: number, seconds: number, options: readonly string[] = []): Promise<Throughput> {
   const args = ['-t1', `-c${CONNECTIONS}`, `-d${seconds}s`, '--latency', ...options, `http://127.0.0.1:${port}/`]

@@ -24,8 +24,8 @@ export class Gate {
   /** Requests refused. */
   refused = 0
 
-  #holding = false
-  readonly #held: Array<() => void> = []
+  /** Who is to be refused as soon as nobody is held back any more. */
+  #held: FastifyReply[] | undefined
 
   constructor (phase: PhaseClock, connections: Connections) {
     this.#phase = phase
@@ -34,47 +34,51 @@ export class Gate {
 
   /** Whether this request may go on; if not, it has been answered. Not for the phase `running`. */
   admits (request: FastifyRequest, reply: FastifyReply): boolean {
-    this.#connections.closeAfter(reply)
-    if (this.#phase.current === 'delaying' || request.routeOptions.config.gracefulShutdown === false) return true
+    if (this.#phase.current === 'delaying' || request.routeOptions.config.gracefulShutdown === false) {
+      this.#connections.closeAfter(reply)
+      return true
+    }
     this.refused++
-    this.#refuse(request, reply)
+    if (isUpgrade(request.raw)) {
+      closeUpgrade(reply.raw, request.raw.socket)
+      this.#refuse(reply)
+    } else if (hasBody(request.raw)) {
+      this.#connections.closeAfter(reply)
+      dropBody(request.raw, () => { this.#refuse(reply) })
+    } else {
+      this.#refuse(reply)
+    }
     return false
   }
 
   /** Answers nobody until `release`: who is not answered does not come back at once with a new connection. */
   hold (): void {
-    this.#holding = true
+    this.#held = []
   }
 
   release (): void {
-    this.#holding = false
-    for (const answer of this.#held) answer()
+    const held = this.#held ?? []
+    this.#held = undefined
+    for (const reply of held) this.#refuse(reply)
   }
 
-  #refuse (request: FastifyRequest, reply: FastifyReply): void {
+  #refuse (reply: FastifyReply): void {
+    // Even if some of its body is still on its way: it is refused for that, too.
+    this.#connections.closeAfter(reply, false)
+    if (this.#held !== undefined) {
+      this.#held.push(reply)
+      return
+    }
     // Sent as text: an Error would go through error handlers and log a stack for each refused request.
-    const answer = () => {
-      this.#connections.closeAfter(reply, false)
-      reply.code(503)
-        .header('retry-after', RETRY_AFTER_SECONDS)
-        .type('application/json; charset=utf-8')
-        .send(body)
-    }
-    const refuse = () => {
-      if (this.#holding) this.#held.push(answer)
-      else answer()
-    }
-    if (hasBody(request.raw)) {
-      dropBody(request.raw, refuse)
-    } else {
-      if (isUpgrade(request.raw)) closeUpgrade(reply.raw, request.raw.socket)
-      refuse()
-    }
+    reply.code(503)
+      .header('retry-after', RETRY_AFTER_SECONDS)
+      .type('application/json; charset=utf-8')
+      .send(body)
   }
 }
 
 /** Node has let go of this socket, and the plugin that took it has not seen the request. */
 function closeUpgrade (response: ServerResponse, socket: Socket): void {
-  response.setHeader('connection', 'close')
+  response.shouldKeepAlive = false
   response.once('finish', () => { socket.end() })
 }

@@ -76,18 +76,19 @@ export function abort (socket: Connection, onGone: (reply: FastifyReply) => void
  * The newest response says `Connection: close`, as far as it can still be said. Of a pipeline only the last one may say
  * it: Node drops what comes behind one that does. And it closes at once after one that does, whether the request's body
  * is in or not: while that arrives, it is too early to say so, unless nobody waits for it any more.
+ * Node writes the header by this property; set as a header, it would have Node merge all others one by one.
  */
 export function sayClose (socket: Connection, isWaitedFor = true): void {
   for (let reply = oldest(socket); reply != null; reply = reply[kNext]) {
     const { raw, request } = reply
     if (raw.headersSent) continue
-    if (reply !== socket[kNewest]) raw.removeHeader('connection')
+    if (reply !== socket[kNewest]) raw.shouldKeepAlive = true
     else if (isWaitedFor && isArriving(request.raw)) request.raw.once('end', () => { sayClose(socket) })
-    else raw.setHeader('connection', 'close')
+    else raw.shouldKeepAlive = false
   }
 }
 
 /** Whether a response, of which the head is out, said so. */
 export function saidClose ({ raw }: FastifyReply): boolean {
-  return raw.getHeader('connection') === 'close'
+  return !raw.shouldKeepAlive
 }
