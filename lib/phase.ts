@@ -8,10 +8,15 @@ const ORDER: readonly Phase[] = ['running', 'delaying', 'draining', 'closing', '
 export class PhaseClock {
   /** A plain field: the request path reads it on every request. */
   current: Phase = 'running'
-  readonly #abort = new AbortController()
+  /** Made as somebody asks for it: to abort one takes longer than all the rest of a step. */
+  #abort: AbortController | undefined
 
   /** Aborts as the instance leaves `running`. */
   get signal (): AbortSignal {
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController()
+      if (this.current !== 'running') this.#abort.abort()
+    }
     return this.#abort.signal
   }
 
@@ -22,6 +27,6 @@ export class PhaseClock {
     }
     const first = this.current === 'running'
     this.current = next
-    if (first) this.#abort.abort()
+    if (first) this.#abort?.abort()
   }
 }

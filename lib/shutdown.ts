@@ -154,12 +154,12 @@ export class Shutdown {
     const { options: { drainTimeout }, log, inFlight, connections, cuts } = this.#parts
     const start = performance.now()
     connections.closeIdle()
-    const tell = () => {
-      log.info(`Waiting for ${whom(inFlight.count, inFlight.tasks)} to complete...`)
-      for (const entry of inFlight.list()) log.debug(entry, `Waiting for ${who(entry)}`)
-    }
+    const tell = () => { log.info(`Waiting for ${whom(inFlight.count, inFlight.tasks)} to complete...`) }
     if (inFlight.count + inFlight.tasks > 0) tell()
-    const teller = setInterval(tell, TELL_EVERY)
+    const teller = setInterval(() => {
+      tell()
+      for (const entry of inFlight.list()) log.debug(entry, `Waiting for ${who(entry)}`)
+    }, TELL_EVERY)
     const drained = await inFlight.idle(drainTimeout)
     clearInterval(teller)
     if (drained) {
