@@ -73,8 +73,8 @@ export class Connections {
     // connection some 200 bytes.
     this.#destroySocket = function (this: Connection, error, callback) {
       this.on('close', onSocketClose)
-      const { _destroy: destroy } = Object.getPrototypeOf(this) as Socket
-      destroy.call(this, error, callback)
+      this._destroy = (Object.getPrototypeOf(this) as Socket)._destroy // oxlint-disable-line no-underscore-dangle
+      this._destroy(error, callback) // oxlint-disable-line no-underscore-dangle
     }
   }
 
@@ -156,7 +156,8 @@ export class Connections {
     pipeline.end(socket, reply)
     if (!this.#lastCalled) this.#answered++
     else if (!pipeline.saidClose(reply)) this.#lastHeard = performance.now()
-    return !socket.destroyed
+    // Each request asks: what is to be called when it is destroyed tells sooner than `destroyed`, which looks at two states.
+    return socket._destroy === this.#destroySocket || !socket.destroyed // oxlint-disable-line no-underscore-dangle
   }
 
   /**
