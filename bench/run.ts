@@ -32,7 +32,7 @@ const HELP = `npm run bench -- [--only ${PARTS.join(',')}] [--subject NAME] [--s
 instructions needs valgrind, throughput and refusals need wrk.
 `
 
-const SIZES = { warmUp: 10_000, window: 2_000, windows: 7 }
+const SIZES = { warmUp: 10_000, window: 1_500, windows: 13 }
 const SHORT_SIZES = { ...SIZES, windows: 3 }
 /** A regression of the request path makes a leap; the code that V8 compiles is not the same on each machine. */
 const SHORT_LIMIT = 1.05

@@ -1,6 +1,6 @@
 // The read, write and idle timeouts, on every listener. Node has one of its own for each; what is left to do is
-// to set it where it acts. A write timer per request would cost more than the request, so a sweep over the
-// requests in flight hands only those that live long enough to Node's timer.
+// to set it where it acts. A write timer per request would cost more than the request, so a sweep over the requests in
+// flight cuts those that stand still for too long, and hands those that move for a while to Node's timer.
 
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Http2ServerRequest, ServerHttp2Session } from 'node:http2'
@@ -11,6 +11,7 @@ import type { InFlight } from './in-flight.ts'
 import type { Options, Timeout } from './options.ts'
 import { createServer } from 'node:http'
 import { ReadTimeoutError, WriteTimeoutError } from './errors.ts'
+import { hasBody } from './request-body.ts'
 
 /** What a server holds where the user gave nothing; any other value is the user's, and stays. */
 const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0, http2SessionTimeout: 72_000 }
@@ -122,7 +123,7 @@ export class Timeouts {
     }
     if (this.#inFlight.isOrphan(reply)) return
     this.#enforceRead(reply)
-    if (reply[kWatched] === undefined) this.#watch(reply)
+    this.#enforceWrite(reply)
   }
 
   /** Node's requestTimeout does not reach HTTP/2. */
@@ -133,10 +134,18 @@ export class Timeouts {
     if (stream.state.remoteClose !== 1) this.#cuts.cut(reply, new ReadTimeoutError(this.#read))
   }
 
-  #watch (reply: Timed): void {
-    reply[kWatched] = true
+  #enforceWrite (reply: Timed): void {
     const limit = reply[kWriteTimeout] ?? this.#write
-    if (limit === false) return
+    if (limit === false || reply[kWatched] !== undefined) return
+    // Since it came in, then; and a timer would take more memory than all else that is known of it.
+    const still = isStill(reply)
+    if (still && reply.elapsedTime < limit) return
+    this.#watch(reply, limit)
+    if (still) this.#cuts.cut(reply, new WriteTimeoutError(limit))
+  }
+
+  #watch (reply: Timed, limit: number): void {
+    reply[kWatched] = true
     // Node knows a write that crawls from one that stands still, be it a single chunk of many megabytes.
     const { raw } = reply.request
     const { socket } = raw
@@ -150,6 +159,11 @@ export class Timeouts {
     // Node sets it anew for an idle connection, if that has a limit.
     if (this.#options.idleTimeout === false) reply.raw.once('close', () => { stopTimer(socket) })
   }
+}
+
+/** Whether nothing comes in any more, and nothing has gone out yet. */
+function isStill ({ raw: response, request: { raw } }: FastifyReply): boolean {
+  return raw.httpVersionMajor !== 2 && !response.headersSent && !hasBody(raw)
 }
 
 function stopTimer (socket: Socket): void {

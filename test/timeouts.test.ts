@@ -1,10 +1,12 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { GracefulOptions } from '../types/index.ts'
+import type { Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
 import { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
@@ -84,6 +86,31 @@ t.test('a handler that does not answer is cut: its client reads 503, and the log
   held.release()
   await eventually(() => app.inFlightRequests === 0)
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 }, 'it is no matter of the shutdown')
+})
+
+t.test('who waits for a handler has no timer: only who sends or is sent something', async t => {
+  const { app } = await createApp(t, { writeTimeout: 500, idleTimeout: false })
+  const held = heldRoute(app)
+  const source = new Readable({ read () {} })
+  app.get('/stream', async () => source)
+  source.push('some')
+  const port = await listen(app)
+  const timerAfter = async (path: string) => {
+    const connected = once(app.server, 'connection') as Promise<[Socket]>
+    const client = new RawClient(port).get(path)
+    const [socket] = await connected
+    // It is looked at each tenth of the timeout.
+    await sleep(200)
+    return { client, timer: socket.timeout ?? 0 }
+  }
+  const waiting = await timerAfter('/held')
+  t.equal(waiting.timer, 0)
+  held.release()
+  await waiting.client.until(/\{"held":true\}$/)
+  const streaming = await timerAfter('/stream')
+  t.equal(streaming.timer, 500)
+  source.push(null)
+  await streaming.client.until(/\r\n0\r\n\r\n$/)
 })
 
 t.test('a callback-style handler that was cut counts until it answers', async t => {
