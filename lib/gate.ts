@@ -24,8 +24,8 @@ export class Gate {
   /** Requests refused. */
   refused = 0
 
-  /** Who is to be refused as soon as nobody is held back any more. */
-  #held: FastifyReply[] | undefined
+  #holding = false
+  readonly #held: FastifyReply[] = []
 
   constructor (phase: PhaseClock, connections: Connections) {
     this.#phase = phase
@@ -53,19 +53,18 @@ export class Gate {
 
   /** Answers nobody until `release`: who is not answered does not come back at once with a new connection. */
   hold (): void {
-    this.#held = []
+    this.#holding = true
   }
 
   release (): void {
-    const held = this.#held ?? []
-    this.#held = undefined
-    for (const reply of held) this.#refuse(reply)
+    this.#holding = false
+    for (const reply of this.#held) this.#refuse(reply)
   }
 
   #refuse (reply: FastifyReply): void {
     // Even if some of its body is still on its way: it is refused for that, too.
     this.#connections.closeAfter(reply, false)
-    if (this.#held !== undefined) {
+    if (this.#holding) {
       this.#held.push(reply)
       return
     }

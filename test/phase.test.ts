@@ -14,6 +14,13 @@ t.test('goes forward, may leave phases out, and aborts its signal once', async t
   t.equal(aborts, 1)
 })
 
+t.test('a signal that is asked for late has aborted', async t => {
+  const phase = new PhaseClock()
+  phase.advance('draining')
+  t.ok(phase.signal.aborted)
+  t.equal(phase.signal, phase.signal)
+})
+
 t.test('never goes back nor stays', async t => {
   const phase = new PhaseClock()
   phase.advance('closing')
