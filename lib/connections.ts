@@ -6,7 +6,7 @@ import type { Http2ServerRequest, Http2Session, ServerHttp2Session, ServerHttp2S
 import type { Server, Socket } from 'node:net'
 import type { Connection } from './pipeline.ts'
 import { Server as NetServer } from 'node:net'
-import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
 import * as pipeline from './pipeline.ts'
 import { within } from './within.ts'
@@ -218,7 +218,7 @@ export class Connections {
       before = this.#accepted
       if (this.#late.size > 0) await sleep(NOBODY_CONNECTS)
       // Not at once: timers come before what has been waiting while this process was not let run.
-      await nextTurn()
+      await new Promise(resolve => { setImmediate(resolve) })
     } while (this.#accepted !== before && performance.now() < end)
   }
 
@@ -240,10 +240,10 @@ export class Connections {
   async close (grace: number): Promise<void> {
     for (const session of this.#sessions) goAway(session)
     const moment = Math.min(grace, this.#lastConnected + JUST_CONNECTED - performance.now())
-    if (moment > 0) await within(moment, Promise.all([...this.#late].map(closed)))
+    if (moment > 0) await closeWithin(moment, [...this.#late])
     const busy = [...this.#sockets, ...this.#secured].filter(pipeline.isBusy)
-    await within(grace, Promise.all([...busy, ...this.#lateStreams].map(closed)))
-    await within(Math.min(grace, TOLD_TO_GO), Promise.all([...this.#sessions].map(closed)))
+    await closeWithin(grace, [...busy, ...this.#lateStreams])
+    await closeWithin(Math.min(grace, TOLD_TO_GO), [...this.#sessions])
 
     // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
     for (const server of this.#servers) (server as Partial<HttpServer>).closeAllConnections?.()
@@ -283,6 +283,11 @@ function goAway (session: Http2Session | undefined): void {
 /** The raw socket under a secured one. Addresses would not tell: on a Unix socket nobody has one. */
 function beneath (secured: Socket): Socket | undefined {
   return (secured as Socket & { _parent?: Socket })._parent // oxlint-disable-line no-underscore-dangle
+}
+
+/** Waits until all are closed, for so many milliseconds at the most. */
+async function closeWithin (limit: number, items: ReadonlyArray<Socket | ServerHttp2Session | ServerHttp2Stream>): Promise<void> {
+  if (items.length > 0) await within(limit, Promise.all(items.map(closed)))
 }
 
 /** Not events.once(): that rejects where the socket has an error first, and a reset is a close, too. */
