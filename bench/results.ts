@@ -35,7 +35,8 @@ const MOST_EXIT: Record<string, number> = { 0: 1.1, 10_000: 1.5 }
 const MOST_BYTES = 200
 /** How much more than ten times as much it may be at ten times as many: times are not exact. */
 const LINEAR = 10 * 1.25
-const CONSTANT = 1.5
+/** The same, from the fewest connections to the most: ten thousand times as many. */
+const CONSTANT = 2
 
 /** Each promise that what was measured can show. */
 export function judge (results: Results): Verdict[] {
@@ -81,13 +82,21 @@ function judgeRefusals ({ refusals }: Results): Verdict[] {
 
 function judgeGrowth ({ growth = [] }: Results): Verdict[] {
   const verdicts: Verdict[] = []
-  for (const [index, { connections, ...after }] of growth.entries()) {
+  const compare = (before: Growth, after: Growth, what: keyof Growth, most: number) => {
+    const factor = after[what] / before[what]
+    verdicts.push({ what: `growth, ${what}, ${before.connections} → ${after.connections}: × ${factor.toFixed(2)}, at most ${most}`, holds: factor <= most })
+  }
+  for (const [index, after] of growth.entries()) {
     const before = growth[index - 1]
     if (before === undefined) continue
-    for (const [what, most] of [['goneFromIdle', LINEAR], ['goneFromInFlight', LINEAR], ['request', CONSTANT], ['read', CONSTANT]] as const) {
-      const factor = after[what] / before[what]
-      verdicts.push({ what: `growth, ${what}, ${before.connections} → ${connections}: × ${factor.toFixed(2)}, at most ${most}`, holds: factor <= most })
-    }
+    compare(before, after, 'goneFromIdle', LINEAR)
+    compare(before, after, 'goneFromInFlight', LINEAR)
+  }
+  const [fewest] = growth
+  const most = growth.at(-1)
+  if (fewest !== undefined && most !== undefined) {
+    compare(fewest, most, 'request', CONSTANT)
+    compare(fewest, most, 'read', CONSTANT)
   }
   return verdicts
 }

@@ -28,15 +28,18 @@ app.get('/stuck', async () => { await never })
 await app.listen({ port: 0, host: '127.0.0.1' })
 await subject.attach?.(app)
 
-const READS = 1_000_000
+const READS = { each: 200_000, times: 10 }
 
-/** Nanoseconds that it takes to read how many are in flight. */
+/** Nanoseconds that it takes to read how many are in flight: the least of some times, for what else runs only adds to it. */
 function readTime (): number {
-  let sum = 0
-  const start = performance.now()
-  for (let index = 0; index < READS; index++) sum += app.inFlightRequests
-  const time = performance.now() - start
-  return sum < 0 ? NaN : time * 1e6 / READS
+  let least = Infinity
+  for (let time = 0; time < READS.times; time++) {
+    let sum = 0
+    const start = performance.now()
+    for (let index = 0; index < READS.each; index++) sum += app.inFlightRequests
+    if (sum >= 0) least = Math.min(least, (performance.now() - start) * 1e6 / READS.each)
+  }
+  return least
 }
 
 /** Bytes on the heap that are still needed. */
