@@ -4,6 +4,7 @@
 //   lib/phase.ts        where a shutdown stands
 //   lib/in-flight.ts    who is in flight
 //   lib/connections.ts  every open socket and HTTP/2 session
+//   lib/socket-list.ts  sockets, in the order in which they came
 //   lib/pipeline.ts     the replies under way on one connection
 //   lib/servers.ts      every listener
 //   lib/web-sockets.ts  the WebSockets of @fastify/websocket

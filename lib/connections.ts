@@ -9,6 +9,7 @@ import { Server as NetServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
 import * as pipeline from './pipeline.ts'
+import { SocketList, unlink } from './socket-list.ts'
 import { within } from './within.ts'
 
 /** Who has connected since the last call has so many milliseconds to say what for. */
@@ -34,16 +35,16 @@ interface KeepAliveServer {
 
 export class Connections {
   readonly #servers = new Set<Server>()
-  readonly #sockets = new Set<Connection>()
-  readonly #secured = new Set<Connection>()
+  /** Those that were there at the last call, and those that came later, with the time at which the last of them did. */
+  readonly #early = new SocketList<Connection>()
+  readonly #late = new SocketList<Connection>()
+  #lastConnected = -Infinity
+  readonly #secured = new SocketList<Connection>()
   readonly #sessions = new Set<ServerHttp2Session>()
   /** Sockets that speak another protocol by now, as far as a route was asked for that. */
   readonly #upgraded = new WeakSet<Socket>()
   /** Streams that came since the last call: nobody counts them, and they are answered all the same. */
   readonly #lateStreams = new Set<ServerHttp2Stream>()
-  /** Who has connected since the last call, and when the last of them did. */
-  readonly #late = new Set<Socket>()
-  #lastConnected = -Infinity
   #lastCalled = false
   #stopped = false
   #accepted = 0
@@ -82,11 +83,9 @@ export class Connections {
   adopt (server: Server): void {
     this.#servers.add(server)
     server.on('connection', (socket: Socket) => {
-      this.#keepSocket(socket, this.#sockets)
+      this.#keepSocket(socket, this.#lastCalled ? this.#late : this.#early)
       this.#accepted++
-      if (!this.#lastCalled) return
-      this.#late.add(socket)
-      this.#lastConnected = performance.now()
+      if (this.#lastCalled) this.#lastConnected = performance.now()
     })
     // A TLS server's sockets come twice: raw, so that one which never ends its handshake is known, too, and secured.
     server.on('secureConnection', (socket: Socket) => { this.#keepSocket(socket, this.#secured) })
@@ -102,17 +101,20 @@ export class Connections {
     }
   }
 
-  #keepSocket (socket: Connection, set: Set<Connection>): void {
-    set.add(socket)
+  #keepSocket (socket: Connection, list: SocketList<Connection>): void {
+    list.add(socket)
     pipeline.prepare(socket)
     socket._destroy = this.#destroySocket // oxlint-disable-line no-underscore-dangle
   }
 
   #forget (socket: Connection): void {
-    this.#sockets.delete(socket)
-    this.#secured.delete(socket)
-    this.#late.delete(socket)
-    if (this.#sockets.size === 0) this.#whenGone?.()
+    unlink(socket)
+    if (!this.anyOpen) this.#whenGone?.()
+  }
+
+  /** All, as they are on the wire. */
+  get #sockets (): Connection[] {
+    return [...this.#early, ...this.#late]
   }
 
   /** Whether any listener takes connections. */
@@ -120,9 +122,9 @@ export class Connections {
     return [...this.#servers].some(server => server.listening)
   }
 
-  /** How many connections are open. */
-  get open (): number {
-    return this.#sockets.size
+  /** Whether any connection is open. */
+  get anyOpen (): boolean {
+    return !this.#early.isEmpty || !this.#late.isEmpty
   }
 
   /** Resolves once no connection is open. */
@@ -216,7 +218,7 @@ export class Connections {
     let before: number
     do {
       before = this.#accepted
-      if (this.#late.size > 0) await sleep(NOBODY_CONNECTS)
+      if (!this.#late.isEmpty) await sleep(NOBODY_CONNECTS)
       // Not at once: timers come before what has been waiting while this process was not let run.
       await new Promise(resolve => { setImmediate(resolve) })
     } while (this.#accepted !== before && performance.now() < end)

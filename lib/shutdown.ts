@@ -174,7 +174,7 @@ export class Shutdown {
   async #quiet (): Promise<void> {
     const { connections } = this.#parts
     const end = performance.now() + QUIET.most
-    while (connections.open > 0) {
+    while (connections.anyOpen) {
       const left = Math.min(connections.lastHeard() + QUIET.milliseconds, end) - performance.now()
       if (left <= 0) return
       await within(left, connections.gone())
