@@ -44,8 +44,8 @@ export class SocketList<T extends Socket> {
 /** Takes a socket out of its list, if it is in one. */
 export function unlink (socket: Socket & Node<Socket>): void {
   const { [kPrevious]: previous, [kNext]: next } = socket
-  if (previous === undefined || next === undefined) return
-  previous[kNext] = next
+  if (next === undefined) return
+  (previous as Node<Socket>)[kNext] = next
   next[kPrevious] = previous
   socket[kPrevious] = undefined
   socket[kNext] = undefined

@@ -1,7 +1,9 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { ClientHttp2Session } from 'node:http2'
+import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
+import { createServer } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
 import { Readable } from 'node:stream'
 import { setFlagsFromString } from 'node:v8'
@@ -577,4 +579,24 @@ t.test('track() has the drain wait for background work, and shows it', async t =
   for (const value of [undefined, null, 1, {}, () => {}]) {
     t.throws(() => { void gracefulShutdown.track(value as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
   }
+})
+
+t.test('a request from a server of somebody else counts, also when its client leaves', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  await app.ready()
+  const server = createServer((request, response) => { app.routing(request, response) }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  const connected = once(server, 'connection') as Promise<[Socket]>
+  const client = new RawClient((server.address() as AddressInfo).port).get('/held')
+  const [socket] = await connected
+  await held.entered
+  const gone = new Promise(resolve => { socket.on('close', resolve) })
+  client.socket.destroy()
+  await gone
+  t.equal(app.inFlightRequests, 1, 'its handler still runs')
+  held.release()
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
 })
