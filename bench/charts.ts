@@ -21,14 +21,14 @@ export function drawCharts (results: Results): Record<string, string> {
     charts['throughput'] = bars('Requests a second', Object.fromEntries(perSecond) as Record<string, number>)
   }
   for (const [idle, times] of Object.entries(exit)) {
-    charts[`exit-${idle}`] = bars(`Last response → process gone, ${grouped(Number(idle))} idle connections, in ms (up to 1,000 drawn)`, times, 1_000)
+    charts[`exit-${idle}`] = bars(`SIGTERM → process gone, ${grouped(Number(idle))} idle connections, in ms (up to 1,000 drawn)`, times, 1_000)
   }
   if (memory !== undefined) {
     charts['memory'] = bars('Bytes of heap for an idle connection', Object.fromEntries(Object.entries(memory).map(([subject, { idle }]) => [subject, idle])))
   }
   if (growth !== undefined) {
     charts['growth'] = lines('Growth: relative to one connection', growth.map(({ connections }) => connections), {
-      'idle: last response → gone': growth.map(({ goneFromIdle }) => goneFromIdle),
+      'idle: SIGTERM → gone': growth.map(({ goneFromIdle }) => goneFromIdle),
       'in flight: SIGTERM → gone': growth.map(({ goneFromInFlight }) => goneFromInFlight),
       'one more request': growth.map(({ request }) => request),
       'reading inFlightRequests': growth.map(({ read }) => read)

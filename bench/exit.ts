@@ -1,6 +1,6 @@
-// From the last response until the process is gone. SIGTERM finds one request in flight, which is answered at once, and
-// connections that have been idle for a while. The clock starts with SIGTERM: some close all that is idle before they
-// let that answer out, and others after.
+// From SIGTERM, which finds one request in flight that is answered at once, and connections that have been idle for a
+// while, until the process is gone. Not from that answer: some close all that is idle before they let it out, and others
+// after.
 
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'

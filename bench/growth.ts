@@ -11,7 +11,7 @@ import { OURS } from './subjects.ts'
 
 export interface Growth {
   connections: number
-  /** Milliseconds from the last response until the process is gone, with so many idle connections. */
+  /** Milliseconds from SIGTERM until the process is gone, with so many idle connections. */
   goneFromIdle: number
   /** Milliseconds from SIGTERM until the process is gone, with so many requests in flight, all answered at once. */
   goneFromInFlight: number

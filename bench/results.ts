@@ -61,7 +61,7 @@ function judgeInstructions ({ instructions, instructionsWithLogger }: Results): 
 
 function judgeExit ({ exit = {} }: Results): Verdict[] {
   return Object.entries(exit).map(([idle, times]) =>
-    atMost(`last response → process gone, ${idle} idle connections`, times, OURS, BARE, MOST_EXIT[idle] ?? 1))
+    atMost(`SIGTERM → process gone, ${idle} idle connections`, times, OURS, BARE, MOST_EXIT[idle] ?? 1))
 }
 
 function judgeMemory ({ memory }: Results): Verdict[] {

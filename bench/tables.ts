@@ -39,7 +39,7 @@ function refusals ({ refusals: measured }: Results): string {
 
 function growth ({ growth: rows }: Results): string {
   if (rows === undefined) return ''
-  const head = ['connections', 'idle: last response → gone', 'in flight: SIGTERM → gone', 'in flight: one more request', 'in flight: reading `inFlightRequests`']
+  const head = ['connections', 'idle: SIGTERM → gone', 'in flight: SIGTERM → gone', 'in flight: one more request', 'in flight: reading `inFlightRequests`']
   return table(head, rows.map(({ connections, goneFromIdle, goneFromInFlight, request, read }) => [
     grouped(connections), milliseconds(goneFromIdle), milliseconds(goneFromInFlight), `${request.toFixed(0)} µs`, `${read.toFixed(1)} ns`
   ]))
