@@ -138,7 +138,7 @@ export class Connections {
     if (raw.httpVersionMajor === 2) return
     const socket: Connection = raw.socket
     if (!pipeline.isPrepared(socket)) {
-      // An injected request's, which comes from no listener.
+      // Injected, or of a server that is somebody else's: it comes from no listener.
       pipeline.prepare(socket)
       socket.on('close', this.#onSocketClose)
     }

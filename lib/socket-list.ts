@@ -6,17 +6,17 @@ import type { Socket } from 'node:net'
 const kPrevious = Symbol('graceful.previous')
 const kNext = Symbol('graceful.next')
 
-interface Node<T> {
-  [kPrevious]?: Node<T> | undefined
-  [kNext]?: Node<T> | undefined
+interface Node {
+  [kPrevious]?: Node | undefined
+  [kNext]?: Node | undefined
 }
 
 export class SocketList<T extends Socket> {
   /** Behind the last one, and before the first. */
-  readonly #end: Required<Node<T>>
+  readonly #end: Required<Node>
 
   constructor () {
-    const end = {} as Required<Node<T>>
+    const end = {} as Required<Node>
     end[kPrevious] = end
     end[kNext] = end
     this.#end = end
@@ -27,9 +27,9 @@ export class SocketList<T extends Socket> {
   }
 
   /** Adds a socket that is in no list. */
-  add (socket: T & Node<T>): void {
+  add (socket: T & Node): void {
     const end = this.#end
-    const last = end[kPrevious] as Node<T>
+    const last = end[kPrevious] as Node
     socket[kPrevious] = last
     socket[kNext] = end
     last[kNext] = socket
@@ -37,15 +37,15 @@ export class SocketList<T extends Socket> {
   }
 
   * [Symbol.iterator] (): Generator<T, void> {
-    for (let node = this.#end[kNext]; node !== this.#end; node = (node as Required<Node<T>>)[kNext]) yield node as T
+    for (let node = this.#end[kNext]; node !== this.#end; node = (node as Required<Node>)[kNext]) yield node as T
   }
 }
 
 /** Takes a socket out of its list, if it is in one. */
-export function unlink (socket: Socket & Node<Socket>): void {
+export function unlink (socket: Socket & Node): void {
   const { [kPrevious]: previous, [kNext]: next } = socket
   if (next === undefined) return
-  (previous as Node<Socket>)[kNext] = next
+  (previous as Node)[kNext] = next
   next[kPrevious] = previous
   socket[kPrevious] = undefined
   socket[kNext] = undefined
