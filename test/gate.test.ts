@@ -4,7 +4,7 @@ import { Connections } from '../lib/connections.ts'
 import { Gate } from '../lib/gate.ts'
 import { PhaseClock } from '../lib/phase.ts'
 import { QUIET } from '../lib/shutdown.ts'
-import { createApp, Deferred, eventually, fork, heldRoute, listen, RawClient, visit } from './helpers.ts'
+import { createApp, Deferred, eventually, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
 
 const refusal = {
   statusCode: 503,
@@ -137,24 +137,20 @@ t.test('while delaying, idle pooled connections stay usable, and after the delay
   await held.entered
   const report = app.gracefulShutdown.shutdown()
   await pool[0].get('/').until(/delaying/)
-  t.match(pool[0].text, /200 OK[^]*connection: close[^]*delaying$/i)
+  t.match(pool[0].text, /200 OK\r\n(?:.+\r\n)*connection: close[^]*delaying$/i)
   await eventually(() => app.gracefulShutdown.phase === 'draining')
   await pool[1].get('/').closed
-  t.match(pool[1].text, /running[^]*503 Service Unavailable[^]*connection: close/i)
+  t.match(pool[1].text, /running[^]*503 Service Unavailable\r\n(?:.+\r\n)*connection: close/i)
   held.release()
   await busy.closed
   t.match(await report, { completed: 2, refused: 1, exitCode: 0 })
 })
 
 t.test('a response in flight says Connection: close', async t => {
-  const { app } = await createApp(t)
-  const held = heldRoute(app)
-  const client = new RawClient(await listen(app)).get('/held')
-  await held.entered
-  const report = app.gracefulShutdown.shutdown()
-  held.release()
+  const { client, release, report } = await heldShutdown(t)
+  release()
   await client.closed
-  t.match(client.text, /^HTTP\/1\.1 200 OK[^]*connection: close\r\n[^]*\{"held":true\}$/i)
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close\r\n[^]*\{"held":true\}$/i)
   t.equal((await report).exitCode, 0)
 })
 
@@ -311,16 +307,11 @@ t.test('of a pipeline, only the last response says Connection: close', async t =
 })
 
 t.test('a request pipelined behind one in flight is refused, and both answers arrive', async t => {
-  const { app } = await createApp(t)
-  const held = heldRoute(app)
-  const port = await listen(app)
-  const client = new RawClient(port).get('/held')
-  await held.entered
-  const report = app.gracefulShutdown.shutdown()
+  const { port, client, release, report } = await heldShutdown(t)
   client.get('/held')
   const later = new RawClient(port).get('/held')
   await later.closed
-  held.release()
+  release()
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 200 OK[^]*\{"held":true\}HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
   t.match(await report, { completed: 1, refused: 2 })

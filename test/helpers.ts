@@ -3,7 +3,7 @@
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
-import type { GracefulOptions } from '../types/index.ts'
+import type { GracefulOptions, ShutdownReport } from '../types/index.ts'
 import { spawn } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -96,6 +96,25 @@ export function heldRoute (app: FastifyInstance, url = '/held', config: object =
     return { held: true }
   })
   return { entered: entered.promise, release: () => { released.resolve() } }
+}
+
+export interface HeldShutdown {
+  app: FastifyInstance
+  port: number
+  client: RawClient
+  release: () => void
+  report: Promise<ShutdownReport>
+}
+
+/** A shutdown under way: it waits for the client's request to `/held`, until that is released. */
+export async function heldShutdown (t: Test): Promise<HeldShutdown> {
+  const { app } = await createApp(t)
+  const { entered, release } = heldRoute(app)
+  const port = await listen(app)
+  const client = new RawClient(port).get('/held')
+  await entered
+  const report = app.gracefulShutdown.shutdown()
+  return { app, port, client, release, report }
 }
 
 /** A TCP client that keeps all that it reads. */
