@@ -79,6 +79,7 @@ function listen (members: readonly Member[]): () => void {
   }
   const skip = PROCESS_EVENTS.filter(event => !wanted.has(event) || isErrorEvent(event))
   const grace = closeWithGrace({ ...options, skip }, async ({ signal = 'beforeExit' }) => { await endAll(signal) })
+  const stopSignals = keepListening([...wanted].filter(isSignal))
   const trigger = (event: string) => {
     if (registry.reason !== undefined) return
     // One without signals of its own: the first signal from now on joins, and only a second one exits at once.
@@ -88,6 +89,7 @@ function listen (members: readonly Member[]): () => void {
   const stopPrimary = listenToPrimary(trigger)
   return () => {
     grace.uninstall()
+    stopSignals()
     stopErrors()
     stopPrimary()
   }
@@ -114,6 +116,17 @@ async function endAll (reason: string): Promise<void> {
 async function takeDown (member: Member, reason: string): Promise<void> {
   registry.leaving.add(member)
   await member.shutdown(reason)
+}
+
+/**
+ * close-with-grace takes its listeners off as the first signal comes, and puts others on for a second one. Where they were
+ * the last, Node stops listening and begins anew: a second signal that has already come is lost, and one that comes
+ * between ends the process without a word.
+ */
+function keepListening (signals: readonly NodeJS.Signals[]): () => void {
+  const listener = () => {}
+  for (const signal of signals) process.on(signal, listener)
+  return () => { for (const signal of signals) process.off(signal, listener) }
 }
 
 type ErrorEvent = typeof ERROR_EVENTS[number]
@@ -143,6 +156,10 @@ function listenToPrimary (trigger: (event: string) => void): () => void {
   }
   worker.on('disconnect', onDisconnect)
   return () => { worker.off('disconnect', onDisconnect) }
+}
+
+function isSignal (event: ProcessEvent): event is ProcessEvent & NodeJS.Signals {
+  return event.startsWith('SIG')
 }
 
 function isErrorEvent (event: ProcessEvent): boolean {

@@ -123,21 +123,25 @@ t.test('signals: false leaves the process to its owner', async t => {
 t.test('touches the process only while listening, and once for all instances', async t => {
   const counts = () => PROCESS_EVENTS.map(event => process.listenerCount(event))
   const before = counts()
-  const apps = []
-  for (let index = 0; index < 3; index++) {
+  const create = async () => {
     const app = Fastify()
     await app.register(gracefulPlugin)
     await app.ready()
     t.strictSame(counts(), before)
-    apps.push(app)
+    return app
   }
-  for (const app of apps) {
+  const first = await create()
+  const others = [await create(), await create()]
+  await listen(first)
+  const touched = counts()
+  t.ok(touched.every((count, index) => count > (before[index] as number)))
+  for (const app of others) {
     await listen(app)
-    t.strictSame(counts(), before.map(count => count + 1))
+    t.strictSame(counts(), touched)
   }
-  for (const app of apps.slice(1)) await app.close()
-  t.strictSame(counts(), before.map(count => count + 1))
-  await apps[0]?.close()
+  for (const app of others) await app.close()
+  t.strictSame(counts(), touched)
+  await first.close()
   t.strictSame(counts(), before)
 })
 

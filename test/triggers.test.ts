@@ -261,6 +261,18 @@ t.test('node:cluster: a worker that its primary disconnects ends what it has beg
   for (const { socket } of idle) socket.destroy()
 })
 
+t.test('a second signal that comes with the first one exits at once', async t => {
+  const service = fork(t, 'service')
+  const port = await portOf(service)
+  const client = new RawClient(port).get('/stuck')
+  await service.log.line(/stuck request is in/)
+  new RawClient(port).get('/two-signals')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await client.closed
+  await service.log.line(/Second signal, SIG(TERM|INT): exiting at once/)
+  await service.log.line(/exits before the shutdown is complete/)
+})
+
 t.test('a signal after an uncaught error joins, and a second one exits at once', async t => {
   const service = fork(t, 'service')
   const port = await portOf(service)
