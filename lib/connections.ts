@@ -9,6 +9,7 @@ import { Server as NetServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
 import * as pipeline from './pipeline.ts'
+import { hasBody } from './request-body.ts'
 import { SocketList, unlink } from './socket-list.ts'
 import { within } from './within.ts'
 
@@ -26,6 +27,9 @@ const TOLD_TO_GO = 100
 
 /** Who has just been answered over keep-alive has so many milliseconds to ask again, and be refused rather than reset. */
 const JUST_ANSWERED = 100
+
+/** On HTTP/2 only where Fastify's onResponse does not tell; with what InFlight.orphan wants to know. */
+type OnGone = (reply: FastifyReply, isBodyLost?: boolean) => void
 
 /** What Node's HTTP servers have to close idle connections with. */
 interface KeepAliveServer {
@@ -53,16 +57,18 @@ export class Connections {
   #answeredBefore = 0
   #lastHeard = -Infinity
   #whenGone: (() => void) | undefined
+  readonly #onGone: OnGone
   readonly #onServerClose: () => void
   readonly #onSocketClose: (this: Connection) => void
   readonly #destroySocket: Socket['_destroy']
 
   /**
-   * @param onGone is told of each reply whose client is gone before the reply was over (HTTP/1)
+   * @param onGone is told of each reply whose client is gone before the reply was over
    * @param onServerClose is told when somebody closes a listener, as node:cluster does in a worker that its primary disconnects
    */
-  constructor (onGone: (reply: FastifyReply) => void, onServerClose: () => void) {
+  constructor (onGone: OnGone, onServerClose: () => void) {
     this.#onServerClose = onServerClose
+    this.#onGone = onGone
     const forget = (socket: Connection) => { this.#forget(socket) }
     // One listener per socket, not per response: a queued response of an aborted pipeline has no 'close'.
     const onSocketClose = function (this: Connection) {
@@ -70,10 +76,15 @@ export class Connections {
       forget(this)
     }
     this.#onSocketClose = onSocketClose
-    // It is added as late as it can be: Node has a 'close' listener of its own, and a second one would cost each idle
-    // connection some 200 bytes.
+    // It is added as late as it can be, and only where there is somebody to tell of: Node has a 'close' listener of its own,
+    // and a second one would cost each idle connection some 200 bytes.
     this.#destroySocket = function (this: Connection, error, callback) {
-      this.on('close', onSocketClose)
+      if (pipeline.isIdle(this)) {
+        pipeline.dismiss(this)
+        forget(this)
+      } else {
+        this.on('close', onSocketClose)
+      }
       this._destroy = (Object.getPrototypeOf(this) as Socket)._destroy // oxlint-disable-line no-underscore-dangle
       this._destroy(error, callback) // oxlint-disable-line no-underscore-dangle
     }
@@ -132,17 +143,31 @@ export class Connections {
     await new Promise<void>(resolve => { this.#whenGone = resolve })
   }
 
-  /** A request has come in. On HTTP/2, Fastify's onResponse tells of every ending; nothing to do. */
+  /** A request has come in. On HTTP/2, Fastify's onResponse tells of every ending that is still to come. */
   opened (reply: FastifyReply): void {
     const { raw } = reply.request
-    if (raw.httpVersionMajor === 2) return
+    if (raw.httpVersionMajor === 2) {
+      const { stream } = raw as unknown as Http2ServerRequest
+      if (stream.closed) this.#hasGone(reply, !stream.endAfterHeaders)
+      return
+    }
     const socket: Connection = raw.socket
     if (!pipeline.isPrepared(socket)) {
-      // Injected, or of a server that is somebody else's: it comes from no listener.
+      if (socket.closed) {
+        this.#hasGone(reply, hasBody(raw))
+        return
+      }
+      // Injected, or of a server that is somebody else's: it comes from no listener. Or it is about to close.
       pipeline.prepare(socket)
       socket.on('close', this.#onSocketClose)
     }
     pipeline.open(socket, reply)
+  }
+
+  /** The client went while a hook ahead of the plugin's was at work: nothing tells of that any more. */
+  #hasGone (reply: FastifyReply, isBodyLost: boolean): void {
+    // Not before the request has been counted.
+    queueMicrotask(() => { this.#onGone(reply, isBodyLost) })
   }
 
   /** An upgrade is asked for: if it comes to one, its owner closes the socket. */
@@ -210,7 +235,7 @@ export class Connections {
 
   /**
    * Lets in who waits in the kernel's queue: closing the listener resets them. The event loop accepts one
-   * connection a turn, so it is empty after a turn without any. While new ones keep coming, it waits for a moment
+   * connection a turn, so it is empty after a whole turn without any. While new ones keep coming, it waits for a moment
    * without any, within a limit.
    */
   async acceptWaiting (): Promise<void> {
@@ -219,8 +244,7 @@ export class Connections {
     do {
       before = this.#accepted
       if (!this.#late.isEmpty) await sleep(NOBODY_CONNECTS)
-      // Not at once: timers come before what has been waiting while this process was not let run.
-      await new Promise(resolve => { setImmediate(resolve) })
+      await wholeTurn()
     } while (this.#accepted !== before && performance.now() < end)
   }
 
@@ -267,6 +291,14 @@ export class Connections {
   destroy (): void {
     for (const socket of this.#sockets) socket.destroy()
   }
+}
+
+/**
+ * The event loop has looked once, from now on, at all that may have come in. The first immediate still belongs to the turn
+ * under way, and a timer would come ahead of what has been waiting while this process was not let run.
+ */
+async function wholeTurn (): Promise<void> {
+  await new Promise<void>(resolve => { setImmediate(() => { setImmediate(resolve) }) })
 }
 
 function keep<T extends ServerHttp2Session | ServerHttp2Stream> (item: T, set: Set<T>): void {

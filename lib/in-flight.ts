@@ -81,26 +81,29 @@ export class InFlight {
     }
   }
 
-  /** The client is gone. The request counts until its handler settles; a hijacked one is over. */
-  orphan (reply: Entry): void {
+  /**
+   * The client is gone. The request counts until its handler settles; a hijacked one is over.
+   * @param isBodyLost whether there was a body that nobody had begun to read
+   */
+  orphan (reply: Entry, isBodyLost = false): void {
     if (reply[kOrphaned] !== undefined) return
     if (reply.sent) this.leave(reply)
-    else this.#awaitHandler(reply, reply.raw.headersSent || this.#isStreaming(reply))
+    else this.#awaitHandler(reply, reply.raw.headersSent || this.#isStreaming(reply) || this.#neverReachesHandler(reply, isBodyLost))
   }
 
   /** The client has been answered in its handler's place. The request counts until the handler settles. */
   abandon (reply: Entry): void {
-    this.#awaitHandler(reply, false)
+    this.#awaitHandler(reply, this.#neverReachesHandler(reply, false))
   }
 
-  #awaitHandler (reply: Entry, answered: boolean): void {
+  /** @param isOver whether nobody answers any more: after raw writes, say, or when Fastify has been given a stream */
+  #awaitHandler (reply: Entry, isOver: boolean): void {
     if (reply[kSlot] === undefined || reply[kSlot] === ENDED) return
     reply[kOrphaned] = performance.now()
     const promise = this.#handlerPromise(reply)
     if (promise !== undefined) {
       this.#leaveAfter(reply, promise)
-    } else if (answered || this.#neverReachesHandler(reply)) {
-      // Raw writes, or a stream that Fastify has been given: nobody answers any more.
+    } else if (isOver) {
       this.leave(reply)
     } else {
       // Callback style, or still in a hook: over with its answer. Fastify tells nobody of an answer to a
@@ -124,10 +127,14 @@ export class InFlight {
     return returned !== reply && isPromise(returned) ? returned : undefined
   }
 
-  /** On HTTP/2, Fastify's body parser hears neither 'end' nor 'error' of a body that is cut off: it waits for ever. */
-  #neverReachesHandler (reply: Entry): boolean {
+  /**
+   * Fastify's body parser hears neither 'end' nor 'error' of a body that was lost before it began to read, and on HTTP/2
+   * of none that is cut off: it waits for ever.
+   */
+  #neverReachesHandler (reply: Entry, isBodyLost: boolean): boolean {
+    if (reply[kReturned] !== undefined) return false
     const { raw } = reply.request
-    if (raw.httpVersionMajor !== 2 || reply[kReturned] !== undefined) return false
+    if (isBodyLost || raw.httpVersionMajor !== 2) return isBodyLost
     return !raw.readableEnded && !(raw as unknown as Http2ServerRequest).stream.endAfterHeaders
   }
 

@@ -19,7 +19,7 @@ interface Linked extends FastifyReply {
 
 export interface Connection extends Socket {
   [kOldest]?: Linked | null | undefined
-  [kNewest]?: Linked | null
+  [kNewest]?: Linked | null | undefined
 }
 
 /** Before the first request of a connection. */
@@ -28,8 +28,20 @@ export function prepare (socket: Connection): void {
   socket[kNewest] = null
 }
 
+/** Whether requests may come: not before the connection is known, and not after its last one. */
 export function isPrepared (socket: Connection): boolean {
   return socket[kNewest] !== undefined
+}
+
+/** Between requests. */
+export function isIdle (socket: Connection): boolean {
+  return socket[kNewest] === null
+}
+
+/** After the last request of a connection. */
+export function dismiss (socket: Connection): void {
+  socket[kOldest] = undefined
+  socket[kNewest] = undefined
 }
 
 export function open (socket: Connection, reply: Linked): void {
@@ -69,7 +81,7 @@ export function abort (socket: Connection, onGone: (reply: FastifyReply) => void
     // Node 20 and 22 say nothing to a response that has not had its turn yet; 24 and later do this themselves.
     if (!reply.raw.destroyed) reply.raw.destroy().emit('close')
   }
-  prepare(socket)
+  dismiss(socket)
 }
 
 /**

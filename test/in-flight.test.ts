@@ -176,6 +176,65 @@ t.test('a client that leaves during a hook before the handler counts until the h
   await nobodyLeft(t, target)
 })
 
+for (const http2 of [false, true]) {
+  const protocol = http2 ? 'HTTP/2' : 'HTTP/1'
+  const visitWithHookAhead = async (t: Test, method: 'GET' | 'POST') => {
+    const app = Fastify({ http2 } as { http2: true }) as unknown as FastifyInstance
+    const counted = new Deferred()
+    const handled = new Deferred()
+    const handlerDone = new Deferred()
+    app.addHook('onRequest', async ({ raw }) => {
+      const { stream = raw.socket } = raw as { stream?: Socket }
+      const closed = once(stream, 'close')
+      leave()
+      await closed
+    })
+    await app.register(gracefulPlugin)
+    app.addHook('preParsing', async () => { counted.resolve() })
+    t.teardown(async () => { await app.close() })
+    app.route({
+      method,
+      url: '/',
+      handler: async () => {
+        handled.resolve()
+        await handlerDone.promise
+      }
+    })
+    const port = await listen(app)
+    let leave: () => void
+    if (http2) {
+      const session = connectHttp2(`http://127.0.0.1:${port}`)
+      const stream = session.request({ ':path': '/', ':method': method, 'content-type': 'text/plain' }, { endStream: method === 'GET' })
+      stream.on('error', () => {})
+      if (method === 'POST') stream.write('half')
+      leave = () => { stream.close(8) }
+      t.teardown(() => { session.destroy() })
+    } else {
+      const client = new RawClient(port)
+      client.send(`${method} / HTTP/1.1\r\nHost: test\r\n${method === 'POST' ? 'Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nwhole' : '\r\n'}`)
+      leave = () => { client.socket.destroy() }
+    }
+    await counted.promise
+    return { app, handled: handled.promise, finish: handlerDone.resolve }
+  }
+
+  t.test(`${protocol}: a client that leaves during a hook ahead of the plugin's counts until the handler settles`, async t => {
+    const { app, handled, finish } = await visitWithHookAhead(t, 'GET')
+    await handled
+    t.equal(app.inFlightRequests, 1)
+    const report = app.gracefulShutdown.shutdown()
+    finish()
+    t.match(await report, { completed: 0, cut: [], exitCode: 0 })
+    t.equal(app.inFlightRequests, 0)
+  })
+
+  t.test(`${protocol}: a client that leaves during such a hook, and its body with it, does not count`, async t => {
+    const { app } = await visitWithHookAhead(t, 'POST')
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
+  })
+}
+
 t.test('who ends among others leaves them as they were', async t => {
   const target = await createApp(t)
   const { app } = target
