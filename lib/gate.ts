@@ -39,13 +39,15 @@ export class Gate {
       return true
     }
     this.refused++
-    if (isUpgrade(request.raw)) {
-      closeUpgrade(reply.raw, request.raw.socket)
+    const { raw } = request
+    if (isUpgrade(raw)) {
+      closeUpgrade(reply.raw, raw.socket)
       this.#refuse(reply)
-    } else if (hasBody(request.raw)) {
+    } else if (hasBody(raw)) {
       this.#connections.closeAfter(reply)
-      dropBody(request.raw, () => { this.#refuse(reply) })
+      dropBody(raw, () => { this.#refuse(reply) })
     } else {
+      skipShutdown(raw)
       this.#refuse(reply)
     }
     return false
@@ -74,6 +76,15 @@ export class Gate {
       .type('application/json; charset=utf-8')
       .send(body)
   }
+}
+
+/**
+ * Behind its last answer, Node closes a socket as soon as it is shut down for writing. The client learns no more from the two
+ * than from the close alone, and they cost a tenth of a refusal. Not over TLS, which says goodbye as it is shut down.
+ */
+function skipShutdown ({ httpVersionMajor, socket }: IncomingMessage): void {
+  if (httpVersionMajor === 2 || 'encrypted' in socket) return
+  socket._final = callback => { callback() } // oxlint-disable-line no-underscore-dangle
 }
 
 /** Node has let go of this socket, and the plugin that took it has not seen the request. */

@@ -1,4 +1,5 @@
 import t from 'tap'
+import type { Socket } from 'node:net'
 import Fastify from 'fastify'
 import { Connections } from '../lib/connections.ts'
 import { Gate } from '../lib/gate.ts'
@@ -315,4 +316,31 @@ t.test('a request pipelined behind one in flight is refused, and both answers ar
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 200 OK[^]*\{"held":true\}HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
   t.match(await report, { completed: 1, refused: 2 })
+})
+
+t.test('a big answer ahead of a refusal on the same connection is sent to its end, however slowly it is read', async t => {
+  const { app } = await createApp(t)
+  const entered = new Deferred<Socket>()
+  const released = new Deferred()
+  const size = 16 * 1024 * 1024
+  app.get('/big', async request => {
+    entered.resolve(request.socket)
+    await released.promise
+    return Buffer.alloc(size, '.')
+  })
+  const port = await listen(app)
+  const client = new RawClient(port).get('/big')
+  const socket = await entered.promise
+  const report = app.gracefulShutdown.shutdown()
+  client.get('/refused')
+  await new RawClient(port).get('/refused').closed
+  client.socket.pause()
+  released.resolve()
+  await eventually(() => socket.writableLength > 0)
+  client.socket.resume()
+  await client.closed
+  t.equal(client.error, undefined)
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*\.HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_SHUTTING_DOWN[^]*\}$/)
+  t.ok(client.text.length > size)
+  t.match(await report, { completed: 1, refused: 2, cut: [], exitCode: 0 })
 })
