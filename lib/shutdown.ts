@@ -183,28 +183,31 @@ export class Shutdown {
 
   /** Closes connections and Fastify. Callbacks keep half of the time that is left. */
   async #close (deadline: number): Promise<void> {
-    const { log, connections, webSockets, gate, close } = this.#parts
     const limit = Math.max(0, deadline - performance.now()) / 2
-    const goodbye = Math.min(GOODBYE.most, limit * GOODBYE.part)
-    const closeAll = async () => {
-      gate.hold()
-      await connections.acceptWaiting()
-      connections.stopListening()
-      gate.release()
-      await connections.close(goodbye)
-      webSockets.goAway()
-      const closed = close()
-      // Hooks have asked upgraded sockets to go by now; Fastify waits for those that have not gone.
-      if (await within(goodbye, closed) === TIMED_OUT) connections.destroy()
-      await closed
-    }
     try {
-      if (await within(limit, closeAll()) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit))
+      if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit))
     } catch (thrown) {
       this.#closeError = toError(thrown)
       this.#errors.push(this.#closeError)
-      log.error({ err: this.#closeError }, 'Fastify was not closed cleanly')
+      this.#parts.log.error({ err: this.#closeError }, 'Fastify was not closed cleanly')
     }
+  }
+
+  async #closeAll (limit: number): Promise<void> {
+    const { connections, webSockets, gate, close } = this.#parts
+    const goodbye = Math.min(GOODBYE.most, limit * GOODBYE.part)
+    gate.hold()
+    await connections.acceptWaiting()
+    connections.stopListening()
+    gate.release()
+    if (connections.anyOpen) {
+      await connections.close(goodbye)
+      webSockets.goAway()
+    }
+    const closed = close()
+    // Hooks have asked upgraded sockets to go by now; Fastify waits for those that have not gone.
+    if (await within(goodbye, closed) === TIMED_OUT) connections.destroy()
+    await closed
   }
 }
 
