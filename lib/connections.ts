@@ -79,12 +79,8 @@ export class Connections {
     // It is added as late as it can be, and only where there is somebody to tell of: Node has a 'close' listener of its own,
     // and a second one would cost each idle connection some 200 bytes.
     this.#destroySocket = function (this: Connection, error, callback) {
-      if (pipeline.isIdle(this)) {
-        pipeline.dismiss(this)
-        forget(this)
-      } else {
-        this.on('close', onSocketClose)
-      }
+      if (pipeline.isIdle(this)) onSocketClose.call(this)
+      else this.on('close', onSocketClose)
       this._destroy = (Object.getPrototypeOf(this) as Socket)._destroy // oxlint-disable-line no-underscore-dangle
       this._destroy(error, callback) // oxlint-disable-line no-underscore-dangle
     }

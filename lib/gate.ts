@@ -84,7 +84,11 @@ export class Gate {
  */
 function skipShutdown ({ httpVersionMajor, socket }: IncomingMessage): void {
   if (httpVersionMajor === 2 || 'encrypted' in socket) return
-  socket._final = callback => { callback() } // oxlint-disable-line no-underscore-dangle
+  socket._final = callBack // oxlint-disable-line no-underscore-dangle
+}
+
+function callBack (callback: () => void): void {
+  callback()
 }
 
 /** Node has let go of this socket, and the plugin that took it has not seen the request. */

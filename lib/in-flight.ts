@@ -93,7 +93,7 @@ export class InFlight {
 
   /** The client has been answered in its handler's place. The request counts until the handler settles. */
   abandon (reply: Entry): void {
-    this.#awaitHandler(reply, this.#neverReachesHandler(reply, false))
+    this.#awaitHandler(reply, this.#neverReachesHandler(reply))
   }
 
   /** @param isOver whether nobody answers any more: after raw writes, say, or when Fastify has been given a stream */
@@ -131,11 +131,11 @@ export class InFlight {
    * Fastify's body parser hears neither 'end' nor 'error' of a body that was lost before it began to read, and on HTTP/2
    * of none that is cut off: it waits for ever.
    */
-  #neverReachesHandler (reply: Entry, isBodyLost: boolean): boolean {
+  #neverReachesHandler (reply: Entry, isBodyLost = false): boolean {
     if (reply[kReturned] !== undefined) return false
+    if (isBodyLost) return true
     const { raw } = reply.request
-    if (isBodyLost || raw.httpVersionMajor !== 2) return isBodyLost
-    return !raw.readableEnded && !(raw as unknown as Http2ServerRequest).stream.endAfterHeaders
+    return raw.httpVersionMajor === 2 && !raw.readableEnded && !(raw as unknown as Http2ServerRequest).stream.endAfterHeaders
   }
 
   /**

@@ -38,12 +38,6 @@ export function isIdle (socket: Connection): boolean {
   return socket[kNewest] === null
 }
 
-/** After the last request of a connection. */
-export function dismiss (socket: Connection): void {
-  socket[kOldest] = undefined
-  socket[kNewest] = undefined
-}
-
 export function open (socket: Connection, reply: Linked): void {
   const newest = socket[kNewest]
   if (newest != null) {
@@ -81,7 +75,8 @@ export function abort (socket: Connection, onGone: (reply: FastifyReply) => void
     // Node 20 and 22 say nothing to a response that has not had its turn yet; 24 and later do this themselves.
     if (!reply.raw.destroyed) reply.raw.destroy().emit('close')
   }
-  dismiss(socket)
+  socket[kOldest] = undefined
+  socket[kNewest] = undefined
 }
 
 /**
