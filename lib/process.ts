@@ -154,8 +154,16 @@ function listenToPrimary (trigger: (event: string) => void): () => void {
     worker.exitedAfterDisconnect = true
     trigger('disconnect')
   }
+  // As the worker stops listening, Node tells a primary that may be gone, which is heard of only a moment later.
+  const onError = (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+  }
   worker.on('disconnect', onDisconnect)
-  return () => { worker.off('disconnect', onDisconnect) }
+  worker.on('error', onError)
+  return () => {
+    worker.off('disconnect', onDisconnect)
+    worker.off('error', onError)
+  }
 }
 
 function isSignal (event: ProcessEvent): event is ProcessEvent & NodeJS.Signals {

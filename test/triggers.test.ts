@@ -242,6 +242,24 @@ t.test('node:cluster: a primary that is gone ends its workers in order', async t
   t.equal(service.output().match(/"msg":"callback runs: disconnect"/g)?.length, 2)
 })
 
+t.test('node:cluster: a worker that does not know yet that its primary is gone shuts down as if it did', async t => {
+  const service = fork(t, 'cluster')
+  const client = new RawClient(await portOfWorkers(service)).get('/alone')
+  await client.closed
+  t.match(client.text, /200 OK[^]*alone$/)
+  await service.exit
+  t.notMatch(service.output(), 'Uncaught error')
+  t.equal(service.output().match(/"msg":"Graceful shutdown complete"/g)?.length, 2)
+})
+
+t.test("node:cluster: any other error of a worker's channel is uncaught, as without the plugin", async t => {
+  const service = fork(t, 'cluster')
+  new RawClient(await portOfWorkers(service)).get('/channel-error')
+  t.strictSame(service.log.messages(/^left behind/), ['left behind: 0', 'left behind: 0'])
+  t.match(await service.log.line(/^Uncaught error$/), { err: { message: 'channel error on purpose' } })
+  await service.log.line(/^worker exited: 1 null$/)
+})
+
 t.test('node:cluster: a worker that its primary disconnects ends what it has begun', async t => {
   const service = fork(t, 'cluster')
   const port = await portOfWorkers(service)
