@@ -19,17 +19,11 @@ export interface Sizes {
   windows: number
 }
 
-export interface Instructions {
-  /** Of the median window: a full garbage collection falls into some of them, by chance. */
-  perRequest: number
-  /** Of each window, over its requests. */
-  windows: number[]
-}
-
 /** Node without threads of its own, without chance, and without work that it does as time goes by. */
 const FLAGS = ['--single-threaded', '--hash-seed=1', '--random-seed=1', '--predictable-gc-schedule']
 
-export async function countInstructions (directory: string, subject: string, logger: boolean, sizes: Sizes): Promise<Instructions> {
+/** Per request, of the median window: a full garbage collection falls into some of them, by chance. */
+export async function countInstructions (directory: string, subject: string, logger: boolean, sizes: Sizes): Promise<number> {
   const out = join(mkdtempSync(join(directory, 'callgrind-')), 'out')
   const under = ['valgrind', '--tool=callgrind', `--callgrind-out-file=${out}`, '--smc-check=all-non-file']
   const program = await Program.start({ directory, subject, logger, flags: FLAGS, under })
@@ -45,7 +39,7 @@ export async function countInstructions (directory: string, subject: string, log
     const text = readFileSync(`${out}.${index + 2}`, 'utf8')
     return Math.round(Number(/^summary: (\d+)$/m.exec(text)?.[1]) / sizes.window)
   })
-  return { perRequest: median(windows), windows }
+  return median(windows)
 }
 
 /** Writes down what has been counted, and counts from zero again. */
