@@ -1,9 +1,10 @@
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
+import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
-import { connect as connectTcp } from 'node:net'
+import { connect as connectTcp, createServer as createTcpServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { generate } from 'selfsigned'
@@ -39,6 +40,43 @@ t.test('HTTPS: answers who is in flight and does not wait for a handshake that n
   const { phases, completed, exitCode } = await report
   t.match({ completed, exitCode }, { completed: 1, exitCode: 0 })
   t.ok(phases.closing < 300, `closing took ${phases.closing}ms`)
+})
+
+const ALERT = 21
+
+/** The types of the records of TLS 1.2 that a service sends to `port` of a relay, which is returned. */
+async function relay (t: Test, to: number, types: number[]): Promise<number> {
+  const server = createTcpServer(client => {
+    const sent: Buffer[] = []
+    const service = connectTcp(to, '127.0.0.1').on('data', chunk => { sent.push(chunk) })
+    service.on('close', () => {
+      const bytes = Buffer.concat(sent)
+      for (let at = 0; at < bytes.length; at += 5 + bytes.readUInt16BE(at + 3)) types.push(bytes.readUInt8(at))
+    })
+    client.on('error', () => {}).pipe(service.on('error', () => {})).pipe(client)
+  })
+  t.teardown(() => { server.close() })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  return (server.address() as AddressInfo).port
+}
+
+t.test('HTTPS: behind a refusal comes a goodbye, so that nobody takes it for cut off', async t => {
+  const app = await secureApp(t, {}, { maxVersion: 'TLSv1.2' })
+  const held = heldRoute(app)
+  const types: number[] = []
+  const port = await listen(app)
+  const through = await relay(t, port, types)
+  const busy = secureClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const client = secureClient(through).get('/held')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503 /)
+  await eventually(() => types.length > 0)
+  t.equal(types.at(-1), ALERT)
+  held.release()
+  await busy.closed
+  t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
 })
 
 for (const protocol of ['HTTPS', 'HTTP/2']) {

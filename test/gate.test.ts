@@ -1,5 +1,9 @@
 import t from 'tap'
 import type { Socket } from 'node:net'
+import { createHook } from 'node:async_hooks'
+import { once } from 'node:events'
+import { connect } from 'node:net'
+import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { Connections } from '../lib/connections.ts'
 import { Gate } from '../lib/gate.ts'
@@ -270,6 +274,44 @@ t.test('a refused upload that trickles for ever is answered and closed after som
   t.ok(time > 4_900 && time < 8_000, `closed after ${Math.round(time)}ms`)
   held.release()
   await busy.closed
+})
+
+t.test('a refused upgrade is answered and closed, though its body is still on its way', async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const upgrade = ['POST /held HTTP/1.1', 'Host: x', 'Connection: Upgrade', 'Upgrade: websocket', 'Content-Length: 100000', '', 'some']
+  const client = new RawClient(port).send(upgrade.join('\r\n'))
+  await client.closed
+  t.equal(client.error, undefined)
+  t.match(client.text, /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_SHUTTING_DOWN[^]*\}$/)
+  held.release()
+  await busy.closed
+  t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
+})
+
+t.test('closes the connection of a refusal without shutting it down first', async t => {
+  const { port, client, release, report } = await heldShutdown(t)
+  let shutDown = 0
+  const hook = createHook({ init: (_id, type) => { if (type === 'SHUTDOWNWRAP') shutDown++ } }).enable()
+  // Clients that do not shut down either.
+  const refuse = async (): Promise<RawClient> => {
+    const late = new RawClient(connect({ port, host: '127.0.0.1', allowHalfOpen: true })).get('/held')
+    await once(late.socket, 'end')
+    late.socket.destroy()
+    return late
+  }
+  t.match(await refuse(), { text: /^HTTP\/1\.1 503 [^]*\}$/, error: undefined })
+  t.equal(shutDown, 0)
+  release()
+  await client.closed
+  t.not(shutDown, 0, 'others are')
+  hook.disable()
+  t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
 })
 
 t.test('while it holds, refuses nobody until it is released', async t => {
