@@ -1,6 +1,8 @@
 // The results as pictures: bars for each subject, and lines for what grows.
 
+import type { Costs } from './growth.ts'
 import type { Results } from './results.ts'
+import { medians } from './results.ts'
 import { OURS } from './subjects.ts'
 import { grouped } from './tables.ts'
 
@@ -10,31 +12,45 @@ const COLOURS = { ours: '#1f8a53', others: '#9aa4b1', text: '#1f2733', faint: '#
 
 /** By file name. */
 export function drawCharts (results: Results): Record<string, string> {
-  const { instructions, instructionsWithLogger, throughput, exit = {}, memory, growth } = results
+  const { instructions, instructionsWithLogger, throughput, exit = {}, memory, refusals, growth } = results
   const charts: Record<string, string> = {}
   if (instructionsWithLogger !== undefined) {
-    charts['instructions-with-logger'] = bars('Instructions a request, with the logger', instructionsWithLogger)
+    charts['instructions-with-logger'] = bars('Instructions a request, with the logger', medians(instructionsWithLogger))
   }
-  if (instructions !== undefined) charts['instructions'] = bars('Instructions a request, without a logger', instructions)
+  if (instructions !== undefined) charts['instructions'] = bars('Instructions a request, without a logger', medians(instructions))
   if (throughput !== undefined) {
-    const perSecond = Object.entries(throughput).map(([subject, { requestsPerSecond }]) => [subject, requestsPerSecond])
-    charts['throughput'] = bars('Requests a second', Object.fromEntries(perSecond) as Record<string, number>)
+    charts['throughput'] = bars('Requests a second', only(throughput, 'requestsPerSecond'))
+    charts['p99'] = bars('The slowest of a hundred requests (p99), in ms', only(throughput, 'p99'))
   }
   for (const [idle, times] of Object.entries(exit)) {
     charts[`exit-${idle}`] = bars(`SIGTERM → process gone, ${grouped(Number(idle))} idle connections, in ms (up to 1,000 drawn)`, times, 1_000)
   }
   if (memory !== undefined) {
-    charts['memory'] = bars('Bytes of heap for an idle connection', Object.fromEntries(Object.entries(memory).map(([subject, { idle }]) => [subject, idle])))
+    charts['memory-idle'] = bars('Bytes of heap for an idle connection', only(memory, 'idle'))
+    charts['memory-in-flight'] = bars('Bytes of heap for a connection with a request in flight', only(memory, 'inFlight'))
+  }
+  if (refusals !== undefined) {
+    const { refused, helloWorld } = refusals
+    charts['refusals'] = bars('Answers a second, each closes its connection', {
+      [`refusals of ${OURS}`]: refused.requestsPerSecond, 'hello worlds of bare Fastify': helloWorld.requestsPerSecond
+    })
   }
   if (growth !== undefined) {
+    const ours = (what: keyof Costs) => growth.map(row => row.ours[what])
     charts['growth'] = lines('Growth: relative to one connection', growth.map(({ connections }) => connections), {
-      'idle: SIGTERM → gone': growth.map(({ goneFromIdle }) => goneFromIdle),
-      'in flight: SIGTERM → gone': growth.map(({ goneFromInFlight }) => goneFromInFlight),
-      'one more request': growth.map(({ request }) => request),
+      'idle: SIGTERM → gone': ours('goneFromIdle'),
+      'in flight: SIGTERM → gone': ours('goneFromInFlight'),
+      'beside idle: one more request': ours('besideIdle'),
+      'in flight: one more request': ours('besideInFlight'),
       'reading inFlightRequests': growth.map(({ read }) => read)
     })
   }
   return charts
+}
+
+/** One figure of each subject. */
+function only<K extends string> (figures: Record<string, Record<K, number>>, what: K): Record<string, number> {
+  return Object.fromEntries(Object.entries(figures).map(([subject, figure]) => [subject, figure[what]]))
 }
 
 const BAR = { left: 220, right: WIDTH - 110, height: 18, step: 28, top: 52 }
@@ -45,7 +61,7 @@ function bars (title: string, figures: Record<string, number>, most = Infinity):
   const rows = Object.entries(figures).map(([subject, value], index) => {
     const y = BAR.top + index * BAR.step
     const width = Math.max(1, Math.round(Math.min(value, most) / longest * (BAR.right - BAR.left)))
-    const isOurs = subject === OURS
+    const isOurs = subject.includes(OURS) && !subject.includes(`${OURS}-`)
     return `<text x="${BAR.left - 10}" y="${y + 14}" text-anchor="end" fill="${COLOURS.text}"${isOurs ? ' font-weight="600"' : ''}>${subject}</text>
 <rect x="${BAR.left}" y="${y}" width="${width}" height="${BAR.height}" fill="${isOurs ? COLOURS.ours : COLOURS.others}"/>
 <text x="${BAR.left + width + 8}" y="${y + 14}" fill="${COLOURS.faint}">${value < 100 ? value.toFixed(1) : grouped(value)}</text>`
@@ -54,7 +70,7 @@ function bars (title: string, figures: Record<string, number>, most = Infinity):
 }
 
 const PANEL = { left: 60, right: WIDTH - 230, top: 60, height: 260 }
-const LINES = ['#1f8a53', '#e08a1e', '#2f6fd6', '#8a4fbf']
+const LINES = ['#1f8a53', '#e08a1e', '#2f6fd6', '#c2416b', '#8a4fbf']
 
 /** Both axes count tens: what grows linearly is a straight line from corner to corner at the steepest. */
 function lines (title: string, counts: readonly number[], series: Record<string, number[]>): string {

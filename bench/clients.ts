@@ -1,5 +1,6 @@
 // Connections of clients that wait: for nothing, or for an answer.
 
+import type { Program } from './program.ts'
 import { connect, type Socket } from 'node:net'
 import { once } from 'node:events'
 
@@ -37,11 +38,13 @@ export async function idle (port: number, count: number): Promise<Socket[]> {
 }
 
 /**
- * Connections that wait for an answer: until SIGTERM, or for ever. Their clients go away as they have it; bare Fastify
- * would wait for them, for nothing tells them to.
+ * Connections that wait for an answer of a program that nobody else has asked for that: until SIGTERM, or for ever. Their
+ * clients go away as they have it; bare Fastify would wait for them, for nothing tells them to.
  */
-export async function inFlight (port: number, count: number, path: '/held' | '/stuck'): Promise<Socket[]> {
-  return await openMany(count, async () => await open(port, requestFor(path, 'Connection: close\r\n'), false))
+export async function inFlight (program: Program, count: number, path: '/held' | '/stuck'): Promise<Socket[]> {
+  const sockets = await openMany(count, async () => await open(program.port, requestFor(path, 'Connection: close\r\n'), false))
+  while (await program.ask('waiting') < count);
+  return sockets
 }
 
 export function close (sockets: readonly Socket[]): void {

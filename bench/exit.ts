@@ -1,6 +1,6 @@
 // From SIGTERM, which finds one request in flight that is answered at once, and connections that have been idle for a
-// while, until the process is gone. Not from that answer: some close all that is idle before they let it out, and others
-// after.
+// while, until the process is gone. Not from that answer: some close all that is idle before they let it out, others after,
+// so that who asks meanwhile can still be told.
 
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -18,10 +18,8 @@ export async function measureExit (directory: string, subject: string, idleConne
   const program = await Program.start({ directory, subject })
   const crowd = await idle(program.port, idleConnections)
   if (idleConnections > 0) await sleep(IDLE)
-  const [last] = await inFlight(program.port, 1, '/held')
+  const [last] = await inFlight(program, 1, '/held')
   if (last === undefined) throw new Error('No connection')
-  // It is in by the time that this is answered: the server reads what came first, first.
-  await program.ask('inFlight')
   const answered = once(last, 'data')
   const giveUp = setTimeout(() => { program.kill('SIGKILL') }, PATIENCE)
   const start = performance.now()

@@ -7,16 +7,23 @@ import { close, idle, inFlight, REQUEST } from './clients.ts'
 import { IDLE, measureExit } from './exit.ts'
 import { median } from './numbers.ts'
 import { Program } from './program.ts'
-import { OURS } from './subjects.ts'
+import { BARE, OURS } from './subjects.ts'
 
-export interface Growth {
-  connections: number
+export interface Costs {
   /** Milliseconds from SIGTERM until the process is gone, with so many idle connections. */
   goneFromIdle: number
   /** Milliseconds from SIGTERM until the process is gone, with so many requests in flight, all answered at once. */
   goneFromInFlight: number
-  /** Microseconds of processor time for one more request while so many are in flight. */
-  request: number
+  /** Microseconds of processor time for one more request, beside so many idle connections. */
+  besideIdle: number
+  /** The same while so many are in flight. */
+  besideInFlight: number
+}
+
+export interface Growth {
+  connections: number
+  ours: Costs
+  bare: Costs
   /** Nanoseconds to read `inFlightRequests` while so many are in flight. */
   read: number
 }
@@ -25,24 +32,42 @@ export interface Growth {
 const REQUESTS = 5_000
 
 export async function measureGrowth (directory: string, connections: number, runs: number): Promise<Growth> {
-  const goneFromIdle: number[] = []
-  const goneFromInFlight: number[] = []
+  const ours: Costs[] = []
+  const bare: Costs[] = []
+  const reads: number[] = []
   for (let run = 0; run < runs; run++) {
-    goneFromIdle.push(await measureExit(directory, OURS, connections))
-    goneFromInFlight.push(await goneWith(directory, connections))
+    bare.push((await measureCosts(directory, BARE, connections)).costs)
+    const { costs, read } = await measureCosts(directory, OURS, connections)
+    ours.push(costs)
+    reads.push(read)
   }
-  return {
-    connections,
-    goneFromIdle: median(goneFromIdle),
-    goneFromInFlight: median(goneFromInFlight),
-    ...await whileInFlight(directory, connections)
-  }
+  return { connections, ours: middle(ours), bare: middle(bare), read: median(reads) }
 }
 
-async function goneWith (directory: string, connections: number): Promise<number> {
-  const program = await Program.start({ directory, subject: OURS })
-  const sockets = await inFlight(program.port, connections, '/held')
-  while (await program.ask('inFlight') < connections);
+async function measureCosts (directory: string, subject: string, connections: number): Promise<{ costs: Costs, read: number }> {
+  const beside = await Program.start({ directory, subject })
+  await idle(beside.port, connections)
+  const besideIdle = await oneMore(beside)
+  await beside.end()
+
+  const program = await Program.start({ directory, subject })
+  await inFlight(program, connections, '/stuck')
+  const besideInFlight = await oneMore(program)
+  const read = await program.ask('readTime')
+  await program.end()
+
+  const costs = {
+    goneFromIdle: await measureExit(directory, subject, connections),
+    goneFromInFlight: await goneWith(directory, subject, connections),
+    besideIdle,
+    besideInFlight
+  }
+  return { costs, read }
+}
+
+async function goneWith (directory: string, subject: string, connections: number): Promise<number> {
+  const program = await Program.start({ directory, subject })
+  const sockets = await inFlight(program, connections, '/held')
   await sleep(IDLE)
   const start = performance.now()
   program.kill('SIGTERM')
@@ -52,11 +77,7 @@ async function goneWith (directory: string, connections: number): Promise<number
   return time
 }
 
-async function whileInFlight (directory: string, connections: number): Promise<Pick<Growth, 'request' | 'read'>> {
-  const program = await Program.start({ directory, subject: OURS })
-  close(await idle(program.port, 1))
-  await inFlight(program.port, connections, '/stuck')
-  while (await program.ask('inFlight') < connections);
+async function oneMore (program: Program): Promise<number> {
   const socket = connect(program.port, '127.0.0.1')
   const ask = async (): Promise<void> => {
     for (let index = 0; index < REQUESTS; index++) {
@@ -67,8 +88,10 @@ async function whileInFlight (directory: string, connections: number): Promise<P
   await ask()
   const before = await program.ask('cpu')
   await ask()
-  const request = (await program.ask('cpu') - before) / REQUESTS
-  const read = await program.ask('readTime')
-  await program.end()
-  return { request, read }
+  return (await program.ask('cpu') - before) / REQUESTS
+}
+
+function middle (runs: readonly Costs[]): Costs {
+  const of = (what: keyof Costs) => median(runs.map(costs => costs[what]))
+  return { goneFromIdle: of('goneFromIdle'), goneFromInFlight: of('goneFromInFlight'), besideIdle: of('besideIdle'), besideInFlight: of('besideInFlight') }
 }

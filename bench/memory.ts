@@ -31,7 +31,7 @@ export async function measureMemory (directory: string, subject: string, connect
   const withIdle = await used()
   await leave(sockets)
   const between = await used()
-  await inFlight(program.port, connections, '/stuck')
+  await inFlight(program, connections, '/stuck')
   const withBusy = await used()
   await program.end()
   return { idle: Math.round((withIdle - before) / connections), inFlight: Math.round((withBusy - between) / connections) }

@@ -6,7 +6,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 
 /** What the program answers with a number; see server.ts. */
-export type Question = 'heapUsed' | 'readTime' | 'inFlight' | 'connections' | 'cpu'
+export type Question = 'heapUsed' | 'readTime' | 'waiting' | 'connections' | 'cpu'
 
 export interface Answer {
   question: Question | 'port'

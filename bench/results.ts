@@ -1,19 +1,23 @@
 // What was measured, and what it must show.
 
-import type { Growth } from './growth.ts'
+import type { Costs, Growth } from './growth.ts'
 import type { Memory } from './memory.ts'
 import type { Refusals, Throughput } from './throughput.ts'
+import { median } from './numbers.ts'
 import { BARE, OURS, PAIR } from './subjects.ts'
+
+export const PARTS = ['instructions', 'throughput', 'exit', 'memory', 'refusals', 'growth'] as const
+export type Part = typeof PARTS[number]
 
 export interface Results {
   machine: string
   versions: Record<string, string>
   date: string
   /** What was not measured, and the tool that it takes. */
-  notMeasured: Record<string, string>
-  /** By subject, without and with the logger. */
-  instructions?: Record<string, number>
-  instructionsWithLogger?: Record<string, number>
+  notMeasured: Partial<Record<Part, string>>
+  /** By subject: of each process, without and with the logger. */
+  instructions?: Record<string, number[]>
+  instructionsWithLogger?: Record<string, number[]>
   throughput?: Record<string, Throughput>
   /** By the number of idle connections, and by subject; in milliseconds. */
   exit?: Record<string, Record<string, number>>
@@ -35,7 +39,9 @@ const MOST_EXIT: Record<string, number> = { 0: 1.1, 10_000: 1.5 }
 const MOST_BYTES = 200
 /** How much more than ten times as much it may be at ten times as many: times are not exact. */
 const LINEAR = 10 * 1.25
-/** The same, from the fewest connections to the most: ten thousand times as many. */
+/** Connections from which on what they add to an exit is more than its own variation. */
+const ENOUGH = 100
+/** How much more than with the fewest connections what is constant may be with any number of them. */
 const CONSTANT = 2
 
 /** Each promise that what was measured can show. */
@@ -51,10 +57,11 @@ export function judge (results: Results): Verdict[] {
 
 function judgeInstructions ({ instructions, instructionsWithLogger }: Results): Verdict[] {
   const verdicts: Verdict[] = []
-  if (instructions !== undefined) verdicts.push(atMost('instructions a request', instructions, OURS, PAIR, MOST_INSTRUCTIONS))
+  if (instructions !== undefined) verdicts.push(atMost('instructions a request', medians(instructions), OURS, PAIR, MOST_INSTRUCTIONS))
   if (instructionsWithLogger !== undefined) {
-    verdicts.push(atMost('instructions a request, with the logger', instructionsWithLogger, OURS, BARE, MOST_INSTRUCTIONS))
-    for (const peer of TOUCHES_REQUESTS) verdicts.push(atMost('instructions a request, with the logger', instructionsWithLogger, OURS, peer, 1))
+    const counts = medians(instructionsWithLogger)
+    verdicts.push(atMost('instructions a request, with the logger', counts, OURS, BARE, MOST_INSTRUCTIONS))
+    for (const peer of TOUCHES_REQUESTS) verdicts.push(atMost('instructions a request, with the logger', counts, OURS, peer, 1))
   }
   return verdicts
 }
@@ -82,23 +89,31 @@ function judgeRefusals ({ refusals }: Results): Verdict[] {
 
 function judgeGrowth ({ growth = [] }: Results): Verdict[] {
   const verdicts: Verdict[] = []
-  const compare = (before: Growth, after: Growth, what: keyof Growth, most: number) => {
-    const factor = after[what] / before[what]
+  const compare = (before: Growth, after: Growth, what: string, factor: number, most: number) => {
     verdicts.push({ what: `growth, ${what}, ${before.connections} → ${after.connections}: × ${factor.toFixed(2)}, at most ${most}`, holds: factor <= most })
   }
-  for (const [index, after] of growth.entries()) {
-    const before = growth[index - 1]
-    if (before === undefined) continue
-    compare(before, after, 'goneFromIdle', LINEAR)
-    compare(before, after, 'goneFromInFlight', LINEAR)
+  const [fewest, ...others] = growth
+  if (fewest === undefined) return []
+  for (const what of ['goneFromIdle', 'goneFromInFlight'] satisfies Array<keyof Costs>) {
+    // What they add: the exit itself takes its time, too.
+    const added = ({ ours }: Growth) => ours[what] - fewest.ours[what]
+    for (const [index, after] of others.entries()) {
+      const before = others[index - 1]
+      if (before !== undefined && before.connections >= ENOUGH) compare(before, after, what, added(after) / added(before), LINEAR)
+    }
   }
-  const [fewest] = growth
-  const most = growth.at(-1)
-  if (fewest !== undefined && most !== undefined) {
-    compare(fewest, most, 'request', CONSTANT)
-    compare(fewest, most, 'read', CONSTANT)
+  for (const many of others) {
+    for (const what of ['besideIdle', 'besideInFlight'] satisfies Array<keyof Costs>) {
+      compare(fewest, many, what, many.ours[what] / fewest.ours[what], CONSTANT)
+    }
+    compare(fewest, many, 'read', many.read / fewest.read, CONSTANT)
   }
   return verdicts
+}
+
+/** Of the processes of each subject. */
+export function medians (counts: Record<string, number[]>): Record<string, number> {
+  return Object.fromEntries(Object.entries(counts).map(([subject, processes]) => [subject, median(processes)]))
 }
 
 function atMost (what: string, figures: Record<string, number>, ours: string, others: string, most: number): Verdict {

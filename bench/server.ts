@@ -18,13 +18,18 @@ const released = once(process, 'SIGTERM')
 const app = Fastify({ logger: LOGGER === '' ? false : { file: '/dev/null' } })
 await subject.register?.(app)
 app.get('/', async () => ({ hello: 'world' }))
+let waiting = 0
 app.get('/held', async () => {
+  waiting++
   await released
   return { hello: 'world' }
 })
 // As a handler waits for a database: something that lives on will wake it.
 const never = new Promise(() => {})
-app.get('/stuck', async () => { await never })
+app.get('/stuck', async () => {
+  waiting++
+  await never
+})
 await app.listen({ port: 0, host: '127.0.0.1' })
 await subject.attach?.(app)
 
@@ -53,7 +58,7 @@ function heapUsed (): number {
 const answers: Record<Question, () => number | Promise<number>> = {
   heapUsed,
   readTime,
-  inFlight: () => app.inFlightRequests,
+  waiting: () => waiting,
   connections: async () => await promisify(app.server.getConnections.bind(app.server))(),
   /** Microseconds of processor time so far. */
   cpu: () => {

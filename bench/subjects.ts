@@ -1,4 +1,4 @@
-// Who is compared: each set up as its README says.
+// Who is compared: each set up as its README says, with what touches requests turned on.
 
 import type { FastifyInstance } from 'fastify'
 import type { Server } from 'node:http'
@@ -23,9 +23,12 @@ const closeOnSignal: Subject = {
   attach: async app => { process.once('SIGTERM', () => { void app.close() }) }
 }
 
-const plugin = (name: string): Subject => ({
-  register: async app => { await app.register((await load<PluginModule>(name)).default) }
+const plugin = (name: string, options: object = {}): Subject => ({
+  register: async app => { await app.register((await load<PluginModule>(name)).default, options) }
 })
+
+/** Each limit that its README names, at a height that nothing reaches here: each request is looked at, none is turned away. */
+const PRESSURE = { maxEventLoopDelay: 60_000, maxHeapUsedBytes: 8e9, maxRssBytes: 8e9, maxEventLoopUtilization: 1 }
 
 /**
  * Loads all that is compared, whoever is measured. V8 optimizes code by the shapes of objects that it has met there: a
@@ -55,7 +58,7 @@ export const SUBJECTS: Readonly<Record<string, Subject>> = {
   '@godaddy/terminus': {
     attach: async ({ server }) => {
       const { createTerminus } = await load<{ createTerminus: (server: Server, options: object) => void }>('@godaddy/terminus')
-      createTerminus(server, { signals: ['SIGTERM'], useExit0: true })
+      createTerminus(server, { signals: ['SIGTERM'], useExit0: true, healthChecks: { '/health': async () => {} } })
     }
   },
   'http-terminator': {
@@ -72,5 +75,5 @@ export const SUBJECTS: Readonly<Record<string, Subject>> = {
     }
   },
   'fastify-graceful-shutdown': plugin('fastify-graceful-shutdown'),
-  '@fastify/under-pressure': { ...closeOnSignal, ...plugin('@fastify/under-pressure') }
+  '@fastify/under-pressure': { ...closeOnSignal, ...plugin('@fastify/under-pressure', PRESSURE) }
 }

@@ -1,17 +1,25 @@
 // The results, in Markdown.
 
-import type { Results } from './results.ts'
+import type { Growth } from './growth.ts'
+import type { Part, Results } from './results.ts'
+import { median } from './numbers.ts'
+import { medians } from './results.ts'
 import { OURS, SUBJECTS } from './subjects.ts'
 
 export function tables (results: Results): string {
-  return [subjects(results), refusals(results), growth(results), notMeasured(results), machine(results)].filter(text => text !== '').join('\n\n')
+  return [subjects(results), refusals(results), growth(results), notes(results)].filter(text => text !== '').join('\n\n')
 }
 
 /** One row for each subject. */
-function subjects ({ instructions, instructionsWithLogger, throughput, exit = {}, memory }: Results): string {
+function subjects ({ instructions, instructionsWithLogger, throughput, exit = {}, memory, notMeasured }: Results): string {
   const columns: Array<[head: string, cell: (subject: string) => string]> = []
-  if (instructions !== undefined) columns.push(['instructions a request', subject => grouped(instructions[subject])])
-  if (instructionsWithLogger !== undefined) columns.push(['with the logger', subject => grouped(instructionsWithLogger[subject])])
+  const without = (part: Part, ...heads: string[]) => {
+    if (notMeasured[part] !== undefined) columns.push(...heads.map(head => [head, () => 'not measured'] satisfies typeof columns[number]))
+  }
+  without('instructions', 'instructions a request', 'with the logger')
+  if (instructions !== undefined) columns.push(['instructions a request', subject => grouped(medians(instructions)[subject])])
+  if (instructionsWithLogger !== undefined) columns.push(['with the logger', subject => grouped(medians(instructionsWithLogger)[subject])])
+  without('throughput', 'requests/s', 'p99')
   if (throughput !== undefined) {
     columns.push(['requests/s', subject => grouped(throughput[subject]?.requestsPerSecond)])
     columns.push(['p99', subject => `${throughput[subject]?.p99} ms`])
@@ -39,18 +47,34 @@ function refusals ({ refusals: measured }: Results): string {
 
 function growth ({ growth: rows }: Results): string {
   if (rows === undefined) return ''
-  const head = ['connections', 'idle: SIGTERM → gone', 'in flight: SIGTERM → gone', 'in flight: one more request', 'in flight: reading `inFlightRequests`']
-  return table(head, rows.map(({ connections, goneFromIdle, goneFromInFlight, request, read }) => [
-    grouped(connections), milliseconds(goneFromIdle), milliseconds(goneFromInFlight), `${request.toFixed(0)} µs`, `${read.toFixed(1)} ns`
+  const head = ['connections', 'idle: SIGTERM → gone', 'in flight: SIGTERM → gone', 'beside idle: one more request', 'in flight: one more request', 'in flight: reading `inFlightRequests`']
+  const microseconds = (value: number) => `${value.toFixed(0)} µs`
+  return table(head, rows.map(({ connections, ours, bare, read }: Growth) => [
+    grouped(connections),
+    besideBare(milliseconds, ours.goneFromIdle, bare.goneFromIdle),
+    besideBare(milliseconds, ours.goneFromInFlight, bare.goneFromInFlight),
+    besideBare(microseconds, ours.besideIdle, bare.besideIdle),
+    besideBare(microseconds, ours.besideInFlight, bare.besideInFlight),
+    `${read.toFixed(1)} ns`
   ]))
 }
 
-function notMeasured ({ notMeasured: parts }: Results): string {
-  return Object.entries(parts).map(([part, tool]) => `${part}: not measured, for ${tool} is missing`).join('\n')
+function besideBare (format: (value: number) => string, ours: number, bare: number): string {
+  return `${format(ours)} (bare: ${format(bare)})`
 }
 
-function machine ({ machine: what, versions, date }: Results): string {
-  return `${what}; ${Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')}; ${date}`
+function notes ({ notMeasured, instructions, instructionsWithLogger, machine, versions, date }: Results): string {
+  const missing = Object.entries(notMeasured).map(([part, tool]) => `${part}: not measured, for ${tool} is missing.`)
+  const spreads = ([['', instructions], [' with the logger', instructionsWithLogger]] as const).flatMap(([how, counts]) =>
+    counts === undefined ? [] : [`Counts of one package${how} in different processes are up to ${spread(counts)} % apart.`])
+  const where = `${machine}; ${Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')}; ${date}`
+  return [...missing, ...spreads, where].join('\n')
+}
+
+/** How far the processes of one subject are apart at the most, in percent of their median. */
+function spread (counts: Record<string, number[]>): string {
+  const apart = Object.values(counts).map(processes => (Math.max(...processes) - Math.min(...processes)) / median(processes))
+  return (Math.max(...apart) * 100).toFixed(1)
 }
 
 function table (head: readonly string[], rows: ReadonlyArray<readonly string[]>): string {

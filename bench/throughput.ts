@@ -26,10 +26,8 @@ const UNITS: Record<string, number> = { us: 1 / 1_000, ms: 1, s: 1_000 }
 export async function measureThroughput (directory: string, subjects: readonly string[], plan: Plan): Promise<Record<string, Throughput>> {
   const rounds: Record<string, Throughput[]> = Object.fromEntries(subjects.map(subject => [subject, []]))
   for (let round = 0; round < plan.rounds; round++) {
-    for (const subject of subjects) {
-      const program = await Program.start({ directory, subject })
-      rounds[subject]?.push(await warmLoad(program.port, plan.seconds))
-      await program.end()
+    for (const subject of rotated(subjects, round)) {
+      rounds[subject]?.push(await warmLoad(await Program.start({ directory, subject }), plan.seconds))
     }
   }
   return Object.fromEntries(Object.entries(rounds).map(([subject, results]) => [subject, middle(results)]))
@@ -47,27 +45,30 @@ export interface Refusals {
 export async function measureRefusals (directory: string, { rounds, seconds }: Plan): Promise<Refusals> {
   const results: Record<keyof Refusals, Throughput[]> = { refused: [], helloWorld: [], keptAlive: [] }
   for (let round = 0; round < rounds; round++) {
-    const bare = await Program.start({ directory, subject: BARE })
-    results.keptAlive.push(await warmLoad(bare.port, seconds))
-    results.helloWorld.push(await warmLoad(bare.port, seconds, CLOSE))
-    await bare.end()
-
+    results.keptAlive.push(await warmLoad(await Program.start({ directory, subject: BARE }), seconds))
+    results.helloWorld.push(await warmLoad(await Program.start({ directory, subject: BARE }), seconds, CLOSE))
     const ours = await Program.start({ directory, subject: OURS })
-    await inFlight(ours.port, 1, '/stuck')
-    while (await ours.ask('inFlight') === 0);
+    await inFlight(ours, 1, '/stuck')
     ours.kill('SIGTERM')
-    results.refused.push(await warmLoad(ours.port, seconds, CLOSE))
-    await ours.end()
+    results.refused.push(await warmLoad(ours, seconds, CLOSE))
   }
   return { refused: middle(results.refused), helloWorld: middle(results.helloWorld), keptAlive: middle(results.keptAlive) }
 }
 
 const CLOSE = ['-H', 'Connection: close']
 
-/** Not before the code has been compiled that is called often. */
-async function warmLoad (port: number, seconds: number, options: readonly string[] = []): Promise<Throughput> {
-  await load(port, 1, options)
-  return await load(port, seconds, options)
+/** Not before the code has been compiled that is called often. The program is ended. */
+async function warmLoad (program: Program, seconds: number, options: readonly string[] = []): Promise<Throughput> {
+  await load(program.port, 1, options)
+  const result = await load(program.port, seconds, options)
+  await program.end()
+  return result
+}
+
+/** Who comes first is another one each time. */
+function rotated (subjects: readonly string[], by: number): string[] {
+  const first = by % subjects.length
+  return [...subjects.slice(first), ...subjects.slice(0, first)]
 }
 
 async function load (port: number, seconds: number, options: readonly string[] = []): Promise<Throughput> {
