@@ -43,7 +43,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   const phase = new PhaseClock()
   const inFlight = new InFlight()
-  const connections = new Connections((reply, isBodyLost) => { inFlight.orphan(reply, isBodyLost) }, () => {
+  const connections = new Connections(reply => { inFlight.orphan(reply) }, () => {
     // No load balancer finds the way here any more.
     shutdown.skipDelay()
     void shutdown.start('close')

@@ -9,7 +9,6 @@ import { Server as NetServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
 import * as pipeline from './pipeline.ts'
-import { hasBody } from './request-body.ts'
 import { SocketList, unlink } from './socket-list.ts'
 import { within } from './within.ts'
 
@@ -28,14 +27,17 @@ const TOLD_TO_GO = 100
 /** Who has just been answered over keep-alive has so many milliseconds to ask again, and be refused rather than reset. */
 const JUST_ANSWERED = 100
 
-/** On HTTP/2 only where Fastify's onResponse does not tell; with what InFlight.orphan wants to know. */
-type OnGone = (reply: FastifyReply, isBodyLost?: boolean) => void
+/** On HTTP/2 only where Fastify's onResponse does not tell. */
+type OnGone = (reply: FastifyReply) => void
 
 /** What Node's HTTP servers have to close idle connections with. */
 interface KeepAliveServer {
   keepAliveTimeout: number
   keepAliveTimeoutBuffer: number
 }
+
+/** Of sockets that have one of their own: streams that are no sockets, or somebody else's. */
+const ownDestroy = new WeakMap<Socket, Socket['_destroy']>()
 
 export class Connections {
   readonly #servers = new Set<Server>()
@@ -81,7 +83,7 @@ export class Connections {
     this.#destroySocket = function (this: Connection, error, callback) {
       if (pipeline.isIdle(this)) onSocketClose.call(this)
       else this.on('close', onSocketClose)
-      this._destroy = (Object.getPrototypeOf(this) as Socket)._destroy // oxlint-disable-line no-underscore-dangle
+      this._destroy = ownDestroy.get(this) ?? (Object.getPrototypeOf(this) as Socket)._destroy // oxlint-disable-line no-underscore-dangle
       this._destroy(error, callback) // oxlint-disable-line no-underscore-dangle
     }
   }
@@ -111,6 +113,7 @@ export class Connections {
   #keepSocket (socket: Connection, list: SocketList<Connection>): void {
     list.add(socket)
     pipeline.prepare(socket)
+    if (Object.hasOwn(socket, '_destroy')) ownDestroy.set(socket, socket._destroy) // oxlint-disable-line no-underscore-dangle
     socket._destroy = this.#destroySocket // oxlint-disable-line no-underscore-dangle
   }
 
@@ -144,13 +147,13 @@ export class Connections {
     const { raw } = reply.request
     if (raw.httpVersionMajor === 2) {
       const { stream } = raw as unknown as Http2ServerRequest
-      if (stream.closed) this.#hasGone(reply, !stream.endAfterHeaders)
+      if (stream.closed) this.#hasGone(reply)
       return
     }
     const socket: Connection = raw.socket
     if (!pipeline.isPrepared(socket)) {
       if (socket.closed) {
-        this.#hasGone(reply, hasBody(raw))
+        this.#hasGone(reply)
         return
       }
       // Injected, or of a server that is somebody else's: it comes from no listener. Or it is about to close.
@@ -161,9 +164,9 @@ export class Connections {
   }
 
   /** The client went while a hook ahead of the plugin's was at work: nothing tells of that any more. */
-  #hasGone (reply: FastifyReply, isBodyLost: boolean): void {
+  #hasGone (reply: FastifyReply): void {
     // Not before the request has been counted.
-    queueMicrotask(() => { this.#onGone(reply, isBodyLost) })
+    queueMicrotask(() => { this.#onGone(reply) })
   }
 
   /** An upgrade is asked for: if it comes to one, its owner closes the socket. */
@@ -276,9 +279,11 @@ export class Connections {
   #destroyUnserved (): void {
     const secured = new Map([...this.#secured].map(socket => [beneath(socket), socket]))
     for (const socket of this.#sockets) {
-      const { server } = socket as Socket & { server: Partial<HttpServer> }
-      const served = server instanceof TlsServer ? secured.get(socket) : socket
-      const isLeftTo = served !== undefined && (server.closeAllConnections !== undefined || this.#upgraded.has(served))
+      const served = secured.get(socket) ?? socket
+      // None that is handed to a server by its 'connection' event, until it speaks HTTP/1.
+      const { server } = served as Socket & { server?: Partial<HttpServer> | null }
+      const isHandshaking = server instanceof TlsServer && served === socket
+      const isLeftTo = !isHandshaking && (server?.closeAllConnections !== undefined || this.#upgraded.has(served))
       if (!isLeftTo) socket.destroy()
     }
   }

@@ -37,6 +37,8 @@ export class Cuts {
       if (!reply.raw.writableFinished) abort(reply)
     } else if (reply.sent || reply.raw.headersSent) {
       abort(reply)
+      // An injected one has no connection that tells.
+      this.#inFlight.orphan(reply)
     } else {
       const { raw } = reply.request
       if (raw.httpVersionMajor !== 2) sayClose(raw.socket, false)

@@ -25,6 +25,10 @@ export const ProbePathError = createError<[option: string, path: string, owner: 
 export const AlreadyRegisteredError = createError(
   'FST_ERR_GRACEFUL_ALREADY_REGISTERED', 'fastify-graceful is already registered in this instance')
 
+/** Two instances by way of a `serverFactory`: each would close the other's connections. */
+export const ServerSharedError = createError(
+  'FST_ERR_GRACEFUL_SERVER_SHARED', 'The server of this instance is that of another one already, which has fastify-graceful registered')
+
 export const CallbackInvalidError = createError<[value: string]>(
   'FST_ERR_GRACEFUL_CALLBACK_INVALID', 'A shutdown callback must be a function, got %s')
 

@@ -2,11 +2,14 @@
 
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Socket } from 'node:net'
 import type { Connections } from './connections.ts'
 import type { PhaseClock } from './phase.ts'
+import { Socket } from 'node:net'
 import { ShuttingDownError, errorBody } from './errors.ts'
-import { dropBody, hasBody } from './request-body.ts'
+import { dropBody, isArriving } from './request-body.ts'
+
+/** What Node reads of a socket at a time. */
+const ONE_READ = 64 * 1024
 
 /** Another instance can be asked at once: behind a load balancer, the next try goes to one. */
 const RETRY_AFTER_SECONDS = '1'
@@ -26,6 +29,8 @@ export class Gate {
 
   #holding = false
   readonly #held: FastifyReply[] = []
+  /** Refused, and answered as soon as all of their bodies are in. */
+  readonly #sending = new Set<FastifyReply>()
 
   constructor (phase: PhaseClock, connections: Connections) {
     this.#phase = phase
@@ -43,9 +48,10 @@ export class Gate {
     if (isUpgrade(raw)) {
       closeUpgrade(reply.raw, raw.socket)
       this.#refuse(reply)
-    } else if (hasBody(raw)) {
+    } else if (isArriving(raw)) {
       this.#connections.closeAfter(reply)
-      dropBody(raw, () => { this.#refuse(reply) })
+      this.#sending.add(reply)
+      dropBody(raw, () => { if (this.#sending.delete(reply)) this.#refuse(reply) })
     } else {
       skipShutdown(raw)
       this.#refuse(reply)
@@ -61,11 +67,14 @@ export class Gate {
   release (): void {
     this.#holding = false
     for (const reply of this.#held) this.#refuse(reply)
+    // Their connections may not last until all is in. Who reads while he sends is told now, and not cut off for that yet.
+    for (const reply of this.#sending) this.#refuse(reply, true)
+    this.#sending.clear()
   }
 
-  #refuse (reply: FastifyReply): void {
-    // Even if some of its body is still on its way: it is refused for that, too.
-    this.#connections.closeAfter(reply, false)
+  /** @param isWaitedFor whether what is still on its way of its body is; else it is refused for that, too */
+  #refuse (reply: FastifyReply, isWaitedFor = false): void {
+    this.#connections.closeAfter(reply, isWaitedFor)
     if (this.#holding) {
       this.#held.push(reply)
       return
@@ -80,10 +89,11 @@ export class Gate {
 
 /**
  * Behind its last answer, Node closes a socket as soon as it is shut down for writing. The client learns no more from the two
- * than from the close alone, and they cost a tenth of a refusal. Not over TLS, which says goodbye as it is shut down.
+ * than from the close alone, and they cost a tenth of a refusal. Not over TLS, which says goodbye as it is shut down; and
+ * not where more may wait in the kernel than Node has read at once: to close that resets the connection.
  */
 function skipShutdown ({ httpVersionMajor, socket }: IncomingMessage): void {
-  if (httpVersionMajor === 2 || 'encrypted' in socket) return
+  if (httpVersionMajor === 2 || !(socket instanceof Socket) || 'encrypted' in socket || socket.bytesRead >= ONE_READ) return
   socket._final = callBack // oxlint-disable-line no-underscore-dangle
 }
 

@@ -10,6 +10,7 @@ import type { InFlightEntry, RequestInFlight, TaskInFlight } from '../types/inde
 import { IncomingMessage, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import { finished } from 'node:stream'
+import { hasBody } from './request-body.ts'
 
 /** The reply's place among the requests in flight; ENDED once it has left. */
 const kSlot = Symbol('graceful.slot')
@@ -81,14 +82,16 @@ export class InFlight {
     }
   }
 
-  /**
-   * The client is gone. The request counts until its handler settles; a hijacked one is over.
-   * @param isBodyLost whether there was a body that nobody had begun to read
-   */
-  orphan (reply: Entry, isBodyLost = false): void {
+  /** The client is gone. The request counts until its handler settles; a hijacked one is over. */
+  orphan (reply: Entry): void {
     if (reply[kOrphaned] !== undefined) return
-    if (reply.sent) this.leave(reply)
-    else this.#awaitHandler(reply, reply.raw.headersSent || this.#isStreaming(reply) || this.#neverReachesHandler(reply, isBodyLost))
+    if (reply.sent) {
+      this.leave(reply)
+      return
+    }
+    this.#awaitHandler(reply, reply.raw.headersSent || this.#isStreaming(reply) || this.#neverReachesHandler(reply))
+    // Of an answer that hooks are at work on, or that is written past Fastify, its response tells.
+    tellOfCall(reply.raw, 'end', () => { if (this.#handlerPromise(reply) === undefined) this.leave(reply) })
   }
 
   /** The client has been answered in its handler's place. The request counts until the handler settles. */
@@ -108,11 +111,7 @@ export class InFlight {
     } else {
       // Callback style, or still in a hook: over with its answer. Fastify tells nobody of an answer to a
       // client that is gone, so ask this one reply to.
-      const { send } = reply
-      reply.send = (payload?: unknown) => {
-        this.leave(reply)
-        return send.call(reply, payload)
-      }
+      tellOfCall(reply, 'send', () => { this.leave(reply) })
     }
   }
 
@@ -131,11 +130,11 @@ export class InFlight {
    * Fastify's body parser hears neither 'end' nor 'error' of a body that was lost before it began to read, and on HTTP/2
    * of none that is cut off: it waits for ever.
    */
-  #neverReachesHandler (reply: Entry, isBodyLost = false): boolean {
+  #neverReachesHandler (reply: Entry): boolean {
     if (reply[kReturned] !== undefined) return false
-    if (isBodyLost) return true
     const { raw } = reply.request
-    return raw.httpVersionMajor === 2 && !raw.readableEnded && !(raw as unknown as Http2ServerRequest).stream.endAfterHeaders
+    if (raw.httpVersionMajor !== 2) return hasBody(raw) && raw.readableFlowing === null
+    return !(raw as unknown as Http2ServerRequest).stream.endAfterHeaders && !(raw.readableDidRead && raw.readableEnded)
   }
 
   /**
@@ -247,6 +246,15 @@ export function describe (reply: FastifyReply): RequestInFlight {
     url: request.url,
     requestId: request.id,
     age: Math.round(reply.elapsedTime)
+  }
+}
+
+/** Calls `tell` ahead of a method, from now on. */
+function tellOfCall<K extends string> (object: Record<K, (...args: never[]) => unknown>, name: K, tell: () => void): void {
+  const { [name]: method } = object
+  object[name] = (...args) => {
+    tell()
+    return method.apply(object, args)
   }
 }
 

@@ -40,11 +40,33 @@ export function isIdle (socket: Connection): boolean {
 
 export function open (socket: Connection, reply: Linked): void {
   const newest = socket[kNewest]
+  if (newest != null && isOlder(reply, newest)) {
+    insert(socket, reply)
+    return
+  }
   if (newest != null) {
     newest[kNext] = reply
     socket[kOldest] ??= newest
   }
   socket[kNewest] = reply
+}
+
+/** Behind those that are older: others have overtaken it while a hook ahead of the plugin's was at work. */
+function insert (socket: Connection, reply: Linked): void {
+  let before: Linked | undefined
+  let behind = oldest(socket) as Linked
+  while (isOlder(behind, reply)) {
+    before = behind
+    behind = behind[kNext] as Linked
+  }
+  reply[kNext] = behind
+  if (before === undefined) socket[kOldest] = reply
+  else before[kNext] = reply
+}
+
+/** Fastify starts the clock of each as it comes in, and stops it as it is answered. */
+function isOlder (reply: FastifyReply, other: FastifyReply): boolean {
+  return !other.raw.writableFinished && reply.elapsedTime > other.elapsedTime
 }
 
 function oldest (socket: Connection): Linked | null | undefined {

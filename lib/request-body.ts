@@ -12,7 +12,7 @@ export function hasBody ({ headers }: IncomingMessage): boolean {
 
 /** Whether some of the body is still on its way. */
 export function isArriving (raw: IncomingMessage): boolean {
-  return !raw.complete && hasBody(raw)
+  return !raw.complete && !raw.destroyed && hasBody(raw)
 }
 
 /** Reads and drops the body, then calls back. */

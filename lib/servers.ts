@@ -4,9 +4,12 @@
 import type { FastifyInstance } from 'fastify'
 import type { Server } from 'node:net'
 import { subscribe } from 'node:diagnostics_channel'
+import { ServerSharedError } from './errors.ts'
 
 /** Who takes charge of an instance's servers, by the request listener that they all share. */
 const owners = new WeakMap<object, (server: Server) => void>()
+/** Those that somebody has taken charge of. */
+const owned = new WeakSet<Server>()
 let watching = false
 
 /** Whether the instance's servers have an owner. */
@@ -14,8 +17,13 @@ export function isOwned (fastify: FastifyInstance): boolean {
   return owners.has(fastify.routing)
 }
 
-/** Hands each server of the instance to `adopt`, before it listens. */
+/**
+ * Hands each server of the instance to `adopt`, before it listens.
+ * @throws ServerSharedError where another instance has its server, too: what closes it for one would cut off the other
+ */
 export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) => void): void {
+  if (owned.has(fastify.server)) throw new ServerSharedError()
+  owned.add(fastify.server)
   owners.set(fastify.routing, server => {
     if (server !== fastify.server) adopt(server)
   })

@@ -10,6 +10,7 @@ import type { Cuts } from './cuts.ts'
 import type { InFlight } from './in-flight.ts'
 import type { Options, Timeout } from './options.ts'
 import { createServer } from 'node:http'
+import { constants } from 'node:http2'
 import { ReadTimeoutError, WriteTimeoutError } from './errors.ts'
 import { hasBody } from './request-body.ts'
 
@@ -114,6 +115,7 @@ export class Timeouts {
   }
 
   #look (reply: Timed): void {
+    endLost(reply)
     const unheard = this.#inFlight.unheardFor(reply)
     if (unheard !== undefined && unheard > this.#options.drainTimeout) {
       // No drain would have waited longer: without this, each long poll that its client left would count for ever.
@@ -148,26 +150,33 @@ export class Timeouts {
     reply[kWatched] = true
     // Node knows a write that crawls from one that stands still, be it a single chunk of many megabytes.
     const { raw } = reply.request
-    const { socket } = raw
+    // An injected request's has no timer.
+    const socket: Partial<Pick<Socket, 'setTimeout'>> = raw.socket
     const cut = () => {
       this.#cuts.cut(reply, new WriteTimeoutError(limit))
       // Once more, for an answer that is not read either: while it waits behind others, nothing sets the timer anew.
       if (raw.httpVersionMajor === 2) (raw as unknown as Http2ServerRequest).stream.setTimeout(limit, cut)
-      else socket.setTimeout(limit)
+      else socket.setTimeout?.(limit)
     }
     reply.raw.setTimeout(limit, cut)
     // Node sets it anew for an idle connection, if that has a limit.
-    if (this.#options.idleTimeout === false) reply.raw.once('close', () => { stopTimer(socket) })
+    if (this.#options.idleTimeout === false) reply.raw.once('close', () => { socket.setTimeout?.(0) })
   }
+}
+
+/**
+ * Node 20 and 22 lose some streams of an HTTP/2 session that closes under load: nghttp2 has none under their number any
+ * more, and they never say 'close'.
+ */
+function endLost ({ request: { raw } }: FastifyReply): void {
+  if (raw.httpVersionMajor !== 2) return
+  const { stream } = raw as unknown as Http2ServerRequest
+  if (stream.closed && !stream.destroyed && stream.state.state === constants.NGHTTP2_STREAM_STATE_IDLE) stream.destroy()
 }
 
 /** Whether nothing comes in any more, and nothing has gone out yet. */
 function isStill ({ raw: response, request: { raw } }: FastifyReply): boolean {
   return raw.httpVersionMajor !== 2 && !response.headersSent && !hasBody(raw)
-}
-
-function stopTimer (socket: Socket): void {
-  socket.setTimeout(0)
 }
 
 function lateness (timeout: number): number {

@@ -5,13 +5,14 @@ import type { Test } from 'tap'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp, createServer as createTcpServer } from 'node:net'
+import { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { generate } from 'selfsigned'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, eventually, heldRoute, heldShutdown, listen, RawClient, socketPath, visit } from './helpers.ts'
+import { createApp, Deferred, eventually, heldRoute, heldShutdown, listen, RawClient, socketPath, visit } from './helpers.ts'
 
 async function secureApp (t: Test, options: object = {}, tls: object = {}): Promise<FastifyInstance> {
   const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
@@ -78,6 +79,50 @@ t.test('HTTPS: behind a refusal comes a goodbye, so that nobody takes it for cut
   await busy.closed
   t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
 })
+
+t.test('a stream with a way of its own to be destroyed goes that way', async t => {
+  const { app } = await createApp(t)
+  app.get('/', async () => 'served')
+  await listen(app)
+  const served = new Deferred()
+  const destroyed = new Deferred()
+  const stream = new Duplex({
+    read () {},
+    write (_chunk, _encoding, done) {
+      served.resolve()
+      done()
+    },
+    destroy (_error, done) {
+      destroyed.resolve()
+      done(null)
+    }
+  })
+  app.server.emit('connection', stream)
+  stream.push('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+  await served.promise
+  t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 })
+  await destroyed.promise
+})
+
+for (const [what, tls, options] of [['HTTPS', true, {}], ['HTTP/2 over TLS', true, { http2: true }], ['HTTP/2', false, { http2: true }]] as const) {
+  t.test(`${what}: a connection handed in by its event, which never says a word, is destroyed, and Fastify is closed`, async t => {
+    const app = tls ? await secureApp(t, options) : Fastify(options) as unknown as FastifyInstance
+    if (!tls) await app.register(gracefulPlugin)
+    let isClosed = false
+    app.addHook('onClose', async () => { isClosed = true })
+    await listen(app)
+    const silent = createTcpServer()
+    t.teardown(() => { silent.close() })
+    await once(silent.listen(0, '127.0.0.1'), 'listening')
+    const handed = connectTcp((silent.address() as AddressInfo).port, '127.0.0.1')
+    await once(handed, 'connect')
+    const gone = once(handed, 'close')
+    app.server.emit('connection', handed)
+    t.match(await app.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
+    t.ok(isClosed)
+    await gone
+  })
+}
 
 for (const protocol of ['HTTPS', 'HTTP/2']) {
   t.test(`${protocol} on a Unix socket: a handshake that never starts does not hold it beside an idle connection`, async t => {

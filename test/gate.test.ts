@@ -1,10 +1,14 @@
 import t from 'tap'
+import type { FastifyInstance } from 'fastify'
 import type { Socket } from 'node:net'
 import { createHook } from 'node:async_hooks'
 import { once } from 'node:events'
 import { connect } from 'node:net'
+import { Duplex } from 'node:stream'
+import { finished } from 'node:stream/promises'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
 import { Connections } from '../lib/connections.ts'
 import { Gate } from '../lib/gate.ts'
 import { PhaseClock } from '../lib/phase.ts'
@@ -312,6 +316,84 @@ t.test('closes the connection of a refusal without shutting it down first', asyn
   t.not(shutDown, 0, 'others are')
   hook.disable()
   t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
+})
+
+for (const [what, behind] of [
+  ['requests', `GET /held HTTP/1.1\r\nHost: x\r\nCookie: ${'c'.repeat(400)}\r\n\r\n`.repeat(300)],
+  ['an upload', `POST /held HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 200000\r\n\r\n${'x'.repeat(200_000)}`]
+] as const) {
+  t.test(`a client that sends more than Node reads at once, ${what} behind a refused request, reads the refusal and no reset`, async t => {
+    const { port, client, release, report } = await heldShutdown(t)
+    const late = new RawClient(port)
+    late.socket.pause()
+    late.socket.write(`GET /held HTTP/1.1\r\nHost: x\r\n\r\n${behind}`)
+    await eventually(() => late.socket.writableLength === 0)
+    await new RawClient(port).get('/held').closed
+    late.socket.resume()
+    await late.closed
+    t.equal(late.error, undefined)
+    t.match(late.text, /^HTTP\/1\.1 503 /)
+    release()
+    await client.closed
+    await report
+  })
+}
+
+t.test('a client behind a stream that is no socket reads its refusal to the end', async t => {
+  const { app, client, release, report } = await heldShutdown(t)
+  const sent = new Deferred<string>()
+  let text = ''
+  const stream = new Duplex({
+    read () {},
+    write (chunk: Buffer, _encoding, done) {
+      text += chunk.toString()
+      done()
+    },
+    final (done) {
+      sent.resolve(text)
+      done()
+    }
+  })
+  app.server.emit('connection', stream)
+  stream.push('GET /held HTTP/1.1\r\nHost: x\r\n\r\n')
+  t.match(await sent.promise, /^HTTP\/1\.1 503 [^]*\}$/)
+  release()
+  await client.closed
+  t.match(await report, { refused: 1, exitCode: 0 })
+})
+
+t.test('an upload that a hook ahead of the plugin has read is refused at once', async t => {
+  const app = Fastify() as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  app.addHook('onRequest', async ({ raw }) => { await finished(raw.resume(), { writable: false }) })
+  await app.register(gracefulPlugin)
+  const { entered, release } = heldRoute(app)
+  const port = await listen(app)
+  const client = new RawClient(port).get('/held')
+  await entered
+  const report = app.gracefulShutdown.shutdown()
+  const start = performance.now()
+  const late = new RawClient(port).send('POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsome')
+  await late.closed
+  const time = performance.now() - start
+  t.match(late.text, /^HTTP\/1\.1 503 [^]*\}$/)
+  t.ok(time < 2_000, `after ${Math.round(time)}ms, not the seconds that a slow one has`)
+  release()
+  await client.closed
+  t.match(await report, { refused: 1, exitCode: 0 })
+})
+
+t.test('an upload that is refused and still arriving as connections are closed reads its refusal, if it reads', async t => {
+  const { port, client, release, report } = await heldShutdown(t)
+  const late = new RawClient(port).send('POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome')
+  await new RawClient(port).get('/held').closed
+  t.equal(late.text, '')
+  release()
+  await client.closed
+  await late.closed
+  t.equal(late.error, undefined)
+  t.match(late.text, /^HTTP\/1\.1 503 [^]*\}$/)
+  t.match(await report, { refused: 2, exitCode: 0 })
 })
 
 t.test('while it holds, refuses nobody until it is released', async t => {

@@ -6,6 +6,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
 import { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import websocket from '@fastify/websocket'
@@ -41,7 +42,7 @@ function collected (references: ReadonlyArray<WeakRef<object>>): boolean {
 }
 
 /** After whatever happened, nothing counts any more and a shutdown finds nothing to wait for. */
-async function nobodyLeft (t: Test, { app }: TestApp): Promise<void> {
+async function nobodyLeft (t: Test, { app }: Pick<TestApp, 'app'>): Promise<void> {
   await eventually(() => app.inFlightRequests === 0)
   t.strictSame(app.gracefulShutdown.inFlight(), [])
   const report = await app.gracefulShutdown.shutdown()
@@ -234,6 +235,114 @@ for (const http2 of [false, true]) {
     t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
   })
 }
+
+/** An async hook ahead of the plugin's holds `/first`, and `/second`, pipelined behind it, overtakes it there. */
+async function overtaken (t: Test) {
+  const passed = new Deferred()
+  const app = Fastify() as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  app.addHook('onRequest', async ({ url }) => { if (url === '/first') await passed.promise })
+  await app.register(gracefulPlugin)
+  app.get('/first', async () => 'first')
+  const second = heldRoute(app, '/second')
+  const client = new RawClient(await listen(app)).get('/first').get('/second')
+  await second.entered
+  return { app, client, pass: passed.resolve, second }
+}
+
+t.test('a request that was overtaken in a hook ahead of the plugin ends without the other', async t => {
+  const { app, client, pass, second } = await overtaken(t)
+  pass()
+  await client.until(/first$/)
+  t.equal(app.inFlightRequests, 1)
+  client.socket.destroy()
+  second.release()
+  await nobodyLeft(t, { app })
+})
+
+t.test('a request that was overtaken there and is then refused keeps the connection open for the other', async t => {
+  const { app, client, pass, second } = await overtaken(t)
+  const report = app.gracefulShutdown.shutdown()
+  pass()
+  await client.until(/503/)
+  second.release()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503 [^]*HTTP\/1\.1 200 [^]*connection: close[^]*\{"held":true\}$/i)
+  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+})
+
+t.test('of many requests on one connection that a hook mixes up, each ends once', async t => {
+  const app = Fastify() as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  const waiting: Array<() => void> = []
+  app.addHook('onRequest', async () => { await new Promise<void>(resolve => { waiting.push(resolve) }) })
+  await app.register(gracefulPlugin)
+  app.get('/:name', async request => (request.params as { name: string }).name)
+  const client = new RawClient(await listen(app))
+  for (const name of ['a', 'b', 'c', 'd', 'e']) client.get(`/${name}`)
+  await eventually(() => waiting.length === 5)
+  for (const index of [3, 1, 4, 0, 2]) {
+    waiting[index]?.()
+    await new Promise(resolve => { setImmediate(resolve) })
+  }
+  await client.until(/a[^]*b[^]*c[^]*d[^]*e$/)
+  await nobodyLeft(t, { app })
+})
+
+t.test('callback style: a client that leaves while an onSend hook is at work counts until its answer is written', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const sending = new Deferred()
+  const sent = new Deferred()
+  app.addHook('onSend', async () => {
+    sending.resolve()
+    await sent.promise
+  })
+  app.get('/', (_request, reply) => { reply.send('answer') })
+  const { client, leave } = await visit(app, await listen(app))
+  client.get('/')
+  await sending.promise
+  await leave()
+  t.equal(app.inFlightRequests, 1)
+  sent.resolve()
+  await nobodyLeft(t, target)
+})
+
+t.test('a client that leaves before anybody has read its body, all of it sent, does not count', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const begun = new Deferred()
+  const parsing = new Deferred()
+  app.addHook('preParsing', async () => {
+    begun.resolve()
+    await parsing.promise
+  })
+  app.post('/', async () => 'never')
+  const { client, leave } = await visit(app, await listen(app))
+  client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nwhole')
+  await begun.promise
+  await leave()
+  await eventually(() => app.inFlightRequests === 0)
+  parsing.resolve()
+  await nobodyLeft(t, target)
+})
+
+t.test('HTTP/2: streams that are answered while their session closes are not counted for ever', async t => {
+  const app = await http2App(t)
+  app.get('/soon', async () => { await sleep(Math.random() * 20) })
+  const url = `http://127.0.0.1:${await listen(app)}`
+  const sessions: ClientHttp2Session[] = []
+  for (let index = 0; index < 400; index++) {
+    const session = connectHttp2(url).on('error', () => {})
+    sessions.push(session)
+    for (let count = 0; count < 4; count++) session.request({ ':path': '/soon' }).on('error', () => {}).resume()
+    setTimeout(() => { if (index % 2 === 0) session.close(); else session.destroy() }, Math.random() * 30)
+    if (index % 12 === 0) await sleep(30)
+  }
+  await Promise.all(sessions.map(async session => { if (!session.destroyed) await once(session, 'close') }))
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
 
 t.test('who ends among others leaves them as they were', async t => {
   const target = await createApp(t)

@@ -1,4 +1,5 @@
 import t from 'tap'
+import { createServer } from 'node:http'
 import { inspect } from 'node:util'
 import Fastify from 'fastify'
 import { signalEvents } from 'close-with-grace/events/signal.events.js'
@@ -163,6 +164,16 @@ t.test('refuses to be registered in two contexts of one server', async t => {
   app.register(async child => { await child.register(gracefulPlugin) })
   app.register(async child => { await child.register(gracefulPlugin, { health: '/h', ready: '/r' }) })
   await t.rejects(async () => { await app.ready() }, { code: 'FST_ERR_GRACEFUL_ALREADY_REGISTERED' })
+})
+
+t.test('refuses a server that is shared with another instance', async t => {
+  const server = createServer()
+  const serverFactory = () => server
+  const first = Fastify({ serverFactory })
+  const second = Fastify({ serverFactory })
+  t.teardown(async () => { await first.close() })
+  await first.register(gracefulPlugin)
+  await t.rejects(async () => { await second.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_SERVER_SHARED', message: /another one/ })
 })
 
 t.test('refuses bad settings of a route', async t => {

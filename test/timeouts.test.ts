@@ -34,6 +34,26 @@ t.test('a client that dribbles its body is answered 408 and closed', async t => 
   await eventually(() => app.inFlightRequests === 0)
 })
 
+t.test('an injected request that hangs is cut, and again if nobody reads that, without an error', async t => {
+  // An error in a timer is the test's, not the trigger of a shutdown.
+  const { app } = await createApp(t, { writeTimeout: 50, idleTimeout: false, signals: ['SIGTERM'] })
+  const never = new Deferred()
+  app.post('/', async () => { await never.promise })
+  app.get('/hijacked', (_request, reply) => {
+    reply.hijack()
+    reply.raw.write('begun')
+  })
+  await listen(app)
+  const begun = app.inject('/hijacked')
+  const { statusCode } = await app.inject({ method: 'POST', url: '/', payload: { some: 'body' } })
+  t.equal(statusCode, 503)
+  await t.rejects(begun)
+  // Both have had their second time by then.
+  await sleep(300)
+  never.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 t.test('a client that never sends its headers is closed', async t => {
   const { app } = await createApp(t, { readTimeout: 100 })
   const port = await listen(app)
