@@ -1,5 +1,6 @@
-// Instructions that the server spends on a request, counted by callgrind. Counts repeat where times vary, so that even a
-// small difference can be told. They are read at several sizes of one run, and the start is not among them.
+// Instructions that the server spends on a request, counted by callgrind. Counts repeat where times vary: within half a
+// percent, for V8 does not optimize quite the same in each process. They are read at several sizes of one run, and the start
+// is not among them.
 
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
@@ -19,10 +20,15 @@ export interface Sizes {
   windows: number
 }
 
-/** Node without threads of its own, without chance, and without work that it does as time goes by. */
-const FLAGS = ['--single-threaded', '--hash-seed=1', '--random-seed=1', '--predictable-gc-schedule']
+/**
+ * Node without threads of its own, without chance, and without work that it does as time goes by. With room for so many new
+ * objects, most windows have no garbage collection, which takes as much as a hundred requests and comes by chance.
+ */
+const FLAGS = [
+  '--single-threaded', '--hash-seed=1', '--random-seed=1', '--predictable-gc-schedule', '--min-semi-space-size=64', '--max-semi-space-size=64'
+]
 
-/** Per request, of the median window: a full garbage collection falls into some of them, by chance. */
+/** Per request, of the median window. */
 export async function countInstructions (directory: string, subject: string, logger: boolean, sizes: Sizes): Promise<number> {
   const out = join(mkdtempSync(join(directory, 'callgrind-')), 'out')
   const under = ['valgrind', '--tool=callgrind', `--callgrind-out-file=${out}`, '--smc-check=all-non-file']

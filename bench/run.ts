@@ -29,7 +29,7 @@ instructions needs valgrind, throughput and refusals need wrk. Without --only, b
 `
 
 /** Of several processes: V8 does not optimize the same code in each. */
-const SIZES = { processes: 3, warmUp: 10_000, window: 1_500, windows: 5 }
+const SIZES = { processes: 3, warmUp: 15_000, window: 1_500, windows: 7 }
 const SHORT_SIZES = { ...SIZES, windows: 3 }
 /** A listener or a timer per request is beyond it; the code that V8 compiles is not the same on each machine. */
 const SHORT_LIMIT = 1.02
