@@ -42,7 +42,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const { log } = fastify
 
   const phase = new PhaseClock()
-  const inFlight = new InFlight()
+  const inFlight = new InFlight(() => connections.replies())
   const connections = new Connections(reply => { inFlight.orphan(reply) }, () => {
     // No load balancer finds the way here any more.
     shutdown.skipDelay()
@@ -70,14 +70,15 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // connection is none: it does not count.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
     const isRequest = !isUpgrade(request.raw)
+    let isOnConnection = false
     if (isRequest) {
-      connections.opened(reply)
+      isOnConnection = connections.opened(reply)
     } else {
       connections.upgraded(reply)
       webSockets.opened(request.server)
     }
     if (phase.current !== 'running' && !gate.admits(request, reply)) return
-    if (isRequest) inFlight.enter(reply)
+    if (isRequest) inFlight.enter(reply, isOnConnection)
     done()
   })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {

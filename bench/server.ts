@@ -6,6 +6,7 @@ import { once } from 'node:events'
 import { performance } from 'node:perf_hooks'
 import { promisify } from 'node:util'
 import Fastify from 'fastify'
+import pino from 'pino'
 import { loadAll, SUBJECTS } from './subjects.ts'
 
 const { SUBJECT = '', LOGGER = '' } = process.env
@@ -15,7 +16,9 @@ if (subject === undefined) throw new Error(`There is no subject "${SUBJECT}"`)
 await loadAll()
 // A request in flight as SIGTERM comes is answered at once; and this is heard before anybody closes anything.
 const released = once(process, 'SIGTERM')
-const app = Fastify({ logger: LOGGER === '' ? false : { file: '/dev/null' } })
+// Each line is written at once: how many of them a thread finds to write together is chance.
+const logger = LOGGER === '' ? false : { stream: pino.destination({ dest: '/dev/null', sync: true }) }
+const app = Fastify({ logger })
 await subject.register?.(app)
 app.get('/', async () => ({ hello: 'world' }))
 let waiting = 0

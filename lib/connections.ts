@@ -9,7 +9,7 @@ import { Server as NetServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
 import * as pipeline from './pipeline.ts'
-import { SocketList, unlink } from './socket-list.ts'
+import { isListed, SocketList, unlink } from './socket-list.ts'
 import { within } from './within.ts'
 
 /** Who has connected since the last call has so many milliseconds to say what for. */
@@ -142,25 +142,34 @@ export class Connections {
     await new Promise<void>(resolve => { this.#whenGone = resolve })
   }
 
-  /** A request has come in. On HTTP/2, Fastify's onResponse tells of every ending that is still to come. */
-  opened (reply: FastifyReply): void {
+  /**
+   * A request has come in; tells whether it is among `replies()` from now on. On HTTP/2, Fastify's onResponse tells of
+   * every ending that is still to come.
+   */
+  opened (reply: FastifyReply): boolean {
     const { raw } = reply.request
     if (raw.httpVersionMajor === 2) {
       const { stream } = raw as unknown as Http2ServerRequest
       if (stream.closed) this.#hasGone(reply)
-      return
+      return false
     }
     const socket: Connection = raw.socket
     if (!pipeline.isPrepared(socket)) {
       if (socket.closed) {
         this.#hasGone(reply)
-        return
+        return false
       }
       // Injected, or of a server that is somebody else's: it comes from no listener. Or it is about to close.
       pipeline.prepare(socket)
       socket.on('close', this.#onSocketClose)
     }
     pipeline.open(socket, reply)
+    return isListed(socket)
+  }
+
+  /** Those under way on every open HTTP/1 connection. */
+  replies (): FastifyReply[] {
+    return [...this.#early, ...this.#late, ...this.#secured].flatMap(socket => [...pipeline.repliesOf(socket)])
   }
 
   /** The client went while a hook ahead of the plugin's was at work: nothing tells of that any more. */

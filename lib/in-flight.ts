@@ -12,17 +12,22 @@ import { Socket } from 'node:net'
 import { finished } from 'node:stream'
 import { hasBody } from './request-body.ts'
 
-/** The reply's place among the requests in flight; ENDED once it has left. */
-const kSlot = Symbol('graceful.slot')
+/** Where a reply that counts, or has counted, is found. */
+const kPlace = Symbol('graceful.place')
 /** What its handler returned, for a promise tells when it settles; null for nothing. */
 const kReturned = Symbol('graceful.returned')
 /** When its client was gone, or was answered in its handler's place. */
 const kOrphaned = Symbol('graceful.orphaned')
 
-const ENDED = -1
+/** No more. */
+const ENDED = 0
+/** Among those under way on the connections. */
+const ON_CONNECTION = 1
+/** Among those that no connection leads to. */
+const ELSEWHERE = 2
 
 interface Entry extends FastifyReply {
-  [kSlot]?: number
+  [kPlace]?: typeof ENDED | typeof ON_CONNECTION | typeof ELSEWHERE
   [kReturned]?: unknown
   [kOrphaned]?: number
 }
@@ -33,13 +38,19 @@ interface Task {
 }
 
 export class InFlight {
-  /** Dense: `#count` replies, then undefined. Never shortened, so that coming and going allocates nothing. */
-  readonly #replies: Array<Entry | undefined> = []
   #count = 0
+  readonly #onConnections: () => FastifyReply[]
+  /** Of HTTP/2, injected, and whose clients are gone or have been answered in their handlers' place. */
+  readonly #elsewhere = new Set<Entry>()
   readonly #tasks = new Set<Task>()
   #whenIdle: (() => void) | undefined
   /** Requests that left with a finished response. */
   finished = 0
+
+  /** @param onConnections lists the replies under way on open HTTP/1 connections, be they counted or not */
+  constructor (onConnections: () => FastifyReply[]) {
+    this.#onConnections = onConnections
+  }
 
   /** Requests in flight. */
   get count (): number {
@@ -51,25 +62,28 @@ export class InFlight {
     return this.#tasks.size
   }
 
-  /** Counts a request. */
-  enter (reply: Entry): void {
-    reply[kSlot] = this.#count
-    this.#replies[this.#count++] = reply
+  /**
+   * Counts a request.
+   * @param isOnConnection whether it is among those under way on open HTTP/1 connections
+   */
+  enter (reply: Entry, isOnConnection: boolean): void {
+    reply[kPlace] = ON_CONNECTION
+    this.#count++
+    if (!isOnConnection) this.#move(reply)
+  }
+
+  #move (reply: Entry): void {
+    reply[kPlace] = ELSEWHERE
+    this.#elsewhere.add(reply)
   }
 
   /** Counts it no more; false for one that was never counted or has left before. */
   leave (reply: Entry): boolean {
-    const slot = reply[kSlot]
-    if (slot === undefined || slot === ENDED) return false
-    const end = --this.#count
-    if (slot !== end) {
-      const last = this.#replies[end] as Entry
-      this.#replies[slot] = last
-      last[kSlot] = slot
-    }
-    this.#replies[end] = undefined
-    reply[kSlot] = ENDED
-    if (this.#count === 0) this.#settleIdle()
+    const place = reply[kPlace]
+    if (place === undefined || place === ENDED) return false
+    if (place === ELSEWHERE) this.#elsewhere.delete(reply)
+    reply[kPlace] = ENDED
+    if (--this.#count === 0) this.#settleIdle()
     return true
   }
 
@@ -101,8 +115,9 @@ export class InFlight {
 
   /** @param isOver whether nobody answers any more: after raw writes, say, or when Fastify has been given a stream */
   #awaitHandler (reply: Entry, isOver: boolean): void {
-    if (reply[kSlot] === undefined || reply[kSlot] === ENDED) return
+    if (reply[kPlace] === undefined || reply[kPlace] === ENDED) return
     reply[kOrphaned] = performance.now()
+    this.#move(reply)
     const promise = this.#handlerPromise(reply)
     if (promise !== undefined) {
       this.#leaveAfter(reply, promise)
@@ -152,16 +167,8 @@ export class InFlight {
    */
   observe (handler: RouteHandlerMethod): RouteHandlerMethod {
     const keep = (reply: Entry, returned: unknown) => {
-      const slot = reply[kSlot]
-      if (slot === undefined) return
       reply[kReturned] = returned ?? null
-      if (slot === ENDED) {
-        // Its body was cut off, and Fastify has gone on with what there was of it: on HTTP/2, as its session is lost.
-        if (reply[kOrphaned] !== undefined && !reply.sent) this.#enterAgain(reply)
-        return
-      }
-      // The client went while a hook before this handler was at work.
-      if (reply[kOrphaned] !== undefined) this.#leaveAfter(reply, this.#handlerPromise(reply))
+      if (reply[kOrphaned] !== undefined) this.#reachedLate(reply)
     }
     return function observed (request: FastifyRequest, reply: FastifyReply) {
       const returned: unknown = handler.call(this, request, reply)
@@ -170,9 +177,15 @@ export class InFlight {
     }
   }
 
-  #enterAgain (reply: Entry): void {
-    this.enter(reply)
-    this.#awaitHandler(reply, false)
+  /** The client went while a hook before this handler was at work. */
+  #reachedLate (reply: Entry): void {
+    if (reply[kPlace] !== ENDED) {
+      this.#leaveAfter(reply, this.#handlerPromise(reply))
+    } else if (!reply.sent) {
+      // Its body was cut off, and Fastify has gone on with what there was of it: on HTTP/2, as its session is lost.
+      this.enter(reply, false)
+      this.#awaitHandler(reply, false)
+    }
   }
 
   /**
@@ -202,7 +215,8 @@ export class InFlight {
 
   /** The replies in flight, as they are now: a copy, to go through while requests leave. */
   replies (): FastifyReply[] {
-    return this.#replies.slice(0, this.#count) as FastifyReply[]
+    const counted = this.#onConnections().filter(reply => (reply as Entry)[kPlace] === ON_CONNECTION)
+    return counted.concat([...this.#elsewhere])
   }
 
   listTasks (): TaskInFlight[] {

@@ -69,6 +69,11 @@ function isOlder (reply: FastifyReply, other: FastifyReply): boolean {
   return !other.raw.writableFinished && reply.elapsedTime > other.elapsedTime
 }
 
+/** All of them, the oldest first. */
+export function * repliesOf (socket: Connection): Generator<FastifyReply, void> {
+  for (let reply = oldest(socket); reply != null; reply = reply[kNext]) yield reply
+}
+
 function oldest (socket: Connection): Linked | null | undefined {
   return socket[kOldest] ?? socket[kNewest]
 }
