@@ -168,8 +168,10 @@ export class Connections {
   }
 
   /** Those under way on every open HTTP/1 connection. */
-  replies (): FastifyReply[] {
-    return [...this.#early, ...this.#late, ...this.#secured].flatMap(socket => [...pipeline.repliesOf(socket)])
+  * replies (): Generator<FastifyReply, void> {
+    for (const list of [this.#early, this.#late, this.#secured]) {
+      for (const socket of list) if (!pipeline.isIdle(socket)) yield * pipeline.repliesOf(socket)
+    }
   }
 
   /** The client went while a hook ahead of the plugin's was at work: nothing tells of that any more. */

@@ -39,7 +39,7 @@ interface Task {
 
 export class InFlight {
   #count = 0
-  readonly #onConnections: () => FastifyReply[]
+  readonly #onConnections: () => Iterable<Entry>
   /** Of HTTP/2, injected, and whose clients are gone or have been answered in their handlers' place. */
   readonly #elsewhere = new Set<Entry>()
   readonly #tasks = new Set<Task>()
@@ -48,7 +48,7 @@ export class InFlight {
   finished = 0
 
   /** @param onConnections lists the replies under way on open HTTP/1 connections, be they counted or not */
-  constructor (onConnections: () => FastifyReply[]) {
+  constructor (onConnections: () => Iterable<FastifyReply>) {
     this.#onConnections = onConnections
   }
 
@@ -215,8 +215,9 @@ export class InFlight {
 
   /** The replies in flight, as they are now: a copy, to go through while requests leave. */
   replies (): FastifyReply[] {
-    const counted = this.#onConnections().filter(reply => (reply as Entry)[kPlace] === ON_CONNECTION)
-    return counted.concat([...this.#elsewhere])
+    const replies: Entry[] = [...this.#elsewhere]
+    for (const reply of this.#onConnections()) if (reply[kPlace] === ON_CONNECTION) replies.push(reply)
+    return replies
   }
 
   listTasks (): TaskInFlight[] {

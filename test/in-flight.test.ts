@@ -4,7 +4,7 @@ import type { ClientHttp2Session } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import { connect as connectHttp2 } from 'node:http2'
+import { connect as connectHttp2, constants } from 'node:http2'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
@@ -245,17 +245,19 @@ async function overtaken (t: Test) {
   await app.register(gracefulPlugin)
   app.get('/first', async () => 'first')
   const second = heldRoute(app, '/second')
-  const client = new RawClient(await listen(app)).get('/first').get('/second')
+  const { client, leave } = await visit(app, await listen(app))
+  client.get('/first').get('/second')
   await second.entered
-  return { app, client, pass: passed.resolve, second }
+  return { app, client, leave, pass: passed.resolve, second }
 }
 
 t.test('a request that was overtaken in a hook ahead of the plugin ends without the other', async t => {
-  const { app, client, pass, second } = await overtaken(t)
+  const { app, client, leave, pass, second } = await overtaken(t)
   pass()
   await client.until(/first$/)
+  t.match(app.gracefulShutdown.inFlight(), [{ url: '/second' }])
+  await leave()
   t.equal(app.inFlightRequests, 1)
-  client.socket.destroy()
   second.release()
   await nobodyLeft(t, { app })
 })
@@ -329,14 +331,22 @@ t.test('a client that leaves before anybody has read its body, all of it sent, d
 
 t.test('HTTP/2: streams that are answered while their session closes are not counted for ever', async t => {
   const app = await http2App(t)
-  app.get('/soon', async () => { await sleep(Math.random() * 20) })
+  app.get('/soon', async () => await sleep(Math.random() * 20, 'served'))
   const url = `http://127.0.0.1:${await listen(app)}`
   const sessions: ClientHttp2Session[] = []
   for (let index = 0; index < 400; index++) {
     const session = connectHttp2(url).on('error', () => {})
     sessions.push(session)
-    for (let count = 0; count < 4; count++) session.request({ ':path': '/soon' }).on('error', () => {}).resume()
-    setTimeout(() => { if (index % 2 === 0) session.close(); else session.destroy() }, Math.random() * 30)
+    for (let count = 0; count < 4; count++) {
+      const stream = session.request({ ':path': '/soon' }).on('error', () => {})
+      if (Math.random() < 0.5) stream.resume()
+      if (Math.random() < 0.3) setTimeout(() => { stream.close(constants.NGHTTP2_NO_ERROR) }, Math.random() * 20)
+    }
+    setTimeout(() => {
+      if (index % 2 === 0) session.close()
+      else session.destroy()
+      setTimeout(() => { session.destroy() }, 60)
+    }, Math.random() * 30)
     if (index % 12 === 0) await sleep(30)
   }
   await Promise.all(sessions.map(async session => { if (!session.destroyed) await once(session, 'close') }))
