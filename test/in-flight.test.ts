@@ -283,7 +283,7 @@ t.test('of many requests on one connection that a hook mixes up, each ends once'
   const client = new RawClient(await listen(app))
   for (const name of ['a', 'b', 'c', 'd', 'e']) client.get(`/${name}`)
   await eventually(() => waiting.length === 5)
-  for (const index of [3, 1, 4, 0, 2]) {
+  for (const index of [3, 1, 4, 2, 0]) {
     waiting[index]?.()
     await new Promise(resolve => { setImmediate(resolve) })
   }
