@@ -291,7 +291,7 @@ export class Connections {
     const secured = new Map([...this.#secured].map(socket => [beneath(socket), socket]))
     for (const socket of this.#sockets) {
       const served = secured.get(socket) ?? socket
-      // None that is handed to a server by its 'connection' event, until it speaks HTTP/1.
+      // One that was handed in by a 'connection' event has none until it speaks HTTP/1.
       const { server } = served as Socket & { server?: Partial<HttpServer> | null }
       const isHandshaking = server instanceof TlsServer && served === socket
       const isLeftTo = !isHandshaking && (server?.closeAllConnections !== undefined || this.#upgraded.has(served))
