@@ -20,14 +20,23 @@ export async function measureExit (directory: string, subject: string, idleConne
   if (idleConnections > 0) await sleep(IDLE)
   const [last] = await inFlight(program, 1, '/held')
   if (last === undefined) throw new Error('No connection')
-  const answered = once(last, 'data')
+  let isAnswered = false
+  last.once('data', () => { isAnswered = true })
+  const closed = once(last, 'close')
+  const time = await terminate(program)
+  await closed
+  if (!isAnswered) throw new Error(`${subject} has not answered who was in flight`)
+  close(crowd)
+  return time
+}
+
+/** Milliseconds from SIGTERM until it is gone; Infinity where that takes too long. */
+export async function terminate (program: Program): Promise<number> {
   const giveUp = setTimeout(() => { program.kill('SIGKILL') }, PATIENCE)
   const start = performance.now()
   program.kill('SIGTERM')
-  await answered
   await program.gone()
   const time = performance.now() - start
   clearTimeout(giveUp)
-  close(crowd)
-  return time < PATIENCE ? time : NaN
+  return time < PATIENCE ? time : Infinity
 }

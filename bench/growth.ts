@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { close, idle, inFlight, REQUEST } from './clients.ts'
-import { IDLE, measureExit } from './exit.ts'
+import { IDLE, measureExit, terminate } from './exit.ts'
 import { median } from './numbers.ts'
 import { Program } from './program.ts'
 import { BARE, OURS } from './subjects.ts'
@@ -53,7 +53,7 @@ async function measureCosts (directory: string, subject: string, connections: nu
   const program = await Program.start({ directory, subject })
   await inFlight(program, connections, '/stuck')
   const besideInFlight = await oneMore(program)
-  const read = await program.ask('readTime')
+  const read = subject === OURS ? await program.ask('readTime') : NaN
   await program.end()
 
   const costs = {
@@ -69,10 +69,7 @@ async function goneWith (directory: string, subject: string, connections: number
   const program = await Program.start({ directory, subject })
   const sockets = await inFlight(program, connections, '/held')
   await sleep(IDLE)
-  const start = performance.now()
-  program.kill('SIGTERM')
-  await program.gone()
-  const time = performance.now() - start
+  const time = await terminate(program)
   close(sockets)
   return time
 }

@@ -1,5 +1,5 @@
 // Instructions that the server spends on a request, counted by callgrind. Counts repeat where times vary: within half a
-// percent, for V8 does not optimize quite the same in each process. They are read at several sizes of one run, and the start
+// percent, for V8 does not optimize quite the same in each process. They are read several times in one run, and the start
 // is not among them.
 
 import { execFile } from 'node:child_process'

@@ -90,7 +90,7 @@ function judgeRefusals ({ refusals }: Results): Verdict[] {
 function judgeGrowth ({ growth = [] }: Results): Verdict[] {
   const verdicts: Verdict[] = []
   const compare = (before: Growth, after: Growth, what: string, factor: number, most: number) => {
-    verdicts.push({ what: `growth, ${what}, ${before.connections} → ${after.connections}: × ${factor.toFixed(2)}, at most ${most}`, holds: factor <= most })
+    verdicts.push({ what: `growth, ${what}, ${before.connections} → ${after.connections}: × ${factor.toFixed(2)}, at most ${most}`, holds: factor > 0 && factor <= most })
   }
   const [fewest, ...others] = growth
   if (fewest === undefined) return []

@@ -9,7 +9,7 @@ import { Server as NetServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
 import * as pipeline from './pipeline.ts'
-import { isListed, SocketList, unlink } from './socket-list.ts'
+import { SocketList, unlink } from './socket-list.ts'
 import { within } from './within.ts'
 
 /** Who has connected since the last call has so many milliseconds to say what for. */
@@ -46,6 +46,8 @@ export class Connections {
   readonly #late = new SocketList<Connection>()
   #lastConnected = -Infinity
   readonly #secured = new SocketList<Connection>()
+  /** Of no listener of this instance's. */
+  readonly #elsewhere = new WeakSet<Socket>()
   readonly #sessions = new Set<ServerHttp2Session>()
   /** Sockets that speak another protocol by now, as far as a route was asked for that. */
   readonly #upgraded = new WeakSet<Socket>()
@@ -154,17 +156,37 @@ export class Connections {
       return false
     }
     const socket: Connection = raw.socket
-    if (!pipeline.isPrepared(socket)) {
-      if (socket.closed) {
-        this.#hasGone(reply)
-        return false
+    if (socket._destroy !== this.#destroySocket) { // oxlint-disable-line no-underscore-dangle
+      this.#openedElsewhere(socket, reply)
+      return false
+    }
+    pipeline.open(socket, reply)
+    return true
+  }
+
+  /** Injected, or of a server that is somebody else's: its connection comes from no listener. Or that is about to close, or closed. */
+  #openedElsewhere (socket: Connection, reply: FastifyReply): void {
+    if (socket.closed) {
+      this.#hasGone(reply)
+      return
+    }
+    if (!this.#elsewhere.has(socket)) {
+      if (pipeline.isPrepared(socket)) {
+        this.#openedBeside(socket, reply)
+        return
       }
-      // Injected, or of a server that is somebody else's: it comes from no listener. Or it is about to close.
+      this.#elsewhere.add(socket)
       pipeline.prepare(socket)
       socket.on('close', this.#onSocketClose)
     }
     pipeline.open(socket, reply)
-    return isListed(socket)
+  }
+
+  /** The pipeline is another instance's, to which some requests of the same connection are handed. */
+  #openedBeside (socket: Socket, reply: FastifyReply): void {
+    const gone = () => { this.#onGone(reply) }
+    socket.on('close', gone)
+    reply.raw.once('close', () => { socket.off('close', gone) })
   }
 
   /** Those under way on every open HTTP/1 connection. */

@@ -29,8 +29,9 @@ export class Gate {
 
   #holding = false
   readonly #held: FastifyReply[] = []
-  /** Refused, and answered as soon as all of their bodies are in. */
-  readonly #sending = new Set<FastifyReply>()
+  /** Refused, and answered as soon as all of their bodies are in, or the connections are about to be closed. */
+  readonly #uploading = new Set<FastifyReply>()
+  #closing = false
 
   constructor (phase: PhaseClock, connections: Connections) {
     this.#phase = phase
@@ -50,8 +51,9 @@ export class Gate {
       this.#refuse(reply)
     } else if (isArriving(raw)) {
       this.#connections.closeAfter(reply)
-      this.#sending.add(reply)
-      dropBody(raw, () => { if (this.#sending.delete(reply)) this.#refuse(reply) })
+      this.#uploading.add(reply)
+      dropBody(raw, () => { if (this.#uploading.delete(reply)) this.#refuse(reply) })
+      if (this.#closing) this.#refuseUploads()
     } else {
       skipShutdown(raw)
       this.#refuse(reply)
@@ -66,10 +68,15 @@ export class Gate {
 
   release (): void {
     this.#holding = false
-    for (const reply of this.#held) this.#refuse(reply)
-    // Their connections may not last until all is in. Who reads while he sends is told now, and not cut off for that yet.
-    for (const reply of this.#sending) this.#refuse(reply, true)
-    this.#sending.clear()
+    this.#closing = true
+    for (const reply of this.#held.splice(0)) this.#refuse(reply)
+    this.#refuseUploads()
+  }
+
+  /** Their connections may not last until all is in. Who reads while he sends is told now, and not cut off for that yet. */
+  #refuseUploads (): void {
+    for (const reply of this.#uploading) this.#refuse(reply, true)
+    this.#uploading.clear()
   }
 
   /** @param isWaitedFor whether what is still on its way of its body is; else it is refused for that, too */

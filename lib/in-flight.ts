@@ -26,6 +26,9 @@ const ON_CONNECTION = 1
 /** Among those that no connection leads to. */
 const ELSEWHERE = 2
 
+/** Fastify does not read what may be sent with them. */
+const METHODS_WITHOUT_BODY = new Set<string | undefined>(['GET', 'HEAD', 'TRACE'])
+
 interface Entry extends FastifyReply {
   [kPlace]?: typeof ENDED | typeof ON_CONNECTION | typeof ELSEWHERE
   [kReturned]?: unknown
@@ -105,7 +108,9 @@ export class InFlight {
     }
     this.#awaitHandler(reply, reply.raw.headersSent || this.#isStreaming(reply) || this.#neverReachesHandler(reply))
     // Of an answer that hooks are at work on, or that is written past Fastify, its response tells.
-    tellOfCall(reply.raw, 'end', () => { if (this.#handlerPromise(reply) === undefined) this.leave(reply) })
+    const answered = () => { if (this.#handlerPromise(reply) === undefined) this.leave(reply) }
+    beforeCall(reply.raw, 'end', answered)
+    reply.raw.once('pipe', answered)
   }
 
   /** The client has been answered in its handler's place. The request counts until the handler settles. */
@@ -126,7 +131,7 @@ export class InFlight {
     } else {
       // Callback style, or still in a hook: over with its answer. Fastify tells nobody of an answer to a
       // client that is gone, so ask this one reply to.
-      tellOfCall(reply, 'send', () => { this.leave(reply) })
+      beforeCall(reply, 'send', () => { this.leave(reply) })
     }
   }
 
@@ -147,7 +152,8 @@ export class InFlight {
    */
   #neverReachesHandler (reply: Entry): boolean {
     if (reply[kReturned] !== undefined) return false
-    const { raw } = reply.request
+    const { raw, body } = reply.request
+    if (body !== undefined || METHODS_WITHOUT_BODY.has(raw.method)) return false
     if (raw.httpVersionMajor !== 2) return hasBody(raw) && raw.readableFlowing === null
     return !(raw as unknown as Http2ServerRequest).stream.endAfterHeaders && !(raw.readableDidRead && raw.readableEnded)
   }
@@ -216,6 +222,8 @@ export class InFlight {
   /** The replies in flight, as they are now: a copy, to go through while requests leave. */
   replies (): FastifyReply[] {
     const replies: Entry[] = [...this.#elsewhere]
+    // Not through all the idle connections for nothing.
+    if (replies.length === this.#count) return replies
     for (const reply of this.#onConnections()) if (reply[kPlace] === ON_CONNECTION) replies.push(reply)
     return replies
   }
@@ -264,11 +272,11 @@ export function describe (reply: FastifyReply): RequestInFlight {
   }
 }
 
-/** Calls `tell` ahead of a method, from now on. */
-function tellOfCall<K extends string> (object: Record<K, (...args: never[]) => unknown>, name: K, tell: () => void): void {
+/** From now on, ahead of each call of the method. */
+function beforeCall<K extends string> (object: Record<K, (...args: never[]) => unknown>, name: K, callback: () => void): void {
   const { [name]: method } = object
   object[name] = (...args) => {
-    tell()
+    callback()
     return method.apply(object, args)
   }
 }

@@ -14,7 +14,7 @@ const kOldest = Symbol('graceful.oldest')
 const kNext = Symbol('graceful.next')
 
 interface Linked extends FastifyReply {
-  [kNext]?: Linked
+  [kNext]?: Linked | undefined
 }
 
 export interface Connection extends Socket {
@@ -40,15 +40,22 @@ export function isIdle (socket: Connection): boolean {
 
 export function open (socket: Connection, reply: Linked): void {
   const newest = socket[kNewest]
-  if (newest != null && isOlder(reply, newest)) {
+  if (newest != null) enqueue(socket, newest, reply)
+  else socket[kNewest] = reply
+}
+
+function enqueue (socket: Connection, newest: Linked, reply: Linked): void {
+  if (isOver(newest)) {
+    // It was answered before its body was in.
+    prepare(socket)
+    socket[kNewest] = reply
+  } else if (isOlder(reply, newest)) {
     insert(socket, reply)
-    return
-  }
-  if (newest != null) {
+  } else {
     newest[kNext] = reply
     socket[kOldest] ??= newest
+    socket[kNewest] = reply
   }
-  socket[kNewest] = reply
 }
 
 /** Behind those that are older: others have overtaken it while a hook ahead of the plugin's was at work. */
@@ -64,9 +71,13 @@ function insert (socket: Connection, reply: Linked): void {
   else before[kNext] = reply
 }
 
-/** Fastify starts the clock of each as it comes in, and stops it as it is answered. */
+/** Fastify starts the clock of each as it comes in, and stops it as it is answered: who has been answered is the older one. */
 function isOlder (reply: FastifyReply, other: FastifyReply): boolean {
-  return !other.raw.writableFinished && reply.elapsedTime > other.elapsedTime
+  return reply.raw.writableFinished || (!other.raw.writableFinished && reply.elapsedTime > other.elapsedTime)
+}
+
+function isOver ({ raw, request }: FastifyReply): boolean {
+  return raw.writableFinished && request.raw.complete
 }
 
 /** All of them, the oldest first. */
@@ -78,21 +89,34 @@ function oldest (socket: Connection): Linked | null | undefined {
   return socket[kOldest] ?? socket[kNewest]
 }
 
-/** Those of one socket end in the order in which they came. */
+/** Do not keep a reply in memory for as long as its connection lives. */
 export function end (socket: Connection, reply: Linked): void {
-  if (socket[kNewest] === reply) {
-    // Do not keep it in memory for as long as the connection lives. But answered before its body was in, a request
-    // still needs its connection: to close that now would reset it.
-    if (reply.request.raw.complete) prepare(socket)
-  } else if (socket[kOldest] === reply) {
-    socket[kOldest] = reply[kNext]
+  const isNewest = socket[kNewest] === reply
+  // Answered before its body was in, a request still needs its connection: to close that now would reset it.
+  if (isNewest && !reply.request.raw.complete) return
+  if (isNewest && socket[kOldest] == null) prepare(socket)
+  else remove(socket, reply)
+}
+
+/** Mostly the oldest; another one where a hook ahead of the plugin's is told of their ends, and takes its time. */
+function remove (socket: Connection, reply: Linked): void {
+  let before: Linked | undefined
+  let at = oldest(socket)
+  while (at != null && at !== reply) {
+    before = at
+    at = at[kNext]
   }
+  if (at == null) return
+  if (before !== undefined) before[kNext] = reply[kNext]
+  else socket[kOldest] = reply[kNext]
+  if (socket[kNewest] === reply) socket[kNewest] = before
+  if (socket[kNewest] === undefined) prepare(socket)
 }
 
 /** Whether somebody sends a request or waits for an answer. */
 export function isBusy (socket: Connection): boolean {
   const newest = socket[kNewest]
-  return newest != null && !(newest.raw.writableFinished && newest.request.raw.complete)
+  return newest != null && !isOver(newest)
 }
 
 /** The connection is gone: tells of each reply that is not over, and leaves none behind. */

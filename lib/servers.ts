@@ -23,11 +23,14 @@ export function isOwned (fastify: FastifyInstance): boolean {
  */
 export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) => void): void {
   if (owned.has(fastify.server)) throw new ServerSharedError()
-  owned.add(fastify.server)
-  owners.set(fastify.routing, server => {
-    if (server !== fastify.server) adopt(server)
-  })
-  adopt(fastify.server)
+  const adoptOnce = (server: Server): void => {
+    // One that could not listen may do so again.
+    if (owned.has(server)) return
+    owned.add(server)
+    adopt(server)
+  }
+  owners.set(fastify.routing, adoptOnce)
+  adoptOnce(fastify.server)
   if (watching) return
   watching = true
   // One subscription for the life of the process: it holds no instance, so that there is nothing to let go of.

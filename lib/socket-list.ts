@@ -41,11 +41,6 @@ export class SocketList<T extends Socket> {
   }
 }
 
-/** Whether a socket is in a list. */
-export function isListed (socket: Socket & Node): boolean {
-  return socket[kNext] !== undefined
-}
-
 /** Takes a socket out of its list, if it is in one. */
 export function unlink (socket: Socket & Node): void {
   const { [kPrevious]: previous, [kNext]: next } = socket

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
-import type { Socket } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { createHook } from 'node:async_hooks'
 import { once } from 'node:events'
 import { connect } from 'node:net'
@@ -412,6 +412,23 @@ t.test('while it holds, refuses nobody until it is released', async t => {
   gate.release()
   t.equal((await answer).statusCode, 503)
   t.equal((await app.inject('/')).statusCode, 503)
+})
+
+t.test('an upload that comes once connections are being closed is refused before all of it is in', async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  const phase = new PhaseClock()
+  const gate = new Gate(phase, new Connections(() => {}, () => {}))
+  app.addHook('onRequest', (request, reply, done) => { if (gate.admits(request, reply)) done() })
+  phase.advance('closing')
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  gate.hold()
+  gate.release()
+  const client = new RawClient((app.server.address() as AddressInfo).port)
+  client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome')
+  await client.until(/^HTTP\/1\.1 503 [^]*\}$/)
+  t.equal(gate.refused, 1)
+  client.socket.destroy()
 })
 
 t.test('of a pipeline, only the last response says Connection: close', async t => {

@@ -291,23 +291,47 @@ t.test('of many requests on one connection that a hook mixes up, each ends once'
   await nobodyLeft(t, { app })
 })
 
-t.test('callback style: a client that leaves while an onSend hook is at work counts until its answer is written', async t => {
-  const target = await createApp(t)
-  const { app } = target
-  const sending = new Deferred()
-  const sent = new Deferred()
-  app.addHook('onSend', async () => {
-    sending.resolve()
-    await sent.promise
+for (const [what, answer] of [['text', () => 'answer'], ['a stream', () => Readable.from(['answer'])]] as const) {
+  t.test(`callback style: a client that leaves while an onSend hook is at work on ${what} counts until that is written`, async t => {
+    const target = await createApp(t)
+    const { app } = target
+    const sending = new Deferred()
+    const sent = new Deferred()
+    app.addHook('onSend', async () => {
+      sending.resolve()
+      await sent.promise
+    })
+    app.get('/', (_request, reply) => { reply.send(answer()) })
+    const { client, leave } = await visit(app, await listen(app))
+    client.get('/')
+    await sending.promise
+    await leave()
+    t.equal(app.inFlightRequests, 1)
+    sent.resolve()
+    await nobodyLeft(t, target)
   })
-  app.get('/', (_request, reply) => { reply.send('answer') })
+}
+
+t.test('who is told of late, by a hook ahead of the plugin, ends by itself', async t => {
+  const told: Record<string, Deferred> = { '/a': new Deferred(), '/b': new Deferred(), '/c': new Deferred(), '/d': new Deferred() }
+  const app = Fastify() as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  app.addHook('onResponse', async ({ url }) => { await told[url]?.promise })
+  await app.register(gracefulPlugin)
+  app.get('/:name', async request => request.url)
   const { client, leave } = await visit(app, await listen(app))
-  client.get('/')
-  await sending.promise
+  for (const url of Object.keys(told)) client.get(url)
+  await client.until(/\/a[^]*\/b[^]*\/c[^]*\/d$/)
+  t.equal(app.inFlightRequests, 4)
+  for (const url of ['/b', '/d', '/a']) {
+    told[url]?.resolve()
+    const left = app.inFlightRequests - 1
+    await eventually(() => app.inFlightRequests === left)
+    t.equal(app.gracefulShutdown.inFlight().length, left)
+  }
   await leave()
-  t.equal(app.inFlightRequests, 1)
-  sent.resolve()
-  await nobodyLeft(t, target)
+  told['/c']?.resolve()
+  await nobodyLeft(t, { app })
 })
 
 t.test('a client that leaves before anybody has read its body, all of it sent, does not count', async t => {

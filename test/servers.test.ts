@@ -1,5 +1,6 @@
 import t from 'tap'
-import type { AddressInfo } from 'node:net'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect } from 'node:net'
@@ -81,5 +82,56 @@ for (const when of ['while running', 'while delaying']) {
     t.match(report, { reason: 'close', completed: 1, refused: 1, exitCode: 0 })
     t.ok(report.phases.delaying < 2_000, `no more delay: ${report.phases.delaying}ms`)
     t.equal(ran, 1)
+  })
+}
+
+t.test('a server that could not listen at first is covered once', async t => {
+  const { app } = await createApp(t)
+  app.get('/', async () => 'served')
+  await app.ready()
+  const taken = createServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  t.teardown(() => taken.close())
+  const server = createServer(app.routing)
+  server.listen((taken.address() as AddressInfo).port, '127.0.0.1')
+  await once(server, 'error')
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const client = new RawClient((server.address() as AddressInfo).port).get('/')
+  await client.until(/served/)
+  t.strictSame(app.gracefulShutdown.inFlight(), [])
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  await client.closed
+})
+
+for (const whose of ['somebody else', 'one of them']) {
+  t.test(`two instances that are handed requests of one connection, by a server of ${whose}, each count their own`, async t => {
+    const { app: first } = await createApp(t)
+    const { app: second } = await createApp(t)
+    first.get('/first', async () => 'first')
+    const held = heldRoute(second)
+    await Promise.all([first.ready(), second.ready()])
+    const dispatch = (request: IncomingMessage, response: ServerResponse): void => {
+      const { routing } = request.url === '/first' ? first : second
+      routing(request, response)
+    }
+    const server = whose === 'somebody else' ? createServer() : first.server
+    server.removeAllListeners('request').on('request', dispatch)
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    t.teardown(() => server.close())
+    const connected = once(server, 'connection') as Promise<[Socket]>
+    const client = new RawClient((server.address() as AddressInfo).port).get('/first')
+    await client.until(/first$/)
+    client.get('/held')
+    await held.entered
+    t.strictSame([first.inFlightRequests, second.inFlightRequests], [0, 1])
+    t.match(second.gracefulShutdown.inFlight(), [{ url: '/held' }])
+    const [socket] = await connected
+    const gone = new Promise(resolve => { socket.on('close', resolve) })
+    client.socket.destroy()
+    await gone
+    t.strictSame([first.inFlightRequests, second.inFlightRequests], [0, 1], 'its handler still runs')
+    held.release()
+    await eventually(() => second.inFlightRequests === 0)
+    t.equal(first.inFlightRequests, 0)
   })
 }
