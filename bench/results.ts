@@ -39,8 +39,8 @@ const MOST_EXIT: Record<string, number> = { 0: 1.1, 10_000: 1.5 }
 const MOST_BYTES = 200
 /** How much more than ten times as much it may be at ten times as many: times are not exact. */
 const LINEAR = 10 * 1.25
-/** Connections from which on what they add to an exit is more than its own variation. */
-const ENOUGH = 100
+/** Connections from which on what they add to an exit is much more than its own variation, which is some milliseconds. */
+const ENOUGH = 1_000
 /** How much more than with the fewest connections what is constant may be with any number of them. */
 const CONSTANT = 2
 
@@ -95,11 +95,13 @@ function judgeGrowth ({ growth = [] }: Results): Verdict[] {
   const [fewest, ...others] = growth
   if (fewest === undefined) return []
   for (const what of ['goneFromIdle', 'goneFromInFlight'] satisfies Array<keyof Costs>) {
-    // What they add: the exit itself takes its time, too.
     const added = ({ ours }: Growth) => ours[what] - fewest.ours[what]
     for (const [index, after] of others.entries()) {
-      const before = others[index - 1]
-      if (before !== undefined && before.connections >= ENOUGH) compare(before, after, what, added(after) / added(before), LINEAR)
+      const before = growth[index]
+      if (before === undefined) continue
+      compare(before, after, what, after.ours[what] / before.ours[what], LINEAR)
+      // The exit itself takes its time, too: less that.
+      if (before.connections >= ENOUGH) compare(before, after, `${what}, added`, added(after) / added(before), LINEAR)
     }
   }
   for (const many of others) {
