@@ -23,7 +23,7 @@ export function drawCharts (results: Results): Record<string, string> {
     charts['p99'] = bars('The slowest of a hundred requests (p99), in ms', only(throughput, 'p99'))
   }
   for (const [idle, times] of Object.entries(exit)) {
-    charts[`exit-${idle}`] = bars(`SIGTERM → process gone, ${grouped(Number(idle))} idle connections, in ms (up to 1,000 drawn)`, times, 1_000)
+    charts[`exit-${idle}`] = bars(`SIGTERM → process gone, ${grouped(Number(idle))} idle connections, in ms (up to 1,000 drawn)`, times, { most: 1_000 })
   }
   if (memory !== undefined) {
     charts['memory-idle'] = bars('Bytes of heap for an idle connection', only(memory, 'idle'))
@@ -31,9 +31,10 @@ export function drawCharts (results: Results): Record<string, string> {
   }
   if (refusals !== undefined) {
     const { refused, helloWorld } = refusals
+    const ours = `refusals of ${OURS}`
     charts['refusals'] = bars('Answers a second, each closes its connection', {
-      [`refusals of ${OURS}`]: refused.requestsPerSecond, 'hello worlds of bare Fastify': helloWorld.requestsPerSecond
-    })
+      [ours]: refused.requestsPerSecond, 'hello worlds of bare Fastify': helloWorld.requestsPerSecond
+    }, { ours })
   }
   if (growth !== undefined) {
     const ours = (what: keyof Costs) => growth.map(row => row.ours[what])
@@ -55,13 +56,13 @@ function only<K extends string> (figures: Record<string, Record<K, number>>, wha
 
 const BAR = { left: 220, right: WIDTH - 110, height: 18, step: 28, top: 52 }
 
-/** @param most where longer bars are cut off */
-function bars (title: string, figures: Record<string, number>, most = Infinity): string {
+/** `most` is where longer bars are cut off. */
+function bars (title: string, figures: Record<string, number>, { ours = OURS, most = Infinity } = {}): string {
   const longest = Math.min(most, Math.max(...Object.values(figures)))
   const rows = Object.entries(figures).map(([subject, value], index) => {
     const y = BAR.top + index * BAR.step
     const width = Math.max(1, Math.round(Math.min(value, most) / longest * (BAR.right - BAR.left)))
-    const isOurs = subject.includes(OURS) && !subject.includes(`${OURS}-`)
+    const isOurs = subject === ours
     return `<text x="${BAR.left - 10}" y="${y + 14}" text-anchor="end" fill="${COLOURS.text}"${isOurs ? ' font-weight="600"' : ''}>${subject}</text>
 <rect x="${BAR.left}" y="${y}" width="${width}" height="${BAR.height}" fill="${isOurs ? COLOURS.ours : COLOURS.others}"/>
 <text x="${BAR.left + width + 8}" y="${y + 14}" fill="${COLOURS.faint}">${value < 100 ? value.toFixed(1) : grouped(value)}</text>`

@@ -1,5 +1,4 @@
 import t from 'tap'
-import type { FastifyInstance } from 'fastify'
 import type { AddressInfo, Socket } from 'node:net'
 import { createHook } from 'node:async_hooks'
 import { once } from 'node:events'
@@ -8,12 +7,11 @@ import { Duplex } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
-import gracefulPlugin from '../index.ts'
 import { Connections } from '../lib/connections.ts'
 import { Gate } from '../lib/gate.ts'
 import { PhaseClock } from '../lib/phase.ts'
 import { QUIET } from '../lib/shutdown.ts'
-import { createApp, Deferred, eventually, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
 
 const refusal = {
   statusCode: 503,
@@ -363,10 +361,9 @@ t.test('a client behind a stream that is no socket reads its refusal to the end'
 })
 
 t.test('an upload that a hook ahead of the plugin has read is refused at once', async t => {
-  const app = Fastify() as FastifyInstance
-  t.teardown(async () => { await app.close() })
-  app.addHook('onRequest', async ({ raw }) => { await finished(raw.resume(), { writable: false }) })
-  await app.register(gracefulPlugin)
+  const app = await createAppBehind(t, ahead => {
+    ahead.addHook('onRequest', async ({ raw }) => { await finished(raw.resume(), { writable: false }) })
+  })
   const { entered, release } = heldRoute(app)
   const port = await listen(app)
   const client = new RawClient(port).get('/held')
@@ -425,8 +422,11 @@ t.test('an upload that comes once connections are being closed is refused before
   gate.hold()
   gate.release()
   const client = new RawClient((app.server.address() as AddressInfo).port)
+  const start = performance.now()
   client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome')
   await client.until(/^HTTP\/1\.1 503 [^]*\}$/)
+  const time = performance.now() - start
+  t.ok(time < 2_000, `after ${Math.round(time)}ms, not the seconds that a slow one has`)
   t.equal(gate.refused, 1)
   client.socket.destroy()
 })

@@ -70,6 +70,15 @@ export async function createApp (t: Test, options: GracefulOptions = {}, server:
   return { app, log }
 }
 
+/** An instance whose own hooks come ahead of the plugin's, closed when the test ends. */
+export async function createAppBehind (t: Test, addHooks: (app: FastifyInstance) => void, server: object = {}): Promise<FastifyInstance> {
+  const app = Fastify(server) as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  addHooks(app)
+  await app.register(gracefulPlugin)
+  return app
+}
+
 /** Listens on a free port of 127.0.0.1. */
 export async function listen (app: FastifyInstance): Promise<number> {
   await app.listen({ port: 0, host: '127.0.0.1' })

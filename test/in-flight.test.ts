@@ -15,7 +15,7 @@ import type { Test } from 'tap'
 import type { TestApp } from './helpers.ts'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient, visit } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient, visit } from './helpers.ts'
 
 async function http2App (t: Test): Promise<FastifyInstance> {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
@@ -180,19 +180,18 @@ t.test('a client that leaves during a hook before the handler counts until the h
 for (const http2 of [false, true]) {
   const protocol = http2 ? 'HTTP/2' : 'HTTP/1'
   const visitWithHookAhead = async (t: Test, method: 'GET' | 'POST') => {
-    const app = Fastify({ http2 } as { http2: true }) as unknown as FastifyInstance
     const counted = new Deferred()
     const handled = new Deferred()
     const handlerDone = new Deferred()
-    app.addHook('onRequest', async ({ raw }) => {
-      const { stream = raw.socket } = raw as { stream?: Socket }
-      const closed = once(stream, 'close')
-      leave()
-      await closed
-    })
-    await app.register(gracefulPlugin)
+    const app = await createAppBehind(t, ahead => {
+      ahead.addHook('onRequest', async ({ raw }) => {
+        const { stream = raw.socket } = raw as { stream?: Socket }
+        const closed = once(stream, 'close')
+        leave()
+        await closed
+      })
+    }, { http2 })
     app.addHook('preParsing', async () => { counted.resolve() })
-    t.teardown(async () => { await app.close() })
     app.route({
       method,
       url: '/',
@@ -239,10 +238,9 @@ for (const http2 of [false, true]) {
 /** An async hook ahead of the plugin's holds `/first`, and `/second`, pipelined behind it, overtakes it there. */
 async function overtaken (t: Test) {
   const passed = new Deferred()
-  const app = Fastify() as FastifyInstance
-  t.teardown(async () => { await app.close() })
-  app.addHook('onRequest', async ({ url }) => { if (url === '/first') await passed.promise })
-  await app.register(gracefulPlugin)
+  const app = await createAppBehind(t, ahead => {
+    ahead.addHook('onRequest', async ({ url }) => { if (url === '/first') await passed.promise })
+  })
   app.get('/first', async () => 'first')
   const second = heldRoute(app, '/second')
   const { client, leave } = await visit(app, await listen(app))
@@ -274,11 +272,10 @@ t.test('a request that was overtaken there and is then refused keeps the connect
 })
 
 t.test('of many requests on one connection that a hook mixes up, each ends once', async t => {
-  const app = Fastify() as FastifyInstance
-  t.teardown(async () => { await app.close() })
   const waiting: Array<() => void> = []
-  app.addHook('onRequest', async () => { await new Promise<void>(resolve => { waiting.push(resolve) }) })
-  await app.register(gracefulPlugin)
+  const app = await createAppBehind(t, ahead => {
+    ahead.addHook('onRequest', async () => { await new Promise<void>(resolve => { waiting.push(resolve) }) })
+  })
   app.get('/:name', async request => (request.params as { name: string }).name)
   const client = new RawClient(await listen(app))
   for (const name of ['a', 'b', 'c', 'd', 'e']) client.get(`/${name}`)
@@ -314,10 +311,9 @@ for (const [what, answer] of [['text', () => 'answer'], ['a stream', () => Reada
 
 t.test('who is told of late, by a hook ahead of the plugin, ends by itself', async t => {
   const told: Record<string, Deferred> = { '/a': new Deferred(), '/b': new Deferred(), '/c': new Deferred(), '/d': new Deferred() }
-  const app = Fastify() as FastifyInstance
-  t.teardown(async () => { await app.close() })
-  app.addHook('onResponse', async ({ url }) => { await told[url]?.promise })
-  await app.register(gracefulPlugin)
+  const app = await createAppBehind(t, ahead => {
+    ahead.addHook('onResponse', async ({ url }) => { await told[url]?.promise })
+  })
   app.get('/:name', async request => request.url)
   const { client, leave } = await visit(app, await listen(app))
   for (const url of Object.keys(told)) client.get(url)
