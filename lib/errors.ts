@@ -26,11 +26,12 @@ export const ProbePathError = createError<[option: string, path: string, other: 
 export const AlreadyRegisteredError = createError(
   'FST_ERR_GRACEFUL_ALREADY_REGISTERED', 'fastify-graceful is already registered in this instance')
 
-/** A child context has no requests of the root context or of its siblings, so it could not protect them. */
+/** A plugin in a child context sees no request of the root context or of its siblings, so it could not protect them. */
 export const NotRootError = createError(
   'FST_ERR_GRACEFUL_NOT_ROOT',
-  'fastify-graceful must be registered in the root instance, because a shutdown concerns every route. ' +
-  'Call app.register(gracefulPlugin) there, or wrap the plugin that registers it, an autoloaded one for instance, in fastify-plugin')
+  'fastify-graceful must be registered in the root instance, because a shutdown concerns every route. Call ' +
+  'app.register(gracefulPlugin) there, or wrap each plugin that it is registered from in fastify-plugin: ' +
+  'one that @fastify/autoload loads, and with fastify-cli also the application itself')
 
 /** Two instances share a server by way of `serverFactory`: each would close the other's connections. */
 export const ServerSharedError = createError(

@@ -227,7 +227,7 @@ export class Connections {
 
   /** Node closes a connection at once after a response that says so, even if the request's body is still on its way. */
   #endWhenReceived (exchange: Exchange): void {
-    if (exchange.isReceiving) exchange.request.once('end', () => { this.endAfter(exchange) })
+    if (exchange.needsConnection) exchange.request.once('end', () => { this.endAfter(exchange) })
     else this.endAfter(exchange)
   }
 

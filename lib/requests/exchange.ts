@@ -62,6 +62,8 @@ export abstract class Exchange {
   abstract get isGone (): boolean
   /** Whether a part of the body is still on its way. */
   abstract get isReceiving (): boolean
+  /** Whether that is read on the connection itself, which would be reset if it closed now. */
+  abstract get needsConnection (): boolean
   /** Whether Fastify's body parser will wait for ever, because the client left before its body was read. */
   abstract get isBodyLost (): boolean
   /** Whether Node itself answers a request that is not received in time. */
@@ -173,6 +175,10 @@ class Http1Exchange extends Exchange {
     return !this.request.complete && !this.request.destroyed && hasBody(this.request)
   }
 
+  get needsConnection (): boolean {
+    return this.isReceiving
+  }
+
   get isBodyLost (): boolean {
     return hasBody(this.request) && !this.request.readableEnded && !METHODS_WITHOUT_BODY.has(this.request.method)
   }
@@ -242,7 +248,12 @@ class Http2Exchange extends Exchange {
   }
 
   get isReceiving (): boolean {
-    return !this.isGone && this.#stream.state.remoteClose !== 1
+    return !this.isGone && !this.#stream.endAfterHeaders && this.#stream.state.remoteClose !== 1
+  }
+
+  /** A session that closes lets its streams end. */
+  get needsConnection (): boolean {
+    return false
   }
 
   get isBodyLost (): boolean {

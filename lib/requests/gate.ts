@@ -45,7 +45,7 @@ export class Gate {
     // A request that arrived in time may have been held by a hook of another plugin until now.
     if (this.#phase.current === 'delaying' || isOptedOut || this.#inFlight.counts(exchange)) return true
     this.refused++
-    if (exchange.isReceiving) this.#refuseUpload(exchange)
+    if (exchange.needsConnection) this.#refuseUpload(exchange)
     else this.#refuse(exchange)
     return false
   }
