@@ -93,7 +93,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     fail: error => { shutdown.fail(error) },
     exit: () => shutdown.exit()
   }
-  void shutdown.wait().then(() => { process.leave(member) })
+  void shutdown.ended.then(() => { process.leave(member) })
 
   adoptServers(fastify, server => {
     timeouts.apply(server)
@@ -152,9 +152,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     get phase () { return phase.current },
     get signal () { return phase.signal },
     onShutdown: (callback, callbackOptions) => { callbacks.register(callback, callbackOptions) },
-    shutdown: async reason => await shutdown.start(reason),
+    shutdown: async reason => await shutdown.join(reason),
     skipDelay: () => { shutdown.skipDelay() },
-    wait: async () => await shutdown.wait(),
+    wait: async () => await shutdown.orSoFar(shutdown.ended),
     inFlight: () => inFlight.list(),
     track: (promise, name = 'task') => inFlight.track(promise, name),
     setReady: probes.setReady,

@@ -107,7 +107,6 @@ async function endAll (reason: string): Promise<void> {
       if (codes.includes(1)) process.exitCode ||= 1
     })
   }
-  // An instance that has shut down has left.
   while (members.size > 0) {
     await Promise.all([...members].map(async member => { await takeDown(member, reason) }))
   }
@@ -127,6 +126,7 @@ function setDeadline (milliseconds: number): void {
 async function takeDown (member: Member, reason: string): Promise<void> {
   registry.leaving.add(member)
   await member.shutdown(reason)
+  leave(member)
 }
 
 /**

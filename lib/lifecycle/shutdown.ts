@@ -37,7 +37,7 @@ export interface Parts {
   readonly close: () => Promise<void>
 }
 
-/** The shutdowns whose onClose hooks or callbacks the code that runs is part of: to wait for one there would wait for itself. */
+/** The shutdowns whose onClose hooks or callbacks run the code that asks. */
 const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
 
 export class Shutdown {
@@ -57,19 +57,25 @@ export class Shutdown {
     this.#parts = parts
   }
 
-  /** Starts the shutdown, or joins the one under way. It never rejects. */
+  /** Starts the shutdown, or joins the one under way; resolves when all of it is done, and never rejects. */
   async start (reason: unknown): Promise<ShutdownReport> {
     if (this.#parts.phase.current === 'running') this.#report.resolve(this.#run(reason))
-    return await this.wait()
+    return await this.ended
   }
 
-  /** Waits for a shutdown, whatever starts it. Inside its own callbacks and hooks, it resolves at once to the report so far. */
-  async wait (): Promise<ShutdownReport> {
-    return this.#isWithin ? this.#reportSoFar([]) : await this.#report.promise
+  /** Resolves when all of it is done, whatever starts it. */
+  get ended (): Promise<ShutdownReport> {
+    return this.#report.promise
   }
 
-  get #isWithin (): boolean {
-    return context.getStore()?.has(this) === true
+  /** What users wait for. Inside the callbacks and hooks of this shutdown, that is the report so far: the rest would wait for itself. */
+  async join (reason: unknown): Promise<ShutdownReport> {
+    const ended = this.start(reason)
+    return await this.orSoFar(ended)
+  }
+
+  async orSoFar (ended: Promise<ShutdownReport>): Promise<ShutdownReport> {
+    return context.getStore()?.has(this) === true ? this.#reportSoFar([]) : await ended
   }
 
   /** The delay under way ends now; one still to come is left out. */
@@ -79,7 +85,7 @@ export class Shutdown {
 
   /** `fastify.close()`: the same, and it rejects if Fastify's own close does. */
   async close (): Promise<void> {
-    await this.start('close')
+    await this.join('close')
     if (this.#closeError !== undefined) throw this.#closeError
   }
 
