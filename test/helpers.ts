@@ -214,6 +214,8 @@ export interface Program {
   /** Plain lines of its output. */
   output: () => string
   kill: (signal: NodeJS.Signals) => void
+  /** Nothing reads its stdout any more, as in `node server.js | head`. */
+  stopReading: () => void
   /** As Ctrl-C does: the program and all that it has started. */
   killGroup: (signal: NodeJS.Signals) => void
   exit: Promise<{ code: number | null, signal: NodeJS.Signals | null }>
@@ -255,6 +257,7 @@ export function runNode (t: Test, args: readonly string[], env: Record<string, s
     log,
     output: () => output,
     kill: signal => { child.kill(signal) },
+    stopReading: () => { child.stdout.destroy() },
     killGroup: signal => { process.kill(-(child.pid as number), signal) },
     exit: once(child, 'close').then(([code, signal]) => ({ code: code as number | null, signal: signal as NodeJS.Signals | null }))
   }
