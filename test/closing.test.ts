@@ -27,7 +27,7 @@ const places: Array<[name: string, add: (app: FastifyInstance, run: () => Promis
     void app.register(async child => { child.addHook('onClose', async () => { await run() }) })
   }],
   ['a preClose hook', (app, run) => { app.addHook('preClose', async () => { await run() }) }],
-  ['a preClose hook that calls done', (app, run) => { app.addHook('preClose', done => { run().then(() => { done() }, done as () => void) }) }]
+  ['a preClose hook that calls done', (app, run) => { app.addHook('preClose', done => { run().then(() => { done() }, done) }) }]
 ]
 
 const QUICK = { shutdownTimeout: 8_000, drainTimeout: 4_000 }

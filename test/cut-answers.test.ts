@@ -270,7 +270,7 @@ for (const { what, route, method = 'GET', lost = [] } of ways) {
   for (const { protocol, server, ask } of protocols) {
     for (const by of ['writeTimeout', 'drainTimeout'] as const) {
       t.test(`${protocol}: ${what}, cut at the ${by}: one whole 503, or a cut connection`, async t => {
-        const { app, log } = await createApp(t, { drainTimeout: 200, writeTimeout: 20_000, ...{ [by]: 60 } }, server)
+        const { app, log } = await createApp(t, { drainTimeout: 200, writeTimeout: 20_000, [by]: 60 }, server)
         const entered = new Deferred()
         const held = new Deferred()
         let sent = 0
