@@ -9,6 +9,7 @@ import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { constants } from 'node:http2'
+import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { errorBody } from '../errors.ts'
 
 /**
@@ -37,13 +38,13 @@ export abstract class Exchange {
   reply: FastifyReply | undefined = undefined
   /** The request ahead of this one on an HTTP/1 connection, as long as that is not finished. */
   previous: Exchange | undefined = undefined
-  /** When the sweep first met it while that was not known, as performance.now() counts. */
+  /** When the sweep first met it while that was not known, as now() counts. */
   seenAt = 0
   wire: Wire = 'open'
   handler: Handler = 'unreached'
   /** Whether an orphaned request has been answered, for a handler that returned no promise. */
   answered = false
-  /** Since when a sweep has found no sign of its handler, after its client has gone; as performance.now() counts. */
+  /** Since when a sweep has found no sign of its handler, after its client has gone; as now() counts. */
   silentSince = 0
   /** The route's own write timeout. */
   writeTimeout: number | false | undefined = undefined
@@ -64,7 +65,7 @@ export abstract class Exchange {
   abstract get isReceiving (): boolean
   /** Whether that is read on the connection itself, which would be reset if it closed now. */
   abstract get needsConnection (): boolean
-  /** Whether Fastify's body parser will wait for ever, because the client left before its body was read. */
+  /** Whether Fastify's body parser will wait for ever, as it does if the client leaves before the body is parsed. */
   abstract get isBodyLost (): boolean
   /** Whether Node itself answers a request that is not received in time. */
   abstract get isTimedByNode (): boolean
@@ -91,7 +92,7 @@ export abstract class Exchange {
   /** How old it is, in milliseconds; from its first sweep on, while a hook ahead of the plugin's holds it. */
   get age (): number {
     if (this.reply !== undefined) return this.reply.elapsedTime
-    return this.seenAt === 0 ? 0 : performance.now() - this.seenAt
+    return this.seenAt === 0 ? 0 : now() - this.seenAt
   }
 
   /** Whether the handler writes the response past Fastify. */
@@ -180,7 +181,7 @@ class Http1Exchange extends Exchange {
   }
 
   get isBodyLost (): boolean {
-    return hasBody(this.request) && !this.request.readableEnded && !METHODS_WITHOUT_BODY.has(this.request.method)
+    return hasBody(this.request) && !METHODS_WITHOUT_BODY.has(this.request.method) && this.reply?.request.body === undefined
   }
 
   get isTimedByNode (): boolean {
@@ -257,7 +258,7 @@ class Http2Exchange extends Exchange {
   }
 
   get isBodyLost (): boolean {
-    return !this.#stream.endAfterHeaders && !(this.request.readableDidRead && this.request.readableEnded)
+    return !this.#stream.endAfterHeaders && this.reply?.request.body === undefined
   }
 
   get isTimedByNode (): boolean {
@@ -295,13 +296,13 @@ class Http2Exchange extends Exchange {
   #watchWindow (limit: number, callback: () => void): void {
     const stream = this.#stream
     let waiting = stream.writableLength
-    let since = performance.now()
-    const progress = () => { since = performance.now() }
+    let since = now()
+    const progress = () => { since = now() }
     const timer = setInterval(() => {
       if (stream.writableLength !== waiting || waiting === 0) {
         waiting = stream.writableLength
         progress()
-      } else if (performance.now() - since >= limit) {
+      } else if (now() - since >= limit) {
         progress()
         callback()
       }
