@@ -1,4 +1,4 @@
-// The program that is measured. It does as its parent says, by messages.
+// The program that is measured. Its parent sends it questions.
 
 import type { AddressInfo } from 'node:net'
 import type { Answer, Question } from './program.ts'
@@ -23,7 +23,7 @@ app.get('/held', async () => {
   await released
   return { hello: 'world' }
 })
-// As a handler waits for a database: something that lives on will wake it.
+// Referenced here as a database client references what its queries wait for: it is not garbage while the process lives.
 const never = new Promise(() => {})
 app.get('/stuck', async () => {
   waiting++
@@ -43,7 +43,7 @@ async function createLogger () {
 
 const READS = { each: 200_000, times: 10 }
 
-/** Nanoseconds that it takes to read how many are in flight: the least of some times, for what else runs only adds to it. */
+/** Nanoseconds to read `inFlightRequests`: the least of some runs, because other work only adds to it. */
 function readTime (): number {
   let least = Infinity
   for (let time = 0; time < READS.times; time++) {
@@ -55,7 +55,7 @@ function readTime (): number {
   return least
 }
 
-/** Bytes on the heap that are still needed. */
+/** Bytes of live objects on the heap. */
 function heapUsed (): number {
   const { gc } = globalThis as { gc?: () => void }
   if (gc === undefined) throw new Error('Run with --expose-gc')
@@ -78,6 +78,6 @@ const tell = (message: Answer): void => { process.send?.(message) }
 process.on('message', (question: Question) => {
   void Promise.resolve(answers[question]()).then(value => { tell({ question, value }) })
 })
-// Whether it exits must not depend on who watches.
+// The channel must not keep the process alive.
 process.channel?.unref()
 tell({ question: 'port', value: (app.server.address() as AddressInfo).port })
