@@ -16,6 +16,7 @@ if (subject === undefined) throw new Error(`There is no subject "${SUBJECT}"`)
 const released = once(process, 'SIGTERM')
 const app = Fastify({ logger: LOGGER === '' ? false : await createLogger() })
 await subject.register?.(app)
+// Not the only route, as in most applications: with one route alone, V8 inlines more, and a request takes 1 to 3 % less.
 app.get('/', async () => ({ hello: 'world' }))
 let waiting = 0
 app.get('/held', async () => {
