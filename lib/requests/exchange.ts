@@ -162,6 +162,12 @@ function hasBody ({ headers }: IncomingMessage): boolean {
 class Http1Exchange extends Exchange {
   declare readonly socket: Socket
 
+  override answer (error: FastifyError, headers?: OutgoingHttpHeaders): void {
+    // The handler's own status message would stay.
+    this.response.statusMessage = ''
+    super.answer(error, headers)
+  }
+
   get isFinished (): boolean {
     // Node says so of a response that was cut off by an abort, too; its socket has then not been written to the end.
     return this.response.writableFinished && (!this.socket.destroyed || this.socket.writableFinished)
