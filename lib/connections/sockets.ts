@@ -136,8 +136,9 @@ export class Connections {
   }
 
   /** An upgrade is asked for: if it comes to one, its owner closes the socket. */
-  upgrade (socket: Socket): void {
-    this.#upgraded.add(socket)
+  upgrade (socket: Socket | undefined): void {
+    // An injected one has none.
+    if (socket !== undefined) this.#upgraded.add(socket)
   }
 
   /** A response has been sent. If it did not say `Connection: close`, its client may ask again. */
@@ -252,7 +253,7 @@ export class Connections {
     let areAllHttp1 = true
     for (const server of this.#servers as Set<Partial<HttpServer>>) {
       // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
-      if (server.closeAllConnections !== undefined) server.closeAllConnections()
+      if (typeof server.closeAllConnections === 'function') server.closeAllConnections()
       else areAllHttp1 = false
     }
     let isAnyLeft = false

@@ -159,12 +159,12 @@ export class InFlight {
    */
   observe (handler: RouteHandlerMethod): RouteHandlerMethod {
     const isAsync = types.isAsyncFunction(handler)
-    const reach = (response: ServerResponse | undefined) => this.#reachHandler(response, isAsync)
+    const reach = (reply: FastifyReply | undefined) => this.#reachHandler(reply, isAsync)
     const settle = (exchange: Exchange) => { this.#settleHandler(exchange) }
     // Other plugins call a route's handler, too: @fastify/websocket with a socket and a request.
     const observed = function (this: FastifyInstance, ...args: Parameters<RouteHandlerMethod>) {
       const reply: FastifyReply | undefined = args[1]
-      const exchange = reach(reply?.raw)
+      const exchange = reach(reply)
       const result: unknown = handler.apply(this, args)
       // A reply has a `then`, too, which tells of the response.
       if (exchange === undefined || result === reply || !isThenable(result)) return result
@@ -177,13 +177,13 @@ export class InFlight {
     return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler))
   }
 
-  #reachHandler (response: ServerResponse | undefined, isAsync: boolean): Exchange | undefined {
+  #reachHandler (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
+    const response = reply?.raw
     if (response === undefined) return undefined
     const exchange = this.find(response) ?? this.#reenter(response)
     if (exchange === undefined) return undefined
     exchange.handler = 'returned'
-    // A stream that waits for its first byte is an answer, too.
-    if (!isAsync) response.once('pipe', () => { exchange.answered = true })
+    if (!isAsync) watchStreams(reply as FastifyReply, () => { exchange.answered = true })
     return exchange
   }
 
@@ -219,11 +219,20 @@ function isOver ({ wire, handler, answered }: Exchange): boolean {
   return wire === 'finished' || handler === 'settled' || answered
 }
 
+/** A stream that waits for its first byte is an answer, too, of which nothing else tells. */
+function watchStreams (reply: FastifyReply, answered: () => void): void {
+  reply.raw.once('pipe', answered)
+  beforeCall(reply, 'send', (payload: unknown) => {
+    // A stream of the web's is read, not piped.
+    if (payload instanceof ReadableStream || payload instanceof Response) answered()
+  })
+}
+
 /** From now on, ahead of each call of the method. */
-function beforeCall<K extends string> (object: Record<K, (...args: never[]) => unknown>, name: K, callback: () => void): void {
+function beforeCall<K extends string> (object: Record<K, (...args: never[]) => unknown>, name: K, callback: (argument: unknown) => void): void {
   const { [name]: method } = object
   object[name] = (...args) => {
-    callback()
+    callback(args[0])
     return method.apply(object, args)
   }
 }
