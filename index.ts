@@ -76,11 +76,13 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
       return
     }
     route.handler = inFlight.observe(route.handler)
+    if (route.errorHandler !== undefined) route.errorHandler = inFlight.observe(route.errorHandler)
     const { writeTimeout } = own
     if (writeTimeout === undefined) return
     timeouts.noteRoute(writeTimeout)
     prependOnRequest(route, reply => { timeouts.setFor(reply.raw, writeTimeout) })
   })
+  observeOtherHandlers(fastify, inFlight)
   // Ahead of the rest, because a path may be taken: an instance that could not be protected closes as without the plugin.
   probes.route(fastify)
 
@@ -169,6 +171,17 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.decorate('registerShutdownCallback', controller.onShutdown)
   fastify.decorate('isShuttingDown', { getter: () => phase.current !== 'running' })
   fastify.decorate('inFlightRequests', { getter: () => inFlight.count })
+}
+
+type SetHandler = (this: unknown, ...args: unknown[]) => unknown
+
+/** No hook tells of the handlers of errors and of what is not found. Child contexts inherit these methods. */
+function observeOtherHandlers (fastify: FastifyInstance, inFlight: InFlight): void {
+  const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', SetHandler>
+  const observed = (set: SetHandler): SetHandler => function (...args) {
+    return set.apply(this, args.map(argument => typeof argument === 'function' ? inFlight.observe(argument as () => unknown) : argument))
+  }
+  Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
 }
 
 function prependOnRequest (route: RouteOptions, apply: (reply: FastifyReply) => void): void {

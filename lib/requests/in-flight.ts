@@ -4,15 +4,16 @@
 // place, `isOver`, of the facts as they are; hooks, events, promises and the sweep only say that it is time to ask. So an
 // end that no hook tells of, because another plugin's hook failed ahead of ours, is found by the next sweep.
 
-import type { FastifyInstance, FastifyReply, RouteHandlerMethod } from 'fastify'
+import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestInFlight } from '../../types/index.ts'
-import type { Exchange } from './exchange.ts'
 import { types } from 'node:util'
 import { now } from '../clock.ts'
 import { describe } from './describe.ts'
-import { createExchange } from './exchange.ts'
-import { isPlainPromise, isThenable, observeThenable } from './thenable.ts'
+import { Exchange, type Handler } from './exchange.ts'
+import { isPlainPromise, isThenable, observePromise, observeThenable } from './thenable.ts'
+
+type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
 export class InFlight {
   readonly #counted = new Map<ServerResponse, Exchange>()
@@ -39,7 +40,7 @@ export class InFlight {
 
   /** A request has arrived. */
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
-    const exchange = createExchange(request, response)
+    const exchange = new Exchange(request, response)
     this.#latest = exchange
     const exchanges = this.#isCounting ? this.#counted : this.#uncounted
     exchanges.set(response, exchange)
@@ -111,12 +112,13 @@ export class InFlight {
   /** Looks at everything that is not over. */
   checkAll (): void {
     for (const exchange of [...this.exchanges, ...this.uncounted]) {
-      if (exchange.seenAt === 0) exchange.seenAt = now()
+      if (exchange.reply === undefined && exchange.startedAt === 0) exchange.startedAt = now()
       this.check(exchange)
     }
   }
 
   #finish (exchange: Exchange): void {
+    if (exchange.handler === 'running') exchange.keepAge()
     exchange.wire = 'finished'
     exchange.previous = undefined
     if (this.counts(exchange)) this.completed++
@@ -125,6 +127,7 @@ export class InFlight {
   /** No client waits for the handler any more, because it has gone or is answered in the handler's place. */
   orphan (exchange: Exchange): void {
     if (exchange.wire !== 'open') return
+    exchange.keepAge()
     exchange.wire = 'orphaned'
     // A hijacked reply is over with its connection.
     exchange.answered ||= exchange.isAnswered || exchange.reply?.sent === true
@@ -154,27 +157,36 @@ export class InFlight {
   }
 
   /**
-   * A route's handler, of which is known when it is done. Fastify alone calls `then` of what it returns, unless that is
-   * a plain promise.
+   * A handler, of which is known when it is done: of a route, of errors, or of what is not found. Fastify alone calls `then`
+   * of what it returns, unless that is a plain promise.
    */
-  observe (handler: RouteHandlerMethod): RouteHandlerMethod {
+  observe<H extends AnyHandler> (handler: H): H {
     const isAsync = types.isAsyncFunction(handler)
     const reach = (reply: FastifyReply | undefined) => this.#reachHandler(reply, isAsync)
-    const settle = (exchange: Exchange) => { this.#settleHandler(exchange) }
+    const end = (exchange: Exchange, state: Handler) => { this.#endHandler(exchange, state) }
     // Other plugins call a route's handler, too: @fastify/websocket with a socket and a request.
-    const observed = function (this: FastifyInstance, ...args: Parameters<RouteHandlerMethod>) {
-      const reply: FastifyReply | undefined = args[1]
+    const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
+      const reply = (third ?? second) as FastifyReply | undefined
       const exchange = reach(reply)
-      const result: unknown = handler.apply(this, args)
+      if (exchange === undefined) return handler.call(this, first, second, third)
+      let result: unknown
+      try {
+        result = handler.call(this, first, second, third)
+      } catch (error) {
+        end(exchange, 'settled')
+        throw error
+      }
       // A reply has a `then`, too, which tells of the response.
-      if (exchange === undefined || result === reply || !isThenable(result)) return result
-      exchange.handler = 'running'
-      const settled = () => { settle(exchange) }
+      if (result === reply || !isThenable(result)) {
+        end(exchange, 'returned')
+        return result
+      }
+      const settled = () => { end(exchange, 'settled') }
       if (!isPlainPromise(result)) return observeThenable(result, settled)
-      result.then(settled, settled)
+      observePromise(result, settled, settled)
       return result
     }
-    return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler))
+    return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
   }
 
   #reachHandler (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
@@ -182,9 +194,15 @@ export class InFlight {
     if (response === undefined) return undefined
     const exchange = this.find(response) ?? this.#reenter(response)
     if (exchange === undefined) return undefined
-    exchange.handler = 'returned'
+    // As long as it has not returned: an injected request may be finished by then.
+    exchange.handler = 'running'
     if (!isAsync) watchStreams(reply as FastifyReply, () => { exchange.answered = true })
     return exchange
+  }
+
+  #endHandler (exchange: Exchange, state: Handler): void {
+    exchange.handler = state
+    if (exchange.wire !== 'open') this.check(exchange)
   }
 
   /** Its client left with the body half sent, and so it was over; a parser of the user's has gone on with what there was. */
@@ -195,11 +213,6 @@ export class InFlight {
     this.#counted.set(response, exchange)
     this.awaitAnswer(exchange)
     return exchange
-  }
-
-  #settleHandler (exchange: Exchange): void {
-    exchange.handler = 'settled'
-    if (exchange.wire !== 'open') this.check(exchange)
   }
 
   /** Resolves once no request is in flight. */
@@ -228,8 +241,10 @@ function watchStreams (reply: FastifyReply, answered: () => void): void {
   })
 }
 
+type Methods<K extends string> = Record<K, (...args: never[]) => unknown>
+
 /** From now on, ahead of each call of the method. */
-function beforeCall<K extends string> (object: Record<K, (...args: never[]) => unknown>, name: K, callback: (argument: unknown) => void): void {
+function beforeCall<K extends string> (object: Methods<K>, name: K, callback: (argument: unknown) => void): void {
   const { [name]: method } = object
   object[name] = (...args) => {
     callback(args[0])

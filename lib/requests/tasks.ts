@@ -4,7 +4,7 @@ import type { TaskInFlight } from '../../types/index.ts'
 import { now } from '../clock.ts'
 import { TrackInvalidError } from '../errors.ts'
 import { nameOf, show, toError } from '../values.ts'
-import { isPlainPromise, isThenable, observeNextThen } from './thenable.ts'
+import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
 interface Task {
   name: string
@@ -38,7 +38,7 @@ export class Tasks {
     }
     try {
       if (!isThenable(promise)) throw new TypeError('no thenable')
-      if (isPlainPromise(promise)) void promise.then(done, failed)
+      if (isPlainPromise(promise)) observePromise(promise, done, failed)
       else observeNextThen(promise, done, failed)
     } catch {
       throw new TrackInvalidError(show(promise))

@@ -3,6 +3,8 @@
 
 /* oxlint-disable unicorn/no-thenable */
 
+import { types } from 'node:util'
+
 type Callback = (value: unknown) => unknown
 
 /** Whether a value has a `then` method. It reads `then`, as `await` does. */
@@ -10,9 +12,22 @@ export function isThenable (value: unknown): value is PromiseLike<unknown> {
   return value != null && typeof (value as PromiseLike<unknown>).then === 'function'
 }
 
-/** Whether `then` may be called once more without doing anything again. */
+const { then: promiseThen } = Promise.prototype // oxlint-disable-line unbound-method
+
+/** Whether it is a promise as the language makes them, of this realm or of another one (node:vm, Jest). */
 export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
-  return value instanceof Promise && value.then === Promise.prototype.then // oxlint-disable-line unbound-method
+  if (value instanceof Promise && value.then === promiseThen) return true
+  return types.isPromise(value) && isPromisePrototype(Object.getPrototypeOf(value) as object)
+}
+
+/** That of a subclass has another one between it and Object's. */
+function isPromisePrototype (prototype: object): boolean {
+  return Object.getPrototypeOf(Object.getPrototypeOf(prototype)) === null
+}
+
+/** Observes a plain promise. It runs nothing of the user's, even if the promise has a `then` of its own. */
+export function observePromise (promise: Promise<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
+  void promiseThen.call(promise, fulfilled, rejected)
 }
 
 /** A stand-in for a thenable: `then` of that is called as often as `then` of this. */

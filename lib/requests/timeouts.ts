@@ -137,7 +137,6 @@ export class Timeouts {
     const { isStill } = exchange
     if (isStill && exchange.age < limit) return
     const cut = () => { this.#cuts.cut(exchange, new WriteTimeoutError(limit)) }
-    exchange.watched = true
     exchange.watch(limit, cut)
     if (isStill) cut()
   }
