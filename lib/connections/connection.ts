@@ -6,12 +6,11 @@ import type { Socket } from 'node:net'
 import type { Exchange } from '../requests/exchange.ts'
 import { subscribe } from 'node:diagnostics_channel'
 
-/** On a socket: its connection. One field, set once: to look a socket up in a Map would cost each request half as much as to count it. */
-const kConnection = Symbol('graceful.connection')
-
-interface Connected extends Socket {
-  [kConnection]?: Connection
-}
+/**
+ * By their sockets, those of all instances. Not a field of the socket: V8 turns an object that has many of them into a slow
+ * one when a computed name, a symbol's for instance, is added, and Node reads and writes a socket some dozens of times a request.
+ */
+const connections = new Map<Socket, Connection>()
 
 /** What the connections of an instance tell. */
 export interface ConnectionOwner {
@@ -25,16 +24,16 @@ export class Connection {
   /** Its newest request, as long as that needs the connection. Each request knows the one ahead of it. */
   newest: Exchange | undefined = undefined
 
-  constructor (socket: Connected, owner: ConnectionOwner) {
+  constructor (socket: Socket, owner: ConnectionOwner) {
     this.socket = socket
     this.owner = owner
-    socket[kConnection] = this
+    connections.set(socket, this)
     socket.on('close', onSocketClose)
   }
 
   /** The connection of a request, if it is one of HTTP/1 that a listener of ours accepted. */
   static of ({ socket }: Exchange): Connection | undefined {
-    return (socket as Connected | null | undefined)?.[kConnection]
+    return socket === undefined ? undefined : connections.get(socket)
   }
 
   /** The next request, in the order of the connection. */
@@ -61,8 +60,9 @@ export class Connection {
 }
 
 /** One listener per connection, not per response: a queued response of an aborted pipeline has no 'close'. */
-function onSocketClose (this: Connected): void {
-  const connection = this[kConnection] as Connection
+function onSocketClose (this: Socket): void {
+  const connection = connections.get(this) as Connection
+  connections.delete(this)
   connection.owner.closed(connection)
 }
 
@@ -74,7 +74,7 @@ export function watchArrivals (): void {
   isWatching = true
   // For the life of the process: it holds no instance, so there is nothing to let go of.
   subscribe('http.server.request.start', message => {
-    const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Connected }
-    socket[kConnection]?.owner.arrive(request, response)
+    const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Socket }
+    connections.get(socket)?.owner.arrive(request, response)
   })
 }

@@ -59,7 +59,9 @@ export class Cuts {
 
   /** Cuts everything that is in flight. A response that only waits for the one ahead of it is sent after that. */
   cutAll (error: FastifyError): void {
-    for (const exchange of this.#inFlight.exchanges) if (!exchange.isWaitingForTurn) this.cut(exchange, error)
+    // Chosen ahead of the first cut: behind that, one that waited is next, and would look as if its client did not read.
+    const due = this.#inFlight.exchanges.filter(({ isWaitingForTurn }) => !isWaitingForTurn)
+    for (const exchange of due) this.cut(exchange, error)
     this.#nameTasks(error)
   }
 
