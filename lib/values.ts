@@ -26,7 +26,8 @@ export function toError (thrown: unknown): Error {
 /** The message of an error, whose properties may be anything. */
 export function messageOf (error: Error): string {
   try {
-    return String(error.message)
+    const { message }: { message: unknown } = error
+    return typeof message === 'string' ? message : show(message)
   } catch {
     return show(error)
   }
@@ -35,14 +36,4 @@ export function messageOf (error: Error): string {
 /** A name that a user gave: text as it is, anything else as it shows. */
 export function nameOf (value: unknown): string {
   return typeof value === 'string' ? value : show(value)
-}
-
-/** Whether a value has a `then` method. It reads `then`, as `await` does. */
-export function isThenable (value: unknown): value is PromiseLike<unknown> {
-  return value != null && typeof (value as PromiseLike<unknown>).then === 'function'
-}
-
-/** Whether `then` may be called once more without doing anything again. Not so for a query builder, or a lazy promise. */
-export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
-  return types.isPromise(value) && value.then === Promise.prototype.then // oxlint-disable-line unbound-method
 }

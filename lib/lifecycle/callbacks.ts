@@ -3,6 +3,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../types/index.ts'
 import type { SafeLog } from './log.ts'
+import { now } from '../clock.ts'
 import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
 import { resolveCallbackOptions } from '../options.ts'
 import { show, toError } from '../values.ts'
@@ -49,7 +50,7 @@ export class Callbacks {
     const reports: CallbackReport[] = []
     for (const [index, entry] of this.#registered.entries()) {
       const later = this.#registered.slice(index + 1)
-      const limit = share(entry, later, Math.max(0, deadline - performance.now()))
+      const limit = share(entry, later, Math.max(0, deadline - now()))
       reports.push(await this.#runOne(entry, limit, reason))
       this.#finished++
     }
@@ -59,9 +60,9 @@ export class Callbacks {
   async #runOne ({ callback, name }: Registered, limit: number, reason: string): Promise<CallbackReport> {
     const log = this.#log.child({ shutdownCallback: name })
     const controller = new AbortController()
-    const start = performance.now()
+    const start = now()
     const error = await call(callback, { signal: controller.signal, deadline: Date.now() + limit, reason, log }, name, limit)
-    const time = Math.round(performance.now() - start)
+    const time = Math.round(now() - start)
     if (error === undefined) {
       this.#log.info(`Shutdown callback "${name}" completed in ${time}ms`, { shutdownCallback: name })
       return { name, time }

@@ -6,6 +6,7 @@ import cluster from 'node:cluster'
 import closeWithGrace from 'close-with-grace'
 import type { ProcessEvent, ShutdownReport } from '../../types/index.ts'
 import type { SafeLog } from './log.ts'
+import { setTimeout } from '../clock.ts'
 import { PROCESS_EVENTS } from '../options.ts'
 import { toError } from '../values.ts'
 

@@ -23,14 +23,12 @@ export class Outcome {
     if (!this.#cut.has(what)) this.#cut.set(what, entry)
   }
 
-  get isClean (): boolean {
-    return this.#cut.size === 0 && this.#errors.length === 0
-  }
-
   /** Completes a report. */
   report (rest: Omit<ShutdownReport, 'cut' | 'errors' | 'omittedErrors' | 'exitCode'>): ShutdownReport {
-    const isClean = this.isClean && rest.callbacks.every(({ error }) => error === undefined)
-    return { ...rest, cut: [...this.#cut.values()], errors: [...this.#errors], omittedErrors: this.#omittedErrors, exitCode: isClean ? 0 : 1 }
+    const cut = [...this.#cut.values()]
+    const errors = [...this.#errors]
+    const isClean = cut.length + errors.length === 0 && rest.callbacks.every(({ error }) => error === undefined)
+    return { ...rest, cut, errors, omittedErrors: this.#omittedErrors, exitCode: isClean ? 0 : 1 }
   }
 }
 
