@@ -134,7 +134,7 @@ const postHttp2: Post = (port, path) => {
 const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
 
 const protocols: Record<string, { server: object, post: Post }> = {
-  'HTTP/1': { server: {}, post: postHttp1(requestHttp as typeof requestHttps) },
+  'HTTP/1': { server: {}, post: postHttp1(requestHttp) },
   HTTPS: { server: { https: { key, cert } }, post: postHttp1(requestHttps) },
   'HTTP/2': { server: { http2: true }, post: postHttp2 }
 }
