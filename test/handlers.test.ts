@@ -7,9 +7,13 @@ import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runInNewContext } from 'node:vm'
-import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, listen, RawClient, visit } from './helpers.ts'
+
+// oxlint-disable unicorn/no-thenable
 
 type Callback = (value: unknown) => unknown
+type OnFulfilled<A> = ((value: unknown) => A | PromiseLike<A>) | null
+type OnRejected<B> = ((reason: unknown) => B | PromiseLike<B>) | null
 
 /** A query builder: each call of `then` runs the query again. */
 class Query implements PromiseLike<unknown> {
@@ -20,7 +24,7 @@ class Query implements PromiseLike<unknown> {
     this.#query = query
   }
 
-  then<A = unknown, B = never> (onFulfilled?: ((value: unknown) => A | PromiseLike<A>) | null, onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<A | B> {
+  then<A = unknown, B = never> (onFulfilled?: OnFulfilled<A>, onRejected?: OnRejected<B>): Promise<A | B> {
     this.runs++
     return new Promise(resolve => { resolve(this.#query()) }).then(onFulfilled, onRejected)
   }
@@ -39,11 +43,14 @@ class LazyPromise extends Promise<unknown> {
     return Promise
   }
 
-  override then<A, B> (onFulfilled?: ((value: unknown) => A | PromiseLike<A>) | null, onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<A | B> {
+  override then<A, B> (onFulfilled?: OnFulfilled<A>, onRejected?: OnRejected<B>): Promise<A | B> {
     this.runs++
     return new Promise(resolve => { resolve(this.query()) }).then(onFulfilled, onRejected)
   }
 }
+
+/** Its `then` throws. */
+const broken = (): PromiseLike<unknown> => ({ then () { throw new Error('broken') } }) as unknown as PromiseLike<unknown>
 
 const lazy: Record<string, (query: () => unknown) => PromiseLike<unknown> & { runs: number }> = {
   'a query builder': query => new Query(query),
@@ -61,12 +68,12 @@ for (const [what, make] of Object.entries(lazy)) {
       return 'rows'
     })
     app.get('/', () => query)
-    const client = new RawClient(await listen(app)).get('/')
+    const { client, leave } = await visit(app, await listen(app))
+    client.get('/')
     await entered.promise
     t.equal(app.inFlightRequests, 1)
     const report = app.gracefulShutdown.shutdown()
-    client.socket.destroy()
-    await client.closed
+    await leave()
     t.equal(app.gracefulShutdown.phase, 'draining', 'its client has gone, and it runs on')
     t.equal(app.inFlightRequests, 1)
     released.resolve()
@@ -94,7 +101,7 @@ for (const [what, make] of Object.entries(lazy)) {
         return await thenable
       })
     }
-    for (const url of Object.keys(routes).flatMap(url => [url, `/async${url}`])) {
+    for (const url of Object.keys(routes).flatMap(path => [path, `/async${path}`])) {
       const { statusCode, body } = await app.inject(url)
       t.match({ statusCode, body }, url.endsWith('/rejects') ? { statusCode: 500, body: /no such table/ } : { statusCode: 200, body: 'rows' }, url)
     }
@@ -187,8 +194,8 @@ t.test('a tracked promise of another realm is watched, as Jest has those of `nod
 
 t.test('a tracked thenable whose `then` throws does not hold the drain', async t => {
   const { app, log } = await createApp(t)
-  const broken = app.gracefulShutdown.track({ then () { throw new Error('broken') } } as unknown as PromiseLike<void>, 'broken')
-  await t.rejects((async () => { await broken })(), { message: 'broken' })
+  const thenable = app.gracefulShutdown.track(broken(), 'broken')
+  await t.rejects((async () => { await thenable })(), { message: 'broken' })
   t.match(await log.line(/broken/), { level: 50, err: { message: 'broken' } })
   t.strictSame(app.gracefulShutdown.inFlight(), [])
   const report = await app.gracefulShutdown.shutdown()
@@ -206,7 +213,7 @@ t.test('what cannot be watched is refused by track(), and does not count', async
 
 t.test('a thenable whose `then` throws, returned by a handler, is answered with its error and does not count for ever', async t => {
   const { app } = await createApp(t)
-  app.get('/throws', () => ({ then () { throw new Error('broken') } }))
+  app.get('/throws', () => broken())
   app.get('/both', () => ({
     then (_resolve: Callback, reject: Callback) {
       reject(new Error('broken'))
