@@ -50,7 +50,7 @@ class LazyPromise extends Promise<unknown> {
 }
 
 /** Its `then` throws. */
-const broken = (): PromiseLike<unknown> => ({ then () { throw new Error('broken') } }) as unknown as PromiseLike<unknown>
+const broken = (): PromiseLike<unknown> => ({ then () { throw new Error('broken') } })
 
 const lazy: Record<string, (query: () => unknown) => PromiseLike<unknown> & { runs: number }> = {
   'a query builder': query => new Query(query),

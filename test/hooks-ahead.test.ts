@@ -11,13 +11,8 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { Deferred, eventually, listen, Log, RawClient } from './helpers.ts'
 
-interface Behind {
-  app: FastifyInstance
-  log: Log
-}
-
 /** An instance with hooks ahead of the plugin's. */
-async function createBehind (t: Test, addHooks: (app: FastifyInstance) => void, options: GracefulOptions = {}, server = {}): Promise<Behind> {
+async function createBehind (t: Test, addHooks: (app: FastifyInstance) => void, options: GracefulOptions = {}, server = {}) {
   const log = new Log()
   const stream = new Writable({ write: (chunk: Buffer, _encoding, done) => { log.write(chunk.toString()); done() } })
   const app = Fastify({ logger: { level: 'debug', stream }, ...server }) as FastifyInstance

@@ -36,6 +36,10 @@ async function startPipeline (t: Test, paths: readonly string[], options: Gracef
   await eventually(() => waiting + done === paths.length)
   // The answers that are ready have been ended by then.
   await new Promise(resolve => { setImmediate(resolve) })
+  t.teardown(() => {
+    released.resolve()
+    client.socket.destroy()
+  })
   return { app, log, client, release: () => { released.resolve() } }
 }
 
@@ -48,9 +52,9 @@ function cutUrls ({ cut }: ShutdownReport): unknown[] {
 }
 
 /** No answer but the last says that the connection ends: Node drops what follows one that does. */
-function onlyLastCloses (t: Test, client: RawClient): void {
+function onlyLastMayClose (t: Test, client: RawClient): void {
   const heads = client.text.split(/HTTP\/1\.1 (?=\d{3})/).slice(1)
-  t.strictSame(heads.map(head => /^connection: close/im.test(head)), heads.map((_, index) => index === heads.length - 1))
+  t.notOk(heads.slice(0, -1).some(head => /^connection: close/im.test(head)))
 }
 
 async function nothingCounts (app: FastifyInstance): Promise<void> {
@@ -79,7 +83,7 @@ for (const paths of orders) {
       const report = await app.gracefulShutdown.shutdown()
       await client.closed
       t.strictSame(statuses(client), expected)
-      onlyLastCloses(t, client)
+      onlyLastMayClose(t, client)
       t.strictSame(cutUrls(report), hangs)
       const before = paths.indexOf(hangs[0] ?? '')
       t.match(report, { completed: paths.length - hangs.length - before, exitCode: 1 })
@@ -92,7 +96,8 @@ for (const paths of orders) {
     const { client, app, log, release } = await startPipeline(t, paths, { writeTimeout: 200 })
     await eventually(() => statuses(client).length === paths.length)
     t.strictSame(statuses(client), expected)
-    t.strictSame(log.lines.filter(({ msg }) => /^Request cut/.test(msg)).map(({ url }) => url), hangs)
+    t.strictSame(log.lines.filter(({ msg }) => msg.startsWith('Request cut')).map(({ url }) => url), hangs)
+    client.socket.destroy()
     await client.closed
     release()
     await nothingCounts(app)
@@ -116,6 +121,6 @@ t.test('a pipeline that is answered in time is whole, and clean', async t => {
   release()
   await client.closed
   t.strictSame(statuses(client), ['200', '200', '200'])
-  onlyLastCloses(t, client)
+  onlyLastMayClose(t, client)
   t.match(await report, { completed: 3, cut: [], exitCode: 0 })
 })
