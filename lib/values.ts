@@ -2,10 +2,14 @@
 
 import { inspect, types } from 'node:util'
 
+/** Of a value that is shown. */
+const MOST_CHARACTERS = 500
+
 /** A value as its author wrote it, with its type where that may be the mistake. */
 export function show (value: unknown): string {
   try {
     const text = inspect(value, { depth: 1, breakLength: Infinity, maxStringLength: 80 })
+    if (text.length > MOST_CHARACTERS) return `${text.slice(0, MOST_CHARACTERS)}…`
     return typeof value === 'object' || typeof value === 'function' ? text : `${text} (${typeof value})`
   } catch {
     // A getter or a custom inspect function threw.

@@ -61,7 +61,7 @@ export class Callbacks {
     const log = this.#log.child({ shutdownCallback: name })
     const controller = new AbortController()
     const start = now()
-    const error = await call(callback, { signal: controller.signal, deadline: Date.now() + limit, reason, log }, name, limit)
+    const { error } = await call(callback, { signal: controller.signal, deadline: Date.now() + limit, reason, log }, name, limit)
     const time = Math.round(now() - start)
     if (error === undefined) {
       this.#log.info(`Shutdown callback "${name}" completed in ${time}ms`, { shutdownCallback: name })
@@ -94,13 +94,13 @@ interface Context {
   log: FastifyBaseLogger
 }
 
-/** Resolves to what went wrong, if anything did. */
-async function call (callback: ShutdownCallback, context: Context, name: string, limit: number): Promise<Error | undefined> {
+/** Resolves to what went wrong, if anything did; in an object, because an error may have a `then`. */
+async function call (callback: ShutdownCallback, context: Context, name: string, limit: number): Promise<{ error?: Error }> {
   try {
     // From a promise, so that a callback which throws synchronously is no special case.
     const outcome = await within(limit, Promise.resolve(context).then(callback))
-    return outcome === TIMED_OUT ? new CallbackTimeoutError(name, Math.round(limit)) : undefined
+    return outcome === TIMED_OUT ? { error: new CallbackTimeoutError(name, Math.round(limit)) } : {}
   } catch (thrown) {
-    return toError(thrown)
+    return { error: toError(thrown) }
   }
 }

@@ -23,6 +23,10 @@ export class Outcome {
     if (!this.#cut.has(what)) this.#cut.set(what, entry)
   }
 
+  get cutCount (): number {
+    return this.#cut.size
+  }
+
   /** Completes a report. */
   report (rest: Omit<ShutdownReport, 'cut' | 'errors' | 'omittedErrors' | 'exitCode'>): ShutdownReport {
     const cut = [...this.#cut.values()]
@@ -32,10 +36,14 @@ export class Outcome {
   }
 }
 
+/** Entries of `cut` that a log line has. More of them would delay the exit: a pipe takes 64 KB at a time. */
+const MOST_LOGGED = 100
+
 /** JSON has nothing to say of an Error; each was logged with its stack when it came. */
 export function loggable (report: ShutdownReport): object {
   const callbacks = report.callbacks.map(({ error, ...callback }: CallbackReport) => error === undefined
     ? callback
     : { ...callback, error: messageOf(error) })
-  return { ...report, callbacks, errors: report.errors.map(messageOf) }
+  const cut = report.cut.slice(0, MOST_LOGGED)
+  return { ...report, cut, cutCount: report.cut.length, callbacks, errors: report.errors.map(messageOf) }
 }

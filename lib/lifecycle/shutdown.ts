@@ -53,6 +53,8 @@ export class Shutdown {
   #reason = ''
   #phases = { delaying: 0, draining: 0, closing: 0, callbacks: 0 }
   #completedBefore = 0
+  /** The shutdowns of other instances that its callbacks and hooks wait for. */
+  readonly #awaited = new Set<Shutdown>()
   #closeError: Error | undefined
   #exitCode: ShutdownReport['exitCode'] | undefined
 
@@ -78,7 +80,15 @@ export class Shutdown {
   }
 
   async orSoFar (ended: Promise<ShutdownReport>): Promise<ShutdownReport> {
-    return context.getStore()?.has(this) === true ? this.#reportSoFar([]) : await ended
+    const inside = [...context.getStore() ?? []]
+    if (inside.some(shutdown => this.#waitsFor(shutdown))) return this.#reportSoFar([])
+    for (const shutdown of inside) shutdown.#awaited.add(this)
+    return await ended
+  }
+
+  /** Whether it is the other one, or its callbacks and hooks wait for that, be it by way of a third one. */
+  #waitsFor (other: Shutdown): boolean {
+    return this === other || [...this.#awaited].some(shutdown => shutdown.#waitsFor(other))
   }
 
   /** The delay under way ends now; one still to come is left out. */

@@ -11,6 +11,9 @@ import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
 import { describe } from './describe.ts'
 
+/** Requests that have a log line of their own as they are cut by a shutdown: thousands would delay the exit. */
+const MOST_NAMED = 1_000
+
 export class Cuts {
   readonly #phase: PhaseClock
   readonly #inFlight: InFlight
@@ -62,6 +65,7 @@ export class Cuts {
     // Chosen ahead of the first cut: behind that, one that waited is next, and would look as if its client did not read.
     const due = this.#inFlight.exchanges.filter(({ isWaitingForTurn }) => !isWaitingForTurn)
     for (const exchange of due) this.cut(exchange, error)
+    if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests cut in all; the report has each`)
     this.#nameTasks(error)
   }
 
@@ -87,7 +91,7 @@ export class Cuts {
   #name (exchange: Exchange, error: FastifyError): void {
     const entry = describe(exchange)
     if (this.#phase.current !== 'running') this.#outcome.addCut(exchange, entry)
-    if (this.#logged.has(exchange)) return
+    if (this.#logged.has(exchange) || this.#outcome.cutCount > MOST_NAMED) return
     this.#logged.add(exchange)
     this.#log.error(`Request cut: ${error.message}`, { ...entry, code: error.code })
   }
