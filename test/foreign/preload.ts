@@ -1,0 +1,156 @@
+// Loaded ahead of each test file of a foreign suite: registers the plugin on every instance that Fastify makes, and writes
+// down what its shutdowns were like. Without FOREIGN_PLUGIN it only measures how long closing takes.
+
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { GracefulOptions } from '../../types/index.ts'
+import type { InstanceEvent } from './results.ts'
+import { appendFileSync } from 'node:fs'
+import Module, { createRequire } from 'node:module'
+import { relative } from 'node:path'
+import test from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { isMainThread } from 'node:worker_threads'
+
+type Plugin = (fastify: FastifyInstance, options: GracefulOptions) => Promise<void>
+type Factory = (options?: unknown) => FastifyInstance
+type Loader = (this: unknown, module: { exports: unknown }, filename: string) => void
+
+/** fastify.js, a file to append to, the folder of the suite; and the plugin, or nothing. */
+const { FOREIGN_FASTIFY = '', FOREIGN_RECORDS = '', FOREIGN_FOLDER = '', FOREIGN_PLUGIN = '' } = process.env
+/**
+ * Signals and uncaught errors belong to the test runner, and the tests have routes of their own. What is cut after 5 seconds
+ * would be cut after the default 25, too.
+ */
+const OPTIONS: GracefulOptions = { signals: false, health: false, ready: false, drainTimeout: 5_000, shutdownTimeout: 8_000 }
+/** Milliseconds from which closing is slow. */
+const SLOW = 1_000
+/** Milliseconds that a test may take. */
+const TEST_TIMEOUT = 15_000
+/** A look at each instance, as the process ends. */
+const atExit: Array<() => void> = []
+
+if (isMainThread) {
+  process.on('exit', () => { for (const look of atExit) look() })
+  limitTests()
+  wrapFastify()
+}
+
+/** One test that waits in vain must not take those after it along. Node 20 has no flag for a limit for each test. */
+function limitTests (): void {
+  const limited = Object.defineProperties(withLimit(test), Object.getOwnPropertyDescriptors(test))
+  Object.assign(limited, { test: limited, it: withLimit(test.it) })
+  const load = Module.prototype.require
+  const require = function (this: Module, id: string): unknown {
+    return id === 'node:test' ? limited : Reflect.apply(load, this, [id])
+  }
+  Module.prototype.require = Object.assign(require, load)
+}
+
+function withLimit (define: (...args: never[]) => unknown) {
+  return (...args: unknown[]) => {
+    // A name, options and a function; each may be missing.
+    const index = args.findIndex(value => typeof value === 'object' && value !== null)
+    const options = { timeout: TEST_TIMEOUT, ...(index === -1 ? {} : args[index] as object) }
+    if (index === -1) args.splice(typeof args[0] === 'function' ? 0 : 1, 0, options)
+    else args[index] = options
+    return Reflect.apply(define, undefined, args)
+  }
+}
+
+/** Not when it is required but when it is compiled: some tests load it past the cache. */
+function wrapFastify (): void {
+  const plugin = FOREIGN_PLUGIN === '' ? undefined : loadPlugin(FOREIGN_PLUGIN)
+  const loaders = createRequire(__filename).extensions as unknown as Record<'.js', Loader>
+  const load = loaders['.js']
+  loaders['.js'] = function (module, filename) {
+    load.call(this, module, filename)
+    if (filename === FOREIGN_FASTIFY) module.exports = wrap(module.exports as Factory, plugin)
+  }
+}
+
+function loadPlugin (filename: string): Plugin {
+  // Node 20 warns of each ES module that is required.
+  const { emitWarning } = process
+  process.emitWarning = () => {}
+  const plugin = createRequire(filename)(filename) as Plugin
+  process.emitWarning = emitWarning
+  return plugin
+}
+
+function wrap (factory: Factory, plugin: Plugin | undefined): Factory {
+  const fastify = (options?: unknown) => {
+    const instance = factory(options)
+    const at = caller()
+    if (plugin === undefined) measureClose(instance, at)
+    else register(plugin, instance, at)
+    return instance
+  }
+  return Object.assign(fastify, factory, { fastify, default: fastify })
+}
+
+/** As if `await register()` came first: the plugin is there before any hook or route of the test. */
+function register (plugin: Plugin, instance: FastifyInstance, at: string): void {
+  const replies = new Map<string, FastifyReply>()
+  const { addHook } = instance
+  instance.addHook = function (this: FastifyInstance, name: string, hook: (...args: never[]) => unknown) {
+    return Reflect.apply(addHook, this, [name, name === 'onRequest' ? noting(replies, hook) : hook]) as FastifyInstance
+  } as typeof addHook
+  const registered = plugin(instance, OPTIONS)
+  instance.addHook = addHook
+  registered.catch((error: unknown) => { record({ kind: 'fault', at, what: String(error) }) })
+
+  instance.gracefulShutdown.wait().then(({ cut, time }) => {
+    for (const entry of cut) record({ kind: 'cut', at, what: entry.kind === 'task' ? entry.name : show(entry, replies) })
+    if (time > SLOW) record({ kind: 'slow', at, time })
+  }, () => {})
+  atExit.push(() => {
+    for (const entry of instance.gracefulShutdown.inFlight()) {
+      if (entry.kind === 'request' && isOver(replies.get(entry.requestId))) record({ kind: 'left', at, what: show(entry, replies) })
+    }
+  })
+}
+
+/** The plugin's hook sees each request first: notes the reply without a hook of its own, since some tests count hooks. */
+function noting (replies: Map<string, FastifyReply>, hook: (...args: never[]) => unknown) {
+  return function (this: unknown, request: FastifyRequest, reply: FastifyReply, done: unknown) {
+    replies.set(request.id, reply)
+    return Reflect.apply(hook, this, [request, reply, done]) as unknown
+  }
+}
+
+function isOver (reply: FastifyReply | undefined): boolean {
+  return reply !== undefined && (reply.raw.writableFinished || reply.raw.destroyed)
+}
+
+function show ({ method, url, requestId }: { method: string, url: string, requestId: string }, replies: Map<string, FastifyReply>): string {
+  return `${method} ${url}, ${replies.get(requestId)?.raw.writableFinished ? 'answered' : 'not answered'}`
+}
+
+function measureClose (instance: FastifyInstance, at: string): void {
+  const { close } = instance
+  instance.close = function (this: FastifyInstance, ...args: []) {
+    const start = performance.now()
+    const end = () => {
+      const time = performance.now() - start
+      if (time > SLOW) record({ kind: 'slow', at, time })
+    }
+    const closed = Reflect.apply(close, this, args) as Promise<undefined>
+    if (args.length === 0) closed.then(end, end)
+    else instance.server.once('close', end)
+    return closed
+  } as typeof close
+}
+
+/** The innermost place within the suite, other than Fastify itself. */
+function caller (): string {
+  for (const frame of String(new Error('where').stack).split('\n').slice(1)) {
+    const [, place = '', line] = /\(?((?:file:\/\/)?\/[^()]*):(\d+):\d+\)?$/.exec(frame) ?? []
+    const filename = place.startsWith('file:') ? fileURLToPath(place) : place
+    if (filename.startsWith(FOREIGN_FOLDER) && filename !== FOREIGN_FASTIFY) return `${relative(FOREIGN_FOLDER, filename)}:${line}`
+  }
+  return 'elsewhere'
+}
+
+function record (event: InstanceEvent): void {
+  appendFileSync(FOREIGN_RECORDS, `${JSON.stringify(event)}\n`)
+}
