@@ -16,7 +16,6 @@ export interface Installation {
   fastify: string
   plugin: string
   preload: string
-  reporter: string
   /** For what the test files write; gone when the process is. */
   scratch: string
 }
@@ -42,7 +41,6 @@ export function install (): Installation {
     fastify: join(modules, 'fastify/fastify.js'),
     plugin: join(ROOT, 'dist/index.js'),
     preload: join(scratch, 'test/foreign/preload.js'),
-    reporter: join(scratch, 'test/foreign/reporter.mjs'),
     scratch
   }
 }

@@ -3,7 +3,7 @@
 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { GracefulOptions } from '../../types/index.ts'
-import type { InstanceEvent } from './results.ts'
+import type { InstanceEvent } from './instances.ts'
 import { appendFileSync } from 'node:fs'
 import Module, { createRequire } from 'node:module'
 import { relative } from 'node:path'
@@ -46,6 +46,12 @@ function limitTests (): void {
   Module.prototype.require = Object.assign(require, load)
 }
 
+/** Once nothing keeps the process alive, node:test fails all tests that are still to run. */
+function keepAlive (ended: Promise<void>): void {
+  const timer = setInterval(() => {}, TEST_TIMEOUT)
+  void ended.finally(() => { clearInterval(timer) })
+}
+
 function withLimit (define: (...args: never[]) => unknown) {
   return (...args: unknown[]) => {
     // A name, options and a function; each may be missing.
@@ -53,7 +59,9 @@ function withLimit (define: (...args: never[]) => unknown) {
     const options = { timeout: TEST_TIMEOUT, ...(index === -1 ? {} : args[index] as object) }
     if (index === -1) args.splice(typeof args[0] === 'function' ? 0 : 1, 0, options)
     else args[index] = options
-    return Reflect.apply(define, undefined, args)
+    const ended = Reflect.apply(define, undefined, args)
+    if (ended instanceof Promise) keepAlive(ended)
+    return ended
   }
 }
 
@@ -78,7 +86,8 @@ function loadPlugin (filename: string): Plugin {
 }
 
 function wrap (factory: Factory, plugin: Plugin | undefined): Factory {
-  const fastify = (options?: unknown) => {
+  // No arrow function: it may also be called with `new`.
+  function fastify (options?: unknown): FastifyInstance {
     const instance = factory(options)
     const at = caller()
     if (plugin === undefined) measureClose(instance, at)

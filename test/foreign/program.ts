@@ -1,20 +1,24 @@
 // Runs one test file of a suite, in a process of its own.
 
 import type { Installation } from './install.ts'
-import type { InstanceEvent, TestEvent } from './results.ts'
+import type { InstanceEvent } from './instances.ts'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { parseTap, type TestResult } from './tap.ts'
 
 /** Milliseconds that one file may take. */
 const FILE_TIMEOUT = 180_000
 /** What is left of the environment: npm's and the test runner's own settings would reach the tests. */
 const KEPT = ['PATH', 'HOME', 'TMPDIR', 'LANG', 'TZ', 'XDG_CACHE_HOME']
 
+/** The name of one more test, which stands for the file as a whole. */
+export const WHOLE_FILE = '(the file)'
+
 /** How the tests of one file ended. */
 export interface FileResult {
-  tests: Map<string, TestEvent>
+  tests: Map<string, TestResult>
   instances: InstanceEvent[]
   /** Warnings that the process printed, without its id. */
   warnings: Set<string>
@@ -24,7 +28,7 @@ const running = new Set<number>()
 process.on('exit', () => { for (const pid of running) kill(pid) })
 
 export async function runFile (installation: Installation, suite: string, file: string, withPlugin: boolean): Promise<FileResult> {
-  const { modules, fastify, plugin, preload, reporter, scratch } = installation
+  const { modules, fastify, plugin, preload, scratch } = installation
   const folder = join(modules, suite)
   const directory = mkdtempSync(join(scratch, 'file-'))
   const [tests, instances] = [join(directory, 'tests'), join(directory, 'instances')]
@@ -38,7 +42,8 @@ export async function runFile (installation: Installation, suite: string, file: 
   for (const name of KEPT) if (process.env[name] !== undefined) env[name] = process.env[name]
 
   // A process group, since some tests start programs.
-  const args = ['--test-reporter', reporter, '--test-reporter-destination', tests, file]
+  // The reporters that Node brings along, since one's own delays the first test, and some files do not expect that.
+  const args = ['--test-reporter', 'tap', '--test-reporter-destination', tests, file]
   const child = spawn(process.execPath, args, { cwd: folder, env, detached: true, stdio: ['ignore', 'ignore', 'pipe'] })
   const pid = child.pid as number
   running.add(pid)
@@ -53,29 +58,20 @@ export async function runFile (installation: Installation, suite: string, file: 
   clearTimeout(timer)
   running.delete(pid)
 
-  const result = { tests: named(read<TestEvent>(tests)), instances: read<InstanceEvent>(instances), warnings: warnings(stderr) }
-  const failed = [...result.tests.values()].some(({ passed }) => !passed)
+  const result = { tests: parseTap(read(tests)), instances: readInstances(instances), warnings: warnings(stderr) }
+  const failed = [...result.tests.values()].some(test => !test.passed)
   // The file as a whole: it may fail outside of its tests.
   const passed = code === 0 || (code === 1 && failed)
-  const error = late ? 'does not end' : `exits with ${code ?? signal}\n${stderr.slice(-2_000)}`
-  result.tests.set('(the file)', passed ? { test: '(the file)', passed } : { test: '(the file)', passed, error })
+  result.tests.set(WHOLE_FILE, { passed, error: late ? 'does not end' : `exits with ${code ?? signal}\n${stderr.slice(-2_000)}` })
   return result
 }
 
-/** Tests by their names; of several with the same name, the later ones get a number. */
-function named (events: readonly TestEvent[]): Map<string, TestEvent> {
-  const tests = new Map<string, TestEvent>()
-  for (const event of events) {
-    let name = event.test
-    for (let number = 2; tests.has(name); number++) name = `${event.test} (${number})`
-    tests.set(name, event)
-  }
-  return tests
+function readInstances (filename: string): InstanceEvent[] {
+  return read(filename).split('\n').filter(line => line !== '').map(line => JSON.parse(line) as InstanceEvent)
 }
 
-function read<T> (filename: string): T[] {
-  if (!existsSync(filename)) return []
-  return readFileSync(filename, 'utf8').split('\n').filter(line => line !== '').map(line => JSON.parse(line) as T)
+function read (filename: string): string {
+  return existsSync(filename) ? readFileSync(filename, 'utf8') : ''
 }
 
 function warnings (stderr: string): Set<string> {

@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util'
 import { compare } from './compare.ts'
 import { DIFFERENCES } from './differences.ts'
 import { install } from './install.ts'
-import { runFile, type FileResult } from './program.ts'
+import { runFile, WHOLE_FILE, type FileResult } from './program.ts'
 import { SUITES } from './suites.ts'
 
 /** How often a file runs again, alone, before what differs is called a difference. */
@@ -157,7 +157,7 @@ function keepPassed (first: FileResult, again: FileResult): void {
 }
 
 function passed ({ tests }: FileResult): number {
-  return [...tests].filter(([name, event]) => event.passed && name !== '(the file)').length
+  return [...tests].filter(([name, event]) => event.passed && name !== WHOLE_FILE).length
 }
 
 function knownDifferences (suite: string, file: string): ReadonlySet<string> {

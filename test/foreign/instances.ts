@@ -1,12 +1,4 @@
-// What the programs of a foreign test suite write down, and what the runner reads.
-
-/** How one test ended. */
-export interface TestEvent {
-  /** Its name, after those of the tests around it. */
-  test: string
-  passed: boolean
-  error?: string
-}
+// What a test file writes down about its instances, and what the runner reads.
 
 /** What happened on an instance besides the results of tests. */
 export interface InstanceEvent {
