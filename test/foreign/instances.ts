@@ -3,10 +3,10 @@
 /** What happened on an instance besides the results of tests. */
 export interface InstanceEvent {
   /**
-   * `cut`: a shutdown cut a request. `slow`: closing took longer than a second. `left`: a request that is over still counts as
-   * the process ends. `fault`: the plugin could not be registered.
+   * A shutdown cut a request; one that had been answered; closing took longer than a second; a request that is over counts as
+   * in flight when the process ends; the plugin could not be registered.
    */
-  kind: 'cut' | 'slow' | 'left' | 'fault'
+  kind: 'cut' | 'cut though answered' | 'slow' | 'still counts' | 'not registered'
   /** Where the instance was made: file and line, from the suite's folder. */
   at: string
   /** The request or the error; nothing that changes from run to run. */

@@ -18,10 +18,10 @@ type Loader = (this: unknown, module: { exports: unknown }, filename: string) =>
 /** fastify.js, a file to append to, the folder of the suite; and the plugin, or nothing. */
 const { FOREIGN_FASTIFY = '', FOREIGN_RECORDS = '', FOREIGN_FOLDER = '', FOREIGN_PLUGIN = '' } = process.env
 /**
- * Signals and uncaught errors belong to the test runner, and the tests have routes of their own. What is cut after 5 seconds
+ * Signals and uncaught errors belong to the test runner, and the tests have routes of their own. What is cut after 2 seconds
  * would be cut after the default 25, too.
  */
-const OPTIONS: GracefulOptions = { signals: false, health: false, ready: false, drainTimeout: 5_000, shutdownTimeout: 8_000 }
+const OPTIONS = { signals: false, health: false, ready: false, drainTimeout: 2_000, shutdownTimeout: 5_000 } satisfies GracefulOptions
 /** Milliseconds from which closing is slow. */
 const SLOW = 1_000
 /** Milliseconds that a test may take. */
@@ -106,15 +106,26 @@ function register (plugin: Plugin, instance: FastifyInstance, at: string): void 
   } as typeof addHook
   const registered = plugin(instance, OPTIONS)
   instance.addHook = addHook
-  registered.catch((error: unknown) => { record({ kind: 'fault', at, what: String(error) }) })
+  registered.catch((error: unknown) => { record({ kind: 'not registered', at, what: String(error) }) })
 
-  instance.gracefulShutdown.wait().then(({ cut, time }) => {
-    for (const entry of cut) record({ kind: 'cut', at, what: entry.kind === 'task' ? entry.name : show(entry, replies) })
-    if (time > SLOW) record({ kind: 'slow', at, time })
+  const { gracefulShutdown } = instance
+  const answered = new Set<FastifyReply>()
+  gracefulShutdown.signal.addEventListener('abort', () => {
+    const deadline = performance.now() + OPTIONS.drainTimeout
+    for (const reply of replies.values()) noteAnswer(reply, deadline, answered)
+  })
+  gracefulShutdown.wait().then(({ cut, time }) => {
+    for (const entry of cut) {
+      if (entry.kind === 'task') continue
+      const reply = replies.get(entry.requestId)
+      record({ kind: reply !== undefined && answered.has(reply) ? 'cut though answered' : 'cut', at, what: `${entry.method} ${entry.url}` })
+    }
+    if (time > SLOW && cut.length === 0) record({ kind: 'slow', at, time })
   }, () => {})
   atExit.push(() => {
-    for (const entry of instance.gracefulShutdown.inFlight()) {
-      if (entry.kind === 'request' && isOver(replies.get(entry.requestId))) record({ kind: 'left', at, what: show(entry, replies) })
+    for (const entry of gracefulShutdown.inFlight()) {
+      if (entry.kind === 'task' || !isOver(replies.get(entry.requestId))) continue
+      record({ kind: 'still counts', at, what: `${entry.method} ${entry.url}` })
     }
   })
 }
@@ -131,8 +142,13 @@ function isOver (reply: FastifyReply | undefined): boolean {
   return reply !== undefined && (reply.raw.writableFinished || reply.raw.destroyed)
 }
 
-function show ({ method, url, requestId }: { method: string, url: string, requestId: string }, replies: Map<string, FastifyReply>): string {
-  return `${method} ${url}, ${replies.get(requestId)?.raw.writableFinished ? 'answered' : 'not answered'}`
+/** A request that is cut is answered, too: by the plugin, at its deadline. */
+function noteAnswer (reply: FastifyReply, deadline: number, answered: Set<FastifyReply>): void {
+  const { raw } = reply
+  // An HTTP/2 response also tells of a finish when its stream has been reset.
+  const note = () => { if (raw.headersSent) answered.add(reply) }
+  if (raw.writableFinished) note()
+  else raw.once('finish', () => { if (performance.now() < deadline - SLOW) note() })
 }
 
 function measureClose (instance: FastifyInstance, at: string): void {

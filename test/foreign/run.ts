@@ -58,10 +58,10 @@ for (const suite of suites) {
   table[suite.name] = outcome.row
   unexplained.push(...outcome.unexplained)
   stale.push(...outcome.stale)
+  for (const text of outcome.unexplained) console.error(`Unexplained: ${text}\n`)
 }
 console.table(table)
-for (const text of unexplained) console.error(`\nUnexplained: ${text}`)
-for (const text of stale) console.error(`\nNo longer so, remove it from differences.ts: ${text}`)
+for (const text of stale) console.error(`No longer so, remove it from differences.ts: ${text}`)
 process.exit(unexplained.length + stale.length > 0 ? 1 : 0)
 
 function readFlags () {

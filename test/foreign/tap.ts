@@ -3,6 +3,8 @@
 /** How one test ended. */
 export interface TestResult {
   passed: boolean
+  /** Whether it failed only because a test within it did. */
+  onlyWithin: boolean
   /** What it failed with. */
   error: string
 }
@@ -27,10 +29,9 @@ export function parseTap (text: string): Map<string, TestResult> {
     const end = lines.indexOf(`${indentation}  ...`, index)
     const details = end === -1 ? '' : lines.slice(index + 1, end).join('\n')
     if (end !== -1) index = end
-    // A test that fails only because a test within it does is not told of twice.
-    if (details.includes("failureType: 'subtestsFailed'")) continue
     const name = [...path.slice(0, indentation.length / INDENTATION), ended].join(' > ')
-    results.set(unused(name, results), { passed: not === undefined, error: not === undefined ? '' : details })
+    const onlyWithin = details.includes("failureType: 'subtestsFailed'")
+    results.set(unused(name, results), { passed: not === undefined, onlyWithin, error: not === undefined ? '' : details })
   }
   return results
 }
