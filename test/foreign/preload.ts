@@ -26,6 +26,8 @@ const OPTIONS = { signals: false, health: false, ready: false, drainTimeout: 2_0
 const SLOW = 1_000
 /** Milliseconds that a test may take. */
 const TEST_TIMEOUT = 15_000
+// Some tests replace the global ones.
+const { setInterval, clearInterval } = globalThis
 /** A look at each instance, as the process ends. */
 const atExit: Array<() => void> = []
 
