@@ -46,5 +46,5 @@ export function install (): Installation {
 }
 
 function run (command: string, args: readonly string[], cwd: string): void {
-  execFileSync(command, args, { cwd, stdio: ['ignore', 'ignore', 'inherit'] })
+  execFileSync(command, args, { cwd, stdio: ['ignore', process.stderr, 'inherit'] })
 }

@@ -13,6 +13,8 @@ import { isMainThread } from 'node:worker_threads'
 
 type Plugin = (fastify: FastifyInstance, options: GracefulOptions) => Promise<void>
 type Factory = (options?: unknown) => FastifyInstance
+/** The suites hand over no tasks, so that only requests count. */
+interface Counted { method: string, url: string | undefined, reqId: string | undefined }
 type Loader = (this: unknown, module: { exports: unknown }, filename: string) => void
 
 /** fastify.js, a file to append to, the folder of the suite; and the plugin, or nothing. */
@@ -101,7 +103,7 @@ function wrap (factory: Factory, plugin: Plugin | undefined): Factory {
 
 /** As if `await register()` came first: the plugin is there before any hook or route of the test. */
 function register (plugin: Plugin, instance: FastifyInstance, at: string): void {
-  const replies = new Map<string, FastifyReply>()
+  const replies = new Map<string | undefined, FastifyReply>()
   const { addHook } = instance
   instance.addHook = function (this: FastifyInstance, name: string, hook: (...args: never[]) => unknown) {
     return Reflect.apply(addHook, this, [name, name === 'onRequest' ? noting(replies, hook) : hook]) as FastifyInstance
@@ -117,23 +119,22 @@ function register (plugin: Plugin, instance: FastifyInstance, at: string): void 
     for (const reply of replies.values()) noteAnswer(reply, deadline, answered)
   })
   gracefulShutdown.wait().then(({ cut, time }) => {
-    for (const entry of cut) {
-      if (entry.kind === 'task') continue
-      const reply = replies.get(entry.requestId)
+    for (const entry of cut as Counted[]) {
+      const reply = replies.get(entry.reqId)
       record({ kind: reply !== undefined && answered.has(reply) ? 'cut though answered' : 'cut', at, what: `${entry.method} ${entry.url}` })
     }
     if (time > SLOW && cut.length === 0) record({ kind: 'slow', at, time })
   }, () => {})
   atExit.push(() => {
-    for (const entry of gracefulShutdown.inFlight()) {
-      if (entry.kind === 'task' || !isOver(replies.get(entry.requestId))) continue
+    for (const entry of gracefulShutdown.inFlight() as Counted[]) {
+      if (!isOver(replies.get(entry.reqId))) continue
       record({ kind: 'still counts', at, what: `${entry.method} ${entry.url}` })
     }
   })
 }
 
 /** The plugin's hook sees each request first: notes the reply without a hook of its own, since some tests count hooks. */
-function noting (replies: Map<string, FastifyReply>, hook: (...args: never[]) => unknown) {
+function noting (replies: Map<string | undefined, FastifyReply>, hook: (...args: never[]) => unknown) {
   return function (this: unknown, request: FastifyRequest, reply: FastifyReply, done: unknown) {
     replies.set(request.id, reply)
     return Reflect.apply(hook, this, [request, reply, done]) as unknown
