@@ -14,7 +14,7 @@ import { isMainThread } from 'node:worker_threads'
 type Plugin = (fastify: FastifyInstance, options: GracefulOptions) => Promise<void>
 type Factory = (options?: unknown) => FastifyInstance
 /** The suites hand over no tasks, so that only requests count. */
-interface Counted { method: string, url: string | undefined, reqId: string | undefined }
+interface Counted { kind: string, method?: string, url?: string | undefined, reqId?: string | undefined }
 type Loader = (this: unknown, module: { exports: unknown }, filename: string) => void
 
 /** fastify.js, a file to append to, the folder of the suite; and the plugin, or nothing. */
