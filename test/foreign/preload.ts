@@ -114,6 +114,7 @@ function register (plugin: Plugin, instance: FastifyInstance, at: string): void 
 
   const { gracefulShutdown } = instance
   const answered = new Set<FastifyReply>()
+  const recorded = new Set<FastifyReply | undefined>()
   gracefulShutdown.signal.addEventListener('abort', () => {
     const deadline = performance.now() + OPTIONS.drainTimeout
     for (const reply of replies.values()) noteAnswer(reply, deadline, answered)
@@ -121,13 +122,15 @@ function register (plugin: Plugin, instance: FastifyInstance, at: string): void 
   gracefulShutdown.wait().then(({ cut, time }) => {
     for (const entry of cut as Counted[]) {
       const reply = replies.get(entry.reqId)
+      recorded.add(reply)
       record({ kind: reply !== undefined && answered.has(reply) ? 'cut though answered' : 'cut', at, what: `${entry.method} ${entry.url}` })
     }
     if (time > SLOW && cut.length === 0) record({ kind: 'slow', at, time })
   }, () => {})
   atExit.push(() => {
     for (const entry of gracefulShutdown.inFlight() as Counted[]) {
-      if (!isOver(replies.get(entry.reqId))) continue
+      const reply = replies.get(entry.reqId)
+      if (!isOver(reply) || recorded.has(reply)) continue
       record({ kind: 'still counts', at, what: `${entry.method} ${entry.url}` })
     }
   })
