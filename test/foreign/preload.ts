@@ -2,6 +2,7 @@
 // down what its shutdowns were like. Without FOREIGN_PLUGIN it only measures how long closing takes.
 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Http2ServerResponse } from 'node:http2'
 import type { GracefulOptions } from '../../types/index.ts'
 import type { InstanceEvent } from './instances.ts'
 import { appendFileSync } from 'node:fs'
@@ -145,7 +146,10 @@ function noting (replies: Map<string | undefined, FastifyReply>, hook: (...args:
 }
 
 function isOver (reply: FastifyReply | undefined): boolean {
-  return reply !== undefined && (reply.raw.writableFinished || reply.raw.destroyed)
+  if (reply === undefined) return false
+  const raw = reply.raw as Partial<Http2ServerResponse> & FastifyReply['raw']
+  // An HTTP/2 response does not say so itself.
+  return raw.writableFinished || raw.destroyed || raw.stream?.destroyed === true
 }
 
 /** A request that is cut is answered, too: by the plugin, at its deadline. */
