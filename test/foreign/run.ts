@@ -4,7 +4,7 @@
 // Exits with 1 if anything differs that differences.ts does not explain, or if a difference listed there is gone.
 
 import type { Suite } from './suites.ts'
-import { existsSync, readdirSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -105,6 +105,11 @@ async function runSuite (suite: Suite): Promise<Outcome> {
     }
     for (const what of known) if (!differences.has(what)) outcome.stale.push(`${suite.name} ${file}\n  ${what}`)
   }
+  if (!values.short && values.file === '') {
+    const files = new Set(compared.map(({ file }) => file))
+    const missing = DIFFERENCES.filter(difference => difference.suite === suite.name && !files.has(difference.file))
+    outcome.stale.push(...missing.map(({ file }) => `${suite.name} ${file}, which is no test file`))
+  }
   outcome.row = {
     files: compared.length,
     tests: counts.tests,
@@ -123,7 +128,7 @@ function testFiles ({ name, tests = /\.test\.[cm]?js$/, skip = {}, short }: Suit
   const pattern = values.short && short instanceof RegExp ? short : /./
   return readdirSync(folder, { recursive: true, encoding: 'utf8' })
     .filter(file => tests.test(file) && pattern.test(file) && file.includes(values.file))
-    .filter(file => !file.includes('node_modules') && !(file in skip) && existsSync(join(folder, file)))
+    .filter(file => !file.includes('node_modules') && !(file in skip))
     .sort()
 }
 
