@@ -1,0 +1,158 @@
+// What is known to differ once the plugin is on every instance, and why. Anything else is a defect of the plugin.
+
+export interface Difference {
+  suite: string
+  file: string
+  /** As the runner prints them. */
+  what: readonly string[]
+  reason: string
+}
+
+export const DIFFERENCES: readonly Difference[] = [
+  {
+    suite: 'fastify',
+    file: 'test/hooks.test.js',
+    what: ['fails: onRequest hook should support encapsulation / 2', 'fails: onResponse hook should support encapsulation / 2'],
+    reason: 'The test counts the hooks of its instance, and the plugin has one of each.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/pretty-print.test.js',
+    what: ['fails: pretty print - empty plugins', 'fails: pretty print - includeMeta, includeHooks'],
+    reason: 'The test compares a list of all hooks, and the plugin adds some.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/logger/instantiation.test.js',
+    what: ['fails: logger instantiation > should be able to use a custom logger'],
+    reason: 'The test knows each line of the log, and the plugin logs a shutdown.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/close.test.js',
+    what: [
+      'fails: Current opened connection should NOT continue to work after closing and return "connection: close" header - return503OnClosing: false',
+      'fails: Current opened connection should not accept new incoming connections',
+      'fails: rejected incoming connections should be logged'
+    ],
+    reason: 'The test sends a second request on a connection whose last response says "Connection: close" with the plugin.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/close.test.js',
+    what: ['fails: Should return error while closing (promise) - injection'],
+    reason: 'During the drain, inject() resolves to the 503 of the gate; Fastify alone rejects it as soon as close() has been called.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/close-pipelining.test.js',
+    what: ['fails: Should return 503 while closing - pipelining'],
+    reason: 'The last response of a pipeline says "Connection: close", so that the client sends nothing more on this connection.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/close-pipelining.test.js',
+    what: ['fails: Should close the socket abruptly - pipelining - return503OnClosing: false'],
+    reason: 'The connection is not closed under a request that has just been sent: it gets a 503.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/http2/closing.test.js',
+    what: [
+      'fails: http/2 request while fastify closing Node <24',
+      'fails: http/2 request while fastify closing - return503OnClosing: false'
+    ],
+    reason: 'A stream that crosses the GOAWAY ends with REFUSED_STREAM, which a client may retry; the test ignores errors of the stream.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/reply-error.test.js',
+    what: [
+      'cut: test/reply-error.test.js:454 GET /',
+      'cut: test/reply-error.test.js:479 GET /',
+      'cut: test/reply-error.test.js:623 GET /',
+      'fails: (the file)'
+    ],
+    reason: 'The handler never answers an injected request, which the drain waits for; the 503 then calls what should not be called.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/skip-reply-send.test.js',
+    what: ['cut: test/skip-reply-send.test.js:222 GET /', 'fails: (the file)'],
+    reason: 'The test hijacks the reply of an injected request and never answers it; the drain waits for it.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/stream.2.test.js',
+    what: ['cut: test/stream.2.test.js:80 GET /'],
+    reason: 'The payload is a stub of a stream that never ends, so that the drain waits for the response.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/route-hooks.test.js',
+    what: ['cut: test/route-hooks.test.js:586 GET /timeout'],
+    reason: 'The handler never answers. It may be at work although its client is gone, so it counts until the drain ends.'
+  },
+  {
+    suite: '@fastify/reply-from',
+    file: 'test/http1-aborted-request.test.js',
+    what: ['slow: test/http1-aborted-request.test.js:29'],
+    reason: 'The handler never answers. It may be at work although its client is gone, so the drain waits for a while.'
+  },
+  {
+    suite: '@fastify/reply-from',
+    file: 'test/http2-timeout.test.js',
+    what: ['cut: test/http2-timeout.test.js:10 GET /', 'cut: test/http2-timeout.test.js:108 GET /'],
+    reason: 'The handler of the upstream server never answers. It may be at work although its client is gone, so it counts.'
+  },
+  {
+    suite: '@fastify/reply-from',
+    file: 'test/http2-timeout-disabled.test.js',
+    what: ['fails: http2 request timeout disabled'],
+    reason: 'The upstream server leaves a request open for 11 seconds, and the writeTimeout of the plugin answers it after 10.'
+  },
+  {
+    suite: '@fastify/reply-from',
+    file: 'test/http2-timeout-disabled.test.js',
+    what: ['cut: test/http2-timeout-disabled.test.js:47 GET /', 'cut: test/http2-timeout-disabled.test.js:55 GET /'],
+    reason: 'The handler of the upstream server never answers. It may be at work although its client is gone, so it counts.'
+  },
+  {
+    suite: '@fastify/static',
+    file: 'test/static.test.js',
+    what: ['cut: test/static.test.js:3384 GET /static/index.html'],
+    reason: 'Fastify answers nothing after ERR_STREAM_PREMATURE_CLOSE in a hook; the request is injected, so no socket tells of its end.'
+  },
+  {
+    suite: '@fastify/cors',
+    file: 'test/hooks.test.js',
+    what: [
+      'fails: Should set hook onRequest if hook option is not set',
+      'fails: Should set hook onRequest if hook option is set to onRequest',
+      'fails: Should set hook preParsing if hook option is set to preParsing',
+      'fails: Should set hook preParsing if hook option is set to preParsing (2)',
+      'fails: Should set hook preValidation if hook option is set to preValidation',
+      'fails: Should set hook preHandler if hook option is set to preHandler',
+      'fails: Should set hook preSerialization if hook option is set to preSerialization'
+    ],
+    reason: 'The tests count the hooks of their instances, and the plugin has one of its own.'
+  },
+  {
+    suite: '@fastify/express',
+    file: 'test/form-data.test.js',
+    what: ['cut: test/form-data.test.js:80 POST /hello'],
+    reason: 'body-parser has read the body that Fastify waits for, so that the request is never answered and counts until the drain ends.'
+  },
+  {
+    suite: '@fastify/http-proxy',
+    file: 'test/websocket.js',
+    what: ['fails: Should gracefully close when clients attempt to connect after calling close', 'slow: test/websocket.js:455'],
+    reason: 'The test connects while its own server.close() runs, but the plugin has closed the listener before that.'
+  },
+  {
+    suite: '@fastify/websocket',
+    file: 'test/base.test.js',
+    what: ['fails: Should gracefully close when clients attempt to connect after calling close', 'slow: test/base.test.js:538'],
+    reason: 'The test connects while its own server.close() runs, but the plugin has closed the listener before that.'
+  }
+]

@@ -1,0 +1,191 @@
+// Loaded ahead of each test file of a foreign suite: registers the plugin on every instance that Fastify makes, and writes
+// down what its shutdowns were like. Without FOREIGN_PLUGIN it only measures how long closing takes.
+
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Http2ServerResponse } from 'node:http2'
+import type { GracefulOptions } from '../../types/index.ts'
+import type { InstanceEvent } from './instances.ts'
+import { appendFileSync } from 'node:fs'
+import Module, { createRequire } from 'node:module'
+import { relative } from 'node:path'
+import test from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { isMainThread } from 'node:worker_threads'
+
+type Plugin = (fastify: FastifyInstance, options: GracefulOptions) => Promise<void>
+type Factory = (options?: unknown) => FastifyInstance
+/** The suites hand over no tasks, so that only requests count. */
+interface Counted { kind: string, method?: string, url?: string | undefined, reqId?: string | undefined }
+type Loader = (this: unknown, module: { exports: unknown }, filename: string) => void
+
+/** fastify.js, a file to append to, the folder of the suite; and the plugin, or nothing. */
+const { FOREIGN_FASTIFY = '', FOREIGN_RECORDS = '', FOREIGN_FOLDER = '', FOREIGN_PLUGIN = '' } = process.env
+/**
+ * Signals and uncaught errors belong to the test runner, and the tests have routes of their own. What is cut after 2 seconds
+ * would be cut after the default 25, too.
+ */
+const OPTIONS = { signals: false, health: false, ready: false, drainTimeout: 2_000, shutdownTimeout: 5_000 } satisfies GracefulOptions
+/** Milliseconds from which closing is slow. */
+const SLOW = 1_000
+/** Milliseconds that a test may take. */
+const TEST_TIMEOUT = 15_000
+// Some tests replace the global ones.
+const { setInterval, clearInterval } = globalThis
+/** A look at each instance, as the process ends. */
+const atExit: Array<() => void> = []
+
+if (isMainThread) {
+  process.on('exit', () => { for (const look of atExit) look() })
+  limitTests()
+  wrapFastify()
+}
+
+/** One test that waits in vain must not take those after it along. Node 20 has no flag for a limit for each test. */
+function limitTests (): void {
+  const limited = Object.defineProperties(withLimit(test), Object.getOwnPropertyDescriptors(test))
+  Object.assign(limited, { test: limited, it: withLimit(test.it) })
+  const load = Module.prototype.require
+  const require = function (this: Module, id: string): unknown {
+    return id === 'node:test' ? limited : Reflect.apply(load, this, [id])
+  }
+  Module.prototype.require = Object.assign(require, load)
+}
+
+/** Once nothing keeps the process alive, node:test fails all tests that are still to run. */
+function keepAlive (ended: Promise<void>): void {
+  const timer = setInterval(() => {}, TEST_TIMEOUT)
+  void ended.finally(() => { clearInterval(timer) })
+}
+
+function withLimit (define: (...args: never[]) => unknown) {
+  return (...args: unknown[]) => {
+    // A name, options and a function; each may be missing.
+    const index = args.findIndex(value => typeof value === 'object' && value !== null)
+    const options = { timeout: TEST_TIMEOUT, ...(index === -1 ? {} : args[index] as object) }
+    if (index === -1) args.splice(typeof args[0] === 'function' ? 0 : 1, 0, options)
+    else args[index] = options
+    const ended = Reflect.apply(define, undefined, args)
+    if (ended instanceof Promise) keepAlive(ended)
+    return ended
+  }
+}
+
+/** Not when it is required but when it is compiled: some tests load it past the cache. */
+function wrapFastify (): void {
+  const plugin = FOREIGN_PLUGIN === '' ? undefined : loadPlugin(FOREIGN_PLUGIN)
+  const loaders = createRequire(__filename).extensions as unknown as Record<'.js', Loader>
+  const load = loaders['.js']
+  loaders['.js'] = function (module, filename) {
+    load.call(this, module, filename)
+    if (filename === FOREIGN_FASTIFY) module.exports = wrap(module.exports as Factory, plugin)
+  }
+}
+
+function loadPlugin (filename: string): Plugin {
+  // Node 20 warns of each ES module that is required.
+  const { emitWarning } = process
+  process.emitWarning = () => {}
+  const plugin = createRequire(filename)(filename) as Plugin
+  process.emitWarning = emitWarning
+  return plugin
+}
+
+function wrap (factory: Factory, plugin: Plugin | undefined): Factory {
+  // No arrow function: it may also be called with `new`.
+  function fastify (options?: unknown): FastifyInstance {
+    const instance = factory(options)
+    const at = caller()
+    if (plugin === undefined) measureClose(instance, at)
+    else register(plugin, instance, at)
+    return instance
+  }
+  return Object.assign(fastify, factory, { fastify, default: fastify })
+}
+
+/** As if `await register()` came first: the plugin is there before any hook or route of the test. */
+function register (plugin: Plugin, instance: FastifyInstance, at: string): void {
+  const replies = new Map<string | undefined, FastifyReply>()
+  const { addHook } = instance
+  instance.addHook = function (this: FastifyInstance, name: string, hook: (...args: never[]) => unknown) {
+    return Reflect.apply(addHook, this, [name, name === 'onRequest' ? noting(replies, hook) : hook]) as FastifyInstance
+  } as typeof addHook
+  const registered = plugin(instance, OPTIONS)
+  instance.addHook = addHook
+  registered.catch((error: unknown) => { record({ kind: 'not registered', at, what: String(error) }) })
+
+  const { gracefulShutdown } = instance
+  const answered = new Set<FastifyReply>()
+  const recorded = new Set<FastifyReply | undefined>()
+  gracefulShutdown.signal.addEventListener('abort', () => {
+    const deadline = performance.now() + OPTIONS.drainTimeout
+    for (const reply of replies.values()) noteAnswer(reply, deadline, answered)
+  })
+  gracefulShutdown.wait().then(({ cut, time }) => {
+    for (const entry of cut as Counted[]) {
+      const reply = replies.get(entry.reqId)
+      recorded.add(reply)
+      record({ kind: reply !== undefined && answered.has(reply) ? 'cut though answered' : 'cut', at, what: `${entry.method} ${entry.url}` })
+    }
+    if (time > SLOW && cut.length === 0) record({ kind: 'slow', at, time })
+  }, () => {})
+  atExit.push(() => {
+    for (const entry of gracefulShutdown.inFlight() as Counted[]) {
+      const reply = replies.get(entry.reqId)
+      if (!isOver(reply) || recorded.has(reply)) continue
+      record({ kind: 'still counts', at, what: `${entry.method} ${entry.url}` })
+    }
+  })
+}
+
+/** The plugin's hook sees each request first: notes the reply without a hook of its own, since some tests count hooks. */
+function noting (replies: Map<string | undefined, FastifyReply>, hook: (...args: never[]) => unknown) {
+  return function (this: unknown, request: FastifyRequest, reply: FastifyReply, done: unknown) {
+    replies.set(request.id, reply)
+    return Reflect.apply(hook, this, [request, reply, done]) as unknown
+  }
+}
+
+function isOver (reply: FastifyReply | undefined): boolean {
+  if (reply === undefined) return false
+  const raw = reply.raw as Partial<Http2ServerResponse> & FastifyReply['raw']
+  // An HTTP/2 response does not say so itself.
+  return raw.writableFinished || raw.destroyed || raw.stream?.destroyed === true
+}
+
+/** A request that is cut is answered, too: by the plugin, at its deadline. */
+function noteAnswer (reply: FastifyReply, deadline: number, answered: Set<FastifyReply>): void {
+  const { raw } = reply
+  // An HTTP/2 response also tells of a finish when its stream has been reset.
+  const note = () => { if (raw.headersSent) answered.add(reply) }
+  if (raw.writableFinished) note()
+  else raw.once('finish', () => { if (performance.now() < deadline - SLOW) note() })
+}
+
+function measureClose (instance: FastifyInstance, at: string): void {
+  const { close } = instance
+  instance.close = function (this: FastifyInstance, ...args: []) {
+    const start = performance.now()
+    const end = () => {
+      const time = performance.now() - start
+      if (time > SLOW) record({ kind: 'slow', at, time })
+    }
+    const closed = Reflect.apply(close, this, args) as Promise<undefined>
+    if (args.length === 0) closed.then(end, end)
+    else instance.server.once('close', end)
+    return closed
+  } as typeof close
+}
+
+/** The innermost place within the suite, other than Fastify itself. */
+function caller (): string {
+  for (const frame of String(new Error('where').stack).split('\n').slice(1)) {
+    const [, place = '', line] = /\(?((?:file:\/\/)?\/[^()]*):(\d+):\d+\)?$/.exec(frame) ?? []
+    const filename = place.startsWith('file:') ? fileURLToPath(place) : place
+    if (filename.startsWith(FOREIGN_FOLDER) && filename !== FOREIGN_FASTIFY) return `${relative(FOREIGN_FOLDER, filename)}:${line}`
+  }
+  return 'elsewhere'
+}
+
+function record (event: InstanceEvent): void {
+  appendFileSync(FOREIGN_RECORDS, `${JSON.stringify(event)}\n`)
+}

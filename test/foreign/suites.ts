@@ -1,0 +1,68 @@
+// The test suites that others wrote. packages/package.json pins their versions and what their tests need.
+
+export interface Suite {
+  /** The package; its tests are in its tarball. */
+  name: string
+  /** Which of its files are tests, as a path within the package. Default: `*.test.js`. */
+  tests?: RegExp
+  /** Files that are left out, each with its reason. */
+  skip?: Record<string, string>
+  /** What the short form runs: all of the suite or some of its files. Default: nothing. */
+  short?: true | RegExp
+}
+
+/*
+ * Left out: @fastify/early-hints and @fastify/throttle (they need tap), @fastify/session, -request-context and -awilix (no tests
+ * in their tarballs), @fastify/secure-session (native code), @fastify/view and -autoload (template engines and module loaders).
+ */
+export const SUITES: readonly Suite[] = [
+  {
+    name: 'fastify',
+    skip: {
+      'test/build/error-serializer.test.js': 'lints generated code; makes no instance',
+      'test/build/version.test.js': 'compares versions; makes no instance',
+      'test/scripts/validate-ecosystem-links.test.js': 'checks links in documents; makes no instance'
+    },
+    short: /^test\/(async-dispose|close|connection-timeout|handler-timeout|hooks|http2|inject|keep-alive|reply-trailers|stream|web-api)/
+  },
+  {
+    name: '@fastify/reply-from',
+    skip: {
+      'test/unix-http.test.js': 'listens on a Unix socket beside the test, whose path is too long in a cache folder',
+      'test/unix-https.test.js': 'the same',
+      'test/connect-timeout.test.js': 'needs a network that swallows a connection'
+    },
+    short: true
+  },
+  { name: '@fastify/http-proxy', tests: /^test\/[^/]+\.js$/, short: true },
+  { name: '@fastify/multipart' },
+  { name: '@fastify/websocket' },
+  { name: '@fastify/sse' },
+  { name: '@fastify/static' },
+  { name: '@fastify/compress' },
+  { name: '@fastify/under-pressure' },
+  { name: '@fastify/rate-limit', skip: { 'test/redis-rate-limit.test.js': 'needs Redis' } },
+  { name: '@fastify/circuit-breaker' },
+  { name: '@fastify/middie' },
+  { name: '@fastify/express' },
+  { name: '@fastify/cors' },
+  { name: '@fastify/helmet' },
+  { name: '@fastify/cookie' },
+  { name: '@fastify/formbody' },
+  { name: '@fastify/etag' },
+  { name: '@fastify/caching' },
+  { name: '@fastify/accepts' },
+  {
+    name: '@fastify/auth',
+    skip: {
+      'test/example.test.js': 'needs LevelDB',
+      'test/example-async.test.js': 'needs LevelDB',
+      'test/example-composited.test.js': 'needs LevelDB'
+    }
+  },
+  { name: '@fastify/jwt' },
+  { name: '@fastify/sensible' },
+  { name: '@fastify/swagger' },
+  { name: '@fastify/routes' },
+  { name: '@fastify/url-data' }
+]
