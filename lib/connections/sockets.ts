@@ -117,10 +117,10 @@ export class Connections {
   }
 
   /** A request has arrived; on HTTP/1, in the order of its connection. */
-  arrive (request: IncomingMessage, response: ServerResponse): Exchange {
+  arrive (request: IncomingMessage, response: ServerResponse, known?: Connection): Exchange {
     this.#arrived++
     const exchange = this.#inFlight.arrive(request, response)
-    const connection = Connection.of(exchange)
+    const connection = known ?? Connection.of(exchange)
     // Of a stream of HTTP/2, an injected request, or one of a server that is not ours, no connection tells the end.
     if (connection === undefined) exchange.onClose(() => { this.#inFlight.closed(exchange) })
     else connection.push(exchange)
