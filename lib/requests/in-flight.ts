@@ -49,7 +49,8 @@ export class InFlight {
 
   /** The exchange of a response, as long as it is not over. */
   find (response: ServerResponse): Exchange | undefined {
-    if (this.#latest?.response === response) return this.#latest
+    const latest = this.#latest
+    if (latest !== undefined && latest.response === response) return latest
     return this.#counted.get(response) ?? this.#uncounted.get(response)
   }
 
@@ -163,7 +164,8 @@ export class InFlight {
   observe<H extends AnyHandler> (handler: H): H {
     const isAsync = types.isAsyncFunction(handler)
     const reach = (reply: FastifyReply | undefined) => this.#reachHandler(reply, isAsync)
-    const end = (exchange: Exchange, state: Handler) => { this.#endHandler(exchange, state) }
+    const threw = (exchange: Exchange) => { this.#endHandler(exchange, 'settled') }
+    const returned = (exchange: Exchange, reply: unknown, result: unknown) => this.#handlerReturned(exchange, reply, result)
     // Other plugins call a route's handler, too: @fastify/websocket with a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
@@ -173,18 +175,10 @@ export class InFlight {
       try {
         result = handler.call(this, first, second, third)
       } catch (error) {
-        end(exchange, 'settled')
+        threw(exchange)
         throw error
       }
-      // A reply has a `then`, too, which tells of the response.
-      if (result === reply || !isThenable(result)) {
-        end(exchange, 'returned')
-        return result
-      }
-      const settled = () => { end(exchange, 'settled') }
-      if (!isPlainPromise(result)) return observeThenable(result, settled)
-      observePromise(result, settled, settled)
-      return result
+      return returned(exchange, reply, result)
     }
     return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
   }
@@ -198,6 +192,18 @@ export class InFlight {
     exchange.handler = 'running'
     if (!isAsync) watchStreams(reply as FastifyReply, () => { exchange.answered = true })
     return exchange
+  }
+
+  #handlerReturned (exchange: Exchange, reply: unknown, result: unknown): unknown {
+    // A reply has a `then`, too, which tells of the response.
+    if (result === reply || !isThenable(result)) {
+      this.#endHandler(exchange, 'returned')
+      return result
+    }
+    const settled = () => { this.#endHandler(exchange, 'settled') }
+    if (!isPlainPromise(result)) return observeThenable(result, settled)
+    observePromise(result, settled, settled)
+    return result
   }
 
   #endHandler (exchange: Exchange, state: Handler): void {
