@@ -123,7 +123,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     webSockets.opened(request.server)
     return undefined
   }
-  const admits = (exchange: Exchange | undefined, reply: FastifyReply) => exchange === undefined ? gate.admitsUpgrade(reply) : gate.admits(exchange)
+  const admits = (exchange: Exchange | undefined, reply: FastifyReply) => {
+    return exchange === undefined ? gate.admitsUpgrade(reply) : gate.admits(exchange)
+  }
   // V8 inlines a hook into Fastify's code only as long as it is short: what is rare is in functions of its own.
   // Node has told of a request when it arrived, unless it is injected, comes from another server, or asks for an upgrade.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
