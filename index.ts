@@ -22,7 +22,8 @@
 //   lib/times.ts, clock.ts       every constant of time; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; what is made of anything that a user throws or passes
 
-import type { FastifyInstance, FastifyReply, RouteOptions, onRequestHookHandler } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler } from 'fastify'
+import type { Exchange } from './lib/requests/exchange.ts'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
 import fp from 'fastify-plugin'
 import { adoptServers, assertNotShared, isOwned } from './lib/connections/servers.ts'
@@ -116,20 +117,21 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     })
   })
 
+  const enter = (request: FastifyRequest, reply: FastifyReply) => {
+    if (!isUpgrade(request.raw)) return connections.arrive(request.raw, reply.raw)
+    connections.upgrade(request.raw.socket)
+    webSockets.opened(request.server)
+    return undefined
+  }
+  const admits = (exchange: Exchange | undefined, reply: FastifyReply) => {
+    return exchange === undefined ? gate.admitsUpgrade(reply) : gate.admits(exchange)
+  }
+  // V8 inlines a hook into Fastify's code only as long as it is short: what is rare is in functions of its own.
   // Node has told of a request when it arrived, unless it is injected, comes from another server, or asks for an upgrade.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
-    const arrived = inFlight.find(reply.raw)
-    if (arrived === undefined && isUpgrade(request.raw)) {
-      connections.upgrade(request.raw.socket)
-      webSockets.opened(request.server)
-      if (phase.current === 'running' || phase.current === 'delaying') done()
-      else gate.refuseUpgrade(reply)
-      return
-    }
-    const exchange = arrived ?? connections.arrive(request.raw, reply.raw)
-    exchange.reply = reply
-    if (phase.current !== 'running' && !gate.admits(exchange)) return
-    done()
+    const exchange = inFlight.find(reply.raw) ?? enter(request, reply)
+    if (exchange !== undefined) exchange.reply = reply
+    if (phase.current === 'running' || admits(exchange, reply)) done()
   })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
     const exchange = inFlight.responded(reply.raw)

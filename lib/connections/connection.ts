@@ -14,7 +14,7 @@ const connections = new Map<Socket, Connection>()
 
 /** What the connections of an instance tell. */
 export interface ConnectionOwner {
-  arrive: (request: IncomingMessage, response: ServerResponse) => void
+  arrive: (request: IncomingMessage, response: ServerResponse, connection: Connection) => void
   closed: (connection: Connection) => void
 }
 
@@ -75,6 +75,7 @@ export function watchArrivals (): void {
   // For the life of the process: it holds no instance, so there is nothing to let go of.
   subscribe('http.server.request.start', message => {
     const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Socket }
-    connections.get(socket)?.owner.arrive(request, response)
+    const connection = connections.get(socket)
+    connection?.owner.arrive(request, response, connection)
   })
 }

@@ -8,6 +8,7 @@ import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import type { Connection } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { errorBody } from '../errors.ts'
@@ -41,6 +42,8 @@ export class Exchange {
   readonly #stream: ServerHttp2Stream | undefined
   /** Known once the plugin's onRequest hook has run; hooks that were registered earlier run ahead of it. */
   reply: FastifyReply | undefined = undefined
+  /** Of HTTP/1, if a listener of ours accepted it. */
+  connection: Connection | undefined = undefined
   /** The request ahead of this one on an HTTP/1 connection, as long as that is not finished. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'

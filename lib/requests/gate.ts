@@ -54,11 +54,13 @@ export class Gate {
     return false
   }
 
-  /** Refuses an upgrade, which is no request in flight: Node has let go of its socket, and no other code has seen it. */
-  refuseUpgrade (reply: FastifyReply): void {
+  /** The same of an upgrade, which is no request in flight: Node has let go of its socket, and no other code has seen it. */
+  admitsUpgrade (reply: FastifyReply): boolean {
+    if (this.#phase.current === 'delaying') return true
     this.refused++
     closeAfterAnswer(reply.raw, reply.request.raw.socket)
     sendRefusal(reply)
+    return false
   }
 
   #refuseUpload (exchange: Exchange): void {

@@ -16,13 +16,17 @@ import { isPlainPromise, isThenable, observePromise, observeThenable } from './t
 type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
 export class InFlight {
+  /** All but the newest. */
   readonly #counted = new Map<ServerResponse, Exchange>()
+  /**
+   * The newest one that counts, until the next arrives. Mostly it is over by then; to put each one into a Map that is empty,
+   * and to empty that again, takes more instructions than all else that is done for a request here.
+   */
+  #newest: Exchange | undefined
   /** Refused, opted out, or arrived since the gate shut: nothing waits for them. */
   readonly #uncounted = new Map<ServerResponse, Exchange>()
   /** Over, because Fastify will not have their bodies; a parser of the user's may go on without. */
   readonly #withoutBody = new WeakMap<ServerResponse, Exchange>()
-  /** Mostly, hooks and handlers run in the turn in which their request arrives: this one need not be looked up. */
-  #latest: Exchange | undefined
   #isCounting = true
   #whenIdle: (() => void) | undefined
   /** Requests that were answered in full. */
@@ -30,7 +34,7 @@ export class InFlight {
 
   /** Requests in flight. */
   get count (): number {
-    return this.#counted.size
+    return this.#counted.size + (this.#newest === undefined ? 0 : 1)
   }
 
   /** From now on, requests that arrive do not count. */
@@ -41,21 +45,33 @@ export class InFlight {
   /** A request has arrived. */
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
     const exchange = new Exchange(request, response)
-    this.#latest = exchange
-    const exchanges = this.#isCounting ? this.#counted : this.#uncounted
-    exchanges.set(response, exchange)
+    if (this.#isCounting) this.#add(exchange)
+    else this.#uncounted.set(response, exchange)
     return exchange
+  }
+
+  #add (exchange: Exchange): void {
+    const before = this.#newest
+    if (before !== undefined) this.#counted.set(before.response, before)
+    this.#newest = exchange
+  }
+
+  #delete (exchange: Exchange): boolean {
+    if (this.#newest !== exchange) return this.#counted.delete(exchange.response)
+    this.#newest = undefined
+    return true
   }
 
   /** The exchange of a response, as long as it is not over. */
   find (response: ServerResponse): Exchange | undefined {
-    if (this.#latest?.response === response) return this.#latest
+    const newest = this.#newest
+    if (newest !== undefined && newest.response === response) return newest
     return this.#counted.get(response) ?? this.#uncounted.get(response)
   }
 
   /** The requests in flight, as they are now, in the order of their arrival. */
   get exchanges (): Exchange[] {
-    return [...this.#counted.values()]
+    return [...this.#counted.values(), ...this.#newest === undefined ? [] : [this.#newest]]
   }
 
   /** Those that do not count and are not over. */
@@ -69,14 +85,14 @@ export class InFlight {
   }
 
   /** Whether a request counts: it arrived before the gate shut, and has neither been refused nor opted out. */
-  counts ({ response }: Exchange): boolean {
-    return this.#counted.has(response)
+  counts (exchange: Exchange): boolean {
+    return exchange === this.#newest || this.#counted.has(exchange.response)
   }
 
   /** The request of this response counts no more, because its route has opted out. */
   optOut (response: ServerResponse): void {
     const exchange = this.find(response)
-    if (exchange === undefined || !this.#counted.delete(response)) return
+    if (exchange === undefined || !this.#delete(exchange)) return
     this.#uncounted.set(response, exchange)
     this.#settleIdle()
   }
@@ -151,8 +167,7 @@ export class InFlight {
 
   /** Counts a request no more, and forgets it. */
   leave (exchange: Exchange): void {
-    if (this.#latest === exchange) this.#latest = undefined
-    if (this.#counted.delete(exchange.response)) this.#settleIdle()
+    if (this.#delete(exchange)) this.#settleIdle()
     else this.#uncounted.delete(exchange.response)
   }
 
@@ -163,7 +178,8 @@ export class InFlight {
   observe<H extends AnyHandler> (handler: H): H {
     const isAsync = types.isAsyncFunction(handler)
     const reach = (reply: FastifyReply | undefined) => this.#reachHandler(reply, isAsync)
-    const end = (exchange: Exchange, state: Handler) => { this.#endHandler(exchange, state) }
+    const threw = (exchange: Exchange) => { this.#endHandler(exchange, 'settled') }
+    const returned = (exchange: Exchange, reply: unknown, result: unknown) => this.#handlerReturned(exchange, reply, result)
     // Other plugins call a route's handler, too: @fastify/websocket with a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
@@ -173,18 +189,10 @@ export class InFlight {
       try {
         result = handler.call(this, first, second, third)
       } catch (error) {
-        end(exchange, 'settled')
+        threw(exchange)
         throw error
       }
-      // A reply has a `then`, too, which tells of the response.
-      if (result === reply || !isThenable(result)) {
-        end(exchange, 'returned')
-        return result
-      }
-      const settled = () => { end(exchange, 'settled') }
-      if (!isPlainPromise(result)) return observeThenable(result, settled)
-      observePromise(result, settled, settled)
-      return result
+      return returned(exchange, reply, result)
     }
     return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
   }
@@ -200,6 +208,18 @@ export class InFlight {
     return exchange
   }
 
+  #handlerReturned (exchange: Exchange, reply: unknown, result: unknown): unknown {
+    // A reply has a `then`, too, which tells of the response.
+    if (result === reply || !isThenable(result)) {
+      this.#endHandler(exchange, 'returned')
+      return result
+    }
+    const settled = () => { this.#endHandler(exchange, 'settled') }
+    if (!isPlainPromise(result)) return observeThenable(result, settled)
+    observePromise(result, settled, settled)
+    return result
+  }
+
   #endHandler (exchange: Exchange, state: Handler): void {
     exchange.handler = state
     if (exchange.wire !== 'open') this.check(exchange)
@@ -210,18 +230,18 @@ export class InFlight {
     const exchange = this.#withoutBody.get(response)
     if (exchange === undefined) return undefined
     exchange.answered = false
-    this.#counted.set(response, exchange)
+    this.#add(exchange)
     this.awaitAnswer(exchange)
     return exchange
   }
 
   /** Resolves once no request is in flight. */
   async idle (): Promise<void> {
-    if (this.#counted.size > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
+    if (this.count > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
   }
 
   #settleIdle (): void {
-    if (this.#counted.size === 0) this.#whenIdle?.()
+    if (this.count === 0) this.#whenIdle?.()
   }
 }
 
