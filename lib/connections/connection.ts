@@ -27,7 +27,10 @@ export class Connection {
   constructor (socket: Socket, owner: ConnectionOwner) {
     this.socket = socket
     this.owner = owner
+    const before = connections.get(socket)
     connections.set(socket, this)
+    // A socket may be handed to a server again, or to that of another instance.
+    before?.owner.closed(before)
     socket.on('close', onSocketClose)
   }
 
@@ -61,9 +64,9 @@ export class Connection {
 
 /** One listener per connection, not per response: a queued response of an aborted pipeline has no 'close'. */
 function onSocketClose (this: Socket): void {
-  const connection = connections.get(this) as Connection
-  connections.delete(this)
-  connection.owner.closed(connection)
+  const connection = connections.get(this)
+  if (!connections.delete(this)) return
+  connection?.owner.closed(connection)
 }
 
 let isWatching = false

@@ -70,7 +70,8 @@ export class Connections {
       if (this.#isStopped) return close.call(server, callback)
       // Not yet: http.Server's close() destroys connections that are about to send a request, or whose response is not flushed.
       NetServer.prototype.close.call(server, callback)
-      onServerClose()
+      // Fastify closes its second listener for `localhost` alone as the first one is unref()ed.
+      if (!this.isListening) onServerClose()
       return server
     }
   }

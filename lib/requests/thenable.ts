@@ -32,8 +32,8 @@ export function observePromise (promise: Promise<unknown>, fulfilled: () => void
 }
 
 /** A stand-in for a thenable: `then` of that is called as often as `then` of this. */
-export function observeThenable (thenable: PromiseLike<unknown>, settled: () => void): PromiseLike<unknown> {
-  const then = (...callbacks: [Callback?, Callback?]) => thenFor(thenable, callbacks, settled, settled)
+export function observeThenable (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: () => void): PromiseLike<unknown> {
+  const then = (...callbacks: [Callback?, Callback?]) => thenFor(thenable, callbacks, fulfilled, rejected)
   return { then: then as PromiseLike<unknown>['then'] }
 }
 
