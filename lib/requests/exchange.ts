@@ -198,7 +198,9 @@ export class Exchange {
     if (this.#stream === undefined) response.statusMessage = ''
     response.writeHead(error.statusCode as number, headers)
     response.end(body)
-    seal(response)
+    // A middleware has replaced end(), and has not called the real one yet: it may still write an answer of its own.
+    if (response.writableEnded) seal(response)
+    else this.abort()
   }
 
   /** Calls back when neither a read nor a write has made progress for `limit` milliseconds, and again after as long. */
