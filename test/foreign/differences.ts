@@ -138,12 +138,6 @@ export const DIFFERENCES: readonly Difference[] = [
     reason: 'The tests count the hooks of their instances, and the plugin has one of its own.'
   },
   {
-    suite: '@fastify/express',
-    file: 'test/form-data.test.js',
-    what: ['cut: test/form-data.test.js:80 POST /hello'],
-    reason: 'body-parser has read the body that Fastify waits for, so that the request is never answered and counts until the drain ends.'
-  },
-  {
     suite: '@fastify/http-proxy',
     file: 'test/websocket.js',
     what: ['fails: Should gracefully close when clients attempt to connect after calling close', 'slow: test/websocket.js:455'],
