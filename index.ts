@@ -1,112 +1,90 @@
-// fastify-graceful: lets a Fastify server go away without anyone noticing. This file is the map:
+// fastify-graceful: graceful shutdown for Fastify. This file is the map, in the order in which a request and then a signal
+// go through it.
 //
-//   lib/options.ts      what may be configured, the defaults
-//   lib/phase.ts        where a shutdown stands
-//   lib/in-flight.ts    who is in flight
-//   lib/connections.ts  every open socket and HTTP/2 session
-//   lib/socket-list.ts  sockets, in the order in which they came
-//   lib/pipeline.ts     the replies under way on one connection
-//   lib/servers.ts      every listener
-//   lib/web-sockets.ts  the WebSockets of @fastify/websocket
-//   lib/gate.ts         what a request meets once a shutdown has started
-//   lib/request-body.ts a body that nobody is going to use
-//   lib/cuts.ts         who took too long
-//   lib/timeouts.ts     read, write and idle timeouts
-//   lib/probes.ts       /health and /ready
-//   lib/callbacks.ts    cleanup, in order
-//   lib/shutdown.ts     the way out, step by step
-//   lib/process.ts      signals, uncaught errors, the exit
-//   lib/errors.ts       the coded errors; lib/within.ts, a promise with a time limit
+//   lib/options.ts               options, defaults, validation
+//   lib/requests/                what is being served
+//     exchange.ts                  a request and its response; the only file that knows HTTP/1 from HTTP/2
+//     in-flight.ts                 the requests in flight and background work; decides when a request is over
+//     gate.ts, body.ts             what a request meets once a shutdown has started; the rest of a body that is not used
+//     timeouts.ts                  read, write and idle timeouts
+//     cut.ts, describe.ts          ends requests in their handler's place; what log and report show of them
+//   lib/connections/             over what
+//     servers.ts                   every listener
+//     sockets.ts                   every connection; decides when one may be closed
+//     upgraded.ts                  the WebSockets of @fastify/websocket
+//   lib/lifecycle/               how far on the way out
+//     phase.ts                     running, delaying, draining, closing, closed
+//     shutdown.ts                  the shutdown, step by step
+//     callbacks.ts, report.ts      cleanup, in order; what was cut and what failed
+//     process.ts, log.ts           signals, uncaught errors, the exit; a log that cannot throw
+//   lib/probes.ts                /health and /ready
+//   lib/times.ts, errors.ts      every constant of time; the coded errors
 
 import type { FastifyInstance, FastifyReply, RouteOptions, onRequestHookHandler } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
 import fp from 'fastify-plugin'
-import { Callbacks } from './lib/callbacks.ts'
-import { Connections } from './lib/connections.ts'
-import { Cuts } from './lib/cuts.ts'
-import { AlreadyRegisteredError, TrackInvalidError } from './lib/errors.ts'
-import { Gate, isUpgrade } from './lib/gate.ts'
-import { InFlight, isPromise } from './lib/in-flight.ts'
-import { resolveOptions, resolveRouteOptions, show } from './lib/options.ts'
-import { PhaseClock } from './lib/phase.ts'
-import { createProbes, routeProbe } from './lib/probes.ts'
-import * as process from './lib/process.ts'
-import { adoptServers, isOwned } from './lib/servers.ts'
-import { Shutdown } from './lib/shutdown.ts'
-import { Timeouts } from './lib/timeouts.ts'
-import { WebSockets } from './lib/web-sockets.ts'
+import { adoptServers, assertNotShared, isOwned } from './lib/connections/servers.ts'
+import { Connections } from './lib/connections/sockets.ts'
+import { WebSockets } from './lib/connections/upgraded.ts'
+import { AlreadyRegisteredError, NotRootError } from './lib/errors.ts'
+import { Callbacks } from './lib/lifecycle/callbacks.ts'
+import { SafeLog } from './lib/lifecycle/log.ts'
+import { PhaseClock } from './lib/lifecycle/phase.ts'
+import * as process from './lib/lifecycle/process.ts'
+import { Outcome } from './lib/lifecycle/report.ts'
+import { Shutdown } from './lib/lifecycle/shutdown.ts'
+import { resolveOptions, resolveRouteOptions } from './lib/options.ts'
+import { Probes } from './lib/probes.ts'
+import { Cuts } from './lib/requests/cut.ts'
+import { Gate, isUpgrade } from './lib/requests/gate.ts'
+import { InFlight } from './lib/requests/in-flight.ts'
+import { Timeouts } from './lib/requests/timeouts.ts'
 
 async function graceful (fastify: FastifyInstance, input: GracefulOptions): Promise<void> {
   if (isOwned(fastify) || fastify.hasDecorator('gracefulShutdown')) throw new AlreadyRegisteredError()
+  // The root instance has `close`; those of child contexts inherit it.
+  if (!Object.hasOwn(fastify, 'close')) throw new NotRootError()
+  assertNotShared(fastify)
   const options = resolveOptions(input)
-  const { log } = fastify
 
+  const log = new SafeLog(fastify.log)
   const phase = new PhaseClock()
-  const inFlight = new InFlight(() => connections.replies())
-  const connections = new Connections(reply => { inFlight.orphan(reply) }, () => {
-    // No load balancer finds the way here any more.
-    shutdown.skipDelay()
-    void shutdown.start('close')
+  const outcome = new Outcome()
+  const inFlight = new InFlight((name, error) => {
+    // While the service runs, its owner has heard of it.
+    if (phase.current !== 'running') outcome.addError(error)
+    log.error(`Background work failed: ${name}`, { err: error })
   })
+  const connections = new Connections(inFlight)
   const webSockets = new WebSockets()
-  const gate = new Gate(phase, connections)
-  const cuts = new Cuts(phase, inFlight, log)
-  const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts)
-  const callbacks = new Callbacks(options.shutdownTimeout)
-  const probes = createProbes(options.health, options.ready, phase, inFlight)
-
-  adoptServers(fastify, server => {
-    timeouts.apply(server)
-    connections.adopt(server)
-    // Not onListen: that runs after Fastify has told the world that it listens, too late for a signal that comes at once.
-    server.on('listening', () => {
-      if (phase.current !== 'running') return
-      timeouts.start()
-      process.join(member)
-    })
-  })
-
-  // The hot path: each request goes through these two. A WebSocket's upgrade is gated like a request, but its
-  // connection is none: it does not count.
-  fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
-    const isRequest = !isUpgrade(request.raw)
-    let isOnConnection = false
-    if (isRequest) {
-      isOnConnection = connections.opened(reply)
-    } else {
-      connections.upgraded(reply)
-      webSockets.opened(request.server)
-    }
-    if (phase.current !== 'running' && !gate.admits(request, reply)) return
-    if (isRequest) inFlight.enter(reply, isOnConnection)
-    done()
-  })
-  fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
-    inFlight.responded(reply, connections.ended(reply))
-    done()
-  })
-
-  // A route's own settings are applied by a hook on that route, so that the others pay nothing for them.
+  const gate = new Gate(phase, connections, inFlight)
+  const cuts = new Cuts(phase, inFlight, connections, outcome, log)
+  const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
+  const callbacks = new Callbacks(options.shutdownTimeout, log)
+  const probes = new Probes(options, phase, inFlight)
+  // A route's own settings are applied by a hook on that route, so that they cost the others nothing.
   fastify.addHook('onRoute', route => {
-    const { handler } = route
-    const isProbe = handler === probes.healthHandler || handler === probes.readyHandler
-    const own = isProbe ? false : resolveRouteOptions(route.url, route.config?.gracefulShutdown)
+    probes.assertNotTaken(route)
+    const own = probes.isHandler(route.handler) ? false : resolveRouteOptions(route.url, route.config?.gracefulShutdown)
     if (own === false) {
       route.config = { ...route.config, gracefulShutdown: false }
-      prependOnRequest(route, reply => { inFlight.leave(reply) })
+      prependOnRequest(route, reply => { inFlight.optOut(reply.raw) })
       return
     }
-    route.handler = inFlight.observe(handler)
+    route.handler = inFlight.observe(route.handler)
     const { writeTimeout } = own
     if (writeTimeout === undefined) return
     timeouts.noteRoute(writeTimeout)
-    prependOnRequest(route, reply => { timeouts.setFor(reply, writeTimeout) })
+    prependOnRequest(route, reply => { timeouts.setFor(reply.raw, writeTimeout) })
   })
-  routeProbe(fastify, 'health', options.health, probes.healthHandler)
-  routeProbe(fastify, 'ready', options.ready, probes.readyHandler)
+  // Ahead of the rest, because a path may be taken: an instance that could not be protected closes as without the plugin.
+  probes.route(fastify)
 
-  const root = rootOf(fastify)
-  const close = root.close.bind(root) as () => Promise<void>
+  const close = fastify.close.bind(fastify) as () => Promise<void>
+  const { isClusterWorker } = process
+  const shutdown = new Shutdown({
+    options, log, phase, outcome, inFlight, connections, webSockets, cuts, gate, timeouts, callbacks, isClusterWorker, close
+  })
   const member: process.Member = {
     signals: options.signals,
     shutdownTimeout: options.shutdownTimeout,
@@ -115,13 +93,42 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     fail: error => { shutdown.fail(error) },
     exit: () => shutdown.exit()
   }
-  const release = () => {
-    timeouts.stop()
-    process.leave(member)
-  }
-  const { isClusterWorker } = process
-  const shutdown = new Shutdown({
-    options, log, phase, inFlight, connections, webSockets, cuts, gate, callbacks, isClusterWorker, close, release
+  void shutdown.ended.then(() => { process.leave(member) })
+
+  adoptServers(fastify, server => {
+    timeouts.apply(server)
+    connections.adopt(server, () => {
+      // No load balancer finds the way here any more.
+      shutdown.skipDelay()
+      void shutdown.start('close')
+    })
+    // Not onListen: that runs after Fastify has said that it listens, too late for a signal that comes at once.
+    server.on('listening', () => {
+      if (phase.current !== 'running') return
+      timeouts.start()
+      process.join(member)
+    })
+  })
+
+  // Node has told of a request when it arrived, unless it is injected, comes from another server, or asks for an upgrade.
+  fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
+    const arrived = inFlight.find(reply.raw)
+    if (arrived === undefined && isUpgrade(request.raw)) {
+      connections.upgrade(request.raw.socket)
+      webSockets.opened(request.server)
+      if (phase.current === 'running' || phase.current === 'delaying') done()
+      else gate.refuseUpgrade(reply)
+      return
+    }
+    const exchange = arrived ?? connections.arrive(request.raw, reply.raw)
+    exchange.reply = reply
+    if (phase.current !== 'running' && !gate.admits(exchange)) return
+    done()
+  })
+  fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
+    const exchange = inFlight.responded(reply.raw)
+    if (exchange !== undefined) connections.responded(exchange)
+    done()
   })
 
   fastify.addHook('onListen', done => {
@@ -130,9 +137,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     done()
   })
 
-  // One way out: whoever closes the instance shuts it down, and waits for all of it.
-  root.close = closeWith(shutdown, root, close) as typeof root.close
-  // A `close` that somebody kept from before still comes by here, ahead of Fastify's own closing.
+  // One way out: whatever closes the instance shuts it down, and waits for all of it.
+  fastify.close = closeWith(shutdown, fastify, close) as typeof fastify.close
+  // Code that has kept an earlier `close` still comes by here, ahead of Fastify's own closing.
   const beforeFastify = async () => { await shutdown.drained() }
   fastify.addHook('onClose', beforeFastify)
   fastify.addHook('onReady', done => {
@@ -145,15 +152,14 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     get phase () { return phase.current },
     get signal () { return phase.signal },
     onShutdown: (callback, callbackOptions) => { callbacks.register(callback, callbackOptions) },
-    shutdown: async (reason = 'shutdown') => await shutdown.start(reason),
+    shutdown: async reason => await shutdown.join(reason),
     skipDelay: () => { shutdown.skipDelay() },
-    wait: async () => await shutdown.wait(),
+    wait: async () => await shutdown.orSoFar(shutdown.ended),
     inFlight: () => inFlight.list(),
-    track: (promise, name = 'task') => {
-      if (!isPromise(promise)) throw new TrackInvalidError(show(promise))
-      return inFlight.track(promise, name)
-    },
-    ...probes
+    track: (promise, name = 'task') => inFlight.track(promise, name),
+    setReady: probes.setReady,
+    healthHandler: probes.healthHandler,
+    readyHandler: probes.readyHandler
   }
   fastify.decorate('gracefulShutdown', Object.freeze(controller))
   fastify.decorate('registerShutdownCallback', controller.onShutdown)
@@ -169,22 +175,15 @@ function prependOnRequest (route: RouteOptions, apply: (reply: FastifyReply) => 
   route.onRequest = [hook, ...[route.onRequest ?? []].flat()]
 }
 
-/** The instance that owns `close`; the others of the same server inherit it. */
-function rootOf (fastify: FastifyInstance): FastifyInstance {
-  let instance = fastify
-  while (!Object.hasOwn(instance, 'close')) instance = Object.getPrototypeOf(instance) as FastifyInstance
-  return instance
-}
-
 /** `fastify.close()`, as a promise or with a callback, as Fastify has it. */
-function closeWith (shutdown: Shutdown, root: FastifyInstance, close: () => Promise<void>) {
+function closeWith (shutdown: Shutdown, fastify: FastifyInstance, close: () => Promise<void>) {
   return function closeGracefully (listener?: (error: Error | null, instance: FastifyInstance, done: () => void) => void) {
     if (listener === undefined) return shutdown.close()
     // Fastify complains of what is not a function.
     if (typeof listener !== 'function') return (close as (listener: unknown) => unknown)(listener)
     const done = () => {}
-    shutdown.close().then(() => { listener(null, root, done) }, error => { listener(error as Error, root, done) })
-    return root
+    shutdown.close().then(() => { listener(null, fastify, done) }, error => { listener(error as Error, fastify, done) })
+    return fastify
   }
 }
 

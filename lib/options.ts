@@ -1,11 +1,9 @@
 // The defaults, in one place, and what may be given instead.
 
 import type { GracefulOptions, ProbeCheck, ProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
-import { inspect } from 'node:util'
 import { BudgetError, OptionInvalidError, OptionUnknownError, ProbePathError } from './errors.ts'
-
-/** Timers overflow beyond this, and would fire at once. */
-const LONGEST_TIMER = 2 ** 31 - 1
+import { CHECK_TIMEOUT, LONGEST_TIMER } from './times.ts'
+import { show } from './values.ts'
 
 /** All that close-with-grace listens to; it does not export its lists. A test holds the two together. */
 export const PROCESS_EVENTS: readonly ProcessEvent[] = [
@@ -25,8 +23,6 @@ export const DEFAULTS = {
   health: '/health',
   ready: '/ready'
 } as const
-
-const PROBE_DEFAULTS = { checkTimeout: 1_000 }
 
 export type Timeout = number | false
 
@@ -52,7 +48,7 @@ export interface Options {
   readonly given: ReadonlySet<string>
 }
 
-/** Validates what the user gave, without touching it. */
+/** Validates what the user gave, without changing it. */
 export function resolveOptions (input: GracefulOptions): Options {
   known('option', input, Object.keys(DEFAULTS))
   const given = new Set(Object.entries(input).filter(([, value]) => value !== undefined).map(([name]) => name))
@@ -74,7 +70,7 @@ export function resolveOptions (input: GracefulOptions): Options {
   const { shutdownDelay, drainTimeout, shutdownTimeout, health, ready } = resolved
   if (shutdownDelay + drainTimeout >= shutdownTimeout) throw new BudgetError(shutdownDelay, drainTimeout, shutdownTimeout)
   if (health !== false && ready !== false && health.path === ready.path) {
-    throw new ProbePathError('ready', ready.path, 'option "health"')
+    throw new ProbePathError('ready', ready.path, 'option "health"', 'ready')
   }
   return Object.freeze(resolved)
 }
@@ -135,7 +131,7 @@ function probe (name: 'health' | 'ready', value: unknown): Probe | false {
   }
   const options: ProbeOptions = typeof value === 'string' ? { path: value } : value
   known(`option of "${name}":`, options, ['path', 'checks', 'checkTimeout', 'logLevel'])
-  const { path = DEFAULTS[name], checks = {}, checkTimeout = PROBE_DEFAULTS.checkTimeout, logLevel } = options
+  const { path = DEFAULTS[name], checks = {}, checkTimeout = CHECK_TIMEOUT, logLevel } = options
   if (typeof path !== 'string' || !/^\/[^\s?#:*]*$/.test(path)) {
     const option = typeof value === 'string' ? `option "${name}"` : `option "path" of "${name}"`
     throw new OptionInvalidError(option, show(path), 'a path with a leading slash, without parameters')
@@ -151,16 +147,10 @@ function probe (name: 'health' | 'ready', value: unknown): Probe | false {
 }
 
 function known (what: string, options: object, names: string[]): void {
-  const stranger = Object.keys(options).find(name => !names.includes(name))
-  if (stranger !== undefined) throw new OptionUnknownError(`${what} "${stranger}"`, names.join(', '))
+  const unknown = Object.keys(options).find(name => !names.includes(name))
+  if (unknown !== undefined) throw new OptionUnknownError(`${what} "${unknown}"`, names.join(', '))
 }
 
 function isPlainObject (value: unknown): value is object {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-/** A value as the user wrote it, with its type where that is the mistake. */
-export function show (value: unknown): string {
-  const text = inspect(value, { depth: 1, breakLength: Infinity, maxStringLength: 80 })
-  return typeof value === 'object' || typeof value === 'function' ? text : `${text} (${typeof value})`
 }

@@ -1,55 +1,84 @@
-// /health and /ready: what the load balancer and the orchestrator are told.
+// The probes, /health and /ready: what a load balancer and an orchestrator are told.
 
 import type { FastifyInstance, FastifyReply, RouteOptions } from 'fastify'
 import type { GracefulShutdown, ProbeHandler } from '../types/index.ts'
-import type { InFlight } from './in-flight.ts'
-import type { Probe } from './options.ts'
-import type { PhaseClock } from './phase.ts'
+import type { PhaseClock } from './lifecycle/phase.ts'
+import type { Options, Probe } from './options.ts'
+import type { InFlight } from './requests/in-flight.ts'
+import { TIMED_OUT, within } from './lifecycle/within.ts'
 import { OptionInvalidError, ProbePathError } from './errors.ts'
-import { show } from './options.ts'
-import { TIMED_OUT, within } from './within.ts'
+import { show } from './values.ts'
 
-type ProbeHandlers = Pick<GracefulShutdown, 'healthHandler' | 'readyHandler' | 'setReady'>
+const METHODS = ['GET', 'HEAD']
 
-/** Makes the handlers and the switch behind readiness. */
-export function createProbes (health: Probe | false, ready: Probe | false, phase: PhaseClock, inFlight: InFlight): ProbeHandlers {
-  let isReady = true
-  const isShuttingDown = () => phase.current !== 'running'
+export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHandler' | 'setReady'> {
+  readonly #health: Probe | false
+  readonly #ready: Probe | false
+  readonly #phase: PhaseClock
+  readonly #inFlight: InFlight
+  #isReady = true
 
-  const healthHandler: ProbeHandler = async (_request, reply) => {
-    if (isShuttingDown()) return await answer(reply, 503, { status: 'shutting_down' })
-    const failed = await failedChecks(health)
+  constructor ({ health, ready }: Options, phase: PhaseClock, inFlight: InFlight) {
+    this.#health = health
+    this.#ready = ready
+    this.#phase = phase
+    this.#inFlight = inFlight
+  }
+
+  readonly healthHandler: ProbeHandler = async (_request, reply) => {
+    if (this.#isShuttingDown) return await answer(reply, 503, { status: 'shutting_down' })
+    const failed = await failedChecks(this.#health)
     return failed.length === 0
       ? await answer(reply, 200, { status: 'healthy' })
       : await answer(reply, 503, { status: 'unhealthy', checks: failed })
   }
 
-  const readyHandler: ProbeHandler = async (_request, reply) => {
-    if (isShuttingDown()) return await answer(reply, 503, { ready: false, reason: 'shutting_down' })
-    if (!isReady) return await answer(reply, 503, { ready: false, reason: 'not_ready' })
-    const failed = await failedChecks(ready)
+  readonly readyHandler: ProbeHandler = async (_request, reply) => {
+    if (this.#isShuttingDown) return await answer(reply, 503, { ready: false, reason: 'shutting_down' })
+    if (!this.#isReady) return await answer(reply, 503, { ready: false, reason: 'not_ready' })
+    const failed = await failedChecks(this.#ready)
     return failed.length === 0
-      ? await answer(reply, 200, { ready: true, in_flight_requests: inFlight.count })
+      ? await answer(reply, 200, { ready: true, in_flight_requests: this.#inFlight.count })
       : await answer(reply, 503, { ready: false, reason: 'check_failed', checks: failed })
   }
 
-  const setReady = (value: boolean) => {
+  readonly setReady = (value: boolean): void => {
     if (typeof value !== 'boolean') throw new OptionInvalidError('argument of setReady()', show(value), 'true or false')
-    isReady = value
+    this.#isReady = value
   }
 
-  return { healthHandler, readyHandler, setReady }
-}
-
-/** Routes a probe, for GET and HEAD. */
-export function routeProbe (fastify: FastifyInstance, name: 'health' | 'ready', probe: Probe | false, handler: ProbeHandler): void {
-  if (probe === false) return
-  const { path, logLevel } = probe
-  const route: RouteOptions = { method: ['GET', 'HEAD'], url: path, handler, exposeHeadRoute: false }
-  if (fastify.hasRoute({ method: 'GET', url: path })) {
-    throw new ProbePathError(name, path, 'a route')
+  get #isShuttingDown (): boolean {
+    return this.#phase.current !== 'running'
   }
-  fastify.route(logLevel === undefined ? route : { ...route, logLevel: logLevel as 'silent' })
+
+  /** Whether this is the handler of a probe, wherever it is mounted. */
+  isHandler (handler: unknown): boolean {
+    return handler === this.healthHandler || handler === this.readyHandler
+  }
+
+  /** Routes the probes, for GET and HEAD. */
+  route (fastify: FastifyInstance): void {
+    for (const [option, probe] of this.#paths) {
+      if (fastify.hasRoute({ method: 'GET', url: probe.path })) throw new ProbePathError(option, probe.path, 'a route', option)
+    }
+    for (const [option, { path, logLevel }] of this.#paths) {
+      const handler = option === 'health' ? this.healthHandler : this.readyHandler
+      const route: RouteOptions = { method: METHODS, url: path, handler, exposeHeadRoute: false }
+      fastify.route(logLevel === undefined ? route : { ...route, logLevel: logLevel as 'silent' })
+    }
+  }
+
+  /** @throws ProbePathError for a route that comes later and has the path of a probe; Fastify's own error names no option */
+  assertNotTaken ({ method, url, handler, constraints }: RouteOptions): void {
+    if (this.isHandler(handler) || Object.keys(constraints ?? {}).length > 0) return
+    if (![method].flat().some(name => METHODS.includes(name))) return
+    for (const [option, { path }] of this.#paths) if (url === path) throw new ProbePathError(option, path, 'a route', option)
+  }
+
+  get #paths (): Array<['health' | 'ready', Probe]> {
+    const all = [['health', this.#health], ['ready', this.#ready]] as const
+    return all.filter((entry): entry is ['health' | 'ready', Probe] => entry[1] !== false)
+  }
 }
 
 async function answer (reply: FastifyReply, status: number, body: object): Promise<FastifyReply> {
@@ -58,7 +87,7 @@ async function answer (reply: FastifyReply, status: number, body: object): Promi
     .send(JSON.stringify(body))
 }
 
-/** Runs a probe's checks side by side; the names of those that failed. */
+/** Runs a probe's checks side by side. Returns the names of those that failed. */
 async function failedChecks (probe: Probe | false): Promise<string[]> {
   if (probe === false) return []
   const outcomes = await Promise.all(Object.entries(probe.checks).map(async ([name, check]) => {

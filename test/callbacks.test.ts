@@ -86,7 +86,7 @@ t.test('ends a callback at its own timeout, aborts its signal and runs the next'
   app.registerShutdownCallback(() => {}, { name: 'next' })
   const { callbacks, exitCode } = await app.gracefulShutdown.shutdown()
   t.match(callbacks, [
-    { name: 'hangs', error: { code: 'FST_ERR_GRACEFUL_CALLBACK_TIMEOUT', message: /"hangs" was not done within 30 ms/ } },
+    { name: 'hangs', error: { code: 'FST_ERR_GRACEFUL_CALLBACK_TIMEOUT', message: /"hangs" did not finish within 30 ms/ } },
     { name: 'next', error: undefined }
   ])
   t.ok((callbacks[0]?.time ?? 0) >= 29)
@@ -149,7 +149,7 @@ t.test('takes a callback while requests drain, and refuses one once callbacks ru
   app.registerShutdownCallback(() => {
     ran.push('late')
     t.throws(() => { app.registerShutdownCallback(function tooLate () {}) },
-      { code: 'FST_ERR_GRACEFUL_CALLBACK_TOO_LATE', message: /"tooLate" comes too late/ })
+      { code: 'FST_ERR_GRACEFUL_CALLBACK_TOO_LATE', message: /"tooLate" is registered too late/ })
   })
   await draining
   t.strictSame(ran, ['late'])

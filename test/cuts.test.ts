@@ -59,7 +59,7 @@ for (const { what, start, entry, answer } of cases) {
     await client.closed
     t.match(client.text, answer)
 
-    const named = { ...entry, kind: 'request', requestId: 'req-1' }
+    const named = { ...entry, kind: 'request', reqId: 'req-1' }
     const logged = await service.log.line(/^Request cut: The request was not answered within the 300 ms/)
     t.match(logged, { ...named, level: 50 })
     const { level, report } = await service.log.line(/not everything went well/) as unknown as { level: number, report: ShutdownReport }

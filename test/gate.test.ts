@@ -1,16 +1,15 @@
 import t from 'tap'
+import type { FastifyInstance } from 'fastify'
 import type { AddressInfo, Socket } from 'node:net'
-import { createHook } from 'node:async_hooks'
-import { once } from 'node:events'
-import { connect } from 'node:net'
 import { Duplex } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
-import { Connections } from '../lib/connections.ts'
-import { Gate } from '../lib/gate.ts'
-import { PhaseClock } from '../lib/phase.ts'
-import { QUIET } from '../lib/shutdown.ts'
+import { Connections } from '../lib/connections/sockets.ts'
+import { Gate } from '../lib/requests/gate.ts'
+import { InFlight } from '../lib/requests/in-flight.ts'
+import { PhaseClock } from '../lib/lifecycle/phase.ts'
+import { QUIET } from '../lib/times.ts'
 import { createApp, createAppBehind, Deferred, eventually, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
 
 const refusal = {
@@ -296,26 +295,6 @@ t.test('a refused upgrade is answered and closed, though its body is still on it
   t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
 })
 
-t.test('closes the connection of a refusal without shutting it down first', async t => {
-  const { port, client, release, report } = await heldShutdown(t)
-  let shutDown = 0
-  const hook = createHook({ init: (_id, type) => { if (type === 'SHUTDOWNWRAP') shutDown++ } }).enable()
-  // Clients that do not shut down either.
-  const refuse = async (): Promise<RawClient> => {
-    const late = new RawClient(connect({ port, host: '127.0.0.1', allowHalfOpen: true })).get('/held')
-    await once(late.socket, 'end')
-    late.socket.destroy()
-    return late
-  }
-  t.match(await refuse(), { text: /^HTTP\/1\.1 503 [^]*\}$/, error: undefined })
-  t.equal(shutDown, 0)
-  release()
-  await client.closed
-  t.not(shutDown, 0, 'others are')
-  hook.disable()
-  t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
-})
-
 for (const [what, behind] of [
   ['requests', `GET /held HTTP/1.1\r\nHost: x\r\nCookie: ${'c'.repeat(400)}\r\n\r\n`.repeat(300)],
   ['an upload', `POST /held HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 200000\r\n\r\n${'x'.repeat(200_000)}`]
@@ -393,11 +372,24 @@ t.test('an upload that is refused and still arriving as connections are closed r
   t.match(await report, { refused: 2, exitCode: 0 })
 })
 
+/** A gate of its own, without the rest of the plugin. */
+function bareGate (app: FastifyInstance, phase: PhaseClock): Gate {
+  const inFlight = new InFlight(() => {})
+  const connections = new Connections(inFlight)
+  const gate = new Gate(phase, connections, inFlight)
+  inFlight.stopCounting()
+  app.addHook('onRequest', (request, reply, done) => {
+    const exchange = connections.arrive(request.raw, reply.raw)
+    exchange.reply = reply
+    if (gate.admits(exchange)) done()
+  })
+  return gate
+}
+
 t.test('while it holds, refuses nobody until it is released', async t => {
   const app = Fastify()
   const phase = new PhaseClock()
-  const gate = new Gate(phase, new Connections(() => {}, () => {}))
-  app.addHook('onRequest', (request, reply, done) => { if (gate.admits(request, reply)) done() })
+  const gate = bareGate(app, phase)
   await app.ready()
   phase.advance('draining')
   gate.hold()
@@ -415,8 +407,7 @@ t.test('an upload that comes once connections are being closed is refused before
   const app = Fastify()
   t.teardown(async () => { await app.close() })
   const phase = new PhaseClock()
-  const gate = new Gate(phase, new Connections(() => {}, () => {}))
-  app.addHook('onRequest', (request, reply, done) => { if (gate.admits(request, reply)) done() })
+  const gate = bareGate(app, phase)
   phase.advance('closing')
   await app.listen({ port: 0, host: '127.0.0.1' })
   gate.hold()

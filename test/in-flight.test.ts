@@ -59,8 +59,8 @@ t.test('counts a request from its start to its end and tells who it is', async t
   await held.entered
   await eventually(() => app.inFlightRequests === 2)
   const [first, second] = app.gracefulShutdown.inFlight()
-  t.match(first, { kind: 'request', method: 'GET', route: '/held/:id', url: '/held/1?a=b', requestId: 'req-1' })
-  t.match(second, { kind: 'request', method: 'HEAD', route: '/held/:id', requestId: 'req-2' })
+  t.match(first, { kind: 'request', method: 'GET', route: '/held/:id', url: '/held/1?a=b', reqId: 'req-1' })
+  t.match(second, { kind: 'request', method: 'HEAD', route: '/held/:id', reqId: 'req-2' })
   t.ok(first !== undefined && Number.isInteger(first.age) && first.age >= 0)
   held.release()
   await Promise.all(answers)
@@ -260,15 +260,15 @@ t.test('a request that was overtaken in a hook ahead of the plugin ends without 
   await nobodyLeft(t, { app })
 })
 
-t.test('a request that was overtaken there and is then refused keeps the connection open for the other', async t => {
+t.test('a request that arrived before the shutdown is served, also when a hook ahead of the plugin held it until then', async t => {
   const { app, client, pass, second } = await overtaken(t)
   const report = app.gracefulShutdown.shutdown()
   pass()
-  await client.until(/503/)
+  await client.until(/first/)
   second.release()
   await client.closed
-  t.match(client.text, /^HTTP\/1\.1 503 [^]*HTTP\/1\.1 200 [^]*connection: close[^]*\{"held":true\}$/i)
-  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  t.match(client.text, /^HTTP\/1\.1 200 [^]*first[^]*HTTP\/1\.1 200 [^]*connection: close[^]*\{"held":true\}$/i)
+  t.match(await report, { completed: 2, refused: 0, cut: [], exitCode: 0 })
 })
 
 t.test('of many requests on one connection that a hook mixes up, each ends once', async t => {
@@ -447,7 +447,7 @@ t.test('an aborted pipeline leaves nobody behind', async t => {
   await nobodyLeft(t, target)
 })
 
-t.test('a long pipeline on one connection keeps no finished reply', async t => {
+t.test('a long pipeline on one connection keeps at most one finished reply', async t => {
   const target = await createApp(t)
   const { app } = target
   const replies: Array<WeakRef<FastifyReply>> = []
@@ -462,7 +462,8 @@ t.test('a long pipeline on one connection keeps no finished reply', async t => {
   await held.entered
   await eventually(() => client.text.match(/200 OK/g)?.length === 50)
   t.equal(replies.length, 50)
-  await eventually(() => collected(replies))
+  // The last of them is known to the one that came behind it.
+  await eventually(() => collected(replies.slice(0, -1)))
   t.equal(app.inFlightRequests, 1, 'while the last one is not over')
   client.get('/', ['Connection: close'])
   held.release()
@@ -535,7 +536,7 @@ t.test('a hijacked reply is over with its response or its socket', async t => {
     reply.hijack()
     reply.raw.write('some')
     replies.push(reply)
-    await new Promise(() => {})
+    await once(reply.raw, 'close')
   })
   app.get('/early', (_request, reply) => {
     reply.hijack()
@@ -773,7 +774,7 @@ t.test('track() has the drain wait for background work, and shows it', async t =
   t.equal(gracefulShutdown.phase, 'draining')
   t.notOk(done)
   work.resolve(1)
-  t.match(await report, { cut: [], completed: 0, exitCode: 0 })
+  t.match(await report, { cut: [], completed: 0, errors: [{ message: 'failed work is over, too' }], exitCode: 1 })
   for (const value of [undefined, null, 1, {}, () => {}]) {
     t.throws(() => { void gracefulShutdown.track(value as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
   }

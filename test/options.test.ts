@@ -1,5 +1,6 @@
 import t from 'tap'
 import { createServer } from 'node:http'
+import { Writable } from 'node:stream'
 import { inspect } from 'node:util'
 import Fastify from 'fastify'
 import { signalEvents } from 'close-with-grace/events/signal.events.js'
@@ -149,7 +150,7 @@ t.test('refuses two probes on one path', async t => {
 t.test('refuses a probe on the path of a route', async t => {
   const app = Fastify()
   app.get('/ready', async () => 'mine')
-  await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /"ready", "\/ready", is taken by a route/ })
+  await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /"ready", "\/ready", is also the path of a route/ })
 })
 
 t.test('refuses to be registered twice', async t => {
@@ -159,11 +160,35 @@ t.test('refuses to be registered twice', async t => {
   await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_ALREADY_REGISTERED' })
 })
 
-t.test('refuses to be registered in two contexts of one server', async t => {
+t.test('refuses to be registered in a child context, where it would protect no other route, and says how to register it', async t => {
   const app = Fastify()
   app.register(async child => { await child.register(gracefulPlugin) })
-  app.register(async child => { await child.register(gracefulPlugin, { health: '/h', ready: '/r' }) })
-  await t.rejects(async () => { await app.ready() }, { code: 'FST_ERR_GRACEFUL_ALREADY_REGISTERED' })
+  await t.rejects(async () => { await app.ready() }, { code: 'FST_ERR_GRACEFUL_NOT_ROOT', message: /root instance.*fastify-plugin/ })
+  await app.close()
+})
+
+t.test('an instance of which the registration failed closes', async t => {
+  for (const options of [{}, { shutdownTimeout: 1 }, { health: { path: '/h', logLevel: 'no level' } }]) {
+    const app = Fastify({ logger: { stream: new Writable({ write (_chunk, _encoding, done) { done() } }) } })
+    app.get('/health', async () => 'mine')
+    let isClosed = false
+    app.addHook('onClose', async () => { isClosed = true })
+    await t.rejects(async () => { await app.register(gracefulPlugin, options) })
+    await app.close().catch(() => {})
+    t.ok(isClosed)
+  }
+})
+
+t.test('a route that comes later and has the path of a probe is told which option to change', async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin, { ready: '/are/you' })
+  t.throws(() => app.get('/health', async () => 'mine'), { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /Set option "health".*another path, or to false/ })
+  t.throws(() => app.head('/are/you', async () => 'mine'), { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /Set option "ready"/ })
+  app.post('/health', async () => 'mine')
+  app.route({ method: 'GET', url: '/health', constraints: { host: 'elsewhere' }, handler: async () => 'mine' })
+  t.equal((await app.inject('/health')).body, '{"status":"healthy"}')
+  t.equal((await app.inject({ url: '/health', headers: { host: 'elsewhere' } })).body, 'mine')
 })
 
 t.test('refuses a server that is shared with another instance', async t => {
@@ -173,7 +198,7 @@ t.test('refuses a server that is shared with another instance', async t => {
   const second = Fastify({ serverFactory })
   t.teardown(async () => { await first.close() })
   await first.register(gracefulPlugin)
-  await t.rejects(async () => { await second.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_SERVER_SHARED', message: /another one/ })
+  await t.rejects(async () => { await second.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_SERVER_SHARED', message: /another instance/ })
 })
 
 t.test('refuses bad settings of a route', async t => {

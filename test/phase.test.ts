@@ -1,5 +1,5 @@
 import t from 'tap'
-import { PhaseClock } from '../lib/phase.ts'
+import { PhaseClock } from '../lib/lifecycle/phase.ts'
 
 t.test('goes forward, may leave phases out, and aborts its signal once', async t => {
   const phase = new PhaseClock()

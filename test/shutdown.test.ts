@@ -69,7 +69,7 @@ t.test('tells each second how many are waited for, and at debug who', async t =>
     'Waiting for 1 in-flight request and 1 background task to complete...'
   ])
   const debug = log.lines.find(({ msg }) => msg.startsWith('Waiting for GET'))
-  t.match(debug, { level: 20, msg: /^Waiting for GET \/held\?x=1 \(req-1, \d+ms\)$/, method: 'GET', route: '/held', requestId: 'req-1' })
+  t.match(debug, { level: 20, msg: /^Waiting for GET \/held\?x=1 \(req-1, \d+ms\)$/, method: 'GET', route: '/held', reqId: 'req-1' })
 })
 
 t.test('does nothing twice', async t => {
@@ -221,13 +221,13 @@ t.test('cuts who is still in flight at the drain timeout, and names them', async
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 503[^]*connection: close[^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT/i)
   t.match(report.cut, [
-    { kind: 'request', method: 'GET', route: '/held/:id', url: '/held/1', requestId: 'req-1' },
+    { kind: 'request', method: 'GET', route: '/held/:id', url: '/held/1', reqId: 'req-1' },
     { kind: 'task', name: 'reindex' }
   ])
   t.ok(report.cut.every(({ age }) => age >= 49))
   t.equal(report.exitCode, 1)
   t.equal(ran, 1)
-  t.match(await log.line(/^Request cut/), { level: 50, method: 'GET', route: '/held/:id', requestId: 'req-1', code: 'FST_ERR_GRACEFUL_DRAIN_TIMEOUT' })
+  t.match(await log.line(/^Request cut/), { level: 50, method: 'GET', route: '/held/:id', reqId: 'req-1', code: 'FST_ERR_GRACEFUL_DRAIN_TIMEOUT' })
   t.match(await log.line(/^Background work cut: reindex/), { level: 50 })
   t.strictSame(log.messages(/All requests drained/), [])
   held.release()

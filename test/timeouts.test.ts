@@ -100,7 +100,7 @@ t.test('a handler that does not answer is cut: its client reads 503, and the log
   t.match(client.text, /^HTTP\/1\.1 503 [^]*connection: close/i)
   await eventually(() => gone())
   t.match(client.text, '{"statusCode":503,"code":"FST_ERR_GRACEFUL_WRITE_TIMEOUT","error":"Service Unavailable","message":"The response made no progress for 100 ms"}')
-  t.match(await log.line(/^Request cut/), { level: 50, method: 'GET', route: '/held/:id', url: '/held/1', requestId: 'req-1' })
+  t.match(await log.line(/^Request cut/), { level: 50, method: 'GET', route: '/held/:id', url: '/held/1', reqId: 'req-1' })
   t.equal(log.messages(/^Request cut/).length, 1)
   t.equal(app.inFlightRequests, 1, 'its handler still runs')
   held.release()

@@ -14,7 +14,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 
 /** How to have a service with a request in flight in a phase of its shutdown, and what its log says then. */
 const phases = [
-  ['delaying', { OPTIONS: '{"shutdownDelay":3000}' }, /serving on for 3000ms/],
+  ['delaying', { OPTIONS: '{"shutdownDelay":3000}' }, /still serving for 3000ms/],
   ['draining', {}, /Waiting for 1 in-flight request/],
   ['closing, in an onClose hook', { ON_CLOSE: 'hangs', OPTIONS: '{"drainTimeout":100}' }, /onClose runs/],
   ['closing, in a callback', { CALLBACK: 'hangs', OPTIONS: '{"drainTimeout":100}' }, /callback runs/]

@@ -110,9 +110,14 @@ export interface RequestInFlight {
   method: string
   /** The route's pattern; undefined where no route matched. */
   route: string | undefined
-  url: string
-  requestId: string
-  /** Milliseconds since it came in. */
+  /**
+   * The URL as the logger's `req` serializer shows it; undefined if that shows none. Without its query for a request that
+   * a hook which was registered ahead of the plugin still holds.
+   */
+  url: string | undefined
+  /** Fastify's request id; undefined for a request that a hook which was registered ahead of the plugin still holds. */
+  reqId: string | undefined
+  /** Milliseconds since it arrived. */
   age: number
 }
 
@@ -157,6 +162,8 @@ export interface ShutdownReport {
   callbacks: CallbackReport[]
   /** What else went wrong: uncaught errors, before the shutdown or during it; an `onClose` hook that failed or hung. */
   errors: Error[]
+  /** How many more errors there were: `errors` keeps the first 20. */
+  omittedErrors: number
   /** 0 where nothing was cut and nothing failed, else 1. */
   exitCode: 0 | 1
 }
@@ -177,7 +184,7 @@ export interface GracefulShutdown {
    * end the process; called again, it joins the shutdown under way.
    * @param reason what the report and the log give as the reason. Default: `shutdown`.
    */
-  shutdown (reason?: string): Promise<ShutdownReport>
+  shutdown (reason?: unknown): Promise<ShutdownReport>
   /**
    * Ends the `shutdownDelay` that is under way, or leaves out the one to come: for who knows that no load balancer
    * sends anything any more.
@@ -193,7 +200,7 @@ export interface GracefulShutdown {
    * @param name what `inFlight()`, log and report call it. Default: `task`.
    * @returns the same promise
    */
-  track<T extends PromiseLike<unknown>> (promise: T, name?: string): T
+  track<T extends PromiseLike<unknown>> (promise: T, name?: unknown): T
   /** Takes this instance out of rotation (`false`), or back in, without shutting down. */
   setReady (ready: boolean): void
   /** The liveness probe's handler, to mount elsewhere. */

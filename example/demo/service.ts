@@ -19,7 +19,7 @@ interface LogLine {
 
 /** What the service logs as it enters a phase. */
 const PHASES: ReadonlyArray<[message: RegExp, phase: Phase]> = [
-  [/^Not ready any more, serving on/, 'delaying'],
+  [/^Not ready any more, still serving/, 'delaying'],
   [/^Waiting for \d+ in-flight/, 'draining'],
   [/^All requests drained/, 'closing'],
   [/^Graceful shutdown complete|^Shutdown complete/, 'closed']

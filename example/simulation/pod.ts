@@ -3,7 +3,7 @@
 // time-line in short, and test/simulation.test.ts holds it against the plugin, phase by phase and answer by answer.
 
 import type { Options } from '../../lib/options.ts'
-import { QUIET } from '../../lib/shutdown.ts'
+import { QUIET } from '../../lib/times.ts'
 
 export interface PodSettings {
   /** As the plugin resolves them. */

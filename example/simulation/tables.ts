@@ -1,7 +1,7 @@
 // Kubernetes' pod termination, by numbers: which of them lose nothing?
 
 import type { Result, Rollout } from './rollout.ts'
-import { QUIET } from '../../lib/shutdown.ts'
+import { QUIET } from '../../lib/times.ts'
 import { resolveOptions } from '../../lib/options.ts'
 import { lateAndUneven, ON_THE_WAY, simulate } from './rollout.ts'
 

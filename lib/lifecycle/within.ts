@@ -6,7 +6,7 @@ export const TIMED_OUT = Symbol('graceful.timed-out')
 export async function within<T> (limit: number, promise: Promise<T>): Promise<T | typeof TIMED_OUT> {
   let timer: NodeJS.Timeout | undefined
   const timeUp = new Promise<typeof TIMED_OUT>(resolve => {
-    timer = setTimeout(resolve, limit, TIMED_OUT)
+    timer = setTimeout(resolve, Math.max(0, limit), TIMED_OUT)
   })
   try {
     return await Promise.race([promise, timeUp])

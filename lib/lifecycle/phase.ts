@@ -1,14 +1,14 @@
-// The phases of a shutdown, which may follow which, and when each began.
+// The phases of a shutdown, and which may follow which.
 
-import type { Phase } from '../types/index.ts'
+import type { Phase } from '../../types/index.ts'
 
 const ORDER: readonly Phase[] = ['running', 'delaying', 'draining', 'closing', 'closed']
 
-/** Where one instance stands on its way out. Only the shutdown moves it. */
+/** How far an instance is on its way out. Only the shutdown moves it. */
 export class PhaseClock {
-  /** A plain field: the request path reads it on every request. */
+  /** A plain field, because each request reads it. */
   current: Phase = 'running'
-  /** Made as somebody asks for it: to abort one takes longer than all the rest of a step. */
+  /** Made when it is asked for: to abort one takes longer than all else of a step. */
   #abort: AbortController | undefined
 
   /** Aborts as the instance leaves `running`. */
@@ -20,13 +20,13 @@ export class PhaseClock {
     return this.#abort.signal
   }
 
-  /** Goes on to a later phase; phases may be left out, but nothing leads back. */
+  /** Goes on to a later phase. Phases may be left out, but nothing leads back. */
   advance (next: Phase): void {
     if (ORDER.indexOf(next) <= ORDER.indexOf(this.current)) {
       throw new Error(`A shutdown cannot go from ${this.current} to ${next}`)
     }
-    const first = this.current === 'running'
+    const isFirst = this.current === 'running'
     this.current = next
-    if (first) this.#abort?.abort()
+    if (isFirst) this.#abort?.abort()
   }
 }

@@ -1,4 +1,5 @@
-// WebSockets of @fastify/websocket: no requests, so nobody waits for them; told why they are closed.
+// WebSockets of @fastify/websocket: they are no requests in flight, so a drain does not wait for them. They are told why
+// they are closed.
 
 import type { FastifyInstance } from 'fastify'
 
@@ -24,8 +25,8 @@ export class WebSockets {
   }
 
   /**
-   * From now on, a close without a code means 1001. The plugin's preClose hook closes them so; a hook of the
-   * user's in its place still says its own.
+   * From now on, a close without a code means 1001. The preClose hook of @fastify/websocket closes them so; a hook of the
+   * user's in its place still says its own code.
    */
   goAway (): void {
     for (const { clients } of this.#servers) {

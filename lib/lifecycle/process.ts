@@ -1,43 +1,43 @@
-// The one close-with-grace of the process, and the only file that touches `process`. Two of them would race:
-// the first to finish ends the process under the other. So all instances share it, across copies of this
-// package, too; it is there only while one of them listens, so that it disturbs nobody's test runner.
+// The one close-with-grace of the process, and the only file that touches `process`. Two of them would race: the first to
+// finish ends the process under the other. So all instances share it, also across copies of this package; it is there
+// only while one of them listens, so that it disturbs no test runner.
 
 import cluster from 'node:cluster'
 import closeWithGrace from 'close-with-grace'
-import type { FastifyBaseLogger } from 'fastify'
-import type { ProcessEvent, ShutdownReport } from '../types/index.ts'
-import { toError } from './errors.ts'
-import { PROCESS_EVENTS } from './options.ts'
+import type { ProcessEvent, ShutdownReport } from '../../types/index.ts'
+import type { SafeLog } from './log.ts'
+import { PROCESS_EVENTS } from '../options.ts'
+import { toError } from '../values.ts'
 
-/** close-with-grace exits at once on a second error, and with it would go who is in flight: these are listened to here. */
+/** close-with-grace exits at once on a second error, while requests are in flight: these are listened to here. */
 const ERROR_EVENTS = ['uncaughtException', 'unhandledRejection'] as const
 
 /** Whether listeners of this process are shared with others by node:cluster. */
 export const { isWorker: isClusterWorker } = cluster
 
-/** An instance that goes down with the process. */
+/** An instance that shuts down with the process. */
 export interface Member {
   readonly signals: readonly ProcessEvent[]
   readonly shutdownTimeout: number
-  readonly log: FastifyBaseLogger
+  readonly log: SafeLog
   readonly shutdown: (reason: string) => Promise<unknown>
-  /** An error that nobody caught, before the shutdown or during it. */
+  /** An uncaught error, before the shutdown or during it. */
   readonly fail: (error: Error) => void
-  /** The process exits, wherever the shutdown stands. Returns the exit code that this instance is for. */
+  /** The process exits, however far the shutdown is. Returns the exit code that this instance asks for. */
   readonly exit: () => ShutdownReport['exitCode']
 }
 
 interface Registry {
   readonly members: Set<Member>
   uninstall: (() => void) | undefined
-  /** Why the process goes down, once it does. */
+  /** Why the process shuts down, once it does. */
   reason: string | undefined
-  /** Who goes down with it; who joins late, too. */
+  /** The instances that shut down with it; also those that join late. */
   readonly leaving: Set<Member>
 }
 
 /** Changed whenever Registry or Member is: copies that differ in it do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.1')
+const kRegistry = Symbol.for('fastify-graceful.process.2')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
@@ -58,8 +58,8 @@ export function leave (member: Member): void {
 }
 
 /**
- * Listens to what any member wants; they all go down together, for the process does. The new listeners come before the
- * old ones go: a signal that has reached Node and not yet its listeners is lost where there is none for a moment.
+ * Listens to what any member wants; they all shut down together, because the process does. The new listeners come before
+ * the old ones go: a signal that has reached Node and not yet its listeners is lost if there is none for a moment.
  */
 function install (): void {
   const before = registry.uninstall
@@ -71,11 +71,10 @@ function install (): void {
 function listen (members: readonly Member[]): () => void {
   const wanted = new Set(members.flatMap(({ signals }) => signals))
   const options = {
-    // Each member keeps its own deadline; this ends the process where one fails to.
-    delay: Math.max(...members.map(({ shutdownTimeout }) => shutdownTimeout)),
+    // The last deadline is a timer of ours: this one needs a promise.
+    delay: null,
     logger: false as const,
-    onSecondSignal: (signal: string) => { logAll(members, `Second signal, ${signal}: exiting at once`) },
-    onTimeout: (delay: number) => { logAll(members, `Not shut down within ${delay}ms: exiting`) }
+    onSecondSignal: (signal: string) => { logAll(members, `Second signal, ${signal}: exiting at once`) }
   }
   const skip = PROCESS_EVENTS.filter(event => !wanted.has(event) || isErrorEvent(event))
   const grace = closeWithGrace({ ...options, skip }, async ({ signal = 'beforeExit' }) => { await endAll(signal) })
@@ -100,27 +99,39 @@ async function endAll (reason: string): Promise<void> {
   const { members, leaving } = registry
   if (registry.reason === undefined) {
     registry.reason = reason
+    setDeadline(Math.max(...[...members].map(({ shutdownTimeout }) => shutdownTimeout)))
     // Ahead of the others: pino closes its destination on exit.
     process.prependOnceListener('exit', () => {
       const codes = [...leaving].map(({ exit }) => exit())
-      // Whoever ends the process, an own close-with-grace of the user's or of fastify-cli, say: the worst code wins.
+      // Whatever ends the process, an own close-with-grace of the user's or of fastify-cli, say: the worst code wins.
       if (codes.includes(1)) process.exitCode ||= 1
     })
   }
-  // Whoever is down has left.
   while (members.size > 0) {
     await Promise.all([...members].map(async member => { await takeDown(member, reason) }))
   }
 }
 
+/**
+ * The last deadline. A plain timer: errors that are thrown in process.nextTick() again and again keep every promise from
+ * settling, and timers go on.
+ */
+function setDeadline (milliseconds: number): void {
+  setTimeout(() => {
+    logAll([...registry.members], `Not shut down within ${milliseconds}ms: exiting`)
+    process.exit(1)
+  }, milliseconds)
+}
+
 async function takeDown (member: Member, reason: string): Promise<void> {
   registry.leaving.add(member)
   await member.shutdown(reason)
+  leave(member)
 }
 
 /**
- * close-with-grace takes its listeners off as the first signal comes, and puts others on for a second one. Where they were
- * the last, Node stops listening and begins anew: a second signal that has already come is lost, and one that comes
+ * close-with-grace removes its listeners as the first signal comes, and adds others for a second one. If they were the
+ * last, Node stops listening and begins anew: a second signal that has already come is lost, and one that comes
  * between ends the process without a word.
  */
 function keepListening (signals: readonly NodeJS.Signals[]): () => void {
@@ -144,8 +155,8 @@ function listenToErrors (wanted: readonly ErrorEvent[], members: readonly Member
 }
 
 /**
- * A cluster's worker whose primary is gone (Ctrl-C ends it at once) or has disconnected it. Node would exit here
- * and now, unless the worker says that it does so of its own accord.
+ * A cluster's worker whose primary is gone (Ctrl-C ends it at once) or has disconnected it. Node would exit here and now,
+ * unless the worker says that it exits of its own accord.
  */
 function listenToPrimary (trigger: (event: string) => void): () => void {
   const { worker } = cluster
@@ -154,7 +165,7 @@ function listenToPrimary (trigger: (event: string) => void): () => void {
     worker.exitedAfterDisconnect = true
     trigger('disconnect')
   }
-  // As the worker stops listening, Node tells a primary that may be gone, which is heard of only a moment later.
+  // As the worker stops listening, Node tells a primary that may be gone, of which the worker hears only a moment later.
   const onError = (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') throw error
   }

@@ -1,0 +1,105 @@
+// Shutdown callbacks: in the order registered, one after another, each within its time; an error stops no other one.
+
+import type { FastifyBaseLogger } from 'fastify'
+import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../types/index.ts'
+import type { SafeLog } from './log.ts'
+import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
+import { resolveCallbackOptions } from '../options.ts'
+import { show, toError } from '../values.ts'
+import { TIMED_OUT, within } from './within.ts'
+
+interface Registered {
+  callback: ShutdownCallback
+  name: string
+  timeout: number | undefined
+}
+
+export class Callbacks {
+  readonly #shutdownTimeout: number
+  readonly #log: SafeLog
+  readonly #registered: Registered[] = []
+  #isStarted = false
+  #finished = 0
+
+  constructor (shutdownTimeout: number, log: SafeLog) {
+    this.#shutdownTimeout = shutdownTimeout
+    this.#log = log
+  }
+
+  register (callback: ShutdownCallback, options: CallbackOptions = {}): void {
+    if (typeof callback !== 'function') throw new CallbackInvalidError(show(callback))
+    const { name, timeout } = resolveCallbackOptions(options, this.#shutdownTimeout)
+    const entry = { callback, name: name ?? (ownName(callback) || `callback ${this.#registered.length + 1}`), timeout }
+    if (this.#isStarted) throw new CallbackTooLateError(entry.name)
+    this.#registered.push(entry)
+  }
+
+  get isEmpty (): boolean {
+    return this.#registered.length === 0
+  }
+
+  /** The names of those that have not ended. */
+  get unfinished (): string[] {
+    return this.#registered.slice(this.#finished).map(({ name }) => name)
+  }
+
+  /** Runs them all. It never rejects: what goes wrong is in the reports. */
+  async run (reason: string, deadline: number): Promise<CallbackReport[]> {
+    this.#isStarted = true
+    const reports: CallbackReport[] = []
+    for (const [index, entry] of this.#registered.entries()) {
+      const later = this.#registered.slice(index + 1)
+      const limit = share(entry, later, Math.max(0, deadline - performance.now()))
+      reports.push(await this.#runOne(entry, limit, reason))
+      this.#finished++
+    }
+    return reports
+  }
+
+  async #runOne ({ callback, name }: Registered, limit: number, reason: string): Promise<CallbackReport> {
+    const log = this.#log.child({ shutdownCallback: name })
+    const controller = new AbortController()
+    const start = performance.now()
+    const error = await call(callback, { signal: controller.signal, deadline: Date.now() + limit, reason, log }, name, limit)
+    const time = Math.round(performance.now() - start)
+    if (error === undefined) {
+      this.#log.info(`Shutdown callback "${name}" completed in ${time}ms`, { shutdownCallback: name })
+      return { name, time }
+    }
+    controller.abort(error)
+    this.#log.error(`Shutdown callback "${name}" failed after ${time}ms`, { err: error, shutdownCallback: name })
+    return { name, time, error }
+  }
+}
+
+/** A function's name may be replaced by anything. */
+function ownName ({ name }: ShutdownCallback): string {
+  return typeof name === 'string' ? name : ''
+}
+
+/**
+ * A callback's share of the time that is left: its own timeout, which may be shortened so that each later callback keeps
+ * half of its fair share, or a fair share. The time that a callback does not use is left to the later ones.
+ */
+function share ({ timeout }: Registered, later: Registered[], left: number): number {
+  const fair = left / (later.length + 1)
+  return timeout === undefined ? fair : Math.min(timeout, left - later.length * fair / 2)
+}
+
+interface Context {
+  signal: AbortSignal
+  deadline: number
+  reason: string
+  log: FastifyBaseLogger
+}
+
+/** Resolves to what went wrong, if anything did. */
+async function call (callback: ShutdownCallback, context: Context, name: string, limit: number): Promise<Error | undefined> {
+  try {
+    // From a promise, so that a callback which throws synchronously is no special case.
+    const outcome = await within(limit, Promise.resolve(context).then(callback))
+    return outcome === TIMED_OUT ? new CallbackTimeoutError(name, Math.round(limit)) : undefined
+  } catch (thrown) {
+    return toError(thrown)
+  }
+}

@@ -1,0 +1,60 @@
+// The log, as a shutdown uses it: a log that throws stops nothing.
+
+import type { FastifyBaseLogger } from 'fastify'
+import { writeSync } from 'node:fs'
+
+type Level = 'debug' | 'info' | 'warn' | 'error'
+
+/**
+ * Fastify's logger, of which no method throws. A destination may have been destroyed by a shutdown callback, or a
+ * user's own logger may have a bug: an error that cannot be logged is then written to stderr.
+ */
+export class SafeLog {
+  readonly #log: FastifyBaseLogger
+
+  constructor (log: FastifyBaseLogger) {
+    this.#log = log
+  }
+
+  debug (message: string, details?: object): void {
+    this.#write('debug', message, details)
+  }
+
+  info (message: string, details?: object): void {
+    this.#write('info', message, details)
+  }
+
+  warn (message: string, details?: object): void {
+    this.#write('warn', message, details)
+  }
+
+  error (message: string, details?: object): void {
+    this.#write('error', message, details)
+  }
+
+  /** A logger for a shutdown callback, with its name; what its own calls throw is the callback's error. */
+  child (bindings: object): FastifyBaseLogger {
+    try {
+      return this.#log.child(bindings)
+    } catch {
+      return this.#log
+    }
+  }
+
+  #write (level: Level, message: string, details?: object): void {
+    try {
+      if (details === undefined) this.#log[level](message)
+      else this.#log[level](details, message)
+    } catch {
+      if (level === 'error') toStderr(message)
+    }
+  }
+}
+
+function toStderr (message: string): void {
+  try {
+    writeSync(2, `${message}\n`)
+  } catch {
+    // There is no place left to say it.
+  }
+}

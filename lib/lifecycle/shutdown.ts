@@ -1,0 +1,297 @@
+// The shutdown: one sequence, for whatever asks for it, run once.
+
+import type { InFlightEntry, ShutdownReport } from '../../types/index.ts'
+import type { Connections } from '../connections/sockets.ts'
+import type { WebSockets } from '../connections/upgraded.ts'
+import type { Options } from '../options.ts'
+import type { Cuts } from '../requests/cut.ts'
+import type { Gate } from '../requests/gate.ts'
+import type { InFlight } from '../requests/in-flight.ts'
+import type { Timeouts } from '../requests/timeouts.ts'
+import type { Callbacks } from './callbacks.ts'
+import type { SafeLog } from './log.ts'
+import type { PhaseClock } from './phase.ts'
+import type { Outcome } from './report.ts'
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { once } from 'node:events'
+import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
+import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET } from '../times.ts'
+import { messageOf, nameOf, toError } from '../values.ts'
+import { loggable } from './report.ts'
+import { TIMED_OUT, within } from './within.ts'
+
+export interface Parts {
+  readonly options: Options
+  readonly log: SafeLog
+  readonly phase: PhaseClock
+  readonly outcome: Outcome
+  readonly inFlight: InFlight
+  readonly connections: Connections
+  readonly webSockets: WebSockets
+  readonly cuts: Cuts
+  readonly gate: Gate
+  readonly timeouts: Timeouts
+  readonly callbacks: Callbacks
+  readonly isClusterWorker: boolean
+  /** Fastify's own close: its preClose hooks, its listeners, the onClose hooks of all plugins. */
+  readonly close: () => Promise<void>
+}
+
+/** The shutdowns whose onClose hooks or callbacks run the code that asks. */
+const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
+
+export class Shutdown {
+  readonly #parts: Parts
+  readonly #drained = new Deferred<void>()
+  readonly #report = new Deferred<ShutdownReport>()
+  /** Aborts when no (more) delay is asked for. */
+  readonly #skipDelay = new AbortController()
+  readonly #watch = new Stopwatch()
+  #reason = ''
+  #phases = { delaying: 0, draining: 0, closing: 0, callbacks: 0 }
+  #completedBefore = 0
+  #closeError: Error | undefined
+  #exitCode: ShutdownReport['exitCode'] | undefined
+
+  constructor (parts: Parts) {
+    this.#parts = parts
+  }
+
+  /** Starts the shutdown, or joins the one under way; resolves when all of it is done, and never rejects. */
+  async start (reason: unknown): Promise<ShutdownReport> {
+    if (this.#parts.phase.current === 'running') this.#report.resolve(this.#run(reason))
+    return await this.ended
+  }
+
+  /** Resolves when all of it is done, whatever starts it. */
+  get ended (): Promise<ShutdownReport> {
+    return this.#report.promise
+  }
+
+  /** What users wait for. Inside the callbacks and hooks of this shutdown, that is the report so far: the rest would wait for itself. */
+  async join (reason: unknown): Promise<ShutdownReport> {
+    const ended = this.start(reason)
+    return await this.orSoFar(ended)
+  }
+
+  async orSoFar (ended: Promise<ShutdownReport>): Promise<ShutdownReport> {
+    return context.getStore()?.has(this) === true ? this.#reportSoFar([]) : await ended
+  }
+
+  /** The delay under way ends now; one still to come is left out. */
+  skipDelay (): void {
+    this.#skipDelay.abort()
+  }
+
+  /** `fastify.close()`: the same, and it rejects if Fastify's own close does. */
+  async close (): Promise<void> {
+    await this.join('close')
+    if (this.#closeError !== undefined) throw this.#closeError
+  }
+
+  /** Starts the shutdown if that has not happened, and waits until nothing is in flight any more. */
+  async drained (): Promise<void> {
+    void this.start('close')
+    await this.#drained.promise
+  }
+
+  /** An uncaught error: the shutdown goes on, and is not clean. */
+  fail (error: Error): void {
+    // A log may be what fails, and each line of it makes another error: then too many are no longer logged.
+    if (this.#parts.outcome.addError(error)) this.#parts.log.error('Uncaught error', { err: error })
+  }
+
+  /** The process exits. If the shutdown still runs, nothing is lost without a word. */
+  exit (): ShutdownReport['exitCode'] {
+    const { phase, cuts, callbacks, log } = this.#parts
+    if (this.#exitCode === undefined) {
+      cuts.nameAll(new ExitError())
+      log.error('The process exits before the shutdown is complete', { phase: phase.current, callbacks: callbacks.unfinished })
+    }
+    return this.#exitCode ?? 1
+  }
+
+  async #run (given: unknown): Promise<ShutdownReport> {
+    const { options, log, phase, inFlight, callbacks, timeouts } = this.#parts
+    const watch = this.#watch
+    watch.start()
+    const deadline = performance.now() + options.shutdownTimeout - part(EXIT_MARGIN, options.shutdownTimeout)
+    this.#completedBefore = inFlight.completed
+    this.#reason = this.#resolveReason(given)
+    log.info(this.#reason.startsWith('SIG') ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
+
+    const delay = this.#startDelay()
+    // Without a delay, the gate shuts at once.
+    if (delay !== undefined) await delay
+    this.#phases.delaying = watch.lap()
+
+    inFlight.stopCounting()
+    phase.advance('draining')
+    await this.#drain()
+    this.#phases.draining = watch.lap()
+    this.#drained.resolve()
+
+    phase.advance('closing')
+    const inside = new Set([...context.getStore() ?? [], this])
+    await context.run(inside, async () => { await this.#close(deadline) })
+    this.#phases.closing = watch.lap()
+
+    const callbackReports = await context.run(inside, async () => await callbacks.run(this.#reason, deadline))
+    this.#phases.callbacks = watch.lap()
+    timeouts.stop()
+    phase.advance('closed')
+    const report = this.#reportSoFar(callbackReports)
+    this.#exitCode = report.exitCode
+    if (report.exitCode === 0) log.info('Graceful shutdown complete', { report })
+    else log.error('Shutdown complete, but not everything went well', { report: loggable(report) })
+    return report
+  }
+
+  /** Anything may be given as a reason. An error is one, and makes the shutdown unclean. */
+  #resolveReason (given: unknown): string {
+    if (given === undefined || given === null) return 'shutdown'
+    if (typeof given === 'string') return given
+    const error = toError(given)
+    if (error !== given) return nameOf(given)
+    this.#parts.outcome.addError(error)
+    this.#parts.log.error('Shutting down because of an error', { err: error })
+    return messageOf(error)
+  }
+
+  #reportSoFar (callbacks: ShutdownReport['callbacks']): ShutdownReport {
+    const { outcome, inFlight, gate } = this.#parts
+    return outcome.report({
+      reason: this.#reason,
+      phases: { ...this.#phases },
+      time: this.#watch.total(),
+      completed: inFlight.completed - this.#completedBefore,
+      refused: gate.refused,
+      callbacks
+    })
+  }
+
+  /** Not ready, and still serving, until the promise resolves; without a delay, there is none. */
+  #startDelay (): Promise<unknown> | undefined {
+    const { options: { shutdownDelay }, log, phase, connections, isClusterWorker } = this.#parts
+    const delays = shutdownDelay > 0 && connections.isListening && !this.#skipDelay.signal.aborted
+    connections.disableKeepAlive()
+    // The primary of a cluster then gives new connections to the other workers, whatever balancers are told.
+    if (isClusterWorker) connections.stopListening()
+    if (!delays) return undefined
+    phase.advance('delaying')
+    log.info(`Not ready any more, still serving for ${shutdownDelay}ms`)
+    return within(shutdownDelay, once(this.#skipDelay.signal, 'abort'))
+  }
+
+  /** Waits until nothing is in flight, or cuts what is. */
+  async #drain (): Promise<void> {
+    const { options: { drainTimeout }, log, inFlight, connections, cuts } = this.#parts
+    const start = performance.now()
+    connections.closeIdle()
+    inFlight.checkAll()
+    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, inFlight.tasks)} to complete...`) }
+    if (inFlight.count + inFlight.tasks > 0) tell()
+    const progress = setInterval(() => {
+      inFlight.checkAll()
+      tell()
+      for (const entry of inFlight.list()) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
+    }, PROGRESS_INTERVAL)
+    const isDrained = await inFlight.idle(drainTimeout)
+    clearInterval(progress)
+    if (isDrained) {
+      log.info(`All requests drained in ${((performance.now() - start) / 1000).toFixed(1)}s`)
+      await this.#quiet()
+    } else {
+      cuts.cutAll(new DrainTimeoutError(drainTimeout))
+    }
+  }
+
+  /** Waits until, for a while, no request has arrived on any connection, and none has been answered that may be followed by one. */
+  async #quiet (): Promise<void> {
+    const { connections } = this.#parts
+    const end = performance.now() + QUIET.most
+    while (connections.isAnyOpen) {
+      const left = Math.min(connections.lastActivity + QUIET.milliseconds, end) - performance.now()
+      if (left <= 0) return
+      await within(left, connections.gone())
+    }
+  }
+
+  /** Closes connections and Fastify. If there are callbacks, they keep half of the time that is left. */
+  async #close (deadline: number): Promise<void> {
+    const { callbacks, outcome, log } = this.#parts
+    const left = Math.max(0, deadline - performance.now())
+    const limit = callbacks.isEmpty ? left : left / 2
+    try {
+      if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit))
+    } catch (thrown) {
+      this.#closeError = toError(thrown)
+      outcome.addError(this.#closeError)
+      log.error('Fastify was not closed cleanly', { err: this.#closeError })
+    }
+  }
+
+  async #closeAll (limit: number): Promise<void> {
+    const { options, connections, webSockets, gate, cuts, close } = this.#parts
+    const grace = part(CLOSE_GRACE, limit)
+    const end = performance.now() + grace
+    gate.hold()
+    await connections.acceptBacklog(end)
+    connections.stopListening()
+    gate.release()
+    if (connections.isAnyOpen) {
+      await connections.settle(end)
+      cuts.cutRest(new DrainTimeoutError(options.drainTimeout))
+      gate.refuseRest()
+      connections.closeAll()
+      webSockets.goAway()
+    }
+    const closed = close()
+    // Hooks have asked upgraded sockets to go by now; Fastify waits for those that are still open.
+    if (await within(grace, closed) === TIMED_OUT) connections.destroy()
+    await closed
+  }
+}
+
+function part ({ part, most }: { part: number, most: number }, of: number): number {
+  return Math.min(most, of * part)
+}
+
+class Deferred<T> {
+  resolve!: (value: T | PromiseLike<T>) => void
+  readonly promise = new Promise<T>(resolve => { this.resolve = resolve })
+}
+
+/** Whole milliseconds of each step. */
+class Stopwatch {
+  #started = performance.now()
+  #last = this.#started
+
+  start (): void {
+    this.#started = this.#last = performance.now()
+  }
+
+  lap (): number {
+    const now = performance.now()
+    const time = Math.round(now - this.#last)
+    this.#last = now
+    return time
+  }
+
+  total (): number {
+    return Math.round(performance.now() - this.#started)
+  }
+}
+
+function countOf (requests: number, tasks: number): string {
+  const parts = []
+  if (requests > 0 || tasks === 0) parts.push(`${requests} in-flight request${requests === 1 ? '' : 's'}`)
+  if (tasks > 0) parts.push(`${tasks} background task${tasks === 1 ? '' : 's'}`)
+  return parts.join(' and ')
+}
+
+function nameOfEntry (entry: InFlightEntry): string {
+  return entry.kind === 'task'
+    ? `${entry.name} (${entry.age}ms)`
+    : `${entry.method} ${entry.url ?? entry.route ?? ''} (${entry.reqId ?? 'held by a hook'}, ${entry.age}ms)`
+}

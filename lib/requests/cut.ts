@@ -1,0 +1,89 @@
+// Cutting requests that take too long: the client is told if it still can be, and the request is named in log and report.
+// This is the only place that answers in a handler's place.
+
+import type { FastifyError } from '@fastify/error'
+import type { Connections } from '../connections/sockets.ts'
+import type { SafeLog } from '../lifecycle/log.ts'
+import type { PhaseClock } from '../lifecycle/phase.ts'
+import type { Outcome } from '../lifecycle/report.ts'
+import type { Exchange } from './exchange.ts'
+import type { InFlight } from './in-flight.ts'
+import { describe } from './describe.ts'
+
+export class Cuts {
+  readonly #phase: PhaseClock
+  readonly #inFlight: InFlight
+  readonly #connections: Connections
+  readonly #outcome: Outcome
+  readonly #log: SafeLog
+  readonly #logged = new WeakSet<Exchange>()
+
+  constructor (phase: PhaseClock, inFlight: InFlight, connections: Connections, outcome: Outcome, log: SafeLog) {
+    this.#phase = phase
+    this.#inFlight = inFlight
+    this.#connections = connections
+    this.#outcome = outcome
+    this.#log = log
+  }
+
+  /** Ends a request in its handler's place. The handler itself cannot be stopped, and counts until it settles. */
+  cut (exchange: Exchange, error: FastifyError): void {
+    this.#name(exchange, error)
+    if (exchange.isGone || exchange.isFinished) return
+    if (exchange.isAnswered) {
+      // Begun, or complete and not read: there is no whole answer any more.
+      this.#abort(exchange, error)
+      return
+    }
+    this.#inFlight.orphan(exchange)
+    this.#connections.endConnectionOf(exchange)
+    try {
+      exchange.answer(error)
+    } catch {
+      // A writeHead of the user's, or of a middleware, throws.
+      exchange.abort()
+    }
+    this.#inFlight.awaitAnswer(exchange)
+    this.#inFlight.check(exchange)
+  }
+
+  /** With its connection, the other requests of a pipeline are lost, too. */
+  #abort (exchange: Exchange, error: FastifyError): void {
+    for (const other of this.#connections.sharing(exchange)) if (this.#inFlight.counts(other)) this.#name(other, error)
+    exchange.abort()
+    this.#inFlight.check(exchange)
+  }
+
+  /** Cuts everything that is in flight. A response that only waits for the one ahead of it is sent after that. */
+  cutAll (error: FastifyError): void {
+    for (const exchange of this.#inFlight.exchanges) if (!exchange.isWaitingForTurn) this.cut(exchange, error)
+    this.#nameTasks(error)
+  }
+
+  /** Cuts what is still not sent as connections are about to be closed. */
+  cutRest (error: FastifyError): void {
+    for (const exchange of this.#inFlight.exchanges) if (!exchange.isFinished && !exchange.isGone) this.cut(exchange, error)
+  }
+
+  /** Names everything that is in flight, without doing anything about it. */
+  nameAll (error: FastifyError): void {
+    for (const exchange of this.#inFlight.exchanges) this.#name(exchange, error)
+    this.#nameTasks(error)
+  }
+
+  /** Background work can only be named. */
+  #nameTasks (error: FastifyError): void {
+    for (const task of this.#inFlight.listTasks()) {
+      this.#outcome.addCut(task, task)
+      this.#log.error(`Background work cut: ${task.name}`, { ...task, code: error.code })
+    }
+  }
+
+  #name (exchange: Exchange, error: FastifyError): void {
+    const entry = describe(exchange)
+    if (this.#phase.current !== 'running') this.#outcome.addCut(exchange, entry)
+    if (this.#logged.has(exchange)) return
+    this.#logged.add(exchange)
+    this.#log.error(`Request cut: ${error.message}`, { ...entry, code: error.code })
+  }
+}

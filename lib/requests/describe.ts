@@ -1,0 +1,34 @@
+// What log and report show of a request. A serializer of the user's decides that, because a URL may hold a secret.
+
+import type { FastifyReply } from 'fastify'
+import type { RequestInFlight } from '../../types/index.ts'
+import type { Exchange } from './exchange.ts'
+
+/** Where pino keeps a logger's serializers, `pino.symbols.serializersSym`; other loggers have none. */
+const kSerializers = Symbol.for('pino.serializers')
+
+interface WithSerializers {
+  [kSerializers]?: { req?: (request: unknown) => unknown }
+}
+
+export function describe ({ request, reply, age }: Exchange): RequestInFlight {
+  if (reply === undefined) {
+    // A hook that was registered ahead of the plugin holds it. Its query stays out, because no serializer is known yet.
+    const { method = '', url = '' } = request
+    return { kind: 'request', method, route: undefined, url: url.replace(/[?#].*/s, ''), reqId: undefined, age: Math.round(age) }
+  }
+  const { request: { method, routeOptions, id } } = reply
+  return { kind: 'request', method, route: routeOptions.url, url: urlOf(reply), reqId: id, age: Math.round(age) }
+}
+
+/** The URL as the user's `req` serializer shows it; undefined if that shows none. */
+function urlOf ({ request, log }: FastifyReply): string | undefined {
+  const serialize = (log as WithSerializers)[kSerializers]?.req
+  if (serialize === undefined) return request.url
+  try {
+    const { url } = serialize(request) as { url?: unknown }
+    return typeof url === 'string' ? url : undefined
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,148 @@
+// The read, write and idle timeouts, on every listener. Node has a timeout for each; what is left to do is to set it so
+// that it acts. A write timer for each request would cost more than the request. So a sweep over the requests in flight cuts
+// those that stand still for too long, and hands those that move for a while to Node's timer.
+
+import type { FastifyInstance } from 'fastify'
+import type { ServerResponse } from 'node:http'
+import type { ServerHttp2Session } from 'node:http2'
+import type { Server } from 'node:net'
+import type { Connections } from '../connections/sockets.ts'
+import type { SafeLog } from '../lifecycle/log.ts'
+import type { Options, Timeout } from '../options.ts'
+import type { Cuts } from './cut.ts'
+import type { Exchange } from './exchange.ts'
+import type { InFlight } from './in-flight.ts'
+import { createServer } from 'node:http'
+import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
+import { LATENESS } from '../times.ts'
+import { describe } from './describe.ts'
+
+/** What a server has if the user gave nothing; any other value is the user's, and stays. */
+const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0, http2SessionTimeout: 72_000 }
+const NODE_DEFAULTS = createServer()
+
+/** The properties of Node's HTTP servers that are set here. */
+interface TimedServer extends Server {
+  requestTimeout: number
+  headersTimeout: number
+  keepAliveTimeout: number
+  timeout: number
+  connectionsCheckingInterval: number
+}
+
+export class Timeouts {
+  readonly #options: Options
+  readonly #inFlight: InFlight
+  readonly #connections: Connections
+  readonly #cuts: Cuts
+  readonly #log: SafeLog
+  readonly #sessionTimeout: number
+  /** For HTTP/2, which has no such timeout in Node. */
+  readonly #read: Timeout
+  #write: Timeout
+  #shortest = Infinity
+  #sweeper: NodeJS.Timeout | undefined
+
+  constructor (options: Options, fastify: FastifyInstance, inFlight: InFlight, connections: Connections, cuts: Cuts, log: SafeLog) {
+    this.#options = options
+    this.#inFlight = inFlight
+    this.#connections = connections
+    this.#cuts = cuts
+    this.#log = log
+    this.#write = options.writeTimeout
+    const { http2SessionTimeout = 0, requestTimeout } = fastify.initialConfig as { http2SessionTimeout?: number, requestTimeout?: number }
+    this.#read = options.given.has('readTimeout') ? options.readTimeout : requestTimeout || options.readTimeout
+    const ours = options.given.has('idleTimeout') || http2SessionTimeout === FASTIFY_DEFAULTS.http2SessionTimeout
+    this.#sessionTimeout = ours ? options.idleTimeout || 0 : http2SessionTimeout
+  }
+
+  /** Sets a listener's timeouts, before it listens. */
+  apply (listener: Server): void {
+    const server = listener as TimedServer
+    const { given, readTimeout, idleTimeout } = this.#options
+    const ours = (option: string, property: 'requestTimeout' | 'keepAliveTimeout' | 'timeout') => given.has(option) ||
+      server[property] === FASTIFY_DEFAULTS[property] || server[property] === NODE_DEFAULTS[property]
+
+    if ('requestTimeout' in server) {
+      if (ours('readTimeout', 'requestTimeout')) server.requestTimeout = readTimeout || 0
+      if (server.requestTimeout > 0) {
+        // Node swaps the two while headersTimeout is the larger, and looks at them only every 30 s.
+        server.headersTimeout = Math.min(server.headersTimeout, server.requestTimeout)
+        server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, lateness(server.requestTimeout))
+      }
+      if (ours('idleTimeout', 'keepAliveTimeout')) server.keepAliveTimeout = idleTimeout || 0
+    }
+    if (ours('writeTimeout', 'timeout')) server.timeout = 0
+    else this.#write = false
+    server.on('session', (session: ServerHttp2Session) => { session.setTimeout(this.#sessionTimeout) })
+    this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity, this.#options.drainTimeout || Infinity)
+  }
+
+  /** A route has a write timeout of its own; it then calls `setFor` for each of its requests. */
+  noteRoute (timeout: Timeout): void {
+    this.#shortest = Math.min(this.#shortest, timeout || Infinity)
+  }
+
+  setFor (response: ServerResponse, timeout: Timeout): void {
+    const exchange = this.#inFlight.find(response)
+    if (exchange !== undefined) exchange.writeTimeout = timeout
+  }
+
+  /** Starts the sweep; it keeps no process alive. */
+  start (): void {
+    this.#sweeper ??= setInterval(() => { this.#sweep() }, lateness(this.#shortest)).unref()
+  }
+
+  stop (): void {
+    clearInterval(this.#sweeper)
+  }
+
+  #sweep (): void {
+    void this.#connections.lastActivity
+    this.#inFlight.checkAll()
+    for (const exchange of this.#inFlight.exchanges) this.#look(exchange)
+  }
+
+  #look (exchange: Exchange): void {
+    if (exchange.wire === 'orphaned') {
+      this.#forgetSilent(exchange)
+    } else if (exchange.wire === 'open') {
+      this.#enforceRead(exchange)
+      this.#enforceWrite(exchange)
+    }
+  }
+
+  /**
+   * A handler that gives no sign of its end, whose client has gone. No drain would have waited longer for it, and without
+   * this each long poll that its client left would count for ever.
+   */
+  #forgetSilent (exchange: Exchange): void {
+    if (exchange.handler === 'running' && !exchange.isHijacked) return
+    const now = performance.now()
+    exchange.silentSince ||= now
+    if (now - exchange.silentSince <= this.#options.drainTimeout) return
+    this.#inFlight.leave(exchange)
+    this.#log.warn('A handler has not answered since its client left; it is no longer counted as in flight', describe(exchange))
+  }
+
+  #enforceRead (exchange: Exchange): void {
+    if (this.#read === false || exchange.isTimedByNode || exchange.age < this.#read) return
+    if (exchange.isReceiving) this.#cuts.cut(exchange, new ReadTimeoutError(this.#read))
+  }
+
+  #enforceWrite (exchange: Exchange): void {
+    const limit = exchange.writeTimeout ?? this.#write
+    if (limit === false || exchange.watched) return
+    // Since it arrived, then; and a timer would take more memory than all else that is known of it.
+    const { isStill } = exchange
+    if (isStill && exchange.age < limit) return
+    const cut = () => { this.#cuts.cut(exchange, new WriteTimeoutError(limit)) }
+    exchange.watched = true
+    exchange.watch(limit, cut)
+    if (isStill) cut()
+  }
+}
+
+function lateness (timeout: number): number {
+  return Math.min(LATENESS.most, Math.max(LATENESS.least, timeout * LATENESS.part))
+}
