@@ -4,13 +4,14 @@
 //   lib/options.ts               options, defaults, validation
 //   lib/requests/                what is being served
 //     exchange.ts                  a request and its response; the only file that knows HTTP/1 from HTTP/2
-//     in-flight.ts                 the requests in flight and background work; decides when a request is over
+//     in-flight.ts                 the requests in flight; decides when a request is over
+//     tasks.ts, thenable.ts        background work; promises and thenables of the user's
 //     gate.ts, body.ts             what a request meets once a shutdown has started; the rest of a body that is not used
 //     timeouts.ts                  read, write and idle timeouts
 //     cut.ts, describe.ts          ends requests in their handler's place; what log and report show of them
 //   lib/connections/             over what
 //     servers.ts                   every listener
-//     sockets.ts                   every connection; decides when one may be closed
+//     connection.ts, sockets.ts    one connection and its pipeline; all of them, and when one may be closed
 //     upgraded.ts                  the WebSockets of @fastify/websocket
 //   lib/lifecycle/               how far on the way out
 //     phase.ts                     running, delaying, draining, closing, closed
@@ -18,7 +19,8 @@
 //     callbacks.ts, report.ts      cleanup, in order; what was cut and what failed
 //     process.ts, log.ts           signals, uncaught errors, the exit; a log that cannot throw
 //   lib/probes.ts                /health and /ready
-//   lib/times.ts, errors.ts      every constant of time; the coded errors
+//   lib/times.ts, clock.ts       every constant of time; timers that a test suite cannot replace
+//   lib/errors.ts, values.ts     the coded errors; what is made of anything that a user throws or passes
 
 import type { FastifyInstance, FastifyReply, RouteOptions, onRequestHookHandler } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
@@ -38,6 +40,7 @@ import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
 import { Gate, isUpgrade } from './lib/requests/gate.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
+import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
 
 async function graceful (fastify: FastifyInstance, input: GracefulOptions): Promise<void> {
@@ -50,15 +53,16 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const log = new SafeLog(fastify.log)
   const phase = new PhaseClock()
   const outcome = new Outcome()
-  const inFlight = new InFlight((name, error) => {
-    // While the service runs, its owner has heard of it.
+  const inFlight = new InFlight()
+  const tasks = new Tasks((name, error) => {
+    // A failure of long ago does not make the shutdown unclean.
     if (phase.current !== 'running') outcome.addError(error)
     log.error(`Background work failed: ${name}`, { err: error })
   })
   const connections = new Connections(inFlight)
   const webSockets = new WebSockets()
   const gate = new Gate(phase, connections, inFlight)
-  const cuts = new Cuts(phase, inFlight, connections, outcome, log)
+  const cuts = new Cuts(phase, inFlight, tasks, connections, outcome, log)
   const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
   const callbacks = new Callbacks(options.shutdownTimeout, log)
   const probes = new Probes(options, phase, inFlight)
@@ -72,18 +76,20 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
       return
     }
     route.handler = inFlight.observe(route.handler)
+    if (route.errorHandler !== undefined) route.errorHandler = inFlight.observe(route.errorHandler)
     const { writeTimeout } = own
     if (writeTimeout === undefined) return
     timeouts.noteRoute(writeTimeout)
     prependOnRequest(route, reply => { timeouts.setFor(reply.raw, writeTimeout) })
   })
+  observeOtherHandlers(fastify, inFlight)
   // Ahead of the rest, because a path may be taken: an instance that could not be protected closes as without the plugin.
   probes.route(fastify)
 
   const close = fastify.close.bind(fastify) as () => Promise<void>
   const { isClusterWorker } = process
   const shutdown = new Shutdown({
-    options, log, phase, outcome, inFlight, connections, webSockets, cuts, gate, timeouts, callbacks, isClusterWorker, close
+    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, callbacks, isClusterWorker, close
   })
   const member: process.Member = {
     signals: options.signals,
@@ -155,8 +161,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     shutdown: async reason => await shutdown.join(reason),
     skipDelay: () => { shutdown.skipDelay() },
     wait: async () => await shutdown.orSoFar(shutdown.ended),
-    inFlight: () => inFlight.list(),
-    track: (promise, name = 'task') => inFlight.track(promise, name),
+    inFlight: () => [...inFlight.list(), ...tasks.list()],
+    track: (promise, name = 'task') => tasks.track(promise, name),
     setReady: probes.setReady,
     healthHandler: probes.healthHandler,
     readyHandler: probes.readyHandler
@@ -165,6 +171,17 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.decorate('registerShutdownCallback', controller.onShutdown)
   fastify.decorate('isShuttingDown', { getter: () => phase.current !== 'running' })
   fastify.decorate('inFlightRequests', { getter: () => inFlight.count })
+}
+
+type SetHandler = (this: unknown, ...args: unknown[]) => unknown
+
+/** No hook tells of the handlers of errors and of what is not found. Child contexts inherit these methods. */
+function observeOtherHandlers (fastify: FastifyInstance, inFlight: InFlight): void {
+  const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', SetHandler>
+  const observed = (set: SetHandler): SetHandler => function (...args) {
+    return set.apply(this, args.map(argument => typeof argument === 'function' ? inFlight.observe(argument as () => unknown) : argument))
+  }
+  Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
 }
 
 function prependOnRequest (route: RouteOptions, apply: (reply: FastifyReply) => void): void {

@@ -1,5 +1,5 @@
-// Packs the package as it would be published, and compiles the measured program beside it: no loader, no source maps,
-// nothing that a user's process would not have.
+// Packs the package as it would be published, and compiles the measured program beside it. The process has no loader and
+// no source maps, as a user's process has none.
 
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -8,15 +8,15 @@ import { fileURLToPath } from 'node:url'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
-/** Returns the directory; it is gone when the process is. */
+/** Returns the directory, which is removed when this process exits. */
 export function build (): string {
-  // Within the checkout, so that Node finds the dependencies of all that is compared.
+  // Inside the checkout, so that Node finds the compared packages and their dependencies.
   mkdirSync(join(ROOT, 'bench/.build'), { recursive: true })
   const directory = mkdtempSync(join(ROOT, 'bench/.build/'))
   process.on('exit', () => { rmSync(directory, { recursive: true, force: true }) })
   const installed = join(directory, 'node_modules/fastify-graceful')
   mkdirSync(installed, { recursive: true })
-  // A package of its own: within this one, its name would mean the sources.
+  // A package.json of its own: inside this package, the package's name would resolve to its sources.
   writeFileSync(join(directory, 'package.json'), '{ "type": "module" }\n')
   const run = (command: string, args: readonly string[]) => execFileSync(command, args, { cwd: ROOT, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
   const [packed] = JSON.parse(run('npm', ['pack', '--json', '--silent', '--pack-destination', directory])) as [{ filename: string }]

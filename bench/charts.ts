@@ -1,7 +1,7 @@
-// The results as pictures: bars for each subject, and lines for what grows.
+// The results as pictures: bars for each subject, lines for the growth.
 
 import type { Costs } from './growth.ts'
-import type { Results } from './results.ts'
+import type { LoadName, Results } from './results.ts'
 import { medians } from './results.ts'
 import { OURS } from './subjects.ts'
 import { grouped } from './tables.ts'
@@ -10,14 +10,19 @@ const WIDTH = 760
 const FONT = 'font-family="system-ui, sans-serif" font-size="13"'
 const COLOURS = { ours: '#1f8a53', others: '#9aa4b1', text: '#1f2733', faint: '#5b6675' }
 
+const FILES: Record<LoadName, string> = {
+  'without a logger': 'instructions',
+  'with the logger': 'instructions-with-logger',
+  'without a logger, pipelined 16 deep': 'instructions-pipelined'
+}
+
 /** By file name. */
 export function drawCharts (results: Results): Record<string, string> {
-  const { instructions, instructionsWithLogger, throughput, exit = {}, memory, refusals, growth } = results
+  const { instructions = {}, throughput, exit = {}, memory, refusals, growth } = results
   const charts: Record<string, string> = {}
-  if (instructionsWithLogger !== undefined) {
-    charts['instructions-with-logger'] = bars('Instructions a request, with the logger', medians(instructionsWithLogger))
+  for (const [load, counts] of Object.entries(instructions)) {
+    charts[FILES[load as LoadName]] = bars(`Instructions a request, ${load}`, medians(counts))
   }
-  if (instructions !== undefined) charts['instructions'] = bars('Instructions a request, without a logger', medians(instructions))
   if (throughput !== undefined) {
     charts['throughput'] = bars('Requests a second', only(throughput, 'requestsPerSecond'))
     charts['p99'] = bars('The slowest of a hundred requests (p99), in ms', only(throughput, 'p99'))
@@ -32,7 +37,7 @@ export function drawCharts (results: Results): Record<string, string> {
   if (refusals !== undefined) {
     const { refused, helloWorld } = refusals
     const ours = `refusals of ${OURS}`
-    charts['refusals'] = bars('Answers a second, each closes its connection', {
+    charts['refusals'] = bars('Responses a second, each closes its connection', {
       [ours]: refused.requestsPerSecond, 'hello worlds of bare Fastify': helloWorld.requestsPerSecond
     }, { ours })
   }
@@ -56,7 +61,7 @@ function only<K extends string> (figures: Record<string, Record<K, number>>, wha
 
 const BAR = { left: 220, right: WIDTH - 110, height: 18, step: 28, top: 52 }
 
-/** `most` is where longer bars are cut off. */
+/** Bars longer than `most` are cut off there. */
 function bars (title: string, figures: Record<string, number>, { ours = OURS, most = Infinity } = {}): string {
   const longest = Math.min(most, Math.max(...Object.values(figures)))
   const rows = Object.entries(figures).map(([subject, value], index) => {
@@ -73,7 +78,7 @@ function bars (title: string, figures: Record<string, number>, { ours = OURS, mo
 const PANEL = { left: 60, right: WIDTH - 230, top: 60, height: 260 }
 const LINES = ['#1f8a53', '#e08a1e', '#2f6fd6', '#c2416b', '#8a4fbf']
 
-/** Both axes count tens: what grows linearly is a straight line from corner to corner at the steepest. */
+/** Both axes are logarithmic: linear growth is the diagonal. */
 function lines (title: string, counts: readonly number[], series: Record<string, number[]>): string {
   const bottom = PANEL.top + PANEL.height
   const tens = Math.log10(counts.at(-1) ?? 10)

@@ -1,20 +1,20 @@
-// Connections of clients that wait: for nothing, or for an answer.
+// Client connections, idle or waiting for a response.
 
 import type { Program } from './program.ts'
 import { connect, type Socket } from 'node:net'
 import { once } from 'node:events'
 
-/** What is measured: one request, without more than it must have. */
+/** The request that is measured, with no headers but the required one. */
 export const REQUEST = requestFor('/')
 
 function requestFor (path: string, headers = ''): string {
   return `GET ${path} HTTP/1.1\r\nHost: bench\r\n${headers}\r\n`
 }
 
-/** How many connections are opened side by side. */
+/** Connections that are opened at the same time. */
 const BATCH = 200
 
-/** A connection over which one request has been sent; `answered` waits until its answer is in. */
+/** A connection over which one request has been sent. With `answered`, resolves when the response has arrived. */
 async function open (port: number, request: string, answered: boolean): Promise<Socket> {
   const socket = connect(port, '127.0.0.1')
   socket.on('error', () => {})
@@ -32,14 +32,14 @@ async function openMany (count: number, one: () => Promise<Socket>): Promise<Soc
   return sockets
 }
 
-/** Keep-alive connections that have been answered once. */
+/** Keep-alive connections that have each had one response. */
 export async function idle (port: number, count: number): Promise<Socket[]> {
   return await openMany(count, async () => await open(port, REQUEST, true))
 }
 
 /**
- * Connections that wait for an answer of a program that nobody else has asked for that: until SIGTERM, or for ever. Their
- * clients go away as they have it; bare Fastify would wait for them, for nothing tells them to.
+ * Connections that each wait for a response: until SIGTERM, or for ever. No other request to these routes may be in flight.
+ * The requests say `Connection: close`, because bare Fastify would not close these connections on its way out.
  */
 export async function inFlight (program: Program, count: number, path: '/held' | '/stuck'): Promise<Socket[]> {
   const sockets = await openMany(count, async () => await open(program.port, requestFor(path, 'Connection: close\r\n'), false))

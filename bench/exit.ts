@@ -1,19 +1,19 @@
-// From SIGTERM, which finds one request in flight that is answered at once, and connections that have been idle for a
-// while, until the process is gone. Not from that answer: some close all that is idle before they let it out, others after,
-// so that who asks meanwhile can still be told.
+// The time from SIGTERM until the process is gone, with one request in flight, which is then answered at once, and with
+// connections that have been idle for a while. It does not start at the response: some packages close idle connections
+// before it, others after it, so that a request that arrives meanwhile still gets a response.
 
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { close, idle, inFlight } from './clients.ts'
 import { Program } from './program.ts'
 
-/** Milliseconds after which a connection is really idle: who has only just been answered may be about to ask again. */
+/** Milliseconds. A client that got a response more recently may be about to send its next request. */
 export const IDLE = 1_500
 
-/** Milliseconds until all of a crowd must be gone; some packages wait for their own time-out first. */
+/** Milliseconds until the process must be gone. Some packages wait for a timeout of their own first. */
 const PATIENCE = 30_000
 
-/** One time, in milliseconds. */
+/** One exit, in milliseconds. */
 export async function measureExit (directory: string, subject: string, idleConnections: number): Promise<number> {
   const program = await Program.start({ directory, subject })
   const crowd = await idle(program.port, idleConnections)
@@ -25,12 +25,12 @@ export async function measureExit (directory: string, subject: string, idleConne
   const closed = once(last, 'close')
   const time = await terminate(program)
   await closed
-  if (!isAnswered) throw new Error(`${subject} has not answered who was in flight`)
+  if (!isAnswered) throw new Error(`${subject} has not answered the request in flight`)
   close(crowd)
   return time
 }
 
-/** Milliseconds from SIGTERM until it is gone; Infinity where that takes too long. */
+/** Milliseconds from SIGTERM until the process is gone; Infinity if that takes too long. */
 export async function terminate (program: Program): Promise<number> {
   const giveUp = setTimeout(() => { program.kill('SIGKILL') }, PATIENCE)
   const start = performance.now()

@@ -1,4 +1,4 @@
-// What grows with the number of connections, and how.
+// How costs grow with the number of connections.
 
 import { once } from 'node:events'
 import { connect } from 'node:net'
@@ -10,13 +10,13 @@ import { Program } from './program.ts'
 import { BARE, OURS } from './subjects.ts'
 
 export interface Costs {
-  /** Milliseconds from SIGTERM until the process is gone, with so many idle connections. */
+  /** Milliseconds from SIGTERM until the process is gone, with that many idle connections. */
   goneFromIdle: number
-  /** Milliseconds from SIGTERM until the process is gone, with so many requests in flight, all answered at once. */
+  /** Milliseconds from SIGTERM until the process is gone, with that many requests in flight, all answered at once. */
   goneFromInFlight: number
-  /** Microseconds of processor time for one more request, beside so many idle connections. */
+  /** Microseconds of processor time for one more request, with that many idle connections open. */
   besideIdle: number
-  /** The same while so many are in flight. */
+  /** The same with that many requests in flight. */
   besideInFlight: number
 }
 
@@ -24,11 +24,11 @@ export interface Growth {
   connections: number
   ours: Costs
   bare: Costs
-  /** Nanoseconds to read `inFlightRequests` while so many are in flight. */
+  /** Nanoseconds to read `inFlightRequests` with that many requests in flight. */
   read: number
 }
 
-/** Requests over which one's processor time is told. */
+/** Requests over which the processor time is averaged. */
 const REQUESTS = 5_000
 
 export async function measureGrowth (directory: string, connections: number, runs: number): Promise<Growth> {

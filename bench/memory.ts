@@ -1,4 +1,4 @@
-// Memory that a connection takes in the server: idle, or with a request in flight.
+// Memory of a connection in the server: idle, or with a request in flight.
 
 import type { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -6,12 +6,12 @@ import { close, idle, inFlight } from './clients.ts'
 import { Program } from './program.ts'
 
 export interface Memory {
-  /** Bytes of the heap for a connection. */
+  /** Bytes of heap for a connection. */
   idle: number
   inFlight: number
 }
 
-/** Milliseconds until what has just happened has been let go of: timers, for one. */
+/** Milliseconds until short-lived objects, such as timers, are released. */
 const SETTLED = 500
 
 export async function measureMemory (directory: string, subject: string, connections: number): Promise<Memory> {
@@ -24,7 +24,7 @@ export async function measureMemory (directory: string, subject: string, connect
     close(sockets)
     while (await program.ask('connections') > 0);
   }
-  // What is made once: code, caches, the room of tables that stay as large as they were.
+  // The first crowd pays for what is made once: code, caches, tables that do not shrink again.
   await leave(await idle(program.port, connections))
   const before = await used()
   const sockets = await idle(program.port, connections)

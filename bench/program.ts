@@ -1,11 +1,11 @@
-// A process of the measured program, and what may be asked of it.
+// A process of the measured program, and the questions that it answers.
 
 import type { ChildProcess } from 'node:child_process'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 
-/** What the program answers with a number; see server.ts. */
+/** The program answers with a number; see server.ts. */
 export type Question = 'heapUsed' | 'readTime' | 'waiting' | 'connections' | 'cpu'
 
 export interface Answer {
@@ -14,13 +14,13 @@ export interface Answer {
 }
 
 export interface Settings {
-  /** Where bench and package have been built; see build.ts. */
+  /** Where the bench and the package have been built; see build.ts. */
   directory: string
   subject: string
   logger?: boolean
   /** Options of Node. */
   flags?: readonly string[]
-  /** A program that runs Node, and its arguments. */
+  /** A command that runs Node, and its arguments. */
   under?: readonly string[]
 }
 
@@ -37,7 +37,7 @@ export class Program {
     this.port = port
   }
 
-  /** Starts it; it listens when this resolves. */
+  /** Resolves when the program listens. */
   static async start ({ directory, subject, logger = false, flags = [], under = [] }: Settings): Promise<Program> {
     const words = [...under, process.execPath, ...flags, join(directory, 'bench/server.js')]
     const child = spawn(words[0] ?? '', words.slice(1), {
@@ -69,12 +69,12 @@ export class Program {
     this.#child.kill(signal)
   }
 
-  /** Resolves when it is gone. */
+  /** Resolves when the process is gone. */
   async gone (): Promise<void> {
     if (this.#child.exitCode === null && this.#child.signalCode === null) await once(this.#child, 'exit')
   }
 
-  /** Ends it by force. */
+  /** Kills the process. */
   async end (): Promise<void> {
     this.#child.kill('SIGKILL')
     await this.gone()

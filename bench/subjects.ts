@@ -1,16 +1,16 @@
-// Who is compared: each set up as its README says, with what touches requests turned on.
+// What is compared: each package set up as its README says, with the features on that touch requests. A process loads one.
 
 import type { FastifyInstance } from 'fastify'
 import type { Server } from 'node:http'
 
 export interface Subject {
-  /** Before the routes. */
+  /** Runs before the routes are registered. */
   register?: (app: FastifyInstance) => Promise<void>
-  /** Once it listens. What stops the process as SIGTERM comes, where the package itself does not. */
+  /** Runs once the server listens. Stops the process on SIGTERM, unless the package does. */
   attach?: (app: FastifyInstance) => Promise<void>
 }
 
-/** By a name that the compiler does not look up: what is measured is the packed package, beside the compiled bench. */
+/** By a name that the compiler does not resolve: the packed package is measured, which is beside the compiled bench. */
 async function load<T> (name: string): Promise<T> {
   return await import(name) as T
 }
@@ -27,22 +27,12 @@ const plugin = (name: string, options: object = {}): Subject => ({
   register: async app => { await app.register((await load<PluginModule>(name)).default, options) }
 })
 
-/** Each limit that its README names, at a height that nothing reaches here: each request is looked at, none is turned away. */
+/** Each limit of its README, too high to be reached here: it checks each request and rejects none. */
 const PRESSURE = { maxEventLoopDelay: 60_000, maxHeapUsedBytes: 8e9, maxRssBytes: 8e9, maxEventLoopUtilization: 1 }
-
-/**
- * Loads all that is compared, whoever is measured. V8 optimizes code by the shapes of objects that it has met there: a
- * process that has loaded less is some percent faster, whether what it has not loaded would ever run or not.
- */
-export async function loadAll (): Promise<void> {
-  for (const name of Object.keys(SUBJECTS)) {
-    if (name !== BARE && name !== PAIR) await load(name)
-  }
-}
 
 export const OURS = 'fastify-graceful'
 export const BARE = 'bare Fastify'
-/** Two hooks that do nothing: the least that a plugin which counts requests can cost. */
+/** Two hooks that do nothing: the least that a plugin that counts requests can cost. */
 export const PAIR = 'empty pair of hooks'
 
 export const SUBJECTS: Readonly<Record<string, Subject>> = {

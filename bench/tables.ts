@@ -1,9 +1,8 @@
 // The results, in Markdown.
 
 import type { Growth } from './growth.ts'
-import type { Part, Results } from './results.ts'
-import { median } from './numbers.ts'
-import { medians } from './results.ts'
+import type { LoadName, Part, Results } from './results.ts'
+import { LOADS, medians, spread } from './results.ts'
 import { OURS, SUBJECTS } from './subjects.ts'
 
 export function tables (results: Results): string {
@@ -11,14 +10,17 @@ export function tables (results: Results): string {
 }
 
 /** One row for each subject. */
-function subjects ({ instructions, instructionsWithLogger, throughput, exit = {}, memory, notMeasured }: Results): string {
+function subjects ({ instructions, throughput, exit = {}, memory, notMeasured }: Results): string {
   const columns: Array<[head: string, cell: (subject: string) => string]> = []
   const without = (part: Part, ...heads: string[]) => {
     if (notMeasured[part] !== undefined) columns.push(...heads.map(head => [head, () => 'not measured'] satisfies typeof columns[number]))
   }
-  without('instructions', 'instructions a request', 'with the logger')
-  if (instructions !== undefined) columns.push(['instructions a request', subject => grouped(medians(instructions)[subject])])
-  if (instructionsWithLogger !== undefined) columns.push(['with the logger', subject => grouped(medians(instructionsWithLogger)[subject])])
+  const loads = Object.keys(LOADS) as LoadName[]
+  without('instructions', ...loads.map(load => `instructions, ${load}`))
+  for (const load of loads) {
+    const counts = instructions?.[load]
+    if (counts !== undefined) columns.push([`instructions, ${load}`, subject => grouped(medians(counts)[subject])])
+  }
   without('throughput', 'requests/s', 'p99')
   if (throughput !== undefined) {
     columns.push(['requests/s', subject => grouped(throughput[subject]?.requestsPerSecond)])
@@ -38,7 +40,7 @@ function subjects ({ instructions, instructionsWithLogger, throughput, exit = {}
 function refusals ({ refusals: measured }: Results): string {
   if (measured === undefined) return ''
   const { refused, helloWorld, keptAlive } = measured
-  return table(['answers a second', 'requests/s', 'p99'], ([
+  return table(['responses a second', 'requests/s', 'p99'], ([
     ['refusals while draining, each closes its connection', refused],
     ['hello world of bare Fastify, each closes its connection', helloWorld],
     ['hello world of bare Fastify, over keep-alive', keptAlive]
@@ -63,18 +65,14 @@ function besideBare (format: (value: number) => string, ours: number, bare: numb
   return `${format(ours)} (bare: ${format(bare)})`
 }
 
-function notes ({ notMeasured, instructions, instructionsWithLogger, machine, versions, date }: Results): string {
-  const missing = Object.entries(notMeasured).map(([part, tool]) => `${part}: not measured, for ${tool} is missing.`)
-  const spreads = ([['', instructions], [' with the logger', instructionsWithLogger]] as const).flatMap(([how, counts]) =>
-    counts === undefined ? [] : [`Counts of one package${how} in different processes are up to ${spread(counts)} % apart.`])
+function notes ({ notMeasured, instructions = {}, machine, versions, date }: Results): string {
+  const missing = Object.entries(notMeasured).map(([part, tool]) => `${part}: not measured, because ${tool} is missing.`)
+  const spreads = Object.entries(instructions).map(([load, counts]) => {
+    const most = Math.max(...Object.values(counts).map(spread))
+    return `Counts ${load}: the processes of a subject are up to ${most.toFixed(1)} % apart.`
+  })
   const where = `${machine}; ${Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')}; ${date}`
   return [...missing, ...spreads, where].join('\n')
-}
-
-/** How far the processes of one subject are apart at the most, in percent of their median. */
-function spread (counts: Record<string, number[]>): string {
-  const apart = Object.values(counts).map(processes => (Math.max(...processes) - Math.min(...processes)) / median(processes))
-  return (Math.max(...apart) * 100).toFixed(1)
 }
 
 function table (head: readonly string[], rows: ReadonlyArray<readonly string[]>): string {

@@ -1,5 +1,5 @@
-// Requests a second and how long the slowest of a hundred takes, by wrk. The subjects take turns, for this machine is
-// not the same from one minute to the next.
+// Requests a second and the 99th percentile of their latency, by wrk. The subjects take turns, because the speed of a machine
+// changes from one minute to the next.
 
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
@@ -22,7 +22,7 @@ export interface Plan {
 const CONNECTIONS = 40
 const UNITS: Record<string, number> = { us: 1 / 1_000, ms: 1, s: 1_000 }
 
-/** Keep-alive clients, all subjects in turn. */
+/** Over keep-alive connections, all subjects in turn. */
 export async function measureThroughput (directory: string, subjects: readonly string[], plan: Plan): Promise<Record<string, Throughput>> {
   const rounds: Record<string, Throughput[]> = Object.fromEntries(subjects.map(subject => [subject, []]))
   for (let round = 0; round < plan.rounds; round++) {
@@ -35,13 +35,13 @@ export async function measureThroughput (directory: string, subjects: readonly s
 
 export interface Refusals {
   refused: Throughput
-  /** The hello world of bare Fastify, over as many connections: each answer closes its own, as a refusal does. */
+  /** The hello world of bare Fastify, over as many connections. Each response closes its connection, as a refusal does. */
   helloWorld: Throughput
-  /** The same over keep-alive connections, which no refusal can be sent over. */
+  /** The same over keep-alive connections. A refusal always closes its connection. */
   keptAlive: Throughput
 }
 
-/** Refusals a second while somebody is still in flight. */
+/** Refusals a second, while a request is still in flight. */
 export async function measureRefusals (directory: string, { rounds, seconds }: Plan): Promise<Refusals> {
   const results: Record<keyof Refusals, Throughput[]> = { refused: [], helloWorld: [], keptAlive: [] }
   for (let round = 0; round < rounds; round++) {
@@ -57,7 +57,7 @@ export async function measureRefusals (directory: string, { rounds, seconds }: P
 
 const CLOSE = ['-H', 'Connection: close']
 
-/** Not before the code has been compiled that is called often. The program is ended. */
+/** Measures after a second of warm-up, then ends the program. */
 async function warmLoad (program: Program, seconds: number, options: readonly string[] = []): Promise<Throughput> {
   await load(program.port, 1, options)
   const result = await load(program.port, seconds, options)
@@ -65,7 +65,7 @@ async function warmLoad (program: Program, seconds: number, options: readonly st
   return result
 }
 
-/** Who comes first is another one each time. */
+/** Starts with another subject each time. */
 function rotated (subjects: readonly string[], by: number): string[] {
   const first = by % subjects.length
   return [...subjects.slice(first), ...subjects.slice(0, first)]

@@ -21,7 +21,7 @@ export const EXIT_MARGIN = { part: 1 / 20, most: 250 }
  */
 export const QUIET = { milliseconds: 100, most: 200 }
 
-/** How long connections have to be read to their end, and then upgraded ones to say goodbye: at most, and as a part of the time for closing. */
+/** How long responses have to be read to their end, and then upgraded connections to say goodbye: a part of the time for closing. */
 export const CLOSE_GRACE = { part: 1 / 4, most: 1_000 }
 
 /** New connections are accepted for at most this long before the listener closes. */

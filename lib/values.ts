@@ -2,10 +2,14 @@
 
 import { inspect, types } from 'node:util'
 
+/** Of a value that is shown. */
+const MOST_CHARACTERS = 500
+
 /** A value as its author wrote it, with its type where that may be the mistake. */
 export function show (value: unknown): string {
   try {
     const text = inspect(value, { depth: 1, breakLength: Infinity, maxStringLength: 80 })
+    if (text.length > MOST_CHARACTERS) return `${text.slice(0, MOST_CHARACTERS)}…`
     return typeof value === 'object' || typeof value === 'function' ? text : `${text} (${typeof value})`
   } catch {
     // A getter or a custom inspect function threw.
@@ -26,7 +30,8 @@ export function toError (thrown: unknown): Error {
 /** The message of an error, whose properties may be anything. */
 export function messageOf (error: Error): string {
   try {
-    return String(error.message)
+    const { message }: { message: unknown } = error
+    return typeof message === 'string' ? message : show(message)
   } catch {
     return show(error)
   }
@@ -35,14 +40,4 @@ export function messageOf (error: Error): string {
 /** A name that a user gave: text as it is, anything else as it shows. */
 export function nameOf (value: unknown): string {
   return typeof value === 'string' ? value : show(value)
-}
-
-/** Whether a value has a `then` method. It reads `then`, as `await` does. */
-export function isThenable (value: unknown): value is PromiseLike<unknown> {
-  return value != null && typeof (value as PromiseLike<unknown>).then === 'function'
-}
-
-/** Whether `then` may be called once more without doing anything again. Not so for a query builder, or a lazy promise. */
-export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
-  return types.isPromise(value) && value.then === Promise.prototype.then // oxlint-disable-line unbound-method
 }

@@ -2,6 +2,7 @@
 
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { AddressInfo, Socket } from 'node:net'
+import type { Readable } from 'node:stream'
 import type { Test } from 'tap'
 import type { GracefulOptions, ShutdownReport } from '../types/index.ts'
 import { spawn } from 'node:child_process'
@@ -214,6 +215,8 @@ export interface Program {
   /** Plain lines of its output. */
   output: () => string
   kill: (signal: NodeJS.Signals) => void
+  /** Nothing reads its stdout any more, as in `node server.js | head`. */
+  stopReading: () => void
   /** As Ctrl-C does: the program and all that it has started. */
   killGroup: (signal: NodeJS.Signals) => void
   exit: Promise<{ code: number | null, signal: NodeJS.Signals | null }>
@@ -244,17 +247,24 @@ export function runNode (t: Test, args: readonly string[], env: Record<string, s
   })
   const log = new Log()
   let output = ''
-  const read = (chunk: Buffer): void => {
-    output += chunk.toString()
-    log.write(chunk.toString())
+  // Line by line, so that lines of the two do not mix.
+  const read = (stream: Readable): void => {
+    let rest = ''
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk.toString()
+      const lines = (rest + chunk.toString()).split('\n')
+      rest = lines.pop() ?? ''
+      for (const line of lines) log.write(`${line}\n`)
+    })
   }
-  child.stdout.on('data', read)
-  child.stderr.on('data', read)
+  read(child.stdout)
+  read(child.stderr)
   return {
     pid: child.pid as number,
     log,
     output: () => output,
     kill: signal => { child.kill(signal) },
+    stopReading: () => { child.stdout.destroy() },
     killGroup: signal => { process.kill(-(child.pid as number), signal) },
     exit: once(child, 'close').then(([code, signal]) => ({ code: code as number | null, signal: signal as NodeJS.Signals | null }))
   }

@@ -2,7 +2,7 @@
 
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
 
-/** Where a shutdown stands. `.phase` says `closing` while callbacks run, too. */
+/** How far a shutdown is. `.phase` says `closing` while callbacks run, too. */
 export type Phase = 'running' | 'delaying' | 'draining' | 'closing' | 'closed'
 
 /** A signal that close-with-grace listens to. */
@@ -10,7 +10,7 @@ export type ShutdownSignal =
   | 'SIGHUP' | 'SIGINT' | 'SIGQUIT' | 'SIGILL' | 'SIGTRAP' | 'SIGABRT'
   | 'SIGBUS' | 'SIGFPE' | 'SIGSEGV' | 'SIGUSR2' | 'SIGTERM'
 
-/** All that close-with-grace listens to: signals, errors nobody caught, and an event loop that ran empty. */
+/** What close-with-grace can listen to: signals, uncaught errors, and an event loop that has become empty. */
 export type ProcessEvent = ShutdownSignal | 'uncaughtException' | 'unhandledRejection' | 'beforeExit'
 
 /**
@@ -33,25 +33,25 @@ export interface ProbeOptions {
 
 /** Options of the plugin. All times are in milliseconds. */
 export interface GracefulOptions {
-  /** From the start of the shutdown to the forced exit, everything included. Default: 30000. */
+  /** From the start of the shutdown to the forced exit, all steps included. Default: 30000. */
   shutdownTimeout?: number
-  /** How long requests in flight are waited for. Default: 25000. */
+  /** How long the shutdown waits for requests in flight. Default: 25000. */
   drainTimeout?: number
   /**
-   * How long to serve on while already not ready, so that load balancers look away first.
-   * Skipped where the instance does not listen. Default: 0.
+   * How long the instance still serves requests although its readiness probe already fails, so that load balancers send
+   * their requests elsewhere first. Skipped if the instance does not listen. Default: 0.
    */
   shutdownDelay?: number
   /**
-   * Time for a client to send a whole request, after which it is answered 408; `false` turns it off.
+   * How long a client may take to send a whole request; then it is answered with 408. `false` turns it off.
    * Sets Node's `server.requestTimeout` and `server.headersTimeout`.
    * Default: 10000, or the `requestTimeout` given to Fastify.
    */
   readTimeout?: number | false
   /**
-   * A response that makes no progress for so long is cut: its client reads a 503 where no header has gone
-   * out yet; `false` turns it off. A route has its own in `config.gracefulShutdown.writeTimeout`.
-   * Default: 10000; off where `connectionTimeout` was given to Fastify, which then acts instead.
+   * A response that makes no progress for this long is cut: its client gets a 503 if no header has been sent yet, else
+   * its connection is closed. `false` turns it off. A route may have its own in `config.gracefulShutdown.writeTimeout`.
+   * Default: 10000; off if `connectionTimeout` was given to Fastify, which then acts instead.
    */
   writeTimeout?: number | false
   /**
@@ -61,9 +61,9 @@ export interface GracefulOptions {
    */
   idleTimeout?: number | false
   /**
-   * Which process events start the shutdown: `true` for all that close-with-grace listens to (signals,
-   * uncaught errors), a list for just these, `false` for none. With any, a worker of node:cluster also shuts
-   * down as its primary goes or disconnects it. Default: true.
+   * Which process events start the shutdown: `true` for all that close-with-grace listens to (signals, uncaught errors), a
+   * list for these only, `false` for none. With any, a worker of node:cluster also shuts down when its primary exits or
+   * disconnects it. Default: true.
    */
   signals?: boolean | readonly ProcessEvent[]
   /** The liveness probe: a path, an object, or `false` for none. Default: `/health`. */
@@ -72,25 +72,25 @@ export interface GracefulOptions {
   ready?: string | ProbeOptions | false
 }
 
-/** A route's own settings, under `config.gracefulShutdown`; `false` leaves it neither gated nor counted. */
+/** A route's own settings, in `config.gracefulShutdown`. With `false`, its requests are neither rejected nor waited for. */
 export type GracefulRouteOptions = false | {
-  /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause at will. */
+  /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause for any time. */
   writeTimeout?: number | false
 }
 
 /** What a shutdown callback is given. */
 export interface ShutdownContext {
-  /** Aborts when this callback's time is up. */
+  /** Aborts when this callback has run out of time. */
   signal: AbortSignal
-  /** When this callback's time is up, in milliseconds since the epoch, as `Date.now()` counts. */
+  /** When this callback runs out of time, in milliseconds since the epoch, as `Date.now()` counts. */
   deadline: number
-  /** What started the shutdown, as {@link ShutdownReport.reason}. */
+  /** What started the shutdown; see {@link ShutdownReport.reason}. */
   reason: string
   /** A logger that carries the callback's name. */
   log: FastifyBaseLogger
 }
 
-/** Cleans up once nothing is in flight and all connections are closed. May return a promise. */
+/** Cleans up after nothing is in flight any more and all connections are closed. May return a promise. */
 export type ShutdownCallback = (context: ShutdownContext) => unknown
 
 /** Options of a shutdown callback. */
@@ -98,8 +98,8 @@ export interface CallbackOptions {
   /** Name in log and report. Default: the function's name, or its place in the order. */
   name?: string
   /**
-   * Milliseconds it may take. It is honoured as far as each later callback keeps half of its fair share.
-   * Default: a fair share of the time that is left, the same for each callback still to run.
+   * Milliseconds that it may take. It may be shortened so that each later callback keeps half of its fair share.
+   * Default: a fair share of the time that is left, the same for each callback that is still to run.
    */
   timeout?: number
 }
@@ -125,27 +125,27 @@ export interface RequestInFlight {
 export interface TaskInFlight {
   kind: 'task'
   name: string
-  /** Milliseconds since it was handed over. */
+  /** Milliseconds since `track()` was called. */
   age: number
 }
 
-/** Somebody whom a shutdown waits for. */
+/** What a shutdown waits for. */
 export type InFlightEntry = RequestInFlight | TaskInFlight
 
 /** How a shutdown callback went. */
 export interface CallbackReport {
   name: string
-  /** Milliseconds it took. */
+  /** Milliseconds that it took. */
   time: number
-  /** What it threw, or that its time was up. */
+  /** What it threw, or that it ran out of time. */
   error?: Error
 }
 
 /** What happened in a shutdown. */
 export interface ShutdownReport {
   /**
-   * What started it: a signal's name, `uncaughtException`, `unhandledRejection`, `beforeExit`, `disconnect` (the
-   * primary of a cluster is gone), `close`, or what `shutdown()` was given.
+   * What started it: a signal's name, `uncaughtException`, `unhandledRejection`, `beforeExit`, `disconnect` (the primary of
+   * a cluster has exited or disconnected the worker), `close`, or what `shutdown()` was given.
    */
   reason: string
   /** Milliseconds that each step took. */
@@ -154,54 +154,59 @@ export interface ShutdownReport {
   time: number
   /** Requests that were answered in full after the shutdown had started. */
   completed: number
-  /** Requests that were refused with a 503. */
+  /** Requests that were rejected with a 503. */
   refused: number
-  /** Who was cut off, by a timeout of a response or at the end of the drain. */
+  /** The requests and the background work that were cut, by a timeout or at the end of the drain. */
   cut: InFlightEntry[]
   /** The callbacks, in the order in which they ran. */
   callbacks: CallbackReport[]
-  /** What else went wrong: uncaught errors, before the shutdown or during it; an `onClose` hook that failed or hung. */
+  /**
+   * What else went wrong: uncaught errors; an error given to `shutdown()`; an `onClose` hook that failed or did not end;
+   * background work that failed during the shutdown. At most 20.
+   */
   errors: Error[]
-  /** How many more errors there were: `errors` keeps the first 20. */
+  /** How many errors there were beyond the 20 that `errors` keeps. */
   omittedErrors: number
-  /** 0 where nothing was cut and nothing failed, else 1. */
+  /** 0 if nothing was cut and nothing failed, else 1. */
   exitCode: 0 | 1
 }
 
 /** The controller, `fastify.gracefulShutdown`. */
 export interface GracefulShutdown {
-  /** Where the shutdown stands. */
+  /** How far the shutdown is. */
   readonly phase: Phase
-  /** Aborts as the shutdown starts: time to end streams and stop polling. */
+  /** Aborts when the shutdown starts: end streams, stop polling. */
   readonly signal: AbortSignal
   /**
    * Registers a cleanup callback. Callbacks run one after another, in the order registered.
-   * Throws `FST_ERR_GRACEFUL_CALLBACK_INVALID`, or `FST_ERR_GRACEFUL_CALLBACK_TOO_LATE` once callbacks run.
+   * Throws `FST_ERR_GRACEFUL_CALLBACK_INVALID`, or `FST_ERR_GRACEFUL_CALLBACK_TOO_LATE` if callbacks are running already.
    */
   onShutdown (callback: ShutdownCallback, options?: CallbackOptions): void
   /**
-   * Shuts down, the same way as `fastify.close()`, and tells how it went. It never rejects and does not
-   * end the process; called again, it joins the shutdown under way.
-   * @param reason what the report and the log give as the reason. Default: `shutdown`.
+   * Shuts down in the same way as `fastify.close()`, and resolves to the report. It never rejects and does not end the
+   * process. Called again, it joins the shutdown under way. Called inside a shutdown callback or an `onClose` hook, it
+   * resolves at once to the report so far, because the rest would wait for itself.
+   * @param reason what report and log give as the reason; an Error is also added to the report's errors. Default: `shutdown`.
    */
   shutdown (reason?: unknown): Promise<ShutdownReport>
   /**
-   * Ends the `shutdownDelay` that is under way, or leaves out the one to come: for who knows that no load balancer
-   * sends anything any more.
+   * Ends the `shutdownDelay` that is under way, or skips the one to come: for code that knows that no load balancer sends
+   * requests any more.
    */
   skipDelay (): void
-  /** Waits for a shutdown, whoever starts it, to be done. It never rejects. */
+  /** Waits for the end of a shutdown, whatever starts it. It never rejects. */
   wait (): Promise<ShutdownReport>
-  /** Who is in flight: requests, oldest first, then background work. */
+  /** What is in flight: requests, oldest first, then background work. */
   inFlight (): InFlightEntry[]
   /**
-   * Has the drain wait for background work, too.
-   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` for what is not a promise.
-   * @param name what `inFlight()`, log and report call it. Default: `task`.
+   * Makes the drain wait for background work, too. If it fails, the error is logged; during a shutdown, it is also added to
+   * the report's errors. A lazy thenable, such as a query builder, is not started: await it yourself.
+   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if it is not a promise.
+   * @param name its name in `inFlight()`, log and report. Default: `task`.
    * @returns the same promise
    */
   track<T extends PromiseLike<unknown>> (promise: T, name?: unknown): T
-  /** Takes this instance out of rotation (`false`), or back in, without shutting down. */
+  /** Takes this instance out of rotation (`false`), or back in (`true`), without shutting down. */
   setReady (ready: boolean): void
   /** The liveness probe's handler, to mount elsewhere. */
   readonly healthHandler: ProbeHandler
@@ -209,14 +214,14 @@ export interface GracefulShutdown {
   readonly readyHandler: ProbeHandler
 }
 
-/** A probe's route handler; it serves on the same instance or on another one. */
+/** A probe's route handler, for the same instance or another one. */
 export type ProbeHandler = (request: FastifyRequest, reply: FastifyReply) => Promise<FastifyReply>
 
 declare module 'fastify' {
   interface FastifyInstance {
     /** Whether a shutdown has started. */
     readonly isShuttingDown: boolean
-    /** How many requests are in flight; probes and refused requests do not count. Constant time. */
+    /** How many requests are in flight; probes and rejected requests do not count. Constant time. */
     readonly inFlightRequests: number
     /** The same as `gracefulShutdown.onShutdown`. */
     registerShutdownCallback (callback: ShutdownCallback, options?: CallbackOptions): void

@@ -5,57 +5,18 @@ import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
-import { subscribe } from 'node:diagnostics_channel'
 import { Server as NetServer } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { Server as TlsServer } from 'node:tls'
+import { now, setImmediate, sleep } from '../clock.ts'
 import { within } from '../lifecycle/within.ts'
 import { closeSession, onStreamRequest } from '../requests/exchange.ts'
+import { Connection, watchArrivals } from './connection.ts'
 import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, RECONNECT_WINDOW } from '../times.ts'
 
 /** What Node's HTTP servers have to close idle connections with. */
 interface KeepAliveServer {
   keepAliveTimeout: number
   keepAliveTimeoutBuffer: number
-}
-
-/** On a socket: its connection. One field, set once: to look a socket up in a Map would cost each request as much as to count it. */
-const kConnection = Symbol('graceful.connection')
-
-interface Connected extends Socket {
-  [kConnection]?: Connection
-}
-
-/** A socket that speaks HTTP. */
-class Connection {
-  readonly socket: Socket
-  readonly owner: Connections
-  /** Its newest request. That tells whether the connection is busy, and leads to the requests ahead. */
-  newest: Exchange | undefined = undefined
-
-  constructor (socket: Socket, owner: Connections) {
-    this.socket = socket
-    this.owner = owner
-  }
-}
-
-/** One listener per connection, not per response: a queued response of an aborted pipeline has no 'close'. */
-function onSocketClose (this: Connected): void {
-  const connection = this[kConnection] as Connection
-  connection.owner.closed(connection)
-}
-
-let isWatching = false
-
-/** Node tells of each request of HTTP/1 on this channel, ahead of every listener and hook, and with its socket. */
-function watchArrivals (): void {
-  if (isWatching) return
-  isWatching = true
-  // For the life of the process: it holds no instance, so there is nothing to let go of.
-  subscribe('http.server.request.start', message => {
-    const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Connected }
-    socket[kConnection]?.owner.arrive(request, response)
-  })
 }
 
 export class Connections {
@@ -96,9 +57,9 @@ export class Connections {
     server.on('connection', (socket: Socket) => {
       this.#accept(socket)
       if (isTls) this.#keep(socket, this.#beneathTls)
-      else this.#keepSpeaking(socket)
+      else this.#speaking.add(new Connection(socket, this))
     })
-    if (isTls) server.on('secureConnection', (socket: Socket) => { this.#keepSpeaking(socket) })
+    if (isTls) server.on('secureConnection', (socket: Socket) => { this.#speaking.add(new Connection(socket, this)) })
     server.on('session', (session: ServerHttp2Session) => {
       this.#sessions.add(session)
       session.on('close', () => { this.#sessions.delete(session) })
@@ -117,7 +78,7 @@ export class Connections {
   #accept (socket: Socket): void {
     this.#accepted++
     if (!this.#isLastCalled) return
-    this.#lastAccepted = performance.now()
+    this.#lastAccepted = now()
     this.#keep(socket, this.#late)
   }
 
@@ -129,16 +90,10 @@ export class Connections {
     })
   }
 
-  #keepSpeaking (socket: Connected): void {
-    const connection = new Connection(socket, this)
-    socket[kConnection] = connection
-    this.#speaking.add(connection)
-    socket.on('close', onSocketClose)
-  }
-
+  /** A connection is closed. */
   closed (connection: Connection): void {
     this.#speaking.delete(connection)
-    for (const exchange of pipeline(connection.newest)) this.#inFlight.closed(exchange)
+    for (const exchange of connection.pipeline()) this.#inFlight.closed(exchange)
     this.#tellGone()
   }
 
@@ -165,47 +120,41 @@ export class Connections {
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
     this.#arrived++
     const exchange = this.#inFlight.arrive(request, response)
-    const connection = connectionOf(exchange)
-    if (connection === undefined) {
-      // A stream of HTTP/2, an injected request, or one of a server that is not ours: no connection tells of its end.
-      exchange.onClose(() => { this.#inFlight.closed(exchange) })
-    } else {
-      const { newest } = connection
-      if (newest !== undefined && !newest.isFinished) exchange.previous = newest
-      connection.newest = exchange
-    }
+    const connection = Connection.of(exchange)
+    // Of a stream of HTTP/2, an injected request, or one of a server that is not ours, no connection tells the end.
+    if (connection === undefined) exchange.onClose(() => { this.#inFlight.closed(exchange) })
+    else connection.push(exchange)
     if (this.#isLastCalled) this.#arriveLate(exchange)
     return exchange
   }
 
   /** After the last call, each request is the last one on its connection, until another one follows it. */
   #arriveLate (exchange: Exchange): void {
-    this.#lastActivity = performance.now()
+    this.#lastActivity = now()
     exchange.previous?.keepConnection()
     this.#endWhenReceived(exchange)
   }
 
   /** An upgrade is asked for: if it comes to one, its owner closes the socket. */
-  upgrade (socket: Socket): void {
-    this.#upgraded.add(socket)
+  upgrade (socket: Socket | undefined): void {
+    // An injected one has none.
+    if (socket !== undefined) this.#upgraded.add(socket)
   }
 
   /** A response has been sent. If it did not say `Connection: close`, its client may ask again. */
   responded (exchange: Exchange): void {
-    const connection = connectionOf(exchange)
-    // Answered before its body was in, a request still needs its connection: to close that now would reset it.
-    if (connection?.newest === exchange && exchange.request.complete) connection.newest = undefined
-    if (this.#isLastCalled && exchange.response.shouldKeepAlive) this.#lastActivity = performance.now()
+    Connection.of(exchange)?.responded(exchange)
+    if (this.#isLastCalled && exchange.response.shouldKeepAlive) this.#lastActivity = now()
   }
 
   /**
-   * When a request last arrived, or was answered so that another one may follow, as performance.now() counts. Until the last
+   * When a request last arrived, or was answered so that another one may follow, as now() counts. Until the last
    * call it is as exact as it is asked for often.
    */
   get lastActivity (): number {
     if (this.#arrived !== this.#arrivedBefore) {
       this.#arrivedBefore = this.#arrived
-      this.#lastActivity = performance.now()
+      this.#lastActivity = now()
     }
     return this.#lastActivity
   }
@@ -217,12 +166,12 @@ export class Connections {
 
   /** The newest response on the connection of this request is the last one. */
   endConnectionOf (exchange: Exchange): void {
-    connectionOf(exchange)?.newest?.endConnection()
+    Connection.of(exchange)?.newest?.endConnection()
   }
 
   /** The requests on the connection of this one that are not finished; on HTTP/2, where each is on its own, none. */
   sharing (exchange: Exchange): Exchange[] {
-    return [...pipeline(connectionOf(exchange)?.newest)].filter(({ isFinished }) => !isFinished)
+    return [...Connection.of(exchange)?.pipeline() ?? []].filter(({ isFinished }) => !isFinished)
   }
 
   /** Node closes a connection at once after a response that says so, even if the request's body is still on its way. */
@@ -233,7 +182,7 @@ export class Connections {
 
   /** Of a pipeline, only the last response may say `Connection: close`: Node drops what follows one that does. */
   #isNewest (exchange: Exchange): boolean {
-    return (connectionOf(exchange)?.newest ?? exchange) === exchange
+    return (Connection.of(exchange)?.newest ?? exchange) === exchange
   }
 
   /** The shutdown starts: responses in flight are the last ones on their connections. Idle connections stay usable. */
@@ -260,13 +209,13 @@ export class Connections {
    * waits for a moment without any.
    */
   async acceptBacklog (deadline: number): Promise<void> {
-    const end = Math.min(deadline, performance.now() + ACCEPT_BACKLOG)
+    const end = Math.min(deadline, now() + ACCEPT_BACKLOG)
     let before: number
     do {
       before = this.#accepted
       if (this.#late.size > 0) await sleep(RECONNECT_WINDOW)
       await wholeTurn()
-    } while (this.#accepted !== before && performance.now() < end)
+    } while (this.#accepted !== before && now() < end)
   }
 
   /** Accepts no more connections. */
@@ -286,15 +235,12 @@ export class Connections {
     for (const session of this.#sessions) closeSession(session)
     await allClosed(this.#late, Math.min(deadline, this.#lastAccepted + FIRST_REQUEST))
     await allClosed(this.#busy(), deadline)
-    await allClosed(this.#sessions, Math.min(deadline, performance.now() + AFTER_GOAWAY))
+    await allClosed(this.#sessions, Math.min(deadline, now() + AFTER_GOAWAY))
   }
 
   /** The sockets and streams on which a request is received or a response is sent. */
   * #busy (): Generator<Closable> {
-    for (const { socket, newest } of this.#speaking) {
-      const isBusy = newest !== undefined && !(newest.isFinished && newest.request.complete)
-      if (isBusy && !this.#upgraded.has(socket)) yield socket
-    }
+    for (const { socket, isBusy } of this.#speaking) if (isBusy && !this.#upgraded.has(socket)) yield socket
     if (this.#sessions.size === 0) return
     for (const exchange of [...this.#inFlight.exchanges, ...this.#inFlight.uncounted]) {
       if (!exchange.isFinished && !exchange.isGone) yield { once: (_event, callback) => { exchange.onClose(callback) } }
@@ -307,7 +253,7 @@ export class Connections {
     let areAllHttp1 = true
     for (const server of this.#servers as Set<Partial<HttpServer>>) {
       // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
-      if (server.closeAllConnections !== undefined) server.closeAllConnections()
+      if (typeof server.closeAllConnections === 'function') server.closeAllConnections()
       else areAllHttp1 = false
     }
     let isAnyLeft = false
@@ -332,16 +278,6 @@ export class Connections {
   }
 }
 
-/** The connection of a request of HTTP/1, if it is of a listener of ours. */
-function connectionOf ({ socket }: Exchange): Connection | undefined {
-  return (socket as Connected | undefined)?.[kConnection]
-}
-
-/** From the newest request of a connection back to the oldest that is not finished. */
-function * pipeline (newest: Exchange | undefined): Generator<Exchange> {
-  for (let exchange = newest; exchange !== undefined; exchange = exchange.previous) yield exchange
-}
-
 /**
  * The event loop has looked once, from now on, at all that may have come in. The first immediate still belongs to the turn
  * under way, and a timer would come ahead of what has been waiting while this process was not let run.
@@ -356,7 +292,7 @@ interface Closable {
 
 /** Waits until all are closed, or until the deadline. */
 async function allClosed (items: Iterable<Closable>, deadline: number): Promise<void> {
-  const left = deadline - performance.now()
+  const left = deadline - now()
   if (left <= 0) return
   // Not events.once(): that rejects if the socket has an error first, and a reset is a close, too.
   const all = Array.from(items, async item => { await new Promise<void>(resolve => { item.once('close', resolve) }) })

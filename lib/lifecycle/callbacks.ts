@@ -3,6 +3,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../types/index.ts'
 import type { SafeLog } from './log.ts'
+import { now } from '../clock.ts'
 import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
 import { resolveCallbackOptions } from '../options.ts'
 import { show, toError } from '../values.ts'
@@ -49,7 +50,7 @@ export class Callbacks {
     const reports: CallbackReport[] = []
     for (const [index, entry] of this.#registered.entries()) {
       const later = this.#registered.slice(index + 1)
-      const limit = share(entry, later, Math.max(0, deadline - performance.now()))
+      const limit = share(entry, later, Math.max(0, deadline - now()))
       reports.push(await this.#runOne(entry, limit, reason))
       this.#finished++
     }
@@ -59,9 +60,9 @@ export class Callbacks {
   async #runOne ({ callback, name }: Registered, limit: number, reason: string): Promise<CallbackReport> {
     const log = this.#log.child({ shutdownCallback: name })
     const controller = new AbortController()
-    const start = performance.now()
-    const error = await call(callback, { signal: controller.signal, deadline: Date.now() + limit, reason, log }, name, limit)
-    const time = Math.round(performance.now() - start)
+    const start = now()
+    const { error } = await call(callback, { signal: controller.signal, deadline: Date.now() + limit, reason, log }, name, limit)
+    const time = Math.round(now() - start)
     if (error === undefined) {
       this.#log.info(`Shutdown callback "${name}" completed in ${time}ms`, { shutdownCallback: name })
       return { name, time }
@@ -93,13 +94,13 @@ interface Context {
   log: FastifyBaseLogger
 }
 
-/** Resolves to what went wrong, if anything did. */
-async function call (callback: ShutdownCallback, context: Context, name: string, limit: number): Promise<Error | undefined> {
+/** Resolves to what went wrong, if anything did; in an object, because an error may have a `then`. */
+async function call (callback: ShutdownCallback, context: Context, name: string, limit: number): Promise<{ error?: Error }> {
   try {
     // From a promise, so that a callback which throws synchronously is no special case.
     const outcome = await within(limit, Promise.resolve(context).then(callback))
-    return outcome === TIMED_OUT ? new CallbackTimeoutError(name, Math.round(limit)) : undefined
+    return outcome === TIMED_OUT ? { error: new CallbackTimeoutError(name, Math.round(limit)) } : {}
   } catch (thrown) {
-    return toError(thrown)
+    return { error: toError(thrown) }
   }
 }

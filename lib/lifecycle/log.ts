@@ -2,6 +2,7 @@
 
 import type { FastifyBaseLogger } from 'fastify'
 import { writeSync } from 'node:fs'
+import { messageOf } from '../values.ts'
 
 type Level = 'debug' | 'info' | 'warn' | 'error'
 
@@ -41,12 +42,20 @@ export class SafeLog {
     }
   }
 
-  #write (level: Level, message: string, details?: object): void {
+  #write (level: Level, message: string, details: { err?: Error } | undefined): void {
+    // An error that cannot be serialized is logged by its message.
+    if (this.#tryWrite(level, message, details) || level !== 'error') return
+    const text = details?.err === undefined ? message : `${message}: ${messageOf(details.err)}`
+    if (!this.#tryWrite(level, text, undefined)) toStderr(text)
+  }
+
+  #tryWrite (level: Level, message: string, details: object | undefined): boolean {
     try {
       if (details === undefined) this.#log[level](message)
       else this.#log[level](details, message)
+      return true
     } catch {
-      if (level === 'error') toStderr(message)
+      return false
     }
   }
 }

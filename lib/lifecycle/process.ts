@@ -6,6 +6,7 @@ import cluster from 'node:cluster'
 import closeWithGrace from 'close-with-grace'
 import type { ProcessEvent, ShutdownReport } from '../../types/index.ts'
 import type { SafeLog } from './log.ts'
+import { now, setTimeout } from '../clock.ts'
 import { PROCESS_EVENTS } from '../options.ts'
 import { toError } from '../values.ts'
 
@@ -32,6 +33,8 @@ interface Registry {
   uninstall: (() => void) | undefined
   /** Why the process shuts down, once it does. */
   reason: string | undefined
+  /** When it exits at the latest, as now() counts. */
+  deadline: number
   /** The instances that shut down with it; also those that join late. */
   readonly leaving: Set<Member>
 }
@@ -41,7 +44,7 @@ const kRegistry = Symbol.for('fastify-graceful.process.2')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
-  members: new Set(), uninstall: undefined, reason: undefined, leaving: new Set()
+  members: new Set(), uninstall: undefined, reason: undefined, deadline: Infinity, leaving: new Set()
 }
 
 /** From now on, this instance shuts down when the process is told to: at once, if it has been told already. */
@@ -114,13 +117,16 @@ async function endAll (reason: string): Promise<void> {
 
 /**
  * The last deadline. A plain timer: errors that are thrown in process.nextTick() again and again keep every promise from
- * settling, and timers go on.
+ * settling, and timers go on. Those that are thrown in queueMicrotask() keep timers waiting, too, but come here themselves.
  */
 function setDeadline (milliseconds: number): void {
-  setTimeout(() => {
-    logAll([...registry.members], `Not shut down within ${milliseconds}ms: exiting`)
-    process.exit(1)
-  }, milliseconds)
+  registry.deadline = now() + milliseconds
+  setTimeout(exitAtDeadline, milliseconds)
+}
+
+function exitAtDeadline (): void {
+  logAll([...registry.members], 'Not shut down within shutdownTimeout: exiting')
+  process.exit(1)
 }
 
 async function takeDown (member: Member, reason: string): Promise<void> {
@@ -147,6 +153,7 @@ function listenToErrors (wanted: readonly ErrorEvent[], members: readonly Member
     const listener = (thrown: unknown) => {
       for (const { fail } of members) fail(toError(thrown))
       trigger(event)
+      if (now() > registry.deadline) exitAtDeadline()
     }
     process.on(event, listener)
     return () => { process.off(event, listener) }

@@ -23,21 +23,27 @@ export class Outcome {
     if (!this.#cut.has(what)) this.#cut.set(what, entry)
   }
 
-  get isClean (): boolean {
-    return this.#cut.size === 0 && this.#errors.length === 0
+  get cutCount (): number {
+    return this.#cut.size
   }
 
   /** Completes a report. */
   report (rest: Omit<ShutdownReport, 'cut' | 'errors' | 'omittedErrors' | 'exitCode'>): ShutdownReport {
-    const isClean = this.isClean && rest.callbacks.every(({ error }) => error === undefined)
-    return { ...rest, cut: [...this.#cut.values()], errors: [...this.#errors], omittedErrors: this.#omittedErrors, exitCode: isClean ? 0 : 1 }
+    const cut = [...this.#cut.values()]
+    const errors = [...this.#errors]
+    const isClean = cut.length + errors.length === 0 && rest.callbacks.every(({ error }) => error === undefined)
+    return { ...rest, cut, errors, omittedErrors: this.#omittedErrors, exitCode: isClean ? 0 : 1 }
   }
 }
+
+/** Entries of `cut` that a log line has. More of them would delay the exit: a pipe takes 64 KB at a time. */
+const MOST_LOGGED = 100
 
 /** JSON has nothing to say of an Error; each was logged with its stack when it came. */
 export function loggable (report: ShutdownReport): object {
   const callbacks = report.callbacks.map(({ error, ...callback }: CallbackReport) => error === undefined
     ? callback
     : { ...callback, error: messageOf(error) })
-  return { ...report, callbacks, errors: report.errors.map(messageOf) }
+  const cut = report.cut.slice(0, MOST_LOGGED)
+  return { ...report, cut, cutCount: report.cut.length, callbacks, errors: report.errors.map(messageOf) }
 }

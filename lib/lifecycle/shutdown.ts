@@ -7,6 +7,7 @@ import type { Options } from '../options.ts'
 import type { Cuts } from '../requests/cut.ts'
 import type { Gate } from '../requests/gate.ts'
 import type { InFlight } from '../requests/in-flight.ts'
+import type { Tasks } from '../requests/tasks.ts'
 import type { Timeouts } from '../requests/timeouts.ts'
 import type { Callbacks } from './callbacks.ts'
 import type { SafeLog } from './log.ts'
@@ -14,6 +15,7 @@ import type { PhaseClock } from './phase.ts'
 import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { once } from 'node:events'
+import { clearInterval, now, setInterval } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
@@ -26,6 +28,7 @@ export interface Parts {
   readonly phase: PhaseClock
   readonly outcome: Outcome
   readonly inFlight: InFlight
+  readonly tasks: Tasks
   readonly connections: Connections
   readonly webSockets: WebSockets
   readonly cuts: Cuts
@@ -50,6 +53,8 @@ export class Shutdown {
   #reason = ''
   #phases = { delaying: 0, draining: 0, closing: 0, callbacks: 0 }
   #completedBefore = 0
+  /** The shutdowns of other instances that its callbacks and hooks wait for. */
+  readonly #awaited = new Set<Shutdown>()
   #closeError: Error | undefined
   #exitCode: ShutdownReport['exitCode'] | undefined
 
@@ -75,7 +80,15 @@ export class Shutdown {
   }
 
   async orSoFar (ended: Promise<ShutdownReport>): Promise<ShutdownReport> {
-    return context.getStore()?.has(this) === true ? this.#reportSoFar([]) : await ended
+    const inside = [...context.getStore() ?? []]
+    if (inside.some(shutdown => this.#waitsFor(shutdown))) return this.#reportSoFar([])
+    for (const shutdown of inside) shutdown.#awaited.add(this)
+    return await ended
+  }
+
+  /** Whether it is the other one, or its callbacks and hooks wait for that, be it by way of a third one. */
+  #waitsFor (other: Shutdown): boolean {
+    return this === other || [...this.#awaited].some(shutdown => shutdown.#waitsFor(other))
   }
 
   /** The delay under way ends now; one still to come is left out. */
@@ -115,7 +128,7 @@ export class Shutdown {
     const { options, log, phase, inFlight, callbacks, timeouts } = this.#parts
     const watch = this.#watch
     watch.start()
-    const deadline = performance.now() + options.shutdownTimeout - part(EXIT_MARGIN, options.shutdownTimeout)
+    const deadline = now() + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     this.#completedBefore = inFlight.completed
     this.#reason = this.#resolveReason(given)
     log.info(this.#reason.startsWith('SIG') ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
@@ -185,33 +198,42 @@ export class Shutdown {
 
   /** Waits until nothing is in flight, or cuts what is. */
   async #drain (): Promise<void> {
-    const { options: { drainTimeout }, log, inFlight, connections, cuts } = this.#parts
-    const start = performance.now()
+    const { options: { drainTimeout }, log, inFlight, tasks, connections, cuts } = this.#parts
+    const start = now()
     connections.closeIdle()
     inFlight.checkAll()
-    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, inFlight.tasks)} to complete...`) }
-    if (inFlight.count + inFlight.tasks > 0) tell()
+    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count)} to complete...`) }
+    if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
       inFlight.checkAll()
       tell()
-      for (const entry of inFlight.list()) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
+      for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
-    const isDrained = await inFlight.idle(drainTimeout)
+    const outcome = await within(drainTimeout, this.#idle())
     clearInterval(progress)
-    if (isDrained) {
-      log.info(`All requests drained in ${((performance.now() - start) / 1000).toFixed(1)}s`)
+    if (outcome !== TIMED_OUT) {
+      log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
       await this.#quiet()
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
   }
 
+  /** Handlers may track work as long as they run, and the other way round. */
+  async #idle (): Promise<void> {
+    const { inFlight, tasks } = this.#parts
+    while (inFlight.count + tasks.count > 0) {
+      await inFlight.idle()
+      await tasks.idle()
+    }
+  }
+
   /** Waits until, for a while, no request has arrived on any connection, and none has been answered that may be followed by one. */
   async #quiet (): Promise<void> {
     const { connections } = this.#parts
-    const end = performance.now() + QUIET.most
+    const end = now() + QUIET.most
     while (connections.isAnyOpen) {
-      const left = Math.min(connections.lastActivity + QUIET.milliseconds, end) - performance.now()
+      const left = Math.min(connections.lastActivity + QUIET.milliseconds, end) - now()
       if (left <= 0) return
       await within(left, connections.gone())
     }
@@ -220,7 +242,7 @@ export class Shutdown {
   /** Closes connections and Fastify. If there are callbacks, they keep half of the time that is left. */
   async #close (deadline: number): Promise<void> {
     const { callbacks, outcome, log } = this.#parts
-    const left = Math.max(0, deadline - performance.now())
+    const left = Math.max(0, deadline - now())
     const limit = callbacks.isEmpty ? left : left / 2
     try {
       if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit))
@@ -233,8 +255,8 @@ export class Shutdown {
 
   async #closeAll (limit: number): Promise<void> {
     const { options, connections, webSockets, gate, cuts, close } = this.#parts
-    const grace = part(CLOSE_GRACE, limit)
-    const end = performance.now() + grace
+    const grace = partOf(limit, CLOSE_GRACE)
+    const end = now() + grace
     gate.hold()
     await connections.acceptBacklog(end)
     connections.stopListening()
@@ -253,8 +275,8 @@ export class Shutdown {
   }
 }
 
-function part ({ part, most }: { part: number, most: number }, of: number): number {
-  return Math.min(most, of * part)
+function partOf (time: number, { part, most }: { part: number, most: number }): number {
+  return Math.min(most, time * part)
 }
 
 class Deferred<T> {
@@ -264,22 +286,21 @@ class Deferred<T> {
 
 /** Whole milliseconds of each step. */
 class Stopwatch {
-  #started = performance.now()
+  #started = now()
   #last = this.#started
 
   start (): void {
-    this.#started = this.#last = performance.now()
+    this.#started = this.#last = now()
   }
 
   lap (): number {
-    const now = performance.now()
-    const time = Math.round(now - this.#last)
-    this.#last = now
-    return time
+    const before = this.#last
+    this.#last = now()
+    return Math.round(this.#last - before)
   }
 
   total (): number {
-    return Math.round(performance.now() - this.#started)
+    return Math.round(now() - this.#started)
   }
 }
 

@@ -1,5 +1,7 @@
 // A promise, or the end of its time, whichever comes first.
 
+import { clearTimeout, setTimeout } from '../clock.ts'
+
 export const TIMED_OUT = Symbol('graceful.timed-out')
 
 /** Settles as the promise does, or resolves to TIMED_OUT after `limit` milliseconds. Leaves no timer behind. */

@@ -2,6 +2,7 @@
 // answer. So the rest of the body is read and dropped, within limits: a lingering close.
 
 import type { IncomingMessage } from 'node:http'
+import { clearTimeout, setTimeout } from '../clock.ts'
 import { LINGERING_CLOSE } from '../times.ts'
 
 const MOST_BYTES = 64 * 1024 * 1024

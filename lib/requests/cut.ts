@@ -8,19 +8,25 @@ import type { PhaseClock } from '../lifecycle/phase.ts'
 import type { Outcome } from '../lifecycle/report.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
+import type { Tasks } from './tasks.ts'
 import { describe } from './describe.ts'
+
+/** Requests that have a log line of their own as they are cut by a shutdown: thousands would delay the exit. */
+const MOST_NAMED = 1_000
 
 export class Cuts {
   readonly #phase: PhaseClock
   readonly #inFlight: InFlight
+  readonly #tasks: Tasks
   readonly #connections: Connections
   readonly #outcome: Outcome
   readonly #log: SafeLog
   readonly #logged = new WeakSet<Exchange>()
 
-  constructor (phase: PhaseClock, inFlight: InFlight, connections: Connections, outcome: Outcome, log: SafeLog) {
+  constructor (phase: PhaseClock, inFlight: InFlight, tasks: Tasks, connections: Connections, outcome: Outcome, log: SafeLog) {
     this.#phase = phase
     this.#inFlight = inFlight
+    this.#tasks = tasks
     this.#connections = connections
     this.#outcome = outcome
     this.#log = log
@@ -56,7 +62,10 @@ export class Cuts {
 
   /** Cuts everything that is in flight. A response that only waits for the one ahead of it is sent after that. */
   cutAll (error: FastifyError): void {
-    for (const exchange of this.#inFlight.exchanges) if (!exchange.isWaitingForTurn) this.cut(exchange, error)
+    // Chosen ahead of the first cut: behind that, one that waited is next, and would look as if its client did not read.
+    const due = this.#inFlight.exchanges.filter(({ isWaitingForTurn }) => !isWaitingForTurn)
+    for (const exchange of due) this.cut(exchange, error)
+    if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests cut in all; the report has each`)
     this.#nameTasks(error)
   }
 
@@ -73,7 +82,7 @@ export class Cuts {
 
   /** Background work can only be named. */
   #nameTasks (error: FastifyError): void {
-    for (const task of this.#inFlight.listTasks()) {
+    for (const task of this.#tasks.list()) {
       this.#outcome.addCut(task, task)
       this.#log.error(`Background work cut: ${task.name}`, { ...task, code: error.code })
     }
@@ -82,7 +91,7 @@ export class Cuts {
   #name (exchange: Exchange, error: FastifyError): void {
     const entry = describe(exchange)
     if (this.#phase.current !== 'running') this.#outcome.addCut(exchange, entry)
-    if (this.#logged.has(exchange)) return
+    if (this.#logged.has(exchange) || this.#outcome.cutCount > MOST_NAMED) return
     this.#logged.add(exchange)
     this.#log.error(`Request cut: ${error.message}`, { ...entry, code: error.code })
   }

@@ -3,6 +3,7 @@
 import type { FastifyReply } from 'fastify'
 import type { RequestInFlight } from '../../types/index.ts'
 import type { Exchange } from './exchange.ts'
+import { nameOf } from '../values.ts'
 
 /** Where pino keeps a logger's serializers, `pino.symbols.serializersSym`; other loggers have none. */
 const kSerializers = Symbol.for('pino.serializers')
@@ -18,7 +19,12 @@ export function describe ({ request, reply, age }: Exchange): RequestInFlight {
     return { kind: 'request', method, route: undefined, url: url.replace(/[?#].*/s, ''), reqId: undefined, age: Math.round(age) }
   }
   const { request: { method, routeOptions, id } } = reply
-  return { kind: 'request', method, route: routeOptions.url, url: urlOf(reply), reqId: id, age: Math.round(age) }
+  return { kind: 'request', method, route: routeOptions.url, url: urlOf(reply), reqId: idOf(id), age: Math.round(age) }
+}
+
+/** `genReqId` may make anything. */
+function idOf (id: unknown): string {
+  return typeof id === 'number' ? String(id) : nameOf(id)
 }
 
 /** The URL as the user's `req` serializer shows it; undefined if that shows none. */

@@ -1,7 +1,7 @@
 // A request and its response. Nothing outside this file needs to know HTTP/1 from HTTP/2.
 //
 // Two questions decide when a request is over, and each has its field: what became of the response (`wire`), and what is
-// known of the handler (`handler`). requests.ts is the only file that moves them.
+// known of the handler (`handler`). in-flight.ts is the only file that moves them.
 
 import type { FastifyError } from '@fastify/error'
 import type { FastifyReply } from 'fastify'
@@ -9,6 +9,7 @@ import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import { constants } from 'node:http2'
+import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { errorBody } from '../errors.ts'
 
 /**
@@ -20,78 +21,109 @@ export type Wire = 'open' | 'finished' | 'orphaned'
 
 /**
  * - `unreached`: hooks are at work, or no route matched, or the route is older than the plugin.
+ * - `running`: the handler runs, or its promise is pending.
  * - `returned`: the handler has returned no promise; only its answer tells that it is done.
- * - `running`: the handler's promise is pending.
  * - `settled`: the handler's promise is settled.
  */
-export type Handler = 'unreached' | 'returned' | 'running' | 'settled'
+export type Handler = 'unreached' | 'running' | 'returned' | 'settled'
 
-export abstract class Exchange {
+/** Fastify reads no body of these methods. */
+const METHODS_WITHOUT_BODY = new Set<string | undefined>(['GET', 'HEAD', 'TRACE'])
+
+const ERROR_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
+
+export class Exchange {
   readonly request: IncomingMessage
   readonly response: ServerResponse
-  /**
-   * Of HTTP/1 only. Kept, because `request.socket` may become null: undici does that to a request that it sends on as a body.
-   */
+  /** Of HTTP/1. Kept, because `request.socket` may become null: undici does that to a request that it sends on as a body. */
   readonly socket: Socket | undefined
+  /** Of HTTP/2. */
+  readonly #stream: ServerHttp2Stream | undefined
   /** Known once the plugin's onRequest hook has run; hooks that were registered earlier run ahead of it. */
   reply: FastifyReply | undefined = undefined
   /** The request ahead of this one on an HTTP/1 connection, as long as that is not finished. */
   previous: Exchange | undefined = undefined
-  /** When the sweep first met it while that was not known, as performance.now() counts. */
-  seenAt = 0
   wire: Wire = 'open'
   handler: Handler = 'unreached'
   /** Whether an orphaned request has been answered, for a handler that returned no promise. */
   answered = false
-  /** Since when a sweep has found no sign of its handler, after its client has gone; as performance.now() counts. */
+  /** When it began, as now() counts; 0 as long as Fastify's own clock tells. */
+  startedAt = 0
+  /** Since when a sweep has found no sign of its handler, after its client has gone; as now() counts. */
   silentSince = 0
   /** The route's own write timeout. */
   writeTimeout: number | false | undefined = undefined
-  /** Whether Node's timer watches the progress of the response. */
+  /** Whether a timer watches the progress of the response. */
   watched = false
 
-  constructor (request: IncomingMessage, response: ServerResponse, socket: Socket | undefined) {
+  constructor (request: IncomingMessage, response: ServerResponse) {
     this.request = request
     this.response = response
-    this.socket = socket
+    const isHttp2 = request.httpVersionMajor === 2
+    this.socket = isHttp2 ? undefined : request.socket
+    this.#stream = isHttp2 ? (request as unknown as Http2ServerRequest).stream : undefined
   }
 
-  /** Whether all of the response has been handed to the kernel. */
-  abstract get isFinished (): boolean
-  /** Whether the connection, or the stream, is gone. */
-  abstract get isGone (): boolean
+  /** Whether all of the response has been handed to the kernel. Node says 'finish' of a response that was cut off, too. */
+  get isFinished (): boolean {
+    const { response, socket } = this
+    const stream = this.#stream
+    if (stream !== undefined) return response.writableEnded && stream.writableFinished && !stream.rstCode
+    return response.writableFinished && (socket?.destroyed !== true || socket.writableFinished)
+  }
+
+  /**
+   * Whether the connection or stream is gone. Not by 'close' alone: Node 20 and 22 lose some streams of a session that closes
+   * under load, and never say it. An injected request has no connection; its response is destroyed.
+   */
+  get isGone (): boolean {
+    const { response, socket } = this
+    const stream = this.#stream
+    if (stream !== undefined) return stream.closed || stream.destroyed
+    return socket?.destroyed === true || (response.destroyed && !response.writableFinished)
+  }
+
+  get #hasBody (): boolean {
+    if (this.#stream !== undefined) return !this.#stream.endAfterHeaders
+    const { headers } = this.request
+    return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+  }
+
   /** Whether a part of the body is still on its way. */
-  abstract get isReceiving (): boolean
-  /** Whether that is read on the connection itself, which would be reset if it closed now. */
-  abstract get needsConnection (): boolean
-  /** Whether Fastify's body parser will wait for ever, because the client left before its body was read. */
-  abstract get isBodyLost (): boolean
+  get isReceiving (): boolean {
+    if (!this.#hasBody) return false
+    if (this.#stream !== undefined) return !this.isGone && this.#stream.state.remoteClose !== 1
+    return !this.request.complete && !this.request.destroyed
+  }
+
+  /** Whether that would be reset if the connection closed now. A session of HTTP/2 that closes lets its streams end. */
+  get needsConnection (): boolean {
+    return this.#stream === undefined && this.isReceiving
+  }
+
+  /** Whether Fastify's body parser will wait for ever, as it does if the client leaves before the body is parsed. */
+  get isBodyLost (): boolean {
+    return this.#hasBody && !METHODS_WITHOUT_BODY.has(this.request.method) && this.reply?.request.body === undefined
+  }
+
   /** Whether Node itself answers a request that is not received in time. */
-  abstract get isTimedByNode (): boolean
+  get isTimedByNode (): boolean {
+    return this.#stream === undefined
+  }
+
   /** Whether nothing is received any more and nothing has been sent yet: only the handler is at work. */
-  abstract get isStill (): boolean
-  /** Calls back once, when the connection or stream is closed. */
-  abstract onClose (callback: () => void): void
-  /** Its connection or stream is gone: says so to the response. */
-  abstract tellClosed (): void
-  /** Cuts the connection, or resets the stream. */
-  abstract abort (): void
-  /** This response is the last one on its connection, as far as its head is not yet sent. */
-  abstract endConnection (): void
-  /** Takes `endConnection` back, as far as its head is not yet sent: another request follows on the connection. */
-  abstract keepConnection (): void
-  /** Calls back when neither a read nor a write made progress for so long. */
-  abstract watch (limit: number, callback: () => void): void
+  get isStill (): boolean {
+    return this.#stream === undefined && !this.response.headersSent && !this.#hasBody
+  }
 
   /** Whether its response is complete and waits for the one ahead of it. */
   get isWaitingForTurn (): boolean {
     return this.response.writableEnded && this.previous !== undefined && !this.previous.isFinished
   }
 
-  /** How old it is, in milliseconds; from its first sweep on, while a hook ahead of the plugin's holds it. */
-  get age (): number {
-    if (this.reply !== undefined) return this.reply.elapsedTime
-    return this.seenAt === 0 ? 0 : performance.now() - this.seenAt
+  /** Whether the head of the response is out, or the handler has ended the response. */
+  get isAnswered (): boolean {
+    return this.response.headersSent || this.response.writableEnded
   }
 
   /** Whether the handler writes the response past Fastify. */
@@ -99,9 +131,48 @@ export abstract class Exchange {
     return this.reply?.sent === true && !this.response.writableEnded
   }
 
-  /** Whether the head of the response is out, or the handler has ended the response. */
-  get isAnswered (): boolean {
-    return this.response.headersSent || this.response.writableEnded
+  /** How old it is, in milliseconds; from its first sweep on, while a hook ahead of the plugin's holds it. */
+  get age (): number {
+    if (this.startedAt > 0) return now() - this.startedAt
+    return this.reply?.elapsedTime ?? 0
+  }
+
+  /** Keeps the age of a request, of which Fastify's own clock is about to stop. */
+  keepAge (): void {
+    this.startedAt = now() - this.age
+  }
+
+  /** Calls back once, when the stream is closed, or the response of HTTP/1. */
+  onClose (callback: () => void): void {
+    (this.#stream ?? this.response).once('close', callback)
+  }
+
+  /** Says to the response that its connection is gone: Node 20 and 22 do not say so to one that has not had its turn yet. */
+  tellClosed (): void {
+    if (this.#stream === undefined && !this.response.destroyed) this.response.destroy().emit('close')
+  }
+
+  /** Cuts the connection, or resets the stream. */
+  abort (): void {
+    if (this.#stream !== undefined) {
+      this.#stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+      return
+    }
+    this.response.destroy()
+    // A response that waits for its turn does not lead to its connection; an injected one has none.
+    ;(this.socket as Partial<Socket> | undefined)?.destroy?.()
+  }
+
+  /** This response is the last one on its connection, as far as its head is not yet sent. */
+  endConnection (): void {
+    if (this.#stream !== undefined) closeSession(this.#stream.session)
+    // Node writes the header by this property; a header that is set would have all others merged one by one.
+    else if (!this.response.headersSent) this.response.shouldKeepAlive = false
+  }
+
+  /** Takes `endConnection` back, because another request follows on the connection. */
+  keepConnection (): void {
+    if (!this.response.headersSent) this.response.shouldKeepAlive = true
   }
 
   /**
@@ -111,34 +182,57 @@ export abstract class Exchange {
   answer (error: FastifyError, own: OutgoingHttpHeaders = {}): void {
     const { response, reply } = this
     const body = errorBody(error)
-    const headers = { ...pick(reply?.getHeaders() ?? response.getHeaders()), ...ERROR_HEADERS, ...own, 'content-length': Buffer.byteLength(body) }
-    // What describes the handler's body, an encoding for instance, does not describe this one.
+    const headers = {
+      ...pick(reply?.getHeaders() ?? response.getHeaders()), ...ERROR_HEADERS, ...own, 'content-length': Buffer.byteLength(body)
+    }
+    // What describes the handler's answer, an encoding for instance, does not describe this one.
     for (const name of response.getHeaderNames()) response.removeHeader(name)
+    if (this.#stream === undefined) response.statusMessage = ''
     response.writeHead(error.statusCode as number, headers)
     response.end(body)
-    this.#seal()
+    seal(response)
   }
 
-  /** From now on, writing to the response changes nothing. The connection itself goes on as usual. */
-  #seal (): void {
-    const { response } = this
-    const ignore = () => response
-    Object.assign(response, {
-      writeHead: ignore, setHeader: ignore, setHeaders: ignore, appendHeader: ignore, removeHeader: ignore, flushHeaders: ignore,
-      addTrailers: ignore,
-      write: (...args: unknown[]) => {
-        callBack(args)
-        return true
-      },
-      end: (...args: unknown[]) => {
-        callBack(args)
-        return response
-      }
-    })
+  /** Calls back when neither a read nor a write has made progress for `limit` milliseconds, and again after as long. */
+  watch (limit: number, callback: () => void): void {
+    this.watched = true
+    if (this.#stream === undefined) watchSocket(this.response, this.socket ?? {}, limit, callback)
+    else watchStream(this.#stream, limit, callback)
   }
 }
 
-const ERROR_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
+/** Node's timer tells a write that is slow from one that stands still, even if it is a single one of many megabytes. */
+function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: number, callback: () => void): void {
+  response.setTimeout(limit, () => {
+    callback()
+    // While an answer waits behind others, nothing sets the timer anew.
+    socket.setTimeout?.(limit)
+  })
+  // Ahead of Node's own listener, which sets the timer of an idle connection, if that has a limit.
+  response.prependOnceListener('finish', () => { socket.setTimeout?.(0) })
+}
+
+/** Any progress of its session sets Node's timer of a stream anew, so that tells only of a source that is silent. */
+function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): void {
+  const silent = () => {
+    callback()
+    stream.setTimeout(limit, silent)
+  }
+  stream.setTimeout(limit, silent)
+
+  // If its client opens no window, what waits to be written does not change.
+  let waiting = stream.writableLength
+  let since = now()
+  const progress = () => { since = now() }
+  const timer = setInterval(() => {
+    if (waiting > 0 && stream.writableLength === waiting && now() - since < limit) return
+    if (waiting > 0 && stream.writableLength === waiting) callback()
+    waiting = stream.writableLength
+    progress()
+  }, Math.max(1, limit / 4)).unref()
+  stream.on('drain', progress)
+  stream.once('close', () => { clearInterval(timer) })
+}
 
 /** The headers that let a browser read an error of another origin. */
 function pick (headers: Record<string, unknown>): Record<string, string> {
@@ -146,176 +240,25 @@ function pick (headers: Record<string, unknown>): Record<string, string> {
   return Object.fromEntries(names.map(name => [name, headers[name] as string]))
 }
 
-function callBack (args: unknown[]): void {
-  const callback = args.at(-1)
-  if (typeof callback === 'function') process.nextTick(callback)
-}
-
-/** Fastify reads no body of these methods. */
-const METHODS_WITHOUT_BODY = new Set<string | undefined>(['GET', 'HEAD', 'TRACE'])
-
-function hasBody ({ headers }: IncomingMessage): boolean {
-  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
-}
-
-class Http1Exchange extends Exchange {
-  declare readonly socket: Socket
-
-  get isFinished (): boolean {
-    // Node says so of a response that was cut off by an abort, too; its socket has then not been written to the end.
-    return this.response.writableFinished && (!this.socket.destroyed || this.socket.writableFinished)
+/** From now on, writing to the response changes nothing. The connection itself goes on as usual. */
+function seal (response: ServerResponse): void {
+  const ignore = () => response
+  const callBack = (args: unknown[]) => {
+    const callback = args.at(-1)
+    if (typeof callback === 'function') process.nextTick(callback)
   }
-
-  get isGone (): boolean {
-    // An injected request has no connection; its response is destroyed.
-    return this.socket.destroyed || (this.response.destroyed && !this.response.writableFinished)
-  }
-
-  get isReceiving (): boolean {
-    return !this.request.complete && !this.request.destroyed && hasBody(this.request)
-  }
-
-  get needsConnection (): boolean {
-    return this.isReceiving
-  }
-
-  get isBodyLost (): boolean {
-    return hasBody(this.request) && !this.request.readableEnded && !METHODS_WITHOUT_BODY.has(this.request.method)
-  }
-
-  get isTimedByNode (): boolean {
+  const write = (...args: unknown[]) => {
+    callBack(args)
     return true
   }
-
-  get isStill (): boolean {
-    return !this.response.headersSent && !hasBody(this.request)
+  const end = (...args: unknown[]) => {
+    callBack(args)
+    return response
   }
-
-  onClose (callback: () => void): void {
-    this.response.once('close', callback)
-  }
-
-  /** Node 20 and 22 say nothing to a response that has not had its turn yet; 24 and later do this themselves. */
-  tellClosed (): void {
-    if (!this.response.destroyed) this.response.destroy().emit('close')
-  }
-
-  abort (): void {
-    this.response.destroy()
-    // A response that waits for its turn does not lead to its connection; an injected one has none.
-    ;(this.socket as Partial<Socket>).destroy?.()
-  }
-
-  endConnection (): void {
-    // Node writes the header by this property; a header that is set would have all others merged one by one.
-    if (!this.response.headersSent) this.response.shouldKeepAlive = false
-  }
-
-  keepConnection (): void {
-    if (!this.response.headersSent) this.response.shouldKeepAlive = true
-  }
-
-  /** Node's timer tells a write that is slow from one that stands still, even if it is a single one of many megabytes. */
-  watch (limit: number, callback: () => void): void {
-    const { response } = this
-    const socket: Partial<Socket> = this.socket
-    response.setTimeout(limit, () => {
-      callback()
-      // Once more, for an answer that is not read either: while it waits behind others, nothing sets the timer anew.
-      socket.setTimeout?.(limit)
-    })
-    // Ahead of Node's own listener, which sets the timer of an idle connection, if that has a limit.
-    response.prependOnceListener('finish', () => { socket.setTimeout?.(0) })
-  }
-}
-
-class Http2Exchange extends Exchange {
-  readonly #stream: ServerHttp2Stream
-
-  constructor (request: IncomingMessage, response: ServerResponse, stream: ServerHttp2Stream) {
-    super(request, response, undefined)
-    this.#stream = stream
-  }
-
-  /** Node says 'finish' of a response after a reset, too. */
-  get isFinished (): boolean {
-    return this.response.writableEnded && this.#stream.writableFinished && (this.#stream.rstCode ?? 0) === constants.NGHTTP2_NO_ERROR
-  }
-
-  /** Not by 'close' alone: Node 20 and 22 lose some streams of a session that closes under load, and never say it. */
-  get isGone (): boolean {
-    return this.#stream.closed || this.#stream.destroyed
-  }
-
-  get isReceiving (): boolean {
-    return !this.isGone && !this.#stream.endAfterHeaders && this.#stream.state.remoteClose !== 1
-  }
-
-  /** A session that closes lets its streams end. */
-  get needsConnection (): boolean {
-    return false
-  }
-
-  get isBodyLost (): boolean {
-    return !this.#stream.endAfterHeaders && !(this.request.readableDidRead && this.request.readableEnded)
-  }
-
-  get isTimedByNode (): boolean {
-    return false
-  }
-
-  get isStill (): boolean {
-    return false
-  }
-
-  onClose (callback: () => void): void {
-    this.#stream.once('close', callback)
-  }
-
-  tellClosed (): void {}
-
-  abort (): void {
-    this.#stream.close(constants.NGHTTP2_INTERNAL_ERROR)
-  }
-
-  endConnection (): void {
-    closeSession(this.#stream.session)
-  }
-
-  /** A session takes other streams, or none. */
-  keepConnection (): void {}
-
-  watch (limit: number, callback: () => void): void {
-    // Node's timer of a stream is set anew by any progress of its session, so it tells only of a source that is silent.
-    this.#stream.setTimeout(limit, callback)
-    this.#watchWindow(limit, callback)
-  }
-
-  /** A stream whose client opens no window: what waits to be written does not change. */
-  #watchWindow (limit: number, callback: () => void): void {
-    const stream = this.#stream
-    let waiting = stream.writableLength
-    let since = performance.now()
-    const progress = () => { since = performance.now() }
-    const timer = setInterval(() => {
-      if (stream.writableLength !== waiting || waiting === 0) {
-        waiting = stream.writableLength
-        progress()
-      } else if (performance.now() - since >= limit) {
-        progress()
-        callback()
-      }
-    }, Math.max(1, limit / 4)).unref()
-    stream.on('drain', progress)
-    stream.once('close', () => { clearInterval(timer) })
-  }
-}
-
-/** The exchange of a request that has come in. */
-export function createExchange (request: IncomingMessage, response: ServerResponse): Exchange {
-  return request.httpVersionMajor === 2
-    ? new Http2Exchange(request, response, (request as unknown as Http2ServerRequest).stream)
-    : new Http1Exchange(request, response, request.socket)
+  Object.assign(response, {
+    writeHead: ignore, setHeader: ignore, setHeaders: ignore, appendHeader: ignore, removeHeader: ignore, flushHeaders: ignore,
+    addTrailers: ignore, write, end
+  })
 }
 
 /**

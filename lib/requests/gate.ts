@@ -15,9 +15,13 @@ const RETRY_AFTER_SECONDS = '1'
 
 const body = errorBody(new ShuttingDownError())
 
-/** Whether a request asks for another protocol and the server listens for that. Node sets the field, its types lack it. */
+/**
+ * Whether a request asks for another protocol and the server listens for that: Node has let go of its socket. It sets the
+ * field, which its types lack; a WebSocket that @fastify/websocket injects has no socket at all.
+ */
 export function isUpgrade (request: IncomingMessage): boolean {
-  return (request as { upgrade?: boolean }).upgrade === true
+  const { upgrade, socket } = request as { upgrade?: boolean, socket?: unknown }
+  return upgrade === true || socket === undefined
 }
 
 export class Gate {
@@ -120,7 +124,7 @@ function sendRefusal (reply: FastifyReply): void {
     .send(body)
 }
 
-function closeAfterAnswer (response: ServerResponse, socket: Socket): void {
+function closeAfterAnswer (response: ServerResponse, socket: Socket | undefined): void {
   response.shouldKeepAlive = false
-  response.once('finish', () => { socket.end() })
+  response.once('finish', () => { socket?.end() })
 }

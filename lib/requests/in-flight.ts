@@ -1,23 +1,19 @@
-// What is in flight: requests, from their arrival until nothing of them runs any more, and background work.
+// The requests in flight, from their arrival until nothing of them runs any more.
 //
 // The Node server tells of each request as it arrives, ahead of every hook. Whether a request is over is asked in one
 // place, `isOver`, of the facts as they are; hooks, events, promises and the sweep only say that it is time to ask. So an
 // end that no hook tells of, because another plugin's hook failed ahead of ours, is found by the next sweep.
 
-import type { FastifyInstance, FastifyReply, RouteHandlerMethod } from 'fastify'
+import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { InFlightEntry, TaskInFlight } from '../../types/index.ts'
-import type { Exchange } from './exchange.ts'
+import type { RequestInFlight } from '../../types/index.ts'
 import { types } from 'node:util'
-import { TrackInvalidError } from '../errors.ts'
-import { isPlainPromise, isThenable, nameOf, show, toError } from '../values.ts'
+import { now } from '../clock.ts'
 import { describe } from './describe.ts'
-import { createExchange } from './exchange.ts'
+import { Exchange, type Handler } from './exchange.ts'
+import { isPlainPromise, isThenable, observePromise, observeThenable } from './thenable.ts'
 
-interface Task {
-  name: string
-  since: number
-}
+type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
 export class InFlight {
   readonly #counted = new Map<ServerResponse, Exchange>()
@@ -25,27 +21,16 @@ export class InFlight {
   readonly #uncounted = new Map<ServerResponse, Exchange>()
   /** Over, because Fastify will not have their bodies; a parser of the user's may go on without. */
   readonly #withoutBody = new WeakMap<ServerResponse, Exchange>()
-  readonly #tasks = new Set<Task>()
-  readonly #onTaskError: (name: string, error: Error) => void
-  #isCounting = true
+  /** Mostly, hooks and handlers run in the turn in which their request arrives: this one need not be looked up. */
   #latest: Exchange | undefined
+  #isCounting = true
   #whenIdle: (() => void) | undefined
   /** Requests that were answered in full. */
   completed = 0
 
-  /** @param onTaskError is told of tracked background work that fails */
-  constructor (onTaskError: (name: string, error: Error) => void) {
-    this.#onTaskError = onTaskError
-  }
-
   /** Requests in flight. */
   get count (): number {
     return this.#counted.size
-  }
-
-  /** Background work in flight. */
-  get tasks (): number {
-    return this.#tasks.size
   }
 
   /** From now on, requests that arrive do not count. */
@@ -55,15 +40,15 @@ export class InFlight {
 
   /** A request has arrived. */
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
-    const exchange = createExchange(request, response)
+    const exchange = new Exchange(request, response)
     this.#latest = exchange
-    ;(this.#isCounting ? this.#counted : this.#uncounted).set(response, exchange)
+    const exchanges = this.#isCounting ? this.#counted : this.#uncounted
+    exchanges.set(response, exchange)
     return exchange
   }
 
   /** The exchange of a response, as long as it is not over. */
   find (response: ServerResponse): Exchange | undefined {
-    // Mostly, hooks and handlers run in the turn in which their request arrives.
     if (this.#latest?.response === response) return this.#latest
     return this.#counted.get(response) ?? this.#uncounted.get(response)
   }
@@ -78,22 +63,22 @@ export class InFlight {
     return [...this.#uncounted.values()]
   }
 
+  /** What is in flight, oldest first. */
+  list (): RequestInFlight[] {
+    return this.exchanges.map(describe)
+  }
+
   /** Whether a request counts: it arrived before the gate shut, and has neither been refused nor opted out. */
-  counts (exchange: Exchange): boolean {
-    return this.#counted.has(exchange.response)
+  counts ({ response }: Exchange): boolean {
+    return this.#counted.has(response)
   }
 
-  /** Counts a request no more; its connection is still known to have it. */
-  exclude (exchange: Exchange): void {
-    if (!this.#counted.delete(exchange.response)) return
-    this.#uncounted.set(exchange.response, exchange)
-    this.#settleIdle()
-  }
-
-  /** The request of this response is of a route that has opted out. */
+  /** The request of this response counts no more, because its route has opted out. */
   optOut (response: ServerResponse): void {
     const exchange = this.find(response)
-    if (exchange !== undefined) this.exclude(exchange)
+    if (exchange === undefined || !this.#counted.delete(response)) return
+    this.#uncounted.set(response, exchange)
+    this.#settleIdle()
   }
 
   /** Fastify's onResponse: the response has been sent, or has failed. */
@@ -111,9 +96,38 @@ export class InFlight {
     if (exchange.wire === 'orphaned') exchange.tellClosed()
   }
 
+  /** Looks at the facts. A request that is over leaves. */
+  check (exchange: Exchange): void {
+    if (exchange.wire === 'open') {
+      if (exchange.isFinished) {
+        this.#finish(exchange)
+      } else if (exchange.isGone) {
+        this.orphan(exchange)
+        this.awaitAnswer(exchange)
+      }
+    }
+    if (isOver(exchange)) this.leave(exchange)
+  }
+
+  /** Looks at everything that is not over. */
+  checkAll (): void {
+    for (const exchange of [...this.exchanges, ...this.uncounted]) {
+      if (exchange.reply === undefined && exchange.startedAt === 0) exchange.startedAt = now()
+      this.check(exchange)
+    }
+  }
+
+  #finish (exchange: Exchange): void {
+    if (exchange.handler === 'running') exchange.keepAge()
+    exchange.wire = 'finished'
+    exchange.previous = undefined
+    if (this.counts(exchange)) this.completed++
+  }
+
   /** No client waits for the handler any more, because it has gone or is answered in the handler's place. */
   orphan (exchange: Exchange): void {
     if (exchange.wire !== 'open') return
+    exchange.keepAge()
     exchange.wire = 'orphaned'
     // A hijacked reply is over with its connection.
     exchange.answered ||= exchange.isAnswered || exchange.reply?.sent === true
@@ -124,32 +138,15 @@ export class InFlight {
 
   /** Fastify says nothing of an answer that no client waits for; so this one reply is asked to. */
   awaitAnswer (exchange: Exchange): void {
-    if (exchange.handler === 'running' || exchange.answered) return
+    const { handler, answered: isAnswered, reply, response } = exchange
+    if (handler === 'running' || isAnswered) return
     const answered = () => {
       exchange.answered = true
       this.check(exchange)
     }
-    if (exchange.reply !== undefined) beforeCall(exchange.reply, 'send', answered)
-    beforeCall(exchange.response, 'end', answered)
-    exchange.response.once('pipe', answered)
-  }
-
-  #finish (exchange: Exchange): void {
-    exchange.wire = 'finished'
-    exchange.previous = undefined
-    if (this.#counted.has(exchange.response)) this.completed++
-  }
-
-  /** Looks at the facts. A request that is over leaves. */
-  check (exchange: Exchange): void {
-    if (exchange.wire === 'open') {
-      if (exchange.isFinished) this.#finish(exchange)
-      else if (exchange.isGone) {
-        this.orphan(exchange)
-        this.awaitAnswer(exchange)
-      }
-    }
-    if (isOver(exchange)) this.leave(exchange)
+    if (reply !== undefined) beforeCall(reply, 'send', answered)
+    beforeCall(response, 'end', answered)
+    response.once('pipe', answered)
   }
 
   /** Counts a request no more, and forgets it. */
@@ -159,47 +156,53 @@ export class InFlight {
     else this.#uncounted.delete(exchange.response)
   }
 
-  /** Looks at everything that is not over. */
-  checkAll (): void {
-    const now = performance.now()
-    for (const exchange of [...this.#counted.values(), ...this.#uncounted.values()]) {
-      if (exchange.seenAt === 0) exchange.seenAt = now
-      this.check(exchange)
-    }
-  }
-
   /**
-   * A route's handler, of which is known when it is done. Fastify alone calls `then` of what it returns, unless that is
-   * a plain promise.
+   * A handler, of which is known when it is done: of a route, of errors, or of what is not found. Fastify alone calls `then`
+   * of what it returns, unless that is a plain promise.
    */
-  observe (handler: RouteHandlerMethod): RouteHandlerMethod {
-    const returnsPromise = types.isAsyncFunction(handler)
-    const enter = (reply: FastifyReply | undefined) => this.#enterHandler(reply?.raw, returnsPromise)
-    const settle = (exchange: Exchange) => { this.#settleHandler(exchange) }
+  observe<H extends AnyHandler> (handler: H): H {
+    const isAsync = types.isAsyncFunction(handler)
+    const reach = (reply: FastifyReply | undefined) => this.#reachHandler(reply, isAsync)
+    const end = (exchange: Exchange, state: Handler) => { this.#endHandler(exchange, state) }
     // Other plugins call a route's handler, too: @fastify/websocket with a socket and a request.
-    const observed = function observed (this: FastifyInstance, ...args: Parameters<RouteHandlerMethod>) {
-      const [, reply] = args
-      const exchange = enter(reply)
-      const result: unknown = handler.apply(this, args)
+    const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
+      const reply = (third ?? second) as FastifyReply | undefined
+      const exchange = reach(reply)
+      if (exchange === undefined) return handler.call(this, first, second, third)
+      let result: unknown
+      try {
+        result = handler.call(this, first, second, third)
+      } catch (error) {
+        end(exchange, 'settled')
+        throw error
+      }
       // A reply has a `then`, too, which tells of the response.
-      if (exchange === undefined || result === reply || !isThenable(result)) return result
-      exchange.handler = 'running'
-      const settled = () => { settle(exchange) }
+      if (result === reply || !isThenable(result)) {
+        end(exchange, 'returned')
+        return result
+      }
+      const settled = () => { end(exchange, 'settled') }
       if (!isPlainPromise(result)) return observeThenable(result, settled)
-      result.then(settled, settled)
+      observePromise(result, settled, settled)
       return result
     }
-    return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler))
+    return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
   }
 
-  #enterHandler (response: ServerResponse | undefined, returnsPromise: boolean): Exchange | undefined {
+  #reachHandler (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
+    const response = reply?.raw
     if (response === undefined) return undefined
     const exchange = this.find(response) ?? this.#reenter(response)
     if (exchange === undefined) return undefined
-    exchange.handler = 'returned'
-    // A stream that waits for its first byte is an answer, too.
-    if (!returnsPromise) response.once('pipe', () => { exchange.answered = true })
+    // As long as it has not returned: an injected request may be finished by then.
+    exchange.handler = 'running'
+    if (!isAsync) watchStreams(reply as FastifyReply, () => { exchange.answered = true })
     return exchange
+  }
+
+  #endHandler (exchange: Exchange, state: Handler): void {
+    exchange.handler = state
+    if (exchange.wire !== 'open') this.check(exchange)
   }
 
   /** Its client left with the body half sent, and so it was over; a parser of the user's has gone on with what there was. */
@@ -212,65 +215,13 @@ export class InFlight {
     return exchange
   }
 
-  #settleHandler (exchange: Exchange): void {
-    exchange.handler = 'settled'
-    if (exchange.wire !== 'open') this.check(exchange)
-  }
-
-  /**
-   * Has the drain wait for background work. A plain promise is watched; `then` of any other thenable is called by its
-   * owner alone, because each call may run a query again.
-   */
-  track<T extends PromiseLike<unknown>> (promise: T, name: unknown): T {
-    const task: Task = { name: nameOf(name), since: performance.now() }
-    const done = () => {
-      this.#tasks.delete(task)
-      this.#settleIdle()
-    }
-    const failed = (thrown: unknown) => {
-      this.#onTaskError(task.name, toError(thrown))
-      done()
-    }
-    this.#tasks.add(task)
-    try {
-      if (!isThenable(promise)) throw new TrackInvalidError(show(promise))
-      if (isPlainPromise(promise)) void promise.then(done, failed)
-      else patchThen(promise, done, failed)
-    } catch (error) {
-      this.#tasks.delete(task)
-      throw error instanceof TrackInvalidError ? error : new TrackInvalidError(show(promise))
-    }
-    return promise
-  }
-
-  listTasks (): TaskInFlight[] {
-    const now = performance.now()
-    return [...this.#tasks].map(({ name, since }) => ({ kind: 'task', name, age: Math.round(now - since) }))
-  }
-
-  /** What is in flight: requests, oldest first, then background work. */
-  list (): InFlightEntry[] {
-    return [...this.exchanges.map(describe), ...this.listTasks()]
-  }
-
-  /** Resolves to true once nothing is in flight, to false when the time is up. */
-  async idle (timeout: number): Promise<boolean> {
-    if (this.#isIdle()) return true
-    return await new Promise(resolve => {
-      const timer = setTimeout(resolve, timeout, false)
-      this.#whenIdle = () => {
-        clearTimeout(timer)
-        resolve(true)
-      }
-    })
-  }
-
-  #isIdle (): boolean {
-    return this.#counted.size === 0 && this.#tasks.size === 0
+  /** Resolves once no request is in flight. */
+  async idle (): Promise<void> {
+    if (this.#counted.size > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
   }
 
   #settleIdle (): void {
-    if (this.#whenIdle !== undefined && this.#isIdle()) this.#whenIdle()
+    if (this.#counted.size === 0) this.#whenIdle?.()
   }
 }
 
@@ -281,47 +232,22 @@ function isOver ({ wire, handler, answered }: Exchange): boolean {
   return wire === 'finished' || handler === 'settled' || answered
 }
 
-type Callback = (value: unknown) => unknown
-
-/** Calls `then` of a thenable for somebody else, and tells of its end; so of a `then` that throws. */
-function thenFor (thenable: PromiseLike<unknown>, onFulfilled: Callback | null | undefined, onRejected: Callback | null | undefined,
-  fulfilled: () => void, rejected: (reason: unknown) => void): PromiseLike<unknown> {
-  try {
-    return thenable.then(value => {
-      fulfilled()
-      return onFulfilled == null ? value : onFulfilled(value)
-    }, reason => {
-      rejected(reason)
-      if (onRejected == null) throw reason
-      return onRejected(reason)
-    })
-  } catch (error) {
-    rejected(error)
-    throw error
-  }
+/** A stream that waits for its first byte is an answer, too, of which nothing else tells. */
+function watchStreams (reply: FastifyReply, answered: () => void): void {
+  reply.raw.once('pipe', answered)
+  beforeCall(reply, 'send', (payload: unknown) => {
+    // A stream of the web's is read, not piped.
+    if (payload instanceof ReadableStream || payload instanceof Response) answered()
+  })
 }
 
-/** A stand-in for a thenable: `then` of that is called as often as `then` of this. */
-function observeThenable (thenable: PromiseLike<unknown>, settled: () => void): PromiseLike<unknown> {
-  return { then: ((...callbacks: [Callback?, Callback?]) => thenFor(thenable, ...callbacks, settled, settled)) as PromiseLike<unknown>['then'] }
-}
-
-/** Observes the next call of a thenable's `then`, whoever makes it. */
-function patchThen (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
-  const own = Object.getOwnPropertyDescriptor(thenable, 'then')
-  const value = (...[onFulfilled, onRejected]: [Callback?, Callback?]) => {
-    if (own === undefined) delete (thenable as { then?: unknown }).then
-    else Object.defineProperty(thenable, 'then', own)
-    return thenFor(thenable, onFulfilled, onRejected, fulfilled, rejected)
-  }
-  Object.defineProperty(thenable, 'then', { value, configurable: true, writable: true, enumerable: own?.enumerable ?? false })
-}
+type Methods<K extends string> = Record<K, (...args: never[]) => unknown>
 
 /** From now on, ahead of each call of the method. */
-function beforeCall<K extends string> (object: Record<K, (...args: never[]) => unknown>, name: K, callback: () => void): void {
+function beforeCall<K extends string> (object: Methods<K>, name: K, callback: (argument: unknown) => void): void {
   const { [name]: method } = object
   object[name] = (...args) => {
-    callback()
+    callback(args[0])
     return method.apply(object, args)
   }
 }

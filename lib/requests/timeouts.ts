@@ -13,6 +13,7 @@ import type { Cuts } from './cut.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
+import { clearInterval, now, setInterval } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { LATENESS } from '../times.ts'
 import { describe } from './describe.ts'
@@ -118,9 +119,8 @@ export class Timeouts {
    */
   #forgetSilent (exchange: Exchange): void {
     if (exchange.handler === 'running' && !exchange.isHijacked) return
-    const now = performance.now()
-    exchange.silentSince ||= now
-    if (now - exchange.silentSince <= this.#options.drainTimeout) return
+    exchange.silentSince ||= now()
+    if (now() - exchange.silentSince <= this.#options.drainTimeout) return
     this.#inFlight.leave(exchange)
     this.#log.warn('A handler has not answered since its client left; it is no longer counted as in flight', describe(exchange))
   }
@@ -137,7 +137,6 @@ export class Timeouts {
     const { isStill } = exchange
     if (isStill && exchange.age < limit) return
     const cut = () => { this.#cuts.cut(exchange, new WriteTimeoutError(limit)) }
-    exchange.watched = true
     exchange.watch(limit, cut)
     if (isStill) cut()
   }

@@ -1,0 +1,200 @@
+// What closes an instance does not wait for itself, and the steps of closing fit into the time that is left.
+
+import t from 'tap'
+import type { FastifyInstance } from 'fastify'
+import type { Test } from 'tap'
+import type { GracefulOptions } from '../index.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+import { createApp, Deferred, listen, RawClient } from './helpers.ts'
+
+type Close = (app: FastifyInstance) => Promise<unknown>
+
+const closes: Array<[name: string, close: Close]> = [
+  ['close()', async app => { await app.close() }],
+  ['close(callback)', async app => { await new Promise<void>(resolve => { app.close(() => { resolve() }) }) }],
+  ['[Symbol.asyncDispose]()', async app => { await (app as unknown as AsyncDisposable)[Symbol.asyncDispose]() }],
+  ['shutdown()', async app => await app.gracefulShutdown.shutdown()],
+  ['wait()', async app => await app.gracefulShutdown.wait()]
+]
+
+const places: Array<[name: string, add: (app: FastifyInstance, run: () => Promise<unknown>) => void]> = [
+  ['a callback', (app, run) => { app.registerShutdownCallback(run) }],
+  ['an onClose hook', (app, run) => { app.addHook('onClose', async () => { await run() }) }],
+  ['an onClose hook that calls done', (app, run) => { app.addHook('onClose', (_app, done) => { run().then(() => { done() }, done) }) }],
+  ['an onClose hook of a child', (app, run) => {
+    void app.register(async child => { child.addHook('onClose', async () => { await run() }) })
+  }],
+  ['a preClose hook', (app, run) => { app.addHook('preClose', async () => { await run() }) }],
+  ['a preClose hook that calls done', (app, run) => { app.addHook('preClose', done => { run().then(() => { done() }, done) }) }]
+]
+
+const QUICK = { shutdownTimeout: 8_000, drainTimeout: 4_000 }
+
+/** An instance whose callback and hook say that they ran. */
+async function createWatched (t: Test, options: GracefulOptions = QUICK): Promise<{ app: FastifyInstance, ran: string[] }> {
+  const { app } = await createApp(t, options)
+  const ran: string[] = []
+  app.addHook('onClose', async () => { ran.push('onClose') })
+  app.registerShutdownCallback(() => { ran.push('callback') })
+  return { app, ran }
+}
+
+async function isClean (t: Test, app: FastifyInstance, ran: string[], limit = 1_500): Promise<void> {
+  const { errors, callbacks, exitCode, time } = await app.gracefulShutdown.wait()
+  t.strictSame(errors, [])
+  t.ok(callbacks.every(({ error }) => error === undefined))
+  t.equal(exitCode, 0)
+  t.strictSame(ran, ['onClose', 'callback'])
+  t.ok(time < limit, `took ${time}ms`)
+}
+
+for (const [closeName, close] of closes) {
+  for (const [place, add] of places) {
+    t.test(`${closeName} awaited in ${place} does not wait for itself`, async t => {
+      const { app, ran } = await createWatched(t)
+      let awaited = 0
+      add(app, async () => {
+        await close(app)
+        awaited++
+      })
+      await listen(app)
+      await app.close()
+      t.equal(awaited, 1)
+      await isClean(t, app, ran)
+    })
+  }
+
+  t.test(`${closeName} awaited in callbacks and hooks of another instance: each closes the other, and neither waits for itself`, async t => {
+    for (const start of ['one', 'both']) {
+      const { app: first, ran: ranFirst } = await createWatched(t)
+      const { app: second, ran: ranSecond } = await createWatched(t)
+      for (const [app, other] of [[first, second], [second, first]] as const) {
+        app.addHook('onClose', async () => { await close(other) })
+        app.registerShutdownCallback(async () => { await close(other) })
+        await listen(app)
+      }
+      if (closeName === 'wait()' || start === 'both') await Promise.all([first.close(), second.close()])
+      else await first.close()
+      await isClean(t, first, ranFirst)
+      await isClean(t, second, ranSecond)
+    }
+  })
+
+  t.test(`${closeName} of the next instance, awaited in a callback of each in a ring of three, waits for none for ever`, async t => {
+    const apps = [await createWatched(t), await createWatched(t), await createWatched(t)] as const
+    for (const [index, { app }] of apps.entries()) {
+      app.registerShutdownCallback(async () => { await close((apps[(index + 1) % 3] as typeof apps[0]).app) })
+    }
+    await Promise.all(apps.map(async ({ app }) => { await app.close() }))
+    for (const { app, ran } of apps) await isClean(t, app, ran)
+  })
+}
+
+t.test('close() by code outside of callbacks and hooks waits for all, while these close, too', async t => {
+  const { app, ran } = await createWatched(t)
+  app.addHook('onClose', async () => { await app.close() })
+  const released = new Deferred()
+  app.registerShutdownCallback(async () => {
+    await app.close()
+    await released.promise
+    ran.push('last')
+  })
+  const first = app.close()
+  const second = app.gracefulShutdown.shutdown()
+  setTimeout(() => { released.resolve() }, 50)
+  await Promise.race([first, second])
+  t.strictSame(ran, ['onClose', 'callback', 'last'])
+  await Promise.all([first, second])
+})
+
+t.test('the report that a callback awaits is the one so far', async t => {
+  const { app } = await createApp(t)
+  app.registerShutdownCallback(async () => {
+    const { reason, callbacks, exitCode } = await app.gracefulShutdown.wait()
+    t.strictSame({ reason, callbacks, exitCode }, { reason: 'deploy', callbacks: [], exitCode: 0 })
+  })
+  t.match(await app.gracefulShutdown.shutdown('deploy'), { callbacks: [{ error: undefined }], exitCode: 0 })
+})
+
+t.test('an instance of which the registration failed closes, also in its own hooks', async t => {
+  const app = Fastify()
+  let awaited = 0
+  app.addHook('onClose', async () => { awaited++ })
+  await t.rejects(async () => { await app.register(gracefulPlugin, { drainTimeout: -1 }) })
+  await app.close().catch(() => {})
+  t.equal(awaited, 1)
+})
+
+for (const callback of [true, false]) {
+  t.test(`closing fits into the time that is left when nothing is cut (${callback ? 'with' : 'without'} callbacks)`, async t => {
+    const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 1_400 })
+    const ran: string[] = []
+    app.get('/slow', async () => {
+      await sleep(1_300)
+      return 'ok'
+    })
+    app.addContentTypeParser('application/octet-stream', (_request, payload, done) => { payload.resume().on('end', () => { done(null) }) })
+    app.post('/upload', async () => 'uploaded')
+    app.addHook('onClose', async () => { ran.push('onClose') })
+    if (callback) app.registerShutdownCallback(() => { ran.push('callback') })
+    const port = await listen(app)
+    const entered = new Promise(resolve => { app.server.once('request', resolve) })
+    const slow = new RawClient(port).get('/slow')
+    await entered
+    const report = app.gracefulShutdown.shutdown()
+    const clients: RawClient[] = []
+    const timers = [
+      // Clients that knock, clients that say nothing, and uploads that dribble.
+      setInterval(() => { clients.push(new RawClient(port).get('/', ['Connection: close'])) }, 20),
+      setInterval(() => { clients.push(new RawClient(port)) }, 100)
+    ]
+    await sleep(1_100)
+    const upload = new RawClient(port).send('POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 100000\r\n\r\n')
+    clients.push(upload)
+    timers.push(setInterval(() => { upload.send('x'.repeat(100)) }, 20))
+    const { cut, errors, exitCode, time } = await report
+    for (const timer of timers) clearInterval(timer)
+    for (const { socket } of clients) socket.destroy()
+    await slow.closed
+    t.match(slow.text, /200 OK[^]*ok$/)
+    t.strictSame(ran, callback ? ['onClose', 'callback'] : ['onClose'])
+    t.strictSame({ cut, errors, exitCode }, { cut: [], errors: [], exitCode: 0 })
+    t.ok(time < 2_000, `took ${time}ms`)
+  })
+}
+
+for (const [where, add] of [
+  ['onClose', (app: FastifyInstance, work: () => Promise<void>) => { app.addHook('onClose', work) }],
+  ['preClose', (app: FastifyInstance, work: () => Promise<void>) => { app.addHook('preClose', work) }]
+] as const) {
+  t.test(`without callbacks, ${where} hooks have all of the time that is left`, async t => {
+    const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 400 })
+    let isDone = false
+    add(app, async () => {
+      await sleep(1_200)
+      isDone = true
+    })
+    await listen(app)
+    const { errors, exitCode } = await app.gracefulShutdown.shutdown()
+    t.ok(isDone)
+    t.strictSame({ errors, exitCode }, { errors: [], exitCode: 0 })
+  })
+}
+
+t.test('an onClose hook that takes long leaves callbacks their time', async t => {
+  const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 400 })
+  const ran: string[] = []
+  app.addHook('onClose', async () => {
+    await sleep(800)
+    ran.push('onClose')
+  })
+  app.registerShutdownCallback(async () => {
+    await sleep(400)
+    ran.push('callback')
+  })
+  await listen(app)
+  t.match(await app.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
+  t.strictSame(ran, ['onClose', 'callback'])
+})

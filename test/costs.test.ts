@@ -1,0 +1,144 @@
+// What a shutdown costs with thousands of requests in flight, what it leaves behind, and that HTTP/2 under load survives it.
+
+import t from 'tap'
+import type { Test } from 'tap'
+import type { LogLine } from './helpers.ts'
+import { once } from 'node:events'
+import { connect } from 'node:http2'
+import { fork, portOf, RawClient } from './helpers.ts'
+import { stressHttp2 } from './stress/h2-shutdown.ts'
+
+interface Crowd {
+  requests: number
+  connections: number
+  how: 'answered' | 'answered, the last one first' | 'cut'
+  /** Whether they arrive during the shutdownDelay. */
+  late?: boolean
+  /** The level of its logger, if it has one. */
+  log?: string
+  options: object
+}
+
+/** Shuts a service down with so many requests in flight. */
+async function shutDownCrowd (t: Test, { requests, connections, how, late = false, log = '', options }: Crowd): Promise<{ cost: Partial<LogLine>, time: number }> {
+  const program = fork(t, 'crowd', { REQUESTS: String(requests), HOW: how, LOG: log, OPTIONS: JSON.stringify(options) })
+  const port = await portOf(program)
+  const each = requests / connections
+  let start = performance.now()
+  if (late) {
+    program.kill('SIGTERM')
+    await program.log.line(/^shutting down/)
+  }
+  const clients = Array.from({ length: connections }, () => new RawClient(port).send('GET /held HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(each)))
+  await program.log.line(/^all are in/)
+  if (!late) {
+    start = performance.now()
+    program.kill('SIGTERM')
+  }
+  const cost = await Promise.race([program.log.line(/^cost/), program.exit.then(() => undefined)])
+  const { signal } = await program.exit
+  t.equal(signal, null)
+  const time = performance.now() - start
+  await Promise.all(clients.map(async ({ closed }) => { await closed }))
+  const answers = clients.reduce((sum, { text }) => sum + text.split('HTTP/1.1 ').length - 1, 0)
+  t.equal(answers, requests, 'each has an answer')
+  t.match(cost ?? {}, how !== 'cut' ? { completed: requests, cut: 0 } : { completed: 0, cut: requests })
+  return { cost: cost ?? {}, time }
+}
+
+for (const { requests, how, late, options } of [
+  { requests: 8_000, how: 'answered', late: false, options: { drainTimeout: 20_000 } },
+  { requests: 8_000, how: 'answered, the last one first', late: false, options: { drainTimeout: 20_000 } },
+  { requests: 8_000, how: 'answered', late: true, options: { drainTimeout: 20_000, shutdownDelay: 3_000 } },
+  { requests: 20_000, how: 'cut', late: false, options: { drainTimeout: 500 } }
+] as const) {
+  const what = `${requests} requests that ${late ? 'arrive during the delay and ' : ''}are ${how}`
+  t.test(`${what}: a shutdown costs about as much over one connection as over 400`, async t => {
+    const { cost: many } = await shutDownCrowd(t, { requests, connections: 400, how, late, options })
+    const { cost: one } = await shutDownCrowd(t, { requests, connections: 1, how, late, options })
+    const costs = `${String(one['cpu'])}ms over one, ${String(many['cpu'])}ms over 400`
+    t.comment(costs)
+    t.ok(Number(one['cpu']) <= 2 * Number(many['cpu']), costs)
+  })
+}
+
+for (const log of ['', 'error']) {
+  for (const connections of [400, 1]) {
+    const over = `over ${connections} connection${connections === 1 ? '' : 's'}`
+    t.test(`20,000 requests in flight ${over}, all of which are cut, do not delay the exit${log === '' ? '' : ', with a logger'}`, async t => {
+      const { time } = await shutDownCrowd(t, {
+        requests: 20_000, connections, how: 'cut', log, options: { shutdownTimeout: 3_000, drainTimeout: 500 }
+      })
+      t.comment(`gone after ${Math.round(time)}ms`)
+      t.ok(time < 4_000, `gone after ${Math.round(time)}ms`)
+    })
+  }
+}
+
+const LENGTH = 100_000
+
+interface Upload {
+  what: string
+  /** What the client does once its upload has begun. */
+  next: (client: RawClient) => void
+}
+
+const uploads: Upload[] = [
+  { what: 'that stands still', next: () => {} },
+  { what: 'whose client leaves', next: ({ socket }) => { socket.destroy() } },
+  { what: 'whose client half-closes', next: ({ socket }) => { socket.end() } },
+  { what: 'that is complete', next: client => { client.send('x'.repeat(LENGTH - 4)) } }
+]
+
+for (const { what, next } of uploads) {
+  t.test(`a refused upload ${what} leaves no timer behind: the process ends by itself at once`, async t => {
+    const program = fork(t, 'own-close')
+    const port = await portOf(program)
+    const held = new RawClient(port).get('/held')
+    const uploading = new RawClient(port)
+    await once(uploading.socket, 'connect')
+    await new RawClient(port).get('/close').until(/closing/)
+    uploading.send(`POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: ${LENGTH}\r\n\r\nhalf`)
+    // Another request, on a connection of its own, tells that the server has read what came before.
+    await new RawClient(port).get('/other').until(/503/)
+    next(uploading)
+    await new RawClient(port).get('/release').until(/released/)
+    await held.closed
+    t.match(held.text, /200 OK[^]*held$/)
+    await program.log.line(/^closed/)
+    const start = performance.now()
+    t.strictSame(await program.exit, { code: 0, signal: null })
+    const time = performance.now() - start
+    t.ok(time < 1_000, `gone ${Math.round(time)}ms after it had closed`)
+  })
+}
+
+t.test('HTTP/2: a refused upload leaves no timer behind: the process ends by itself at once', async t => {
+  const program = fork(t, 'own-close', { HTTP2: '1', OPTIONS: '{"shutdownDelay":300}' })
+  const session = connect(`http://127.0.0.1:${await portOf(program)}`)
+  session.on('error', () => {})
+  const held = session.request({ ':path': '/held' })
+  const upload = session.request({ ':path': '/upload', ':method': 'POST', 'content-type': 'application/octet-stream' })
+  for (const stream of [held, upload]) stream.on('error', () => {}).resume()
+  upload.write('half')
+  const close = session.request({ ':path': '/close' })
+  await once(close.resume(), 'close')
+  const closed = program.log.line(/^closed/)
+  // Half an upload that arrived in time is waited for; its client gives up.
+  upload.close(8)
+  const release = connect(`http://127.0.0.1:${await portOf(program)}`)
+  release.on('error', () => {})
+  await once(release.request({ ':path': '/release' }).resume(), 'close')
+  await closed
+  const start = performance.now()
+  t.strictSame(await program.exit, { code: 0, signal: null })
+  t.ok(performance.now() - start < 1_000)
+  release.destroy()
+  session.destroy()
+})
+
+t.test('HTTP/2: shutdowns under load, without an abort', async t => {
+  const ROUNDS = 20
+  const outcomes = await Promise.all([stressHttp2(ROUNDS), stressHttp2(ROUNDS)])
+  for (const { code, signal, rounds, stderr } of outcomes) t.strictSame({ code, signal, rounds, stderr }, { code: 0, signal: null, rounds: ROUNDS, stderr: '' })
+})

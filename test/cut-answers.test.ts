@@ -1,0 +1,314 @@
+// A request that is cut while hooks, error handlers or streams are at work on its answer: its client reads one whole 503 or
+// sees its connection cut, never a mix, and the service goes on.
+
+import t from 'tap'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Test } from 'tap'
+import type { IncomingHttpHeaders } from 'node:http2'
+import { connect } from 'node:http2'
+import { PassThrough } from 'node:stream'
+import { gzipSync } from 'node:zlib'
+import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
+
+interface Way {
+  what: string
+  /** Routes `/way`, whose answer is held until `hold()` resolves. */
+  route: (app: FastifyInstance, hold: () => Promise<void>) => void
+  method?: string
+  /** Where nothing whole can be sent any more. */
+  lost?: ReadonlyArray<'HTTP/1' | 'HTTP/2'>
+}
+
+const ZIPPED = gzipSync(JSON.stringify({ own: 'body' }))
+/** What describes the handler's body, and not a 503. */
+const DESCRIPTIONS = { 'content-encoding': 'gzip', etag: '"own"', 'last-modified': new Date(0).toUTCString(), 'set-cookie': 'own=1', location: '/own' }
+
+function holdIn (app: FastifyInstance, name: 'onSend' | 'preSerialization', hold: () => Promise<void>): void {
+  app.addHook(name as 'onSend', async (request, _reply, payload) => {
+    if (request.url === '/way') await hold()
+    return payload
+  })
+}
+
+/** A method of the response that a middleware has replaced. */
+function replace (app: FastifyInstance, name: 'writeHead' | 'end' | 'setHeader' | 'getHeaderNames' | 'write'): void {
+  app.addHook('onRequest', async (request, reply) => {
+    if (request.url === '/way') Object.assign(reply.raw, { [name]: () => { throw new Error(`${name} of a middleware`) } })
+  })
+}
+
+const ways: Way[] = [{
+  what: 'an async onError hook',
+  route: (app, hold) => {
+    app.addHook('onError', async request => { if (request.url === '/way') await hold() })
+    app.get('/way', async () => { throw Object.assign(new Error('own error'), { statusCode: 418 }) })
+  }
+}, {
+  what: 'an async onError hook of a handler that uses reply.send(error)',
+  route: (app, hold) => {
+    app.addHook('onError', async request => { if (request.url === '/way') await hold() })
+    app.get('/way', (_request, reply) => { void reply.send(Object.assign(new Error('own error'), { statusCode: 418 })) })
+  }
+}, {
+  what: 'an async error handler',
+  route: (app, hold) => {
+    app.setErrorHandler(async () => {
+      await hold()
+      return { own: 'body' }
+    })
+    app.get('/way', async () => { throw new Error('own error') })
+  }
+}, {
+  what: 'an async onSend hook',
+  route: (app, hold) => {
+    holdIn(app, 'onSend', hold)
+    app.get('/way', async () => ({ own: 'body' }))
+  }
+}, {
+  what: 'an async onSend hook that rejects in the end',
+  route: (app, hold) => {
+    app.addHook('onSend', async request => {
+      if (request.url !== '/way') return
+      await hold()
+      throw Object.assign(new Error('own error'), { statusCode: 418 })
+    })
+    app.get('/way', async () => ({ own: 'body' }))
+  }
+}, {
+  what: 'an async onSend hook on the answer to HEAD',
+  method: 'HEAD',
+  route: (app, hold) => {
+    holdIn(app, 'onSend', hold)
+    app.head('/way', async (_request, reply) => reply.header('content-length', '5').send())
+  }
+}, {
+  what: 'an async onSend hook on an answer whose headers describe its body',
+  route: (app, hold) => {
+    holdIn(app, 'onSend', hold)
+    app.get('/way', async (_request, reply) => reply.code(201).headers({ ...DESCRIPTIONS, 'content-length': ZIPPED.length }).send(ZIPPED))
+  }
+}, {
+  what: 'an async onSend hook on an answer with headers of reply.raw',
+  route: (app, hold) => {
+    holdIn(app, 'onSend', hold)
+    app.get('/way', async (_request, { raw }) => {
+      raw.statusCode = 201
+      for (const [name, value] of Object.entries({ ...DESCRIPTIONS, 'content-length': ZIPPED.length })) raw.setHeader(name, value)
+      return ZIPPED
+    })
+  }
+}, {
+  what: 'an async onSend hook on an answer with trailers',
+  route: (app, hold) => {
+    holdIn(app, 'onSend', hold)
+    app.get('/way', async (_request, reply) => {
+      reply.trailer('etag', async () => 'own')
+      return { own: 'body' }
+    })
+  }
+}, {
+  what: 'an async onSend hook on an answer with a status message',
+  route: (app, hold) => {
+    holdIn(app, 'onSend', hold)
+    app.get('/way', async ({ raw: { httpVersionMajor } }, { raw }) => {
+      if (httpVersionMajor === 1) raw.statusMessage = 'All is well'
+      return { own: 'body' }
+    })
+  }
+}, {
+  what: 'an async onSend hook on a stream',
+  route: (app, hold) => {
+    holdIn(app, 'onSend', hold)
+    app.get('/way', async (_request, reply) => {
+      const stream = new PassThrough()
+      stream.end(ZIPPED)
+      return reply.headers(DESCRIPTIONS).send(stream)
+    })
+  }
+}, {
+  what: 'a stream whose first byte has not come',
+  route: (app, hold) => {
+    app.get('/way', async (_request, reply) => {
+      const stream = new PassThrough()
+      void hold().then(() => { stream.end(ZIPPED) })
+      return reply.headers(DESCRIPTIONS).send(stream)
+    })
+  }
+}, {
+  what: 'a stream whose first byte has not come, and that fails in the end',
+  route: (app, hold) => {
+    app.get('/way', (_request, reply) => {
+      const stream = new PassThrough()
+      void hold().then(() => { stream.destroy(new Error('own error')) })
+      void reply.headers(DESCRIPTIONS).send(stream)
+    })
+  }
+}, {
+  what: 'an async preSerialization hook',
+  route: (app, hold) => {
+    holdIn(app, 'preSerialization', hold)
+    app.get('/way', async () => ({ own: 'body' }))
+  }
+}, {
+  what: 'an async preHandler hook',
+  route: (app, hold) => { app.get('/way', { preHandler: hold }, async () => ({ own: 'body' })) }
+}, {
+  what: 'an async onRequest hook',
+  route: (app, hold) => { app.get('/way', { onRequest: hold }, async () => ({ own: 'body' })) }
+}, {
+  what: 'a handler that throws in the end',
+  route: (app, hold) => {
+    app.get('/way', async () => {
+      await hold()
+      throw Object.assign(new Error('own error'), { statusCode: 418 })
+    })
+  }
+}, {
+  what: 'a handler that sends in the end, and promises nothing',
+  route: (app, hold) => { app.get('/way', (_request, reply) => { void hold().then(() => reply.headers(DESCRIPTIONS).send(ZIPPED)) }) }
+}, {
+  what: 'a hijacked reply that is written in the end',
+  route: (app, hold) => {
+    app.get('/way', async (_request, reply) => {
+      reply.hijack()
+      await hold()
+      reply.raw.writeHead(201, DESCRIPTIONS)
+      reply.raw.write(ZIPPED)
+      reply.raw.end()
+    })
+  }
+}, {
+  what: 'a header that is out',
+  lost: ['HTTP/1', 'HTTP/2'],
+  route: (app, hold) => {
+    app.get('/way', async (_request, { raw }) => {
+      raw.writeHead(201, DESCRIPTIONS)
+      raw.write('some')
+      await hold()
+      raw.end()
+    })
+  }
+}, ...(['writeHead', 'end', 'setHeader', 'getHeaderNames', 'write'] as const).map((name): Way => ({
+  what: `a middleware whose ${name}() throws`,
+  lost: ({ setHeader: [], write: ['HTTP/2'] } as const)[name as string] ?? ['HTTP/1', 'HTTP/2'] as const,
+  route: (app: FastifyInstance, hold: () => Promise<void>) => {
+    replace(app, name)
+    app.get('/way', (_request: FastifyRequest, reply: FastifyReply) => {
+      reply.hijack()
+      void hold()
+    })
+  }
+}))]
+
+interface Answer {
+  status: number | undefined
+  statusLine: string
+  headers: Record<string, unknown>
+  body: string
+  /** Whether its end has come. */
+  isComplete: boolean
+}
+
+const askHttp1 = async (port: number, method: string): Promise<Answer> => {
+  const client = new RawClient(port).send(`${method} /way HTTP/1.1\r\nHost: test\r\nOrigin: https://elsewhere.example\r\n\r\n`)
+  await client.closed
+  const end = client.text.indexOf('\r\n\r\n')
+  const [statusLine = '', ...fields] = client.text.slice(0, end).split('\r\n')
+  const headers = Object.fromEntries(fields.map(field => [field.slice(0, field.indexOf(':')).toLowerCase(), field.slice(field.indexOf(':') + 2)]))
+  const status = end < 0 ? undefined : Number(statusLine.split(' ')[1])
+  const body = client.text.slice(end + 4)
+  const isComplete = 'content-length' in headers ? method === 'HEAD' || Number(headers['content-length']) === body.length : body.endsWith('0\r\n\r\n')
+  return { status, statusLine, headers, body, isComplete }
+}
+
+const askHttp2 = async (port: number, method: string): Promise<Answer> => {
+  const session = connect(`http://127.0.0.1:${port}`)
+  session.on('error', () => {})
+  const stream = session.request({ ':path': '/way', ':method': method })
+  let headers: IncomingHttpHeaders = {}
+  let body = ''
+  let isComplete = true
+  stream.on('response', received => { headers = received })
+  stream.on('data', (chunk: Buffer) => { body += chunk.toString() })
+  stream.on('error', () => { isComplete = false })
+  // Not once(): it rejects if the stream is reset.
+  await new Promise<void>(resolve => { stream.on('close', resolve) })
+  session.destroy()
+  const status = ':status' in headers ? Number(headers[':status']) : undefined
+  return { status, statusLine: '', headers, body, isComplete }
+}
+
+/** One whole 503 of the plugin. */
+function whole503 (t: Test, { status, statusLine, headers, body, isComplete }: Answer, method: string, code: string): void {
+  t.ok(isComplete)
+  t.equal(status, 503)
+  if (statusLine !== '') t.equal(statusLine, 'HTTP/1.1 503 Service Unavailable')
+  for (const name of [...Object.keys(DESCRIPTIONS), 'trailer', 'transfer-encoding']) t.equal(headers[name], undefined, name)
+  t.equal(headers['content-type'], 'application/json; charset=utf-8')
+  if (method === 'HEAD') {
+    t.equal(body, '')
+  } else {
+    t.equal(Number(headers['content-length']), body.length)
+    t.match(JSON.parse(body), { statusCode: 503, code })
+  }
+}
+
+/** Enough for whatever the handler still does. */
+async function turns (): Promise<void> {
+  for (let turn = 0; turn < 30; turn++) await new Promise(resolve => { setImmediate(resolve) })
+}
+
+interface Protocol {
+  protocol: 'HTTP/1' | 'HTTP/2'
+  server: object
+  ask: (port: number, method: string) => Promise<Answer>
+}
+
+const protocols: Protocol[] = [{ protocol: 'HTTP/1', server: {}, ask: askHttp1 }, { protocol: 'HTTP/2', server: { http2: true }, ask: askHttp2 }]
+
+for (const { what, route, method = 'GET', lost = [] } of ways) {
+  for (const { protocol, server, ask } of protocols) {
+    for (const by of ['writeTimeout', 'drainTimeout'] as const) {
+      t.test(`${protocol}: ${what}, cut at the ${by}: one whole 503, or a cut connection`, async t => {
+        const { app, log } = await createApp(t, { drainTimeout: 200, writeTimeout: 20_000, [by]: 60 }, server)
+        const entered = new Deferred()
+        const held = new Deferred()
+        let sent = 0
+        app.addHook('onSend', async request => { if (request.url === '/way') sent++ })
+        const ran: string[] = []
+        app.addHook('onClose', async () => { ran.push('onClose') })
+        app.registerShutdownCallback(() => { ran.push('callback') })
+        route(app, async () => {
+          entered.resolve()
+          await held.promise
+        })
+        app.get('/other', async () => 'served')
+        const answer = ask(await listen(app), method)
+        await entered.promise
+        if (by === 'drainTimeout') void app.gracefulShutdown.shutdown()
+        const seen = await answer
+        if (lost.includes(protocol)) {
+          t.notOk(seen.isComplete)
+          t.notMatch(seen.body, seen.status === 503 ? 'own' : '503')
+        } else {
+          whole503(t, seen, method, by === 'writeTimeout' ? 'FST_ERR_GRACEFUL_WRITE_TIMEOUT' : 'FST_ERR_GRACEFUL_DRAIN_TIMEOUT')
+        }
+        if (by === 'writeTimeout') {
+          t.equal(app.gracefulShutdown.phase, 'running')
+          t.equal((await app.inject('/other')).body, 'served')
+        }
+        held.resolve()
+        if (by === 'writeTimeout') await eventually(() => app.inFlightRequests === 0)
+        const report = await app.gracefulShutdown.shutdown()
+        await turns()
+        t.strictSame(ran, ['onClose', 'callback'])
+        t.strictSame(report.errors, [])
+        if (by === 'drainTimeout') t.match(report.cut, [{ method, route: '/way' }])
+        t.ok(sent <= 1, `onSend hooks ran ${sent} times`)
+        // Fastify logs an error of the handler's own that comes after the answer.
+        const expected = /^(?:Request cut|Shutdown complete, but|own error|Promise errored)/
+        t.strictSame(log.lines.filter(({ level, msg }) => level >= 50 && !expected.test(msg)), [])
+      })
+    }
+  }
+}

@@ -1,0 +1,73 @@
+// Programs in which a log, a task queue or an owner fails: whatever happens, the process is gone within its deadlines.
+
+import t from 'tap'
+import type { Test } from 'tap'
+import type { Program } from './helpers.ts'
+import { fork, portOf, RawClient } from './helpers.ts'
+
+/** For a busy machine, and as long as a forced exit may be late. */
+const LATE = 1_000
+
+/** Sends SIGTERM, and sees the program gone by shutdownTimeout plus a second. */
+async function goneInTime (t: Test, program: Program, shutdownTimeout: number, signal: NodeJS.Signals | undefined): Promise<number | null> {
+  const start = performance.now()
+  if (signal !== undefined) program.kill(signal)
+  const timer = setTimeout(() => { program.killGroup('SIGKILL') }, shutdownTimeout + 3 * LATE)
+  const exit = await program.exit
+  clearTimeout(timer)
+  const time = performance.now() - start
+  t.equal(exit.signal, null, 'not killed')
+  t.ok(time < shutdownTimeout + LATE, `gone after ${Math.round(time)}ms`)
+  return exit.code
+}
+
+/** A process that fails without end does not fill its memory. */
+function memoryIsBounded (t: Test, program: Program): void {
+  const [line = ''] = program.log.messages(/^\d+ MB$/)
+  t.match(line, / MB$/)
+  t.ok(Number(line.split(' ')[0]) < 180, line)
+}
+
+const faults = [
+  'throws', 'rejects', 'emits EPIPE', 'throws in every method', 'is destroyed', 'is destroyed, in sync', 'is ended', 'loses its worker',
+  'ends its worker', 'has no reader: stdout', 'has no reader: default'
+]
+
+for (const fault of faults) {
+  for (const when of ['before the signal', 'in a callback']) {
+    const hasNoReader = fault.startsWith('has no reader')
+    if (hasNoReader && when === 'in a callback') continue
+    t.test(`a log that ${fault}, ${when}: the request in flight is answered, every callback runs, and the process ends`, async t => {
+      const program = fork(t, 'broken-log', { FAULT: fault, WHEN: when })
+      const port = await portOf(program)
+      const client = new RawClient(port).get('/held')
+      await program.log.line(/^held is in/)
+      if (hasNoReader) program.stopReading()
+      else if (when === 'before the signal') await new RawClient(port).get('/break').until(/broken/)
+      await goneInTime(t, program, 2_000, 'SIGTERM')
+      await client.closed
+      t.match(client.text, /200 OK[^]*held$/)
+      t.strictSame(program.log.messages(/runs$/), ['onClose runs', 'first callback runs', 'second callback runs', 'last callback runs'])
+      memoryIsBounded(t, program)
+    })
+  }
+}
+
+for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'rejection']) {
+  t.test(`errors from ${kind}, again and again, end the process in time`, async t => {
+    const program = fork(t, 'endless-errors', { KIND: kind })
+    new RawClient(await portOf(program)).get('/start')
+    await program.log.line(/^started/)
+    t.equal(await goneInTime(t, program, 1_500, undefined), 1)
+    memoryIsBounded(t, program)
+  })
+
+  for (const when of ['draining', 'a callback']) {
+    t.test(`errors from ${kind}, again and again, from ${when} on, end the process in time`, async t => {
+      const program = fork(t, 'endless-errors', { KIND: kind, WHEN: when })
+      await portOf(program)
+      t.equal(await goneInTime(t, program, 1_500, 'SIGTERM'), 1)
+      memoryIsBounded(t, program)
+    })
+  }
+}

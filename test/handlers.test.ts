@@ -1,0 +1,365 @@
+// Handlers and background work: which calls a thenable gets, and how long a request counts.
+
+import t from 'tap'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { TestApp } from './helpers.ts'
+import { once } from 'node:events'
+import { connect as connectHttp2 } from 'node:http2'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { runInNewContext } from 'node:vm'
+import { createApp, Deferred, eventually, listen, RawClient, visit } from './helpers.ts'
+
+// oxlint-disable unicorn/no-thenable
+
+type Callback = (value: unknown) => unknown
+type OnFulfilled<A> = ((value: unknown) => A | PromiseLike<A>) | null
+type OnRejected<B> = ((reason: unknown) => B | PromiseLike<B>) | null
+
+/** A query builder: each call of `then` runs the query again. */
+class Query implements PromiseLike<unknown> {
+  runs = 0
+  readonly #query: () => unknown
+
+  constructor (query: () => unknown) {
+    this.#query = query
+  }
+
+  then<A = unknown, B = never> (onFulfilled?: OnFulfilled<A>, onRejected?: OnRejected<B>): Promise<A | B> {
+    this.runs++
+    return new Promise(resolve => { resolve(this.#query()) }).then(onFulfilled, onRejected)
+  }
+}
+
+/** A promise that starts its work as `then` is called. */
+class LazyPromise extends Promise<unknown> {
+  runs = 0
+  query: () => unknown = () => undefined
+
+  static of (query: () => unknown): LazyPromise {
+    return Object.assign(new LazyPromise(() => {}), { query })
+  }
+
+  static override get [Symbol.species] (): PromiseConstructor {
+    return Promise
+  }
+
+  override then<A, B> (onFulfilled?: OnFulfilled<A>, onRejected?: OnRejected<B>): Promise<A | B> {
+    this.runs++
+    return new Promise(resolve => { resolve(this.query()) }).then(onFulfilled, onRejected)
+  }
+}
+
+/** Its `then` throws. */
+const broken = (): PromiseLike<unknown> => ({ then () { throw new Error('broken') } })
+
+const lazy: Record<string, (query: () => unknown) => PromiseLike<unknown> & { runs: number }> = {
+  'a query builder': query => new Query(query),
+  'a lazy subclass of Promise': query => LazyPromise.of(query)
+}
+
+for (const [what, make] of Object.entries(lazy)) {
+  t.test(`${what} that a handler returns runs once, and counts until it settles`, async t => {
+    const { app } = await createApp(t)
+    const released = new Deferred()
+    const entered = new Deferred()
+    const query = make(async () => {
+      entered.resolve()
+      await released.promise
+      return 'rows'
+    })
+    app.get('/', () => query)
+    const { client, leave } = await visit(app, await listen(app))
+    client.get('/')
+    await entered.promise
+    t.equal(app.inFlightRequests, 1)
+    const report = app.gracefulShutdown.shutdown()
+    await leave()
+    t.equal(app.gracefulShutdown.phase, 'draining', 'its client has gone, and it runs on')
+    t.equal(app.inFlightRequests, 1)
+    released.resolve()
+    t.match(await report, { cut: [], errors: [], exitCode: 0 })
+    t.equal(query.runs, 1)
+  })
+
+  t.test(`${what} runs once, whether it answers, fails, or is returned by an async handler`, async t => {
+    const { app } = await createApp(t)
+    const made: Array<{ runs: number }> = []
+    const routes: Record<string, (request: FastifyRequest, reply: FastifyReply) => () => unknown> = {
+      '/resolves': () => () => 'rows',
+      '/rejects': () => () => { throw new Error('no such table') },
+      '/answers': (_request, reply) => async () => await reply.send('rows')
+    }
+    for (const [url, query] of Object.entries(routes)) {
+      app.get(url, (request, reply) => {
+        const thenable = make(query(request, reply))
+        made.push(thenable)
+        return thenable
+      })
+      app.get(`/async${url}`, async (request, reply) => {
+        const thenable = make(query(request, reply))
+        made.push(thenable)
+        return await thenable
+      })
+    }
+    for (const url of Object.keys(routes).flatMap(path => [path, `/async${path}`])) {
+      const { statusCode, body } = await app.inject(url)
+      t.match({ statusCode, body }, url.endsWith('/rejects') ? { statusCode: 500, body: /no such table/ } : { statusCode: 200, body: 'rows' }, url)
+    }
+    t.strictSame(made.map(({ runs }) => runs), [1, 1, 1, 1, 1, 1])
+    await eventually(() => app.inFlightRequests === 0)
+  })
+
+  t.test(`${what} that is tracked runs once, when its owner awaits it`, async t => {
+    const { app, log } = await createApp(t)
+    const { gracefulShutdown } = app
+    const released = new Deferred()
+    const query = make(async () => {
+      await released.promise
+      return 'rows'
+    })
+    t.equal(gracefulShutdown.track(query, 'query'), query, 'gives back the same object')
+    await sleep(0)
+    t.equal(query.runs, 0, 'the plugin does not run it')
+    const rows = (async () => await query)()
+    await eventually(() => query.runs === 1)
+    const report = gracefulShutdown.shutdown()
+    await eventually(() => gracefulShutdown.phase === 'draining')
+    t.match(gracefulShutdown.inFlight(), [{ kind: 'task', name: 'query' }])
+    released.resolve()
+    t.equal(await rows, 'rows')
+    t.match(await report, { cut: [], errors: [], exitCode: 0 })
+    t.equal(query.runs, 1)
+    await query
+    t.equal(query.runs, 2, 'its owner may run it again')
+    t.strictSame(log.lines.filter(({ level }) => level >= 50), [])
+  })
+
+  t.test(`${what} that is tracked and never awaited is not run, and is named at the drain timeout`, async t => {
+    const { app } = await createApp(t, { drainTimeout: 100 })
+    const query = app.gracefulShutdown.track(make(() => 'rows'), 'forgotten')
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [{ kind: 'task', name: 'forgotten' }], exitCode: 1 })
+    t.equal(query.runs, 0)
+  })
+
+  t.test(`${what} that is tracked and fails is logged at error, and its owner hears of it`, async t => {
+    const { app, log } = await createApp(t)
+    const query = app.gracefulShutdown.track(make(() => { throw new Error('no such table') }), 'query')
+    await t.rejects((async () => await query)(), { message: 'no such table' })
+    t.match(await log.line(/query/), { level: 50, err: { message: 'no such table' } })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 }, 'while the service ran, its owner has heard of it')
+  })
+}
+
+t.test('a tracked promise that rejects is logged at error, and is in the report if the shutdown has started', async t => {
+  const { app, log } = await createApp(t)
+  const { gracefulShutdown } = app
+  const [early, late, value] = [new Deferred(), new Deferred(), new Deferred()]
+  for (const [name, { promise }] of Object.entries({ early, late, value })) gracefulShutdown.track(promise, name).catch(() => {})
+  early.reject(new Error('while running'))
+  t.match(await log.line(/early/), { level: 50, err: { message: 'while running' } })
+  const report = gracefulShutdown.shutdown()
+  late.reject(new Error('while draining'))
+  value.reject(undefined as unknown as Error)
+  t.match(await log.line(/late/), { level: 50, err: { message: 'while draining' } })
+  t.match(await report, { cut: [], errors: [{ message: 'while draining' }, { message: /undefined/ }], exitCode: 1 })
+  t.equal((await report).errors.length, 2)
+})
+
+t.test('a tracked promise that rejects and that no code waits for does not end the process', async t => {
+  const { app, log } = await createApp(t)
+  let unhandled = 0
+  const onUnhandled = (): void => { unhandled++ }
+  process.on('unhandledRejection', onUnhandled)
+  t.teardown(() => { process.off('unhandledRejection', onUnhandled) })
+  void app.gracefulShutdown.track(Promise.reject(new Error('lost')), 'fire and forget')
+  await log.line(/fire and forget/)
+  await sleep(10)
+  t.equal(unhandled, 0)
+})
+
+t.test('a tracked promise of another realm is watched, as Jest has those of `node:fs/promises`', async t => {
+  const { app, log } = await createApp(t, { drainTimeout: 500 })
+  const { resolve, promise, reject, failing } = runInNewContext(`
+    const it = {}
+    it.promise = new Promise(resolve => { it.resolve = resolve })
+    it.failing = new Promise((_, reject) => { it.reject = reject })
+    it`) as { promise: Promise<void>, resolve: () => void, failing: Promise<void>, reject: (error: Error) => void }
+  void app.gracefulShutdown.track(promise, 'write')
+  void app.gracefulShutdown.track(failing, 'failing')
+  resolve()
+  reject(new Error('disk'))
+  t.match(await Promise.race([log.line(/failing/), sleep(1_000)]), { level: 50 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
+t.test('a tracked thenable whose `then` throws does not hold the drain', async t => {
+  const { app, log } = await createApp(t)
+  const thenable = app.gracefulShutdown.track(broken(), 'broken')
+  await t.rejects((async () => { await thenable })(), { message: 'broken' })
+  t.match(await log.line(/broken/), { level: 50, err: { message: 'broken' } })
+  t.strictSame(app.gracefulShutdown.inFlight(), [])
+  const report = await app.gracefulShutdown.shutdown()
+  t.match(report, { cut: [], exitCode: 0 })
+})
+
+t.test('what cannot be watched is refused by track(), and does not count', async t => {
+  const { app } = await createApp(t)
+  const getter = Object.defineProperty({}, 'then', { get () { throw new Error('no') } })
+  for (const value of [getter, Object.freeze(new Query(() => 'rows')), new Proxy({}, { get () { throw new Error('no') } })]) {
+    t.throws(() => { void app.gracefulShutdown.track(value as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
+  }
+  t.strictSame(app.gracefulShutdown.inFlight(), [])
+})
+
+t.test('a thenable whose `then` throws, returned by a handler, is answered with its error and does not count for ever', async t => {
+  const { app } = await createApp(t)
+  app.get('/throws', () => broken())
+  app.get('/both', () => ({
+    then (_resolve: Callback, reject: Callback) {
+      reject(new Error('broken'))
+      throw new Error('and thrown')
+    }
+  }))
+  const port = await listen(app)
+  for (const url of ['/throws', '/both']) {
+    const client = new RawClient(port).get(url, ['Connection: close'])
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 500[^]*broken/)
+  }
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
+})
+
+/** What has happened, in order; cleanup is to be last. */
+function cleanupOf ({ app }: TestApp): string[] {
+  const events: string[] = []
+  app.addHook('onClose', async () => { events.push('onClose') })
+  app.gracefulShutdown.onShutdown(() => { events.push('callback') })
+  return events
+}
+
+interface Work { started: Deferred, done: Deferred }
+
+/** Ways to answer first, and work on then. */
+const workers: Record<string, (app: FastifyInstance, work: (...args: unknown[]) => Promise<void>) => unknown> = {
+  'an async handler': (app, work) => app.get('/work', async (_request, reply) => {
+    reply.code(202).send('accepted')
+    await work()
+  }),
+  'a handler that returns a promise': (app, work) => app.get('/work', (_request, reply) => {
+    reply.code(202).send('accepted')
+    return work()
+  }),
+  'a handler that returns a query builder': (app, work) => app.get('/work', (_request, reply) => {
+    reply.code(202).send('accepted')
+    return new Query(work)
+  }),
+  'a handler that answers by hand': (app, work) => app.get('/work', async (_request, reply) => {
+    reply.hijack()
+    reply.raw.writeHead(202).end('accepted')
+    await work()
+  }),
+  'a handler that gives a stream': (app, work) => app.get('/work', async (_request, reply) => {
+    reply.code(202).send(new Response('accepted').body)
+    await work()
+  }),
+  'a handler in a child context': (app, work) => app.register(async child => {
+    child.get('/work', async (_request, reply) => {
+      reply.code(202).send('accepted')
+      await work()
+    })
+  }),
+  'a not-found handler': (app, work) => app.setNotFoundHandler(async (_request, reply) => {
+    reply.code(202).send('accepted')
+    await work()
+  }),
+  'an error handler': (app, work) => app.get('/work', async () => { throw new Error('x') }).setErrorHandler(async (_error, _request, reply) => {
+    reply.code(202).send('accepted')
+    await work()
+  }),
+  'handlerTimeout of the server': (app, work) => app.get('/work', async () => { await work() }),
+  'handlerTimeout of a route': (app, work) => app.get('/work', { handlerTimeout: 100 }, async () => { await work() })
+}
+
+function startWorker (what: string, app: FastifyInstance): Work {
+  const [started, done] = [new Deferred(), new Deferred()]
+  workers[what]?.(app, async () => {
+    started.resolve()
+    await done.promise
+  })
+  return { started, done }
+}
+
+for (const what of Object.keys(workers)) {
+  const server = what === 'handlerTimeout of the server' ? { handlerTimeout: 100 } : {}
+  const status = what.startsWith('handlerTimeout') ? 503 : 202
+
+  t.test(`${what}: an answered request counts until its work is done, and cleanup waits for that`, async t => {
+    const target = await createApp(t, { writeTimeout: 200 }, server)
+    const { app, log } = target
+    const events = cleanupOf(target)
+    const { started, done } = startWorker(what, app)
+    app.get('/quick', async () => 'quick')
+    const client = new RawClient(await listen(app)).get('/work')
+    await client.until(new RegExp(`HTTP/1.1 ${status}`))
+    await started.promise
+    t.equal(app.inFlightRequests, 1)
+    client.get('/quick')
+    await client.until(/quick/)
+    await sleep(400)
+    t.strictSame(log.messages(/^Request cut/), [], 'writeTimeout concerns answers, not the work after them')
+    const report = app.gracefulShutdown.shutdown()
+    await Promise.race([log.line(/Waiting for 1 in-flight request /), report])
+    // Longer than connections are waited for.
+    await Promise.race([sleep(300), report])
+    t.strictSame(events, [])
+    events.push('worked')
+    done.resolve()
+    t.match(await report, { cut: [], errors: [], exitCode: 0 })
+    t.strictSame(events, ['worked', 'onClose', 'callback'])
+    t.equal(app.inFlightRequests, 0)
+  })
+
+  t.test(`${what}: work that goes on after the answer is named at the drain timeout`, async t => {
+    const target = await createApp(t, { drainTimeout: 200 }, server)
+    const { app } = target
+    const { started, done } = startWorker(what, app)
+    const client = new RawClient(await listen(app)).get('/work')
+    await client.until(new RegExp(`HTTP/1.1 ${status}`))
+    await started.promise
+    const report = await app.gracefulShutdown.shutdown()
+    t.match(report, { cut: [{ kind: 'request', method: 'GET', url: '/work', reqId: 'req-1' }], exitCode: 1 })
+    t.equal(report.cut.length, 1)
+    t.ok(Number(report.cut[0]?.age) >= 199, `${report.cut[0]?.age}ms old`)
+    await client.closed
+    t.equal(client.text.match(/HTTP\/1\.1/g)?.length, 1, 'its answer stands')
+    done.resolve()
+    await eventually(() => app.inFlightRequests === 0)
+  })
+}
+
+t.test('HTTP/2: an answered request counts until its handler is done', async t => {
+  const { app } = await createApp(t, {}, { http2: true } as object)
+  const { done } = startWorker('an async handler', app)
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const stream = session.request({ ':path': '/work' }).resume()
+  await once(stream, 'close')
+  t.equal(app.inFlightRequests, 1)
+  const report = app.gracefulShutdown.shutdown()
+  await once(session, 'close')
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  done.resolve()
+  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+})
+
+t.test('inject: an answered request counts until its handler is done', async t => {
+  const { app, log } = await createApp(t)
+  const { done } = startWorker('an async handler', app)
+  t.equal((await app.inject('/work')).statusCode, 202)
+  t.equal(app.inFlightRequests, 1)
+  const report = app.gracefulShutdown.shutdown()
+  await Promise.race([log.line(/Waiting for 1 in-flight request /), report])
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  done.resolve()
+  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+})

@@ -1,0 +1,298 @@
+// Hooks that were registered ahead of the plugin: they may hold a request, answer it, or fail, before the plugin's own hook runs.
+
+import t from 'tap'
+import type { FastifyInstance } from 'fastify'
+import type { Test } from 'tap'
+import type { GracefulOptions } from '../index.ts'
+import { connect as connectHttp2 } from 'node:http2'
+import { once } from 'node:events'
+import { Writable } from 'node:stream'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+import { Deferred, eventually, listen, Log, RawClient } from './helpers.ts'
+
+/** An instance with hooks ahead of the plugin's. */
+async function createBehind (t: Test, addHooks: (app: FastifyInstance) => void, options: GracefulOptions = {}, server = {}) {
+  const log = new Log()
+  const stream = new Writable({ write: (chunk: Buffer, _encoding, done) => { log.write(chunk.toString()); done() } })
+  const app = Fastify({ logger: { level: 'debug', stream }, ...server }) as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  addHooks(app)
+  await app.register(gracefulPlugin, options)
+  return { app, log }
+}
+
+interface Hold {
+  addHook: (app: FastifyInstance) => void
+  /** How many requests have come to the hook. */
+  entered: () => number
+  release: () => void
+}
+
+/** An async onRequest hook that holds each request whose path begins with /held. */
+function createHold (): Hold {
+  let entered = 0
+  const released = new Deferred()
+  return {
+    addHook: app => {
+      app.addHook('onRequest', async request => {
+        if (!request.url.startsWith('/held')) return
+        entered++
+        await released.promise
+      })
+      app.get('/held', async () => 'held').get('/quick', async () => 'quick')
+    },
+    entered: () => entered,
+    release: () => { released.resolve() }
+  }
+}
+
+/** Sends a request, and says how it was answered. */
+interface Sender {
+  server: object
+  send: (port: number, path: string) => Promise<{ answer: () => Promise<string> }>
+}
+
+const senders: Record<string, Sender> = {
+  'HTTP/1': {
+    server: {},
+    send: async (port, path) => {
+      const client = new RawClient(port).get(path)
+      return {
+        answer: async () => {
+          await Promise.race([client.until(/^HTTP\/1\.1 \d+ /), client.closed])
+          return client.text.split('\r\n')[0]?.slice(9, 12) ?? ''
+        }
+      }
+    }
+  },
+  'HTTP/2': {
+    server: { http2: true },
+    send: async (port, path) => {
+      const session = connectHttp2(`http://127.0.0.1:${port}`)
+      session.on('error', () => {})
+      const stream = session.request({ ':path': path })
+      let status = ''
+      stream.on('response', headers => { status = String(headers[':status']) }).on('error', () => {}).resume()
+      const closed = new Promise<void>(resolve => { stream.on('close', () => { resolve() }) })
+      return {
+        answer: async () => {
+          await closed
+          session.close()
+          return status
+        }
+      }
+    }
+  }
+}
+
+for (const [protocol, { server, send }] of Object.entries(senders)) {
+  t.test(`${protocol}: a request that a hook holds before the shutdown is waited for`, async t => {
+    const hold = createHold()
+    const { app } = await createBehind(t, hold.addHook, {}, server)
+    const { answer } = await send(await listen(app), '/held?token=secret')
+    await eventually(() => hold.entered() === 1)
+    t.equal(app.inFlightRequests, 1)
+    const [entry] = app.gracefulShutdown.inFlight()
+    t.match(entry, { kind: 'request', method: 'GET', url: '/held' })
+    t.notMatch(JSON.stringify(entry), /secret/)
+    const report = app.gracefulShutdown.shutdown()
+    await eventually(() => app.gracefulShutdown.phase === 'draining')
+    hold.release()
+    t.equal(await answer(), '200')
+    t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
+  })
+
+  t.test(`${protocol}: a request that a hook holds past the drain timeout reads a 503 and is named`, async t => {
+    const hold = createHold()
+    const { app, log } = await createBehind(t, hold.addHook, { drainTimeout: 200 }, server)
+    const { answer } = await send(await listen(app), '/held?token=secret')
+    await eventually(() => hold.entered() === 1)
+    const report = await app.gracefulShutdown.shutdown()
+    t.equal(await answer(), '503')
+    t.match(report, { completed: 0, cut: [{ kind: 'request', method: 'GET', url: '/held' }], exitCode: 1 })
+    t.equal(report.cut.length, 1)
+    t.match(await log.line(/^Request cut/), { level: 50, code: 'FST_ERR_GRACEFUL_DRAIN_TIMEOUT' })
+    hold.release()
+  })
+
+  for (const until of ['while draining', 'until the listener is closed']) {
+    t.test(`${protocol}: a request that arrives while draining and is held ${until} reads a 503`, async t => {
+      const hold = createHold()
+      const lateRequests: Array<() => void> = []
+      const { app } = await createBehind(t, instance => {
+        instance.addHook('onRequest', async request => {
+          if (request.url === '/late') await new Promise<void>(resolve => { lateRequests.push(resolve) })
+        })
+        hold.addHook(instance)
+        instance.get('/late', async () => 'late')
+      }, {}, server)
+      t.teardown(() => { for (const resolve of lateRequests) resolve() })
+      const port = await listen(app)
+      const first = await send(port, '/held')
+      await eventually(() => hold.entered() === 1)
+      const report = app.gracefulShutdown.shutdown()
+      await eventually(() => app.gracefulShutdown.phase === 'draining')
+      const second = await send(port, '/late')
+      await eventually(() => lateRequests.length === 1)
+      if (until === 'while draining') lateRequests[0]?.()
+      hold.release()
+      t.equal(await first.answer(), '200')
+      t.equal(await second.answer(), '503')
+      t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+    })
+  }
+
+  t.test(`${protocol}: a request that a hook answers, or fails, does not count for ever, and later ones are served`, async t => {
+    const { app } = await createBehind(t, instance => {
+      instance.addHook('onRequest', async (request, reply) => {
+        if (request.url === '/answers') await reply.code(401).send('no')
+        if (request.url === '/throws') throw new Error('x')
+        if (request.url === '/hijacks') {
+          reply.hijack()
+          reply.raw.writeHead(418)
+          reply.raw.end('raw')
+        }
+      })
+      instance.addHook('onRequest', (request, _reply, done) => { done(request.url === '/fails' ? new Error('y') : undefined) })
+      instance.get('/quick', async () => 'quick')
+    }, {}, server)
+    const port = await listen(app)
+    const expected = { '/answers': '401', '/throws': '500', '/fails': '500', '/hijacks': '418', '/quick': '200' }
+    const answers = await Promise.all(Object.keys(expected).map(async path => await send(port, path)))
+    t.strictSame(await Promise.all(answers.map(async ({ answer }) => await answer())), Object.values(expected))
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
+  })
+
+  t.test(`${protocol}: a request whose onResponse hook fails ahead of the plugin's does not count for ever`, async t => {
+    const { app } = await createBehind(t, instance => {
+      instance.addHook('onResponse', async () => { throw new Error('metrics') })
+      instance.get('/quick', async () => 'quick')
+    }, {}, server)
+    const port = await listen(app)
+    const answers = await Promise.all(['/quick', '/quick', '/nothing'].map(async path => await send(port, path)))
+    t.strictSame(await Promise.all(answers.map(async ({ answer }) => await answer())), ['200', '200', '404'])
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  })
+
+  t.test(`${protocol}: a request whose onResponse hook fails while draining does not hold the drain`, async t => {
+    const hold = createHold()
+    const { app } = await createBehind(t, instance => {
+      instance.addHook('onResponse', async () => { throw new Error('metrics') })
+      hold.addHook(instance)
+    }, {}, server)
+    const { answer } = await send(await listen(app), '/held')
+    await eventually(() => hold.entered() === 1)
+    const report = app.gracefulShutdown.shutdown()
+    await eventually(() => app.gracefulShutdown.phase === 'draining')
+    hold.release()
+    t.equal(await answer(), '200')
+    t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+    t.ok((await report).phases.draining < 2_000, `drained for ${(await report).phases.draining}ms`)
+  })
+}
+
+t.test('a request whose client leaves while a hook holds it does not count for ever', async t => {
+  const hold = createHold()
+  const { app } = await createBehind(t, hold.addHook)
+  const client = new RawClient(await listen(app)).get('/held')
+  await eventually(() => hold.entered() === 1)
+  client.socket.destroy()
+  await client.closed
+  hold.release()
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
+t.test('a request that a hook holds for longer than writeTimeout is cut, and the service goes on', async t => {
+  const hold = createHold()
+  const { app, log } = await createBehind(t, hold.addHook, { writeTimeout: 200, drainTimeout: 500 })
+  const port = await listen(app)
+  const client = new RawClient(port).get('/held?token=secret')
+  t.match(await log.line(/^Request cut/), { code: 'FST_ERR_GRACEFUL_WRITE_TIMEOUT', url: '/held' })
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503/)
+  hold.release()
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
+t.test('of a pipeline, requests that a hook holds are each waited for', async t => {
+  const hold = createHold()
+  const { app } = await createBehind(t, hold.addHook)
+  const client = new RawClient(await listen(app)).get('/held').get('/quick').get('/held')
+  await eventually(() => hold.entered() === 2)
+  await eventually(() => app.inFlightRequests === 3)
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  hold.release()
+  await client.closed
+  t.equal(client.text.match(/200 OK/g)?.length, 3)
+  t.match(await report, { completed: 3, cut: [], exitCode: 0 })
+})
+
+t.test('of a pipeline, requests that a hook holds past the drain timeout are each answered 503 and named', async t => {
+  const hold = createHold()
+  const { app } = await createBehind(t, hold.addHook, { drainTimeout: 200 })
+  const client = new RawClient(await listen(app)).get('/held').get('/quick').get('/held')
+  await eventually(() => hold.entered() === 2)
+  const report = await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.strictSame(client.text.match(/(?<=HTTP\/1\.1 )\d+/g), ['503', '200', '503'])
+  t.match(report.cut.map(entry => 'url' in entry && entry.url), ['/held', '/held'])
+  hold.release()
+})
+
+t.test('a request that comes behind one in flight and is held while draining is answered 503', async t => {
+  const hold = createHold()
+  const released = new Deferred()
+  const { app } = await createBehind(t, hold.addHook)
+  app.get('/slow', async () => { await released.promise })
+  const client = new RawClient(await listen(app)).get('/slow')
+  await eventually(() => app.inFlightRequests === 1)
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  client.get('/held')
+  await eventually(() => hold.entered() === 1)
+  released.resolve()
+  await client.closed
+  t.strictSame(client.text.match(/(?<=HTTP\/1\.1 )\d+/g), ['200', '503'])
+  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  hold.release()
+})
+
+t.test('an upload that a hook holds while draining reads its 503', async t => {
+  const hold = createHold()
+  const { app } = await createBehind(t, instance => {
+    hold.addHook(instance)
+    instance.post('/held', async () => 'read')
+  })
+  const port = await listen(app)
+  const first = new RawClient(port).get('/held')
+  await eventually(() => hold.entered() === 1)
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  const upload = new RawClient(port).send('POST /held HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\nhalf')
+  await eventually(() => hold.entered() === 2)
+  hold.release()
+  await once(upload.socket, 'readable').catch(() => {})
+  upload.send('x'.repeat(100_000 - 4))
+  await Promise.all([first.closed, upload.closed])
+  t.match(first.text, /^HTTP\/1\.1 200/)
+  t.match(upload.text, /^HTTP\/1\.1 503/)
+  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+})
+
+t.test('an injected request that a hook holds is not lost, nor counts for ever', async t => {
+  const hold = createHold()
+  const { app } = await createBehind(t, hold.addHook)
+  const answer = app.inject('/held')
+  await eventually(() => hold.entered() === 1)
+  const report = app.gracefulShutdown.shutdown()
+  hold.release()
+  t.ok([200, 503].includes((await answer).statusCode))
+  t.match(await report, { cut: [], exitCode: 0 })
+  t.equal(app.inFlightRequests, 0)
+})

@@ -1,0 +1,94 @@
+// HTTP/2: whether a stream makes progress is asked of that stream, whatever else its session does.
+
+import t from 'tap'
+import type { Test } from 'tap'
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2'
+import type { TestApp } from './helpers.ts'
+import { connect as connectHttp2 } from 'node:http2'
+import { createApp, eventually, listen } from './helpers.ts'
+
+const WRITE_TIMEOUT = 600
+const SIZE = 300_000
+const STEP = 5_000
+const SLOW_SIZE = 15 * STEP
+
+interface Windows extends TestApp {
+  session: ClientHttp2Session
+  /** Asks for a response that is not read. */
+  stuck: () => { stream: ClientHttp2Stream, closedAfter: Promise<number> }
+}
+
+/** A session whose streams have a window of their own of so many bytes, and a large one together. */
+async function startWindows (t: Test, initialWindowSize: number): Promise<Windows> {
+  const { app, log } = await createApp(t, { writeTimeout: WRITE_TIMEOUT, drainTimeout: 10_000 }, { http2: true } as object)
+  app.get('/large', async () => Buffer.alloc(SIZE))
+  app.get('/slow', async () => Buffer.alloc(SLOW_SIZE))
+  app.get('/quick', async () => 'quick')
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`, { settings: { initialWindowSize } })
+  session.on('error', () => {})
+  session.on('connect', () => { session.setLocalWindowSize(2 ** 24) })
+  t.teardown(() => { session.destroy() })
+  const stuck: Windows['stuck'] = () => {
+    const start = performance.now()
+    const stream = session.request({ ':path': '/large' })
+    stream.on('error', () => {})
+    return { stream, closedAfter: new Promise(resolve => { stream.on('close', () => { resolve(performance.now() - start) }) }) }
+  }
+  return { app, log, session, stuck }
+}
+
+/** What keeps a session alive. */
+const activities: Record<string, (session: ClientHttp2Session) => void> = {
+  'nothing else': () => {},
+  PINGs: session => { session.ping(() => {}) },
+  'other streams': session => { session.request({ ':path': '/quick' }).on('error', () => {}).resume() },
+  'streams that are large': session => { session.request({ ':path': '/large' }).on('error', () => {}).resume() }
+}
+
+for (const [what, act] of Object.entries(activities)) {
+  t.test(`a stream whose window never opens is cut by writeTimeout, beside ${what} on its session`, async t => {
+    const { app, log, session, stuck } = await startWindows(t, 1_000)
+    const busy = setInterval(() => { if (!session.closed) act(session) }, 100)
+    t.teardown(() => { clearInterval(busy) })
+    const streams = Array.from({ length: 5 }, stuck)
+    const times = await Promise.all(streams.map(async ({ closedAfter }) => await closedAfter))
+    clearInterval(busy)
+    for (const time of times) t.ok(time >= WRITE_TIMEOUT * 0.9 && time < WRITE_TIMEOUT * 4, `cut after ${Math.round(time)}ms`)
+    const named = log.lines.filter(({ code }) => code === 'FST_ERR_GRACEFUL_WRITE_TIMEOUT')
+    t.strictSame(named.map(({ url }) => url), Array.from({ length: 5 }, () => '/large'))
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  })
+}
+
+t.test('a stream that is read slowly but steadily is not cut', async t => {
+  const { app, log, session } = await startWindows(t, STEP)
+  const stream = session.request({ ':path': '/slow' }).pause()
+  stream.on('error', () => {})
+  let read = 0
+  const start = performance.now()
+  // A window each 100 ms; a write of the server's takes longer than writeTimeout.
+  const reader = setInterval(() => {
+    const chunk = stream.read(Math.min(STEP, stream.readableLength)) as Buffer | null
+    read += chunk?.length ?? 0
+  }, 100)
+  t.teardown(() => { clearInterval(reader) })
+  await eventually(() => read === SLOW_SIZE || stream.destroyed)
+  t.equal(read, SLOW_SIZE)
+  t.ok(performance.now() - start > 2 * WRITE_TIMEOUT, `read for ${Math.round(performance.now() - start)}ms`)
+  t.strictSame(log.messages(/^Request cut/), [])
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
+t.test('a stream whose window never opens is cut while draining, and named', async t => {
+  const { app, session, stuck } = await startWindows(t, 1_000)
+  const busy = setInterval(() => { if (!session.closed) session.ping(() => {}) }, 100)
+  t.teardown(() => { clearInterval(busy) })
+  const { closedAfter } = stuck()
+  await eventually(() => app.inFlightRequests === 1)
+  const report = await app.gracefulShutdown.shutdown()
+  await closedAfter
+  t.match(report, { cut: [{ url: '/large' }], completed: 0, exitCode: 1 })
+  t.ok(report.phases.draining < 4 * WRITE_TIMEOUT, `drained for ${report.phases.draining}ms`)
+})

@@ -1,0 +1,126 @@
+// Pipelines of HTTP/1: answers that are ready wait for the one ahead of them. When that is cut, they are sent.
+
+import t from 'tap'
+import type { FastifyInstance } from 'fastify'
+import type { Test } from 'tap'
+import type { GracefulOptions, ShutdownReport } from '../index.ts'
+import type { TestApp } from './helpers.ts'
+import { generate } from 'selfsigned'
+import { connect as connectTls } from 'node:tls'
+import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
+
+interface Pipeline extends TestApp {
+  client: RawClient
+  release: () => void
+}
+
+/** An instance with these paths asked for at once: those that begin with /hang wait, the others are ready. */
+async function startPipeline (t: Test, paths: readonly string[], options: GracefulOptions, tls?: object): Promise<Pipeline> {
+  const { app, log } = await createApp(t, options, tls === undefined ? {} : { https: tls } as object)
+  const released = new Deferred()
+  let done = 0
+  let waiting = 0
+  const wait = async (): Promise<string> => {
+    waiting++
+    await released.promise
+    return 'late'
+  }
+  app.get('/hang', wait)
+  app.get('/hang-callback', (_request, reply) => { void wait().then(text => reply.send(text)) })
+  app.get('/quick', async () => 'quick')
+  app.get('/large', async () => 'x'.repeat(1_000_000))
+  app.addHook('onSend', async request => { if (!request.url.startsWith('/hang')) done++ })
+  const port = await listen(app)
+  const client = new RawClient(tls === undefined ? port : connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }))
+  client.send(paths.map(path => `GET ${path} HTTP/1.1\r\nHost: test\r\n\r\n`).join(''))
+  await eventually(() => waiting + done === paths.length)
+  // The answers that are ready have been ended by then.
+  await new Promise(resolve => { setImmediate(resolve) })
+  t.teardown(() => {
+    released.resolve()
+    client.socket.destroy()
+  })
+  return { app, log, client, release: () => { released.resolve() } }
+}
+
+function statuses ({ text }: RawClient): string[] {
+  return text.match(/(?<=HTTP\/1\.1 )\d{3}/g) ?? []
+}
+
+function cutUrls ({ cut }: ShutdownReport): unknown[] {
+  return cut.map(entry => 'url' in entry ? entry.url : entry.name)
+}
+
+/** No answer but the last says that the connection ends: Node drops what follows one that does. */
+function onlyLastMayClose (t: Test, client: RawClient): void {
+  const heads = client.text.split(/HTTP\/1\.1 (?=\d{3})/).slice(1)
+  t.notOk(heads.slice(0, -1).some(head => /^connection: close/im.test(head)))
+}
+
+async function nothingCounts (app: FastifyInstance): Promise<void> {
+  await eventually(() => app.inFlightRequests === 0)
+}
+
+const orders = [
+  ['/hang', '/quick', '/quick'],
+  ['/hang-callback', '/quick', '/quick'],
+  ['/quick', '/hang', '/quick', '/quick'],
+  ['/hang', '/quick', '/hang'],
+  ['/hang', '/quick', '/hang', '/quick'],
+  ['/hang', '/hang', '/quick'],
+  ['/hang', '/large', '/quick']
+]
+
+const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+
+for (const paths of orders) {
+  const hangs = paths.filter(path => path.startsWith('/hang'))
+  const expected = paths.map(path => path.startsWith('/hang') ? '503' : '200')
+
+  for (const [protocol, tls] of [['HTTP', undefined], ['HTTPS', { key, cert }]] as const) {
+    t.test(`${protocol}: ${paths.join()} that is cut at the drain timeout sends what is ready, and names only what was not answered`, async t => {
+      const { client, app, release } = await startPipeline(t, paths, { drainTimeout: 200 }, tls)
+      const report = await app.gracefulShutdown.shutdown()
+      await client.closed
+      t.strictSame(statuses(client), expected)
+      onlyLastMayClose(t, client)
+      t.strictSame(cutUrls(report), hangs)
+      const before = paths.indexOf(hangs[0] ?? '')
+      t.match(report, { completed: paths.length - hangs.length - before, exitCode: 1 })
+      release()
+      await nothingCounts(app)
+    })
+  }
+
+  t.test(`${paths.join()} that is cut by writeTimeout while running sends what is ready, and names only what was not answered`, async t => {
+    const { client, app, log, release } = await startPipeline(t, paths, { writeTimeout: 200 })
+    await eventually(() => statuses(client).length === paths.length)
+    t.strictSame(statuses(client), expected)
+    t.strictSame(log.lines.filter(({ msg }) => msg.startsWith('Request cut')).map(({ url }) => url), hangs)
+    client.socket.destroy()
+    await client.closed
+    release()
+    await nothingCounts(app)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
+  })
+}
+
+t.test('a pipeline whose client leaves as it is cut leaves nothing behind', async t => {
+  const { client, app, release } = await startPipeline(t, ['/hang', '/quick', '/quick'], { drainTimeout: 200 })
+  const report = app.gracefulShutdown.shutdown()
+  client.socket.destroy()
+  release()
+  t.match(await report, { cut: [], exitCode: 0 })
+  t.equal(app.inFlightRequests, 0)
+})
+
+t.test('a pipeline that is answered in time is whole, and clean', async t => {
+  const { client, app, release } = await startPipeline(t, ['/hang', '/quick', '/large'], {})
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  release()
+  await client.closed
+  t.strictSame(statuses(client), ['200', '200', '200'])
+  onlyLastMayClose(t, client)
+  t.match(await report, { completed: 3, cut: [], exitCode: 0 })
+})
