@@ -33,7 +33,7 @@ export const SUITES: readonly Suite[] = [
       'test/unix-https.test.js': 'the same',
       'test/connect-timeout.test.js': 'needs a network that swallows a connection'
     },
-    short: true
+    short: /^test\/(?!.*(timeout|retr(y|ies)))/
   },
   { name: '@fastify/http-proxy', tests: /^test\/[^/]+\.js$/, short: true },
   { name: '@fastify/multipart' },
