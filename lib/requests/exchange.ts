@@ -160,6 +160,12 @@ export class Exchange {
     if (this.#stream === undefined && !this.response.destroyed) this.response.destroy().emit('close')
   }
 
+  /** HTTP/2: `reply.then` never settles if the stream is closed by then, and with it a handler that returns its reply. */
+  settleReply (): void {
+    const { reply } = this
+    if (this.#stream !== undefined && reply !== undefined) reply.then = fulfilled => { fulfilled() } // oxlint-disable-line no-thenable
+  }
+
   /** Cuts the connection, or resets the stream. */
   abort (): void {
     if (this.#stream !== undefined) {
@@ -188,6 +194,17 @@ export class Exchange {
    * and runs onSend hooks twice where they are at work already. So what Fastify or the handler still write is ignored.
    */
   answer (error: FastifyError, own: OutgoingHttpHeaders = {}): void {
+    try {
+      this.#sendError(error, own)
+    } catch {
+      // A replaced writeHead() throws.
+    }
+    // A replaced end() may not have called the real one yet, and may still write an answer of its own.
+    if (this.response.writableEnded) seal(this.response)
+    else this.abort()
+  }
+
+  #sendError (error: FastifyError, own: OutgoingHttpHeaders): void {
     const { response, reply } = this
     const body = errorBody(error)
     const headers = {
@@ -198,9 +215,6 @@ export class Exchange {
     if (this.#stream === undefined) response.statusMessage = ''
     response.writeHead(error.statusCode as number, headers)
     response.end(body)
-    // A middleware has replaced end(), and has not called the real one yet: it may still write an answer of its own.
-    if (response.writableEnded) seal(response)
-    else this.abort()
   }
 
   /** Calls back when neither a read nor a write has made progress for `limit` milliseconds, and again after as long. */
