@@ -1,0 +1,400 @@
+// Applications that do what few do: to Fastify's objects, to the logger, to Node's servers and sockets.
+
+import t from 'tap'
+import type { FastifyInstance, FastifyServerOptions } from 'fastify'
+import type { AddressInfo, Socket } from 'node:net'
+import type { ShutdownReport } from '../types/index.ts'
+import type { LogLine } from './helpers.ts'
+import { connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import proxy from '@fastify/http-proxy'
+import websocket from '@fastify/websocket'
+import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, portOf, RawClient, runNode, visit } from './helpers.ts'
+
+/** What a handler does to Fastify's objects, and how its request is named then. */
+const damages: Record<string, { code: string, url: string | undefined }> = {
+  'the URL of the raw request': { code: 'request.raw.url = undefined', url: undefined },
+  'the log of the reply': { code: 'reply.log = null', url: '/held' },
+  'the raw request': { code: 'request.raw = null', url: undefined }
+}
+
+for (const [what, { code, url }] of Object.entries(damages)) {
+  t.test(`a handler that takes away ${what} is cut at the drain timeout, and its request is named`, async t => {
+    // A process of its own: Fastify throws an uncaught TypeError of its own as such a request is answered.
+    const program = runNode(t, ['--input-type=module', '--eval', `
+      import Fastify from 'fastify'
+      import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+      const app = Fastify({ logger: true })
+      await app.register(gracefulPlugin, { drainTimeout: 100 })
+      app.get('/held', async (request, reply) => {
+        ${code}
+        app.log.info({ list: app.gracefulShutdown.inFlight() }, 'damaged')
+        await new Promise(() => {})
+      })
+      app.gracefulShutdown.onShutdown(() => { app.log.info('cleanup') })
+      await app.listen({ port: 0, host: '127.0.0.1' })
+      process.once('SIGUSR1', async () => {
+        const { cut, exitCode } = await app.gracefulShutdown.shutdown()
+        app.log.info({ cut, exitCode }, 'resolved')
+        process.exit(exitCode)
+      })`])
+    const client = new RawClient(await portOf(program)).get('/held')
+    const named = [{ kind: 'request', method: 'GET', route: '/held', url, reqId: 'req-1' }]
+    t.match((await program.log.line(/^damaged$/)).list, named)
+    program.kill('SIGUSR1')
+    t.match(await program.exit, { code: 1 })
+    const { cut, exitCode } = await Promise.race([program.log.line(/^resolved$/), sleep<Partial<LogLine>>(1_000, {})])
+    t.match(cut, named)
+    t.equal((cut as unknown[] | undefined)?.length, 1)
+    t.equal(exitCode, 1)
+    t.equal(program.log.messages(/^cleanup$/).length, 1)
+    await client.closed
+  })
+}
+
+t.test('a logger that shuts down as an error is logged joins the shutdown that logs it', async t => {
+  const unhandled: unknown[] = []
+  const onUnhandled = (reason: unknown): void => { unhandled.push(reason) }
+  process.on('unhandledRejection', onUnhandled)
+  t.teardown(() => { process.off('unhandledRejection', onUnhandled) })
+  const joined: Array<Promise<ShutdownReport>> = []
+  const target: { app?: FastifyInstance } = {}
+  const ignore = (): void => {}
+  const loggerInstance = {
+    level: 'info', silent: ignore, trace: ignore, debug: ignore, info: ignore, warn: ignore, fatal: ignore,
+    error: () => {
+      if (target.app !== undefined) joined.push(target.app.gracefulShutdown.shutdown('an error was logged'))
+    },
+    child: () => loggerInstance
+  } as unknown as NonNullable<FastifyServerOptions['loggerInstance']>
+  const { app } = await createApp(t, {}, { logger: undefined, loggerInstance } as object)
+  target.app = app
+  let runs = 0
+  app.gracefulShutdown.onShutdown(() => { runs++ })
+  await listen(app)
+  const report = await app.gracefulShutdown.shutdown(new Error('x'))
+  t.ok(joined.length > 0)
+  for (const other of await Promise.all(joined)) t.equal(other, report)
+  t.match(report, { errors: [{ message: 'x' }], callbacks: [{}], exitCode: 1 })
+  t.equal(report.errors.length, 1)
+  t.equal(runs, 1)
+  // Node tells of unhandled rejections once the microtasks have run.
+  await sleep(0)
+  t.strictSame(unhandled, [])
+})
+
+/** One handler's work, which cleanup is to wait for. */
+function workOf (app: FastifyInstance): { work: () => Promise<void>, started: Promise<void>, finish: () => void, events: string[] } {
+  const [started, released] = [new Deferred(), new Deferred()]
+  const events: string[] = []
+  app.gracefulShutdown.onShutdown(() => { events.push('cleanup') })
+  const work = async (): Promise<void> => {
+    started.resolve()
+    await released.promise
+    events.push('worked')
+  }
+  return { work, started: started.promise, finish: () => { released.resolve() }, events }
+}
+
+t.test('an async error handler is waited for, also if the client has left before the handler rejects', async t => {
+  const { app, log } = await createApp(t)
+  const { work, started, finish, events } = workOf(app)
+  const [entered, failing] = [new Deferred(), new Deferred()]
+  app.setErrorHandler(async (_error, _request, reply) => {
+    await work()
+    return await reply.code(500).send('failed')
+  })
+  app.get('/', async () => {
+    entered.resolve()
+    await failing.promise
+    throw new Error('rejected')
+  })
+  const { client, leave } = await visit(app, await listen(app))
+  client.get('/')
+  await entered.promise
+  await leave()
+  t.equal(app.inFlightRequests, 1)
+  const report = app.gracefulShutdown.shutdown()
+  await log.line(/Waiting for 1 in-flight request /)
+  failing.resolve()
+  await started
+  await Promise.race([sleep(100), report])
+  t.equal(app.inFlightRequests, 1)
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  finish()
+  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+  t.strictSame(events, ['worked', 'cleanup'])
+})
+
+/** A handler that has another one answer, where one of the two works on. */
+const nested: Record<string, { status: number, add: (app: FastifyInstance, work: () => Promise<void>) => void }> = {
+  'an async error handler that works on after a handler has sent an error': {
+    status: 500,
+    add: (app, work) => {
+      app.setErrorHandler(async (_error, _request, reply) => {
+        reply.code(500).send('failed')
+        await work()
+      })
+      app.get('/', async (_request, reply) => {
+        await sleep(0)
+        return await reply.send(new Error('sent'))
+      })
+    }
+  },
+  'a handler that works on after callNotFound()': {
+    status: 404,
+    add: (app, work) => {
+      app.setNotFoundHandler(async (_request, reply) => {
+        reply.code(404).send('not found')
+        await sleep(0)
+      })
+      app.get('/', async (_request, reply) => {
+        await sleep(0)
+        reply.callNotFound()
+        await work()
+        return reply
+      })
+    }
+  }
+}
+
+for (const [what, { status, add }] of Object.entries(nested)) {
+  t.test(`${what} is waited for`, async t => {
+    const { app, log } = await createApp(t)
+    const { work, started, finish, events } = workOf(app)
+    add(app, work)
+    const client = new RawClient(await listen(app)).get('/')
+    await client.until(new RegExp(`^HTTP/1.1 ${status}`))
+    await started
+    t.equal(app.inFlightRequests, 1)
+    const report = app.gracefulShutdown.shutdown()
+    await Promise.race([log.line(/Waiting for 1 in-flight request /), report])
+    // Longer than it takes the other handler to return.
+    await Promise.race([sleep(100), report])
+    t.equal(app.gracefulShutdown.phase, 'draining')
+    finish()
+    t.match(await report, { cut: [], errors: [], exitCode: 0 })
+    t.strictSame(events, ['worked', 'cleanup'])
+  })
+}
+
+t.test('an upload that is in, and that no parser has read, counts until its handler is done although its client has left', async t => {
+  const { app, log } = await createApp(t)
+  const { work, started, finish, events } = workOf(app)
+  const [entered, prepared] = [new Deferred(), new Deferred()]
+  // As @fastify/multipart does.
+  app.addContentTypeParser('multipart/form-data', (_request, _payload, done) => { done(null) })
+  const preHandler = async (): Promise<void> => {
+    entered.resolve()
+    await prepared.promise
+  }
+  app.post('/', { preHandler }, async () => {
+    await work()
+    return 'kept'
+  })
+  const { client, leave } = await visit(app, await listen(app))
+  const body = '--X\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--X--\r\n'
+  client.send(['POST / HTTP/1.1', 'Host: test', 'Content-Type: multipart/form-data; boundary=X', `Content-Length: ${body.length}`, '', body].join('\r\n'))
+  await entered.promise
+  await leave()
+  t.equal(app.inFlightRequests, 1)
+  const report = app.gracefulShutdown.shutdown()
+  await Promise.race([log.line(/Waiting for 1 in-flight request /), report])
+  prepared.resolve()
+  await Promise.race([started, report])
+  t.equal(app.inFlightRequests, 1)
+  await Promise.race([sleep(100), report])
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  finish()
+  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+  t.strictSame(events, ['worked', 'cleanup'])
+})
+
+/** Plugins that take upgrades. */
+const upgraders: Record<string, (app: FastifyInstance) => Promise<void>> = {
+  '@fastify/websocket': async app => { await app.register(websocket) },
+  '@fastify/http-proxy': async app => { await app.register(proxy, { upstream: 'http://127.0.0.1:1', prefix: '/proxied', websocket: true }) }
+}
+
+for (const [what, add] of Object.entries(upgraders)) {
+  t.test(`a request that offers h2c to a plain route, next to ${what}, counts; a new one is refused while draining`, async t => {
+    const { app, log } = await createApp(t)
+    // Ahead: @fastify/websocket refuses upgrades on the plain routes that come after it.
+    const held = heldRoute(app)
+    await add(app)
+    const port = await listen(app)
+    const offer = ['Connection: Upgrade', 'Upgrade: h2c']
+    const { client: late } = await visit(app, port)
+    const client = new RawClient(port).get('/held', offer)
+    await held.entered
+    t.equal(app.inFlightRequests, 1)
+    const report = app.gracefulShutdown.shutdown()
+    await Promise.race([log.line(/Waiting for 1 in-flight request /), report])
+    late.get('/held', offer)
+    await late.closed
+    t.match(late.text, /^HTTP\/1\.1 503 /)
+    t.equal(app.gracefulShutdown.phase, 'draining')
+    t.equal(app.inFlightRequests, 1)
+    held.release()
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 200 OK[^]*\{"held":true\}$/)
+    t.match(await report, { completed: 1, refused: 1, cut: [], errors: [], exitCode: 0 })
+  })
+}
+
+t.test('a middleware whose replaced end() has not ended its answer by the drain timeout: its connection is cut, and carries no mix', async t => {
+  const { app } = await createApp(t, { drainTimeout: 100 })
+  const [entered, stored] = [new Deferred(), new Deferred()]
+  let ended = 0
+  // As express-session does: it stores the session first.
+  app.addHook('onRequest', (_request, { raw }, _done) => {
+    const { end } = raw
+    raw.end = ((...args: Parameters<typeof end>) => {
+      void stored.promise.then(() => {
+        end.apply(raw, args)
+        ended++
+      })
+      return raw
+    }) as typeof end
+    raw.statusCode = 200
+    raw.setHeader('x-own', '1')
+    raw.end('own answer')
+    entered.resolve()
+  })
+  app.get('/', async () => 'not reached')
+  const client = new RawClient(await listen(app)).get('/')
+  await entered.promise
+  const report = app.gracefulShutdown.shutdown()
+  await client.closed
+  stored.resolve()
+  t.match(await report, { cut: [{ kind: 'request', url: '/' }], exitCode: 1 })
+  await eventually(() => ended > 0)
+  t.equal(client.text, '')
+})
+
+t.test('unref() of a server that listens to both loopbacks of localhost does not shut the service down', async t => {
+  t.teardown(resolveToBothLoopbacks())
+  const { app, log } = await createApp(t)
+  app.get('/', async () => 'served')
+  await app.listen({ port: 0, host: 'localhost' })
+  t.equal(app.addresses().length, 2)
+  app.server.unref()
+  // Closing a server tells of it in a later turn.
+  await eventually(() => app.addresses().length === 1)
+  const { address, port } = app.server.address() as AddressInfo
+  const client = new RawClient(connect(port, address)).get('/')
+  await client.until(/served$/)
+  t.equal(app.gracefulShutdown.phase, 'running')
+  t.strictSame(log.messages(/shut(?:ting)? down/i), [])
+  t.match(await app.gracefulShutdown.shutdown(), { reason: 'shutdown', cut: [], errors: [], exitCode: 0 })
+})
+
+/** Ways to take a socket out of a server. */
+const handovers: Record<string, { event: 'connect' | 'upgrade', head: string }> = {
+  'a CONNECT': { event: 'connect', head: 'CONNECT test:80 HTTP/1.1\r\nHost: test:80\r\n\r\n' },
+  'an upgrade': { event: 'upgrade', head: 'GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: own\r\n\r\n' }
+}
+
+for (const [what, { event, head }] of Object.entries(handovers)) {
+  for (const to of ['the same server', "another instance's server"]) {
+    t.test(`a socket that is handed to ${to} after ${what} is served, and the instances shut down cleanly`, async t => {
+      const { app } = await createApp(t)
+      const { app: another } = await createApp(t)
+      const receiver = to === 'the same server' ? app : another
+      const held = heldRoute(receiver)
+      app.server.on(event, (_request: unknown, socket: Socket) => {
+        socket.write('HTTP/1.1 200 Handed over\r\n\r\n')
+        receiver.server.emit('connection', socket)
+      })
+      const [port] = [await listen(app), await listen(another)]
+      const client = new RawClient(port).send(head)
+      await client.until(/Handed over\r\n\r\n/)
+      client.get('/held')
+      await held.entered
+      t.equal(receiver.inFlightRequests, 1)
+      const report = receiver.gracefulShutdown.shutdown()
+      held.release()
+      await client.closed
+      t.match(client.text, /\{"held":true\}$/)
+      t.match(await report, { completed: 1, cut: [], errors: [], exitCode: 0 })
+      const other = receiver === app ? another : app
+      t.match(await other.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
+      t.strictSame([app.inFlightRequests, another.inFlightRequests], [0, 0])
+    })
+  }
+}
+
+t.test('close() gives its callback what avvio does: by the number of parameters', async t => {
+  type Wrap = (resolve: (args: unknown[]) => void) => unknown
+  const close = async (app: FastifyInstance, wrap: Wrap): Promise<unknown[]> => await new Promise(resolve => {
+    (app.close as (listener: unknown) => unknown)(wrap(resolve))
+  })
+  const { app: first } = await createApp(t)
+  const two = await close(first, resolve => (error: unknown, done: unknown) => { resolve([error, done]) })
+  t.equal(two[0], null)
+  t.type(two[1], 'function')
+  ;(two[1] as () => void)()
+
+  const { app: second } = await createApp(t)
+  const three = await close(second, resolve => (error: unknown, instance: unknown, done: unknown) => { resolve([error, instance, done]) })
+  t.equal(three[0], null)
+  t.equal(three[1], second)
+  t.type(three[2], 'function')
+  ;(three[2] as () => void)()
+})
+
+t.test("times given to Fastify that equal Node's defaults stay", async t => {
+  for (const given of [{ keepAliveTimeout: 5_000 }, { requestTimeout: 300_000 }]) {
+    const { app } = await createApp(t, {}, given)
+    await listen(app)
+    t.match(app.server, given)
+  }
+})
+
+t.test('background work that is cut at the drain timeout is logged once per shutdown', async t => {
+  const { app, log } = await createApp(t, { drainTimeout: 100 })
+  void app.gracefulShutdown.track(new Promise(() => {}), 'import')
+  await listen(app)
+  const { cut } = await app.gracefulShutdown.shutdown()
+  t.match(cut, [{ kind: 'task', name: 'import' }])
+  t.equal(cut.length, 1)
+  t.strictSame(log.messages(/^Background work cut/), ['Background work cut: import'])
+})
+
+t.test('background work that is cut at the drain timeout is logged once, also if the process exits by force later', async t => {
+  const { log, kill, exit } = runNode(t, ['--input-type=module', '--eval', `
+    import Fastify from 'fastify'
+    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+    const app = Fastify({ logger: true })
+    await app.register(gracefulPlugin, { drainTimeout: 100 })
+    app.gracefulShutdown.track(new Promise(() => {}), 'import')
+    app.gracefulShutdown.onShutdown(async () => {
+      app.log.info('callback')
+      await new Promise(() => {})
+    })
+    await app.listen({ port: 0, host: '127.0.0.1' })`])
+  await log.line(/listening at/)
+  kill('SIGTERM')
+  await log.line(/^callback$/)
+  kill('SIGTERM')
+  t.match(await exit, { code: 1 })
+  t.match(log.messages(/^Second signal/), [/exiting at once/])
+  t.strictSame(log.messages(/^Background work cut/), ['Background work cut: import'])
+})
+
+t.test('an opted-out request whose client has left, and whose handler never answers, does not hold the shutdown', async t => {
+  const { app } = await createApp(t)
+  const entered = new Deferred()
+  app.get('/feed', { config: { gracefulShutdown: false } }, async () => {
+    entered.resolve()
+    await new Promise(() => {})
+  })
+  const { client, leave } = await visit(app, await listen(app))
+  client.get('/feed')
+  await entered.promise
+  await leave()
+  const report = await app.gracefulShutdown.shutdown()
+  t.match(report, { cut: [], errors: [], exitCode: 0 })
+  t.ok(report.time < 1_000, `took ${report.time}ms`)
+})
