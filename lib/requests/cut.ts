@@ -42,12 +42,7 @@ export class Cuts {
     }
     this.#inFlight.orphan(exchange)
     this.#connections.endConnectionOf(exchange)
-    try {
-      exchange.answer(error)
-    } catch {
-      // A writeHead() replaced by a user or middleware throws.
-      exchange.abort()
-    }
+    exchange.answer(error)
     this.#inFlight.awaitAnswer(exchange)
     this.#inFlight.check(exchange)
   }
@@ -70,7 +65,7 @@ export class Cuts {
 
   /** Cuts every response that is not sent when connections are about to be closed. */
   cutRest (error: FastifyError): void {
-    for (const exchange of this.#inFlight.exchanges) if (!exchange.isFinished && !exchange.isGone) this.cut(exchange, error)
+    for (const exchange of this.#inFlight.exchanges) this.cut(exchange, error)
   }
 
   /** Names everything in flight, but does not end it. */

@@ -17,7 +17,8 @@ export function describe (exchange: Exchange, log: unknown): RequestInFlight {
   const entry = { kind: 'request', method: text(() => request.method) ?? '', route: undefined, url: undefined, reqId: undefined } as const
   const age = Math.round(exchange.age)
   try {
-    if (reply === undefined) return { ...entry, url: urlOf(request, log), age }
+    // A route's own serializer is not known yet, so its query stays out.
+    if (reply === undefined) return { ...entry, url: withoutQuery(urlOf(request, log)), age }
     const { routeOptions, id } = reply.request
     return { ...entry, route: routeOptions.url, url: urlOf(reply.request, reply.log), reqId: idOf(id), age }
   } catch {
@@ -34,8 +35,12 @@ function idOf (id: unknown): string {
 /** The URL as the user's `req` serializer shows it, undefined if it shows none; without a serializer, without the query. */
 function urlOf (request: { url?: unknown }, log: unknown): string | undefined {
   const serialize = (log as WithSerializers | null)?.[kSerializers]?.req
-  if (serialize === undefined) return text(() => request.url)?.replace(/[?#].*/s, '')
+  if (serialize === undefined) return withoutQuery(text(() => request.url))
   return text(() => (serialize(request) as { url?: unknown }).url)
+}
+
+function withoutQuery (url: string | undefined): string | undefined {
+  return url?.replace(/[?#].*/s, '')
 }
 
 /** The value, if it can be read and is a string. */

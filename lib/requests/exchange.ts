@@ -160,6 +160,12 @@ export class Exchange {
     if (this.#stream === undefined && !this.response.destroyed) this.response.destroy().emit('close')
   }
 
+  /** HTTP/2: if the stream is closed, `reply.then` never settles, nor does a handler that returns its reply. */
+  settleReply (): void {
+    const { reply } = this
+    if (this.#stream !== undefined && reply !== undefined) reply.then = fulfilled => { fulfilled() } // oxlint-disable-line no-thenable
+  }
+
   /** Closes the connection, or resets the stream. */
   abort (): void {
     if (this.#stream !== undefined) {
@@ -188,6 +194,17 @@ export class Exchange {
    * onSend hooks twice if they are already running. Later writes by Fastify or the handler are ignored.
    */
   answer (error: FastifyError, own: OutgoingHttpHeaders = {}): void {
+    try {
+      this.#sendError(error, own)
+    } catch {
+      // A replaced writeHead() throws.
+    }
+    // A replaced end() may not have called the real one yet, and may still write an answer of its own.
+    if (this.response.writableEnded) seal(this.response)
+    else this.abort()
+  }
+
+  #sendError (error: FastifyError, own: OutgoingHttpHeaders): void {
     const { response, reply } = this
     const body = errorBody(error)
     const headers = {
@@ -198,9 +215,6 @@ export class Exchange {
     if (this.#stream === undefined) response.statusMessage = ''
     response.writeHead(error.statusCode as number, headers)
     response.end(body)
-    // A middleware has replaced end() and not called the real one yet, so it may still write its own answer.
-    if (response.writableEnded) seal(response)
-    else this.abort()
   }
 
   /** Calls back when no read or write has made progress for `limit` milliseconds, and again after each further `limit`. */

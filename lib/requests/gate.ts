@@ -89,11 +89,7 @@ export class Gate {
       if (exchange.isGone || exchange.isAnswered || exchange.isUpgrade) continue
       // It never reached the gate.
       if (exchange.reply === undefined) this.refused++
-      try {
-        exchange.answer(new ShuttingDownError(), { 'retry-after': RETRY_AFTER_SECONDS })
-      } catch {
-        exchange.abort()
-      }
+      exchange.answer(new ShuttingDownError(), { 'retry-after': RETRY_AFTER_SECONDS })
     }
   }
 

@@ -150,6 +150,7 @@ export class InFlight {
         this.#finish(exchange)
       } else if (exchange.isGone) {
         this.orphan(exchange)
+        exchange.settleReply()
         this.awaitAnswer(exchange)
       }
     }
@@ -237,6 +238,7 @@ export class InFlight {
     const exchange = this.find(response) ?? this.#reenter(response)
     if (exchange === undefined) return undefined
     if (exchange.isUpgrade) this.#count(exchange)
+    if (exchange.wire === 'orphaned') exchange.settleReply()
     // One handler may call another: the error or not-found handler.
     exchange.handlers++
     if (exchange.handler === 'unreached') exchange.handler = 'returned'

@@ -28,11 +28,12 @@ export const SUITES: readonly Suite[] = [
   {
     name: '@fastify/reply-from',
     skip: {
+      'test/http2-canceled-streams-cleanup.test.js': 'without the plugin, it does not end either if close() comes 10 ms later',
       'test/unix-http.test.js': 'listens on a Unix socket beside the test, whose path is too long in a cache folder',
       'test/unix-https.test.js': 'the same',
       'test/connect-timeout.test.js': 'needs a network that swallows a connection'
     },
-    short: true
+    short: /^test\/(?!.*(timeout|retr(y|ies)))/
   },
   { name: '@fastify/http-proxy', tests: /^test\/[^/]+\.js$/, short: true },
   { name: '@fastify/multipart' },

@@ -1,0 +1,164 @@
+// What seldom happens, and would be lost without a test.
+
+import t from 'tap'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import { once } from 'node:events'
+import { connect, constants } from 'node:http2'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Writable } from 'node:stream'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, Log, RawClient, runNode } from './helpers.ts'
+
+t.test("waits for a route's own error handler", async t => {
+  const { app } = await createApp(t)
+  const work = new Deferred()
+  const errorHandler = (_error: unknown, _request: unknown, reply: FastifyReply): unknown => {
+    reply.code(500).send('mine')
+    return work.promise
+  }
+  app.get('/', { errorHandler }, async () => { throw new Error('on purpose') })
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/mine/)
+  t.equal(app.inFlightRequests, 1)
+  work.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('keeps the preValidation hooks of a route that takes a body', async t => {
+  const { app } = await createApp(t)
+  const ran: string[] = []
+  app.post('/one', { preValidation: async () => { ran.push('one') } }, async ({ body }) => body)
+  app.post('/two', { preValidation: [async () => { ran.push('two') }, async () => { ran.push('three') }] }, async ({ body }) => body)
+  for (const url of ['/one', '/two']) t.strictSame((await app.inject({ method: 'POST', url, payload: { a: 1 } })).json(), { a: 1 })
+  t.strictSame(ran, ['one', 'two', 'three'])
+})
+
+t.test('a callback whose name is no text is numbered', async t => {
+  const { app } = await createApp(t)
+  app.registerShutdownCallback(Object.defineProperty(() => {}, 'name', { value: 5 }))
+  t.match((await app.gracefulShutdown.shutdown()).callbacks, [{ name: 'callback 1' }])
+})
+
+t.test('a log that throws and a stderr that is closed stop nothing', async t => {
+  const program = runNode(t, ['--input-type=module', '-e', `
+    import { closeSync } from 'node:fs'
+    import Fastify from 'fastify'
+    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+    const fails = () => { throw new Error('log') }
+    const log = { level: 'info', fatal: fails, error: fails, warn: fails, info: fails, debug: fails, trace: fails, silent () {}, child: () => log }
+    const app = Fastify({ loggerInstance: log, disableRequestLogging: true })
+    await app.register(gracefulPlugin, { signals: false })
+    app.registerShutdownCallback(() => { throw new Error('callback') })
+    closeSync(2)
+    const { exitCode, callbacks } = await app.gracefulShutdown.shutdown()
+    console.log(exitCode, callbacks.length)
+  `])
+  t.match(await program.exit, { code: 0, signal: null })
+  t.match(program.output(), /^1 1$/m)
+})
+
+t.test('names what it waits for each second: by its URL, by its route, or as held by a hook', async t => {
+  const log = new Log()
+  const stream = new Writable({ write: (chunk: Buffer, _encoding, done) => { log.write(chunk.toString()); done() } })
+  const app = Fastify({ logger: { level: 'debug', stream, serializers: { req: ({ method }) => ({ method }) } } }) as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  const passed = new Deferred()
+  app.addHook('onRequest', async ({ url }) => { if (url === '/ahead') await passed.promise })
+  await app.register(gracefulPlugin)
+  const held = heldRoute(app)
+  app.get('/ahead', async () => 'ahead')
+  const port = await listen(app)
+  const clients = [new RawClient(port).get('/held'), new RawClient(port).get('/ahead')]
+  await eventually(() => app.inFlightRequests === 2)
+  const report = app.gracefulShutdown.shutdown()
+  await log.line(/^Waiting for GET \/held \(req-\w+, \d+ms\)$/)
+  await log.line(/^Waiting for GET {2}\(held by a hook, \d+ms\)$/)
+  passed.resolve()
+  held.release()
+  await Promise.all(clients.map(async ({ closed }) => { await closed }))
+  t.match(await report, { completed: 2, cut: [], exitCode: 0 })
+})
+
+t.test('after a cut, a handler may write and end its response, and hears of it', async t => {
+  const { app } = await createApp(t, { writeTimeout: 50 })
+  const called: string[] = []
+  const go = new Deferred()
+  app.get('/', async (_request, { raw }) => {
+    await go.promise
+    raw.writeHead(200).setHeader('a', 'b')
+    raw.write('late', () => { called.push('written') })
+    raw.write('late')
+    raw.end('late', () => { called.push('ended') })
+    raw.end()
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/FST_ERR_GRACEFUL_WRITE_TIMEOUT/)
+  go.resolve()
+  await eventually(() => called.length === 2)
+  t.strictSame(called, ['written', 'ended'])
+  await eventually(() => app.inFlightRequests === 0)
+  t.notMatch(client.text, 'late')
+})
+
+t.test('then() of a tracked thenable works without callbacks', async t => {
+  const { app } = await createApp(t)
+  const thenable = (settle: (fulfil: (value: unknown) => unknown, reject: (reason: unknown) => unknown) => unknown): PromiseLike<unknown> =>
+    ({ then: (fulfil: never, reject: never) => settle(fulfil, reject) as never }) // oxlint-disable-line unicorn/no-thenable
+  const fulfilled = app.gracefulShutdown.track(thenable(fulfil => fulfil(1)), 'fulfilled')
+  const call = ({ then }: PromiseLike<unknown>): unknown => Reflect.apply(then, undefined, [])
+  t.equal(call(fulfilled), 1)
+  const rejected = app.gracefulShutdown.track(thenable((_fulfil, reject) => reject('no')), 'rejected')
+  t.throws(() => { call(rejected) })
+  t.strictSame(app.gracefulShutdown.inFlight(), [])
+})
+
+for (const when of ['its handler', 'a hook ahead of it']) {
+  t.test(`HTTP/2: a handler that returns its reply is over, also if the client leaves during ${when}`, async t => {
+    const { app } = await createApp(t, {}, { http2: true } as object)
+    const entered = new Deferred()
+    const go = new Deferred()
+    const pass = async (): Promise<void> => {
+      entered.resolve()
+      await go.promise
+    }
+    if (when !== 'its handler') app.addHook('onRequest', pass)
+    app.get('/', async (_request, reply) => {
+      if (when === 'its handler') await pass()
+      return reply.send('x')
+    })
+    const session = connect(`http://127.0.0.1:${await listen(app)}`)
+    t.teardown(() => { session.destroy() })
+    const stream = session.request({ ':path': '/' }).on('error', () => {})
+    await entered.promise
+    const closed = once(stream, 'close')
+    stream.close(constants.NGHTTP2_CANCEL)
+    await closed
+    await sleep(50)
+    go.resolve()
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  })
+}
+
+t.test('a late request whose writeHead is replaced by one that throws is cut as connections are closed', async t => {
+  const app = Fastify() as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  app.addHook('onRequest', async ({ url }, { raw }) => {
+    if (url !== '/late') return
+    raw.writeHead = () => { throw new Error('replaced') }
+    await sleep(5_000, undefined, { ref: false })
+  })
+  await app.register(gracefulPlugin)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const late = new RawClient(port).get('/late')
+  await eventually(() => late.socket.bytesWritten > 0)
+  held.release()
+  await Promise.all([busy.closed, late.closed])
+  t.equal(late.text, '')
+  t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
+})
