@@ -1,26 +1,26 @@
-// fastify-graceful: graceful shutdown for Fastify. This file is the map, in the order in which a request and then a signal
-// go through it.
+// fastify-graceful: graceful shutdown for Fastify. This is the map, in the order in which a request, and then a signal,
+// passes through the files.
 //
 //   lib/options.ts               options, defaults, validation
 //   lib/requests/                what is being served
-//     exchange.ts                  a request and its response; the only file that knows HTTP/1 from HTTP/2
+//     exchange.ts                  a request and its response; only this file treats HTTP/1 and HTTP/2 differently
 //     in-flight.ts                 the requests in flight; decides when a request is over
-//     tasks.ts, thenable.ts        background work; promises and thenables of the user's
-//     gate.ts, body.ts             what a request meets once a shutdown has started; the rest of a body that is not used
+//     tasks.ts, thenable.ts        background work; user promises and thenables
+//     gate.ts, body.ts             refuses requests during a shutdown; drops unused request bodies
 //     timeouts.ts                  read, write and idle timeouts
-//     cut.ts, describe.ts          ends requests in their handler's place; what log and report show of them
-//   lib/connections/             over what
+//     cut.ts, describe.ts          ends requests in their handler's place; describes them in log and report
+//   lib/connections/             over which connections
 //     servers.ts                   every listener
-//     connection.ts, sockets.ts    one connection and its pipeline; all of them, and when one may be closed
+//     connection.ts, sockets.ts    one connection and its pipeline; all connections, and when to close them
 //     upgraded.ts                  the WebSockets of @fastify/websocket
-//   lib/lifecycle/               how far on the way out
+//   lib/lifecycle/               how far the shutdown is
 //     phase.ts                     running, delaying, draining, closing, closed
 //     shutdown.ts                  the shutdown, step by step
-//     callbacks.ts, report.ts      cleanup, in order; what was cut and what failed
-//     process.ts, log.ts           signals, uncaught errors, the exit; a log that cannot throw
+//     callbacks.ts, report.ts      cleanup, in order; what was cut or failed
+//     process.ts, log.ts           signals, uncaught errors, the exit; a log that never throws
 //   lib/probes.ts                /health and /ready
-//   lib/times.ts, clock.ts       every constant of time; timers that a test suite cannot replace
-//   lib/errors.ts, values.ts     the coded errors; what is made of anything that a user throws or passes
+//   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
+//   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
 
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preValidationHookHandler } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
@@ -46,7 +46,7 @@ import { Timeouts } from './lib/requests/timeouts.ts'
 
 async function graceful (fastify: FastifyInstance, input: GracefulOptions): Promise<void> {
   if (isOwned(fastify) || fastify.hasDecorator('gracefulShutdown')) throw new AlreadyRegisteredError()
-  // The root instance has `close`; those of child contexts inherit it.
+  // `close` is an own property of the root instance; child contexts inherit it.
   if (!Object.hasOwn(fastify, 'close')) throw new NotRootError()
   assertNotShared(fastify)
   const options = resolveOptions(input)
@@ -56,7 +56,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const outcome = new Outcome()
   const inFlight = new InFlight(fastify.log)
   const tasks = new Tasks((name, error) => {
-    // A failure of long ago does not make the shutdown unclean.
+    // A failure before the shutdown does not make it unclean.
     if (phase.current !== 'running') outcome.addError(error)
     log.error(`Background work failed: ${name}`, { err: error })
   })
@@ -67,7 +67,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
   const callbacks = new Callbacks(options.shutdownTimeout, log)
   const probes = new Probes(options, phase, inFlight)
-  // A route's own settings are applied by a hook on that route, so that they cost the others nothing.
+  // A route's own settings are applied by a hook on that route, so that other routes pay nothing for them.
   const afterParsing: preValidationHookHandler = (_request, reply, done) => {
     inFlight.parsed(reply.raw)
     done()
@@ -91,7 +91,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     prependOnRequest(route, reply => { timeouts.setFor(reply.raw, writeTimeout) })
   })
   observeOtherHandlers(fastify, inFlight)
-  // Ahead of the rest, because a path may be taken: an instance that could not be protected closes as without the plugin.
+  // First, because a path may be taken: if this throws, the instance still closes as it does without the plugin.
   probes.route(fastify)
 
   const close = fastify.close.bind(fastify) as () => Promise<void>
@@ -112,11 +112,11 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   adoptServers(fastify, server => {
     timeouts.apply(server)
     connections.adopt(server, () => {
-      // No load balancer finds the way here any more.
+      // The listener is closed, so there is nothing to delay for.
       shutdown.skipDelay()
       void shutdown.start('close')
     })
-    // Not onListen: that runs after Fastify has said that it listens, too late for a signal that comes at once.
+    // Not onListen: it runs after Fastify logs its address, and a signal may arrive before that.
     server.on('listening', () => {
       if (phase.current !== 'running') return
       timeouts.start()
@@ -132,8 +132,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     webSockets.opened(request.server)
     return exchange
   }
-  // V8 inlines a hook into Fastify's code only as long as it is short: what is rare is in functions of its own.
-  // Node has told of a request when it arrived, unless it is injected, comes from another server, or asks for an upgrade.
+  // V8 inlines a hook into Fastify's code only if it is short, so rare cases are in separate functions.
+  // Node has reported the request already, unless it is injected, comes from another server, or asks for an upgrade.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
     const exchange = inFlight.find(reply.raw) ?? enter(request, reply)
     exchange.reply = reply
@@ -146,18 +146,18 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
 
   fastify.addHook('onListen', done => {
-    // Fastify goes on with a listen() that was under way when it was closed.
+    // Fastify completes a listen() that was in progress when the instance was closed.
     if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()
     done()
   })
 
-  // One way out: whatever closes the instance shuts it down, and waits for all of it.
+  // Whatever closes the instance runs the whole shutdown and waits for its end.
   fastify.close = closeWith(shutdown, fastify, close) as typeof fastify.close
-  // Code that has kept an earlier `close` still comes by here, ahead of Fastify's own closing.
+  // Code that kept a reference to the original `close` still runs this, before Fastify closes.
   const beforeFastify = async () => { await shutdown.drained() }
   fastify.addHook('onClose', beforeFastify)
   fastify.addHook('onReady', done => {
-    // Only a handler that is added now runs ahead of Fastify's, which answers everything with its own 503.
+    // Only a handler added this late runs before Fastify's own, which makes Fastify answer everything with 503.
     (fastify as unknown as { onClose: (handler: () => Promise<void>) => void }).onClose(beforeFastify)
     done()
   })
@@ -183,7 +183,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
 type SetHandler = (this: unknown, ...args: unknown[]) => unknown
 
-/** No hook tells of the handlers of errors and of what is not found. Child contexts inherit these methods. */
+/** No hook covers error and not-found handlers, so their setters are wrapped. Child contexts inherit the setters. */
 function observeOtherHandlers (fastify: FastifyInstance, inFlight: InFlight): void {
   const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', SetHandler>
   const observed = (set: SetHandler): SetHandler => function (...args) {
@@ -200,14 +200,14 @@ function prependOnRequest (route: RouteOptions, apply: (reply: FastifyReply) => 
   route.onRequest = [hook, ...[route.onRequest ?? []].flat()]
 }
 
-/** `fastify.close()`, as a promise or with a callback, as Fastify has it. */
+/** `fastify.close()`, with a promise or a callback, as in Fastify. */
 function closeWith (shutdown: Shutdown, fastify: FastifyInstance, close: () => Promise<void>) {
   return function closeGracefully (listener?: (error: Error | null, instance: FastifyInstance, done: () => void) => void) {
     if (listener === undefined) return shutdown.close()
-    // Fastify complains of what is not a function.
+    // Fastify reports an argument that is not a function.
     if (typeof listener !== 'function') return (close as (listener: unknown) => unknown)(listener)
     const done = () => {}
-    // avvio leaves the instance out if two arguments are asked for.
+    // avvio does not pass the instance to a listener with two parameters.
     const call = (error: Error | null) => {
       const args = listener.length === 2 ? [error, done] : [error, fastify, done]
       ;(listener as (...args: unknown[]) => void)(...args)

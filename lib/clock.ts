@@ -1,5 +1,5 @@
-// Time, as it was when this package was loaded. A test suite may replace timers and clocks, in node:test, vitest or sinon,
-// and close its instances while they stand still.
+// Timers and clocks as they were when this package was loaded. A test suite (node:test, vitest, sinon) may replace them and
+// close its instances while the fake time stands still.
 
 import timers from 'node:timers'
 

@@ -4,36 +4,36 @@ import type { FastifyError } from '@fastify/error'
 import { STATUS_CODES } from 'node:http'
 import createError from '@fastify/error'
 
-/** An option of the plugin, of a route or of a callback has a value that is not allowed. */
+/** An option of the plugin, of a route or of a callback has an invalid value. */
 export const OptionInvalidError = createError<[option: string, value: string, allowed: string]>(
   'FST_ERR_GRACEFUL_OPTION_INVALID', 'Invalid %s: got %s, allowed is %s')
 
-/** An option does not exist; mostly a typo. */
+/** An option is unknown, usually because of a typo. */
 export const OptionUnknownError = createError<[option: string, known: string]>(
   'FST_ERR_GRACEFUL_OPTION_UNKNOWN', 'Unknown %s, known are %s')
 
-/** The times do not fit into each other. */
+/** The time limits do not fit into each other. */
 export const BudgetError = createError<[delay: number, drain: number, shutdown: number]>(
   'FST_ERR_GRACEFUL_BUDGET',
   'shutdownDelay (%d ms) + drainTimeout (%d ms) must be less than shutdownTimeout (%d ms), or no time is left to close and clean up')
 
-/** A probe and a route, or the two probes, have the same path. */
+/** A probe has the path of a route or of the other probe. */
 export const ProbePathError = createError<[option: string, path: string, other: string, option: string]>(
   'FST_ERR_GRACEFUL_PROBE_PATH',
   'The path of option "%s", "%s", is also the path of %s. Set option "%s" of fastify-graceful to another path, or to false for no probe')
 
-/** One server shuts down once, with one set of options. */
+/** A server shuts down once, with one set of options. */
 export const AlreadyRegisteredError = createError(
   'FST_ERR_GRACEFUL_ALREADY_REGISTERED', 'fastify-graceful is already registered in this instance')
 
-/** A plugin in a child context sees no request of the root context or of its siblings, so it could not protect them. */
+/** A plugin in a child context sees no requests of the root context or of its siblings, so it cannot protect them. */
 export const NotRootError = createError(
   'FST_ERR_GRACEFUL_NOT_ROOT',
   'fastify-graceful must be registered in the root instance, because a shutdown concerns every route. Call ' +
   'app.register(gracefulPlugin) there, or wrap each plugin that it is registered from in fastify-plugin: ' +
   'one that @fastify/autoload loads, and with fastify-cli also the application itself')
 
-/** Two instances share a server by way of `serverFactory`: each would close the other's connections. */
+/** Two instances share a server through `serverFactory`: each would close the other's connections. */
 export const ServerSharedError = createError(
   'FST_ERR_GRACEFUL_SERVER_SHARED', 'The server of this instance belongs to another instance that has fastify-graceful registered')
 
@@ -68,11 +68,11 @@ export const ReadTimeoutError = createError<[limit: number]>(
 export const DrainTimeoutError = createError<[limit: number]>(
   'FST_ERR_GRACEFUL_DRAIN_TIMEOUT', 'The request was not answered within the %d ms that a shutdown waits', 503)
 
-/** In the log only: the process exits, and no client can be answered any more. */
+/** Only in the log: the process exits, so no client can be answered. */
 export const ExitError = createError(
   'FST_ERR_GRACEFUL_EXIT', 'The process exited before the request was answered', 503)
 
-/** An error in the shape in which Fastify sends it. */
+/** An error in the format that Fastify sends. */
 export function errorBody ({ statusCode = 500, code, message }: FastifyError): string {
   return JSON.stringify({ statusCode, code, error: STATUS_CODES[statusCode], message })
 }

@@ -1,11 +1,11 @@
-// The defaults, in one place, and what may be given instead.
+// The defaults, in one place, and the validation of options.
 
 import type { GracefulOptions, ProbeCheck, ProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
 import { BudgetError, OptionInvalidError, OptionUnknownError, ProbePathError } from './errors.ts'
 import { CHECK_TIMEOUT, LONGEST_TIMER } from './times.ts'
 import { show } from './values.ts'
 
-/** All that close-with-grace listens to; it does not export its lists. A test holds the two together. */
+/** All events that close-with-grace listens to. It does not export its lists; a test compares them. */
 export const PROCESS_EVENTS: readonly ProcessEvent[] = [
   'SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGILL', 'SIGTRAP', 'SIGABRT',
   'SIGBUS', 'SIGFPE', 'SIGSEGV', 'SIGUSR2', 'SIGTERM',
@@ -44,11 +44,11 @@ export interface Options {
   readonly signals: readonly ProcessEvent[]
   readonly health: Probe | false
   readonly ready: Probe | false
-  /** The timeouts that the user gave; the others yield to what was given to Fastify. */
+  /** The names of all options that the user gave; other timeouts yield to Fastify's. */
   readonly given: ReadonlySet<string>
 }
 
-/** Validates what the user gave, without changing it. */
+/** Validates the user's options without changing them. */
 export function resolveOptions (input: GracefulOptions): Options {
   known('option', input, Object.keys(DEFAULTS))
   const given = new Set(Object.entries(input).filter(([, value]) => value !== undefined).map(([name]) => name))

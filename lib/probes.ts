@@ -1,4 +1,4 @@
-// The probes, /health and /ready: what a load balancer and an orchestrator are told.
+// The probes, /health and /ready, for load balancers and orchestrators.
 
 import type { FastifyInstance, FastifyReply, RouteOptions } from 'fastify'
 import type { GracefulShutdown, ProbeHandler } from '../types/index.ts'
@@ -56,7 +56,7 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     return handler === this.healthHandler || handler === this.readyHandler
   }
 
-  /** Routes the probes, for GET and HEAD. */
+  /** Adds the routes of the probes, for GET and HEAD. */
   route (fastify: FastifyInstance): void {
     for (const [option, probe] of this.#paths) {
       if (fastify.hasRoute({ method: 'GET', url: probe.path })) throw new ProbePathError(option, probe.path, 'a route', option)
@@ -68,7 +68,7 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     }
   }
 
-  /** @throws ProbePathError for a route that comes later and has the path of a probe; Fastify's own error names no option */
+  /** @throws ProbePathError if a later route has the path of a probe, because Fastify's own error names no option */
   assertNotTaken ({ method, url, handler, constraints }: RouteOptions): void {
     if (this.isHandler(handler) || Object.keys(constraints ?? {}).length > 0) return
     if (![method].flat().some(name => METHODS.includes(name))) return
@@ -82,12 +82,12 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
 }
 
 async function answer (reply: FastifyReply, status: number, body: object): Promise<FastifyReply> {
-  // Serialized here, so that no serializer of the user's makes another body of it.
+  // Serialized here, so that a user's serializer cannot change the body.
   return reply.code(status).header('cache-control', 'no-store').type('application/json; charset=utf-8')
     .send(JSON.stringify(body))
 }
 
-/** Runs a probe's checks side by side. Returns the names of those that failed. */
+/** Runs a probe's checks in parallel. Returns the names of those that failed. */
 async function failedChecks (probe: Probe | false): Promise<string[]> {
   if (probe === false) return []
   const outcomes = await Promise.all(Object.entries(probe.checks).map(async ([name, check]) => {

@@ -1,11 +1,11 @@
-// Values that come from a user's code. Anything may be thrown, rejected or passed, and nothing here throws.
+// Values from user code. Anything may be thrown, rejected or passed, and nothing here throws.
 
 import { inspect, types } from 'node:util'
 
-/** Of a value that is shown. */
+/** The maximum length of a shown value. */
 const MOST_CHARACTERS = 500
 
-/** A value as its author wrote it, with its type where that may be the mistake. */
+/** A value as written in code, with its type if that may be the mistake. */
 export function show (value: unknown): string {
   try {
     const text = inspect(value, { depth: 1, breakLength: Infinity, maxStringLength: 80 })
@@ -17,17 +17,17 @@ export function show (value: unknown): string {
   }
 }
 
-/** An error, whatever was thrown. Errors of another realm (node:vm, Jest) are errors, too. */
+/** Whatever was thrown, as an error. Errors of another realm (node:vm, Jest) are also errors. */
 export function toError (thrown: unknown): Error {
   try {
     if (types.isNativeError(thrown) || thrown instanceof Error) return thrown
   } catch {
-    // A proxy that does not let itself be looked at.
+    // A proxy may throw when it is inspected.
   }
   return new Error(`Not an error: ${show(thrown)}`, { cause: thrown })
 }
 
-/** The message of an error, whose properties may be anything. */
+/** The message of an error, whose properties may be of any type. */
 export function messageOf (error: Error): string {
   try {
     const { message }: { message: unknown } = error
@@ -37,7 +37,7 @@ export function messageOf (error: Error): string {
   }
 }
 
-/** A name that a user gave: text as it is, anything else as it shows. */
+/** A user-given name: a string as it is, any other value as shown. */
 export function nameOf (value: unknown): string {
   return typeof value === 'string' ? value : show(value)
 }

@@ -1,8 +1,8 @@
-// The public types, and what the plugin adds to Fastify's own.
+// The public types, and the plugin's additions to Fastify's types.
 
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
 
-/** How far a shutdown is. `.phase` says `closing` while callbacks run, too. */
+/** The phase of a shutdown. It is also `closing` while callbacks run. */
 export type Phase = 'running' | 'delaying' | 'draining' | 'closing' | 'closed'
 
 /** A signal that close-with-grace listens to. */
@@ -10,7 +10,7 @@ export type ShutdownSignal =
   | 'SIGHUP' | 'SIGINT' | 'SIGQUIT' | 'SIGILL' | 'SIGTRAP' | 'SIGABRT'
   | 'SIGBUS' | 'SIGFPE' | 'SIGSEGV' | 'SIGUSR2' | 'SIGTERM'
 
-/** What close-with-grace can listen to: signals, uncaught errors, and an event loop that has become empty. */
+/** The events that close-with-grace can listen to: signals, uncaught errors, and an empty event loop. */
 export type ProcessEvent = ShutdownSignal | 'uncaughtException' | 'unhandledRejection' | 'beforeExit'
 
 /**
@@ -23,9 +23,9 @@ export type ProbeCheck = () => unknown
 export interface ProbeOptions {
   /** Path of the route, with a leading slash. Default: `/health`, `/ready`. */
   path?: string
-  /** Named checks, run side by side on each probe; one that fails makes the probe answer 503. Default: none. */
+  /** Named checks, run in parallel on each probe; one that fails makes the probe answer 503. Default: none. */
   checks?: Record<string, ProbeCheck>
-  /** Milliseconds that the checks of one probe may take. Default: 1000. */
+  /** How long the checks of one probe may take, in milliseconds. Default: 1000. */
   checkTimeout?: number
   /** Log level of the route; `silent` keeps probes out of the request log. Default: the instance's. */
   logLevel?: string
@@ -33,13 +33,13 @@ export interface ProbeOptions {
 
 /** Options of the plugin. All times are in milliseconds. */
 export interface GracefulOptions {
-  /** From the start of the shutdown to the forced exit, all steps included. Default: 30000. */
+  /** Limit for the shutdown; forces the exit only if a process event started it. Default: 30000. */
   shutdownTimeout?: number
   /** How long the shutdown waits for requests in flight. Default: 25000. */
   drainTimeout?: number
   /**
-   * How long the instance still serves requests although its readiness probe already fails, so that load balancers send
-   * their requests elsewhere first. Skipped if the instance does not listen. Default: 0.
+   * How long the instance still serves requests after its readiness probe starts to fail, so that load balancers can send
+   * requests elsewhere first. Skipped if the instance does not listen. Default: 0.
    */
   shutdownDelay?: number
   /**
@@ -77,15 +77,15 @@ export interface GracefulOptions {
  * `writeTimeout` does not act on them.
  */
 export type GracefulRouteOptions = false | {
-  /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause for any time. */
+  /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause for any length of time. */
   writeTimeout?: number | false
 }
 
-/** What a shutdown callback is given. */
+/** The argument of a shutdown callback. */
 export interface ShutdownContext {
   /** Aborts when this callback has run out of time. */
   signal: AbortSignal
-  /** When this callback runs out of time, in milliseconds since the epoch, as `Date.now()` counts. */
+  /** When this callback runs out of time, as a `Date.now()` timestamp. */
   deadline: number
   /** What started the shutdown; see {@link ShutdownReport.reason}. */
   reason: string
@@ -93,7 +93,7 @@ export interface ShutdownContext {
   log: FastifyBaseLogger
 }
 
-/** Cleans up after nothing is in flight any more and all connections are closed. May return a promise. */
+/** Runs after the drain and after all connections are closed; handlers that were cut may still run. May return a promise. */
 export type ShutdownCallback = (context: ShutdownContext) => unknown
 
 /** Options of a shutdown callback. */
@@ -101,8 +101,8 @@ export interface CallbackOptions {
   /** Name in log and report. Default: the function's name, or its place in the order. */
   name?: string
   /**
-   * Milliseconds that it may take. It may be shortened so that each later callback keeps half of its fair share.
-   * Default: a fair share of the time that is left, the same for each callback that is still to run.
+   * How many milliseconds it may take. It may be shortened so that each later callback keeps half of its fair share.
+   * Default: a fair share of the time left, the same for each callback that has not run yet.
    */
   timeout?: number
 }
@@ -111,15 +111,14 @@ export interface CallbackOptions {
 export interface RequestInFlight {
   kind: 'request'
   method: string
-  /** The route's pattern; undefined where no route matched. */
+  /** The route's pattern; undefined if no route matched. */
   route: string | undefined
   /**
-   * The URL as the logger's `req` serializer shows it; undefined if that shows none. Without its query if no serializer is
-   * known: without a logger, with a logger other than pino, and for a request that a hook which was registered ahead of the
-   * plugin still holds.
+   * The URL as the logger's `req` serializer shows it; undefined if it shows none. The query is removed if no serializer is
+   * known: without a logger, with a logger other than pino, and while a hook registered before the plugin holds the request.
    */
   url: string | undefined
-  /** Fastify's request id; undefined for a request that a hook which was registered ahead of the plugin still holds. */
+  /** Fastify's request id; undefined while a hook registered before the plugin holds the request. */
   reqId: string | undefined
   /** Milliseconds since it arrived. */
   age: number
@@ -136,16 +135,16 @@ export interface TaskInFlight {
 /** What a shutdown waits for. */
 export type InFlightEntry = RequestInFlight | TaskInFlight
 
-/** How a shutdown callback went. */
+/** The result of a shutdown callback. */
 export interface CallbackReport {
   name: string
   /** Milliseconds that it took. */
   time: number
-  /** What it threw, or that it ran out of time. */
+  /** The error that it threw, or a timeout error. */
   error?: Error
 }
 
-/** What happened in a shutdown. */
+/** The result of a shutdown. */
 export interface ShutdownReport {
   /**
    * What started it: a signal's name, `uncaughtException`, `unhandledRejection`, `beforeExit`, `disconnect` (the primary of
@@ -169,7 +168,7 @@ export interface ShutdownReport {
    * background work that failed during the shutdown. At most 20.
    */
   errors: Error[]
-  /** How many errors there were beyond the 20 that `errors` keeps. */
+  /** The number of errors beyond the 20 that `errors` keeps. */
   omittedErrors: number
   /** 0 if nothing was cut and nothing failed, else 1. */
   exitCode: 0 | 1
@@ -177,7 +176,7 @@ export interface ShutdownReport {
 
 /** The controller, `fastify.gracefulShutdown`. */
 export interface GracefulShutdown {
-  /** How far the shutdown is. */
+  /** The phase of the shutdown. */
   readonly phase: Phase
   /** Aborts when the shutdown starts: end streams, stop polling. */
   readonly signal: AbortSignal
@@ -187,24 +186,23 @@ export interface GracefulShutdown {
    */
   onShutdown (callback: ShutdownCallback, options?: CallbackOptions): void
   /**
-   * Shuts down in the same way as `fastify.close()`, and resolves to the report. It never rejects and does not end the
-   * process. Called again, it joins the shutdown under way. Called inside a shutdown callback or an `onClose` hook, it
-   * resolves at once to the report so far, because the rest would wait for itself.
-   * @param reason what report and log give as the reason; an Error is also added to the report's errors. Default: `shutdown`.
+   * Shuts down in the same way as `fastify.close()`, and resolves to the report. It never rejects and does not end the process.
+   * If called again, it joins the shutdown in progress. If called inside a shutdown callback or an `onClose` hook, it resolves
+   * at once to the report so far, because the rest would wait for itself.
+   * @param reason shown as the reason in report and log; an Error is also added to the report's errors. Default: `shutdown`.
    */
   shutdown (reason?: unknown): Promise<ShutdownReport>
   /**
-   * Ends the `shutdownDelay` that is under way, or skips the one to come: for code that knows that no load balancer sends
-   * requests any more.
+   * Ends the current `shutdownDelay`, or skips it if it has not started. Call it if no load balancer sends requests any more.
    */
   skipDelay (): void
-  /** Waits for the end of a shutdown, whatever starts it. It never rejects. */
+  /** Waits for the end of a shutdown, whatever starts it. Never rejects. */
   wait (): Promise<ShutdownReport>
-  /** What is in flight: requests, oldest first, then background work. */
+  /** Everything in flight: requests, oldest first, then background work. */
   inFlight (): InFlightEntry[]
   /**
-   * Makes the drain wait for background work, too. If it fails, the error is logged; during a shutdown, it is also added to
-   * the report's errors. A lazy thenable, such as a query builder, is not started: await it yourself.
+   * Makes the drain also wait for background work. If it fails, the error is logged; during a shutdown, it is also added to the
+   * report's errors. A lazy thenable, such as a query builder, is not started: await it yourself.
    * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if it is not a promise.
    * @param name its name in `inFlight()`, log and report. Default: `task`.
    * @returns the same promise
@@ -225,7 +223,7 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Whether a shutdown has started. */
     readonly isShuttingDown: boolean
-    /** How many requests are in flight; probes and rejected requests do not count. Constant time. */
+    /** The number of requests in flight; probes and rejected requests do not count. Constant time. */
     readonly inFlightRequests: number
     /** The same as `gracefulShutdown.onShutdown`. */
     registerShutdownCallback (callback: ShutdownCallback, options?: CallbackOptions): void

@@ -1,5 +1,5 @@
-// A connection of HTTP/1, with the requests that are under way on it. A client may send several without waiting for answers,
-// and is answered in their order.
+// An HTTP/1 connection and the requests pending on it. A client may send several requests without waiting for answers, and gets
+// the answers in the same order.
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
@@ -7,12 +7,12 @@ import type { Exchange } from '../requests/exchange.ts'
 import { subscribe } from 'node:diagnostics_channel'
 
 /**
- * By their sockets, those of all instances. Not a field of the socket: V8 turns an object that has many of them into a slow
- * one when a computed name, a symbol's for instance, is added, and Node reads and writes a socket some dozens of times a request.
+ * By socket, for all instances. Not a field of the socket: V8 makes an object with many fields slow if a computed name, such as
+ * a symbol, is added, and Node accesses a socket dozens of times per request.
  */
 const connections = new Map<Socket, Connection>()
 
-/** What the connections of an instance tell. */
+/** Is notified of requests and closed connections. */
 export interface ConnectionOwner {
   arrive: (request: IncomingMessage, response: ServerResponse, connection: Connection) => void
   closed: (connection: Connection) => void
@@ -21,7 +21,7 @@ export interface ConnectionOwner {
 export class Connection {
   readonly socket: Socket
   readonly owner: ConnectionOwner
-  /** Its newest request, as long as that needs the connection. Each request knows the one ahead of it. */
+  /** The newest request that still needs the connection. `Exchange.previous` is the one before it. */
   newest: Exchange | undefined = undefined
 
   constructor (socket: Socket, owner: ConnectionOwner) {
@@ -29,24 +29,24 @@ export class Connection {
     this.owner = owner
     const before = connections.get(socket)
     connections.set(socket, this)
-    // A socket may be handed to a server again, or to that of another instance.
+    // A socket may be passed to a server again, or to the server of another instance.
     before?.owner.closed(before)
     socket.on('close', onSocketClose)
   }
 
-  /** The connection of a request, if it is one of HTTP/1 that a listener of ours accepted. */
+  /** The HTTP/1 connection of a request, if one of our listeners accepted it. */
   static of ({ socket }: Exchange): Connection | undefined {
     return socket === undefined ? undefined : connections.get(socket)
   }
 
-  /** The next request, in the order of the connection. */
+  /** Adds the next request on this connection. */
   push (exchange: Exchange): void {
     const { newest } = this
     if (newest !== undefined && !newest.isFinished) exchange.previous = newest
     this.newest = exchange
   }
 
-  /** Answered before its body was in, a request still needs its connection: to close that now would reset it. */
+  /** A request answered before its body is received still needs the connection: closing it would reset it. */
   responded (exchange: Exchange): void {
     if (this.newest === exchange && exchange.request.complete) this.newest = undefined
   }
@@ -56,13 +56,13 @@ export class Connection {
     return this.newest !== undefined && !(this.newest.isFinished && this.newest.request.complete)
   }
 
-  /** The requests under way, from the newest back to the oldest. */
+  /** The pending requests, from the newest to the oldest. */
   * pipeline (): Generator<Exchange> {
     for (let exchange = this.newest; exchange !== undefined; exchange = exchange.previous) yield exchange
   }
 }
 
-/** One listener per connection, not per response: a queued response of an aborted pipeline has no 'close'. */
+/** One listener per connection, not per response: a queued response of an aborted pipeline emits no 'close'. */
 function onSocketClose (this: Socket): void {
   const connection = connections.get(this)
   if (!connections.delete(this)) return
@@ -71,11 +71,11 @@ function onSocketClose (this: Socket): void {
 
 let isWatching = false
 
-/** Node tells of each request of HTTP/1 on this channel, ahead of every listener and hook, and with its socket. */
+/** Node publishes each HTTP/1 request, with its socket, on this channel before all listeners and hooks. */
 export function watchArrivals (): void {
   if (isWatching) return
   isWatching = true
-  // For the life of the process: it holds no instance, so there is nothing to let go of.
+  // Never unsubscribed: it holds no instance, so nothing leaks.
   subscribe('http.server.request.start', message => {
     const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Socket }
     const connection = connections.get(socket)

@@ -1,31 +1,31 @@
-// The listeners of a Fastify instance: the server that it shows, and the second one that it binds for `localhost`
-// (127.0.0.1 and ::1) and does not show.
+// The listeners of a Fastify instance: `fastify.server`, and the second server that Fastify binds for `localhost` (127.0.0.1
+// and ::1) and does not expose.
 
 import type { FastifyInstance } from 'fastify'
 import type { Server } from 'node:net'
 import { subscribe } from 'node:diagnostics_channel'
 import { ServerSharedError } from '../errors.ts'
 
-/** What takes charge of an instance's servers, by the request listener that they all share. */
+/** The adopt function of each instance, by the request listener that all its servers share. */
 const owners = new WeakMap<object, (server: Server) => void>()
 /** The servers that have been adopted. */
 const adopted = new WeakSet<Server>()
 let isWatching = false
 
-/** Whether the instance's servers have an owner. */
+/** Whether the instance's servers are already owned. */
 export function isOwned (fastify: FastifyInstance): boolean {
   return owners.has(fastify.routing)
 }
 
-/** @throws ServerSharedError if another instance has the same server: what closes it for one would cut off the other */
+/** @throws ServerSharedError if another instance has the same server: closing it for one would cut off the other */
 export function assertNotShared (fastify: FastifyInstance): void {
   if (adopted.has(fastify.server)) throw new ServerSharedError()
 }
 
-/** Hands each server of the instance to `adopt`, before it listens. */
+/** Passes each server of the instance to `adopt` before it listens. */
 export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) => void): void {
   const adoptOnce = (server: Server) => {
-    // One that could not listen may try again.
+    // A server that failed to listen may try again.
     if (adopted.has(server)) return
     adopted.add(server)
     adopt(server)
@@ -34,7 +34,7 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
   adoptOnce(fastify.server)
   if (isWatching) return
   isWatching = true
-  // One subscription for the life of the process: it holds no instance, so there is nothing to let go of.
+  // Never unsubscribed: it holds no instance, so nothing leaks.
   subscribe('tracing:net.server.listen:asyncStart', message => {
     const { server } = message as { server: Server }
     for (const listener of server.listeners('request')) owners.get(listener)?.(server)

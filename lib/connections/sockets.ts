@@ -1,4 +1,4 @@
-// Every open connection of every listener: sockets, and the sessions of HTTP/2.
+// Every open connection of every listener: sockets and HTTP/2 sessions.
 
 import type { IncomingMessage, ServerResponse, Server as HttpServer } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
@@ -13,7 +13,7 @@ import { closeSession, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals } from './connection.ts'
 import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, RECONNECT_WINDOW } from '../times.ts'
 
-/** What Node's HTTP servers have to close idle connections with. */
+/** The properties of Node's HTTP servers that close idle connections. */
 interface KeepAliveServer {
   keepAliveTimeout: number
   keepAliveTimeoutBuffer: number
@@ -22,20 +22,20 @@ interface KeepAliveServer {
 export class Connections {
   readonly #inFlight: InFlight
   readonly #servers = new Set<Server>()
-  /** The sockets that speak HTTP. */
+  /** The connections that speak HTTP. */
   readonly #speaking = new Set<Connection>()
-  /** The sockets beneath TLS: without one above it, such a socket has not ended its handshake. */
+  /** The raw sockets below TLS. One without a secure socket above it has not completed its handshake. */
   readonly #beneathTls = new Set<Socket>()
   readonly #sessions = new Set<ServerHttp2Session>()
-  /** Sockets that speak another protocol by now, if a route was asked for that. */
+  /** Sockets that may speak another protocol now, because an upgrade was requested. */
   readonly #upgraded = new WeakSet<Socket>()
-  /** Sockets accepted since the last call. */
+  /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Socket>()
   #accepted = 0
   #lastAccepted = -Infinity
   #isLastCalled = false
   #isStopped = false
-  /** Requests so far, and how many of them the clock has been read for. */
+  /** The number of requests, now and when the clock was last read. */
   #arrived = 0
   #arrivedBefore = 0
   #lastActivity = -Infinity
@@ -47,7 +47,7 @@ export class Connections {
 
   /**
    * Takes charge of a listener's connections.
-   * @param onServerClose is told when other code closes the listener, as node:cluster does in a worker that its primary disconnects
+   * @param onServerClose is called when other code closes the listener, as node:cluster does in a worker that its primary disconnects
    */
   adopt (server: Server, onServerClose: () => void): void {
     this.#servers.add(server)
@@ -68,9 +68,9 @@ export class Connections {
     const { close } = server
     server.close = callback => {
       if (this.#isStopped) return close.call(server, callback)
-      // Not yet: http.Server's close() destroys connections that are about to send a request, or whose response is not flushed.
+      // Not http.Server's close(): it destroys connections that are about to send a request or whose response is not flushed.
       NetServer.prototype.close.call(server, callback)
-      // Fastify closes its second listener for `localhost` alone as the first one is unref()ed.
+      // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
       if (!this.isListening) onServerClose()
       return server
     }
@@ -91,7 +91,7 @@ export class Connections {
     })
   }
 
-  /** A connection is closed. */
+  /** A connection has closed. */
   closed (connection: Connection): void {
     this.#speaking.delete(connection)
     for (const exchange of connection.pipeline()) this.#inFlight.closed(exchange)
@@ -117,41 +117,41 @@ export class Connections {
     await new Promise<void>(resolve => { this.#whenGone = resolve })
   }
 
-  /** A request has arrived; on HTTP/1, in the order of its connection. */
+  /** A request has arrived; on HTTP/1, in the order of the connection. */
   arrive (request: IncomingMessage, response: ServerResponse, known?: Connection): Exchange {
     this.#arrived++
     const exchange = this.#inFlight.arrive(request, response)
     const connection = known ?? Connection.of(exchange)
     exchange.connection = connection
-    // Of a stream of HTTP/2, an injected request, or one of a server that is not ours, no connection tells the end.
+    // No connection reports the end of an HTTP/2 stream, an injected request, or a request to a server that is not ours.
     if (connection === undefined) exchange.onClose(() => { this.#inFlight.closed(exchange) })
     else connection.push(exchange)
     if (this.#isLastCalled) this.#arriveLate(exchange)
     return exchange
   }
 
-  /** After the last call, each request is the last one on its connection, until another one follows it. */
+  /** After `disableKeepAlive()`, each request is the last one on its connection until another one follows. */
   #arriveLate (exchange: Exchange): void {
     this.#lastActivity = now()
     exchange.previous?.keepConnection()
     this.#endWhenReceived(exchange)
   }
 
-  /** An upgrade is asked for: if it comes to one, its owner closes the socket. */
+  /** An upgrade is requested. If it succeeds, the socket's new owner closes it. */
   upgrade (socket: Socket | undefined): void {
-    // An injected one has none.
+    // An injected request has no socket.
     if (socket !== undefined) this.#upgraded.add(socket)
   }
 
-  /** A response has been sent. If it did not say `Connection: close`, its client may ask again. */
+  /** A response has been sent. Unless it said `Connection: close`, another request may follow. */
   responded (exchange: Exchange): void {
     exchange.connection?.responded(exchange)
     if (this.#isLastCalled && exchange.response.shouldKeepAlive) this.#lastActivity = now()
   }
 
   /**
-   * When a request last arrived, or was answered so that another one may follow, as now() counts. Until the last
-   * call it is as exact as it is asked for often.
+   * When a request last arrived, or was answered so that another one may follow, on the clock of now(). Before
+   * `disableKeepAlive()`, it is the time of the next read.
    */
   get lastActivity (): number {
     if (this.#arrived !== this.#arrivedBefore) {
@@ -161,33 +161,33 @@ export class Connections {
     return this.#lastActivity
   }
 
-  /** The response to this request is the last one on its connection, whether its body is in or not. */
+  /** The newest response becomes the last one on its connection, even if the request body is arriving. */
   endAfter (exchange: Exchange): void {
     if (this.#isNewest(exchange)) exchange.endConnection()
   }
 
-  /** The newest response on the connection of this request is the last one. */
+  /** Makes the newest response on this request's connection the last one. */
   endConnectionOf (exchange: Exchange): void {
     exchange.connection?.newest?.endConnection()
   }
 
-  /** The requests on the connection of this one that are not finished; on HTTP/2, where each is on its own, none. */
+  /** The unfinished requests on the connection of this one; none on HTTP/2, where each has its own stream. */
   sharing (exchange: Exchange): Exchange[] {
     return [...exchange.connection?.pipeline() ?? []].filter(({ isFinished }) => !isFinished)
   }
 
-  /** Node closes a connection at once after a response that says so, even if the request's body is still on its way. */
+  /** Node closes a connection right after a response with `Connection: close`, even if the request body is still arriving. */
   #endWhenReceived (exchange: Exchange): void {
     if (exchange.needsConnection) exchange.request.once('end', () => { this.endAfter(exchange) })
     else this.endAfter(exchange)
   }
 
-  /** Of a pipeline, only the last response may say `Connection: close`: Node drops what follows one that does. */
+  /** Only the last response of a pipeline may say `Connection: close`, because Node drops everything after it. */
   #isNewest (exchange: Exchange): boolean {
     return (exchange.connection?.newest ?? exchange) === exchange
   }
 
-  /** The shutdown starts: responses in flight are the last ones on their connections. Idle connections stay usable. */
+  /** The shutdown starts: pending responses become the last ones on their connections. Idle connections stay usable. */
   disableKeepAlive (): void {
     void this.lastActivity
     this.#isLastCalled = true
@@ -195,20 +195,19 @@ export class Connections {
     for (const session of this.#sessions) closeSession(session)
   }
 
-  /** From now on, a connection that becomes idle is closed soon: one whose response had been begun earlier, a stream's. */
+  /** From now on, connections are closed soon after they become idle, such as those whose response had already begun. */
   closeIdle (): void {
     for (const server of this.#servers as Set<Partial<KeepAliveServer>>) {
       if (server.keepAliveTimeout === undefined) continue
       server.keepAliveTimeout = DRAINING_KEEP_ALIVE
-      // Node 22 and later let it be set how much longer they wait; Node 20 always waits for a second more.
+      // Node 22 and later have an option for the extra wait; Node 20 always waits one second longer.
       server.keepAliveTimeoutBuffer = 0
     }
   }
 
   /**
-   * Accepts the connections that wait in the kernel's queue, because to close the listener resets them. The event loop
-   * accepts one connection a turn, so the queue is empty after a whole turn without any. While new ones keep coming, it
-   * waits for a moment without any.
+   * Accepts the connections in the kernel's backlog, because closing the listener resets them. The event loop accepts one per
+   * iteration, so the backlog is empty after a whole iteration without any. If new ones keep coming, it waits for a pause.
    */
   async acceptBacklog (deadline: number): Promise<void> {
     const end = Math.min(deadline, now() + ACCEPT_BACKLOG)
@@ -224,14 +223,14 @@ export class Connections {
   stopListening (): void {
     this.#isStopped = true
     for (const server of this.#servers) {
-      // Not http.Server's close(): it destroys a connection whose response has ended and is not yet flushed.
+      // Not http.Server's close(): it destroys a connection whose response has ended but is not flushed.
       if (server.listening) NetServer.prototype.close.call(server)
     }
   }
 
   /**
-   * Waits, until the deadline at the latest, for what may still come or go on connections: a first request on one that was
-   * accepted late, responses that are being read, sessions that have been sent GOAWAY.
+   * Waits, at most until the deadline, for connections accepted late to send a first request, for responses to be read, and for
+   * sessions that were sent GOAWAY to close.
    */
   async settle (deadline: number): Promise<void> {
     for (const session of this.#sessions) closeSession(session)
@@ -240,7 +239,7 @@ export class Connections {
     await allClosed(this.#sessions, Math.min(deadline, now() + AFTER_GOAWAY))
   }
 
-  /** The sockets and streams on which a request is received or a response is sent. */
+  /** The sockets and streams that are receiving a request or sending a response. */
   * #busy (): Generator<Closable> {
     for (const { socket, isBusy } of this.#speaking) if (isBusy && !this.#upgraded.has(socket)) yield socket
     if (this.#sessions.size === 0) return
@@ -249,31 +248,31 @@ export class Connections {
     }
   }
 
-  /** Closes every connection that speaks HTTP. Upgraded sockets stay: their owners may still say goodbye. */
+  /** Closes every connection that speaks HTTP. Upgraded sockets stay open, so that their owners can close them. */
   closeAll (): void {
     for (const session of this.#sessions) session.destroy()
     let areAllHttp1 = true
     for (const server of this.#servers as Set<Partial<HttpServer>>) {
-      // Unlike closeIdleConnections(), it reaches a silent socket, and one with half a header.
+      // Unlike closeIdleConnections(), it also closes silent sockets and those that sent half a header.
       if (typeof server.closeAllConnections === 'function') server.closeAllConnections()
       else areAllHttp1 = false
     }
     let isAnyLeft = false
     for (const { socket, newest } of this.#speaking) {
-      // Of HTTP/1, only upgraded sockets are left; servers of HTTP/2 leave their sockets to us.
+      // HTTP/1 servers have only upgraded sockets left; HTTP/2 servers do not close their sockets.
       if (!areAllHttp1 && !this.#isLeftToOwner(socket, newest)) socket.destroy()
       isAnyLeft ||= !socket.destroyed
     }
-    // One that is beneath an upgraded socket does not show it; it is destroyed at last.
+    // A raw socket does not show an upgraded one above it; destroy() closes the last ones.
     if (!isAnyLeft) for (const socket of this.#beneathTls) socket.destroy()
   }
 
-  /** On a server of HTTP/2 that allows HTTP/1, a socket without a request may have been upgraded past Fastify. */
+  /** On an HTTP/2 server that allows HTTP/1, a socket without a request may have been upgraded outside Fastify. */
   #isLeftToOwner (socket: Socket, newest: Exchange | undefined): boolean {
     return this.#upgraded.has(socket) || (newest === undefined && 'encrypted' in socket)
   }
 
-  /** Destroys what is left: upgraded sockets that their owners have not closed. */
+  /** Destroys the rest: upgraded sockets that their owners have not closed. */
   destroy (): void {
     for (const { socket } of this.#speaking) socket.destroy()
     for (const socket of this.#beneathTls) socket.destroy()
@@ -281,8 +280,8 @@ export class Connections {
 }
 
 /**
- * The event loop has looked once, from now on, at all that may have come in. The first immediate still belongs to the turn
- * under way, and a timer would come ahead of what has been waiting while this process was not let run.
+ * Resolves when the event loop has polled once for everything that may have arrived. The first immediate still belongs to the
+ * current iteration. A timer would fire before events that queued up while the process was not scheduled.
  */
 async function wholeTurn (): Promise<void> {
   await new Promise<void>(resolve => { setImmediate(() => { setImmediate(resolve) }) })
@@ -292,11 +291,11 @@ interface Closable {
   once: (event: 'close', callback: () => void) => unknown
 }
 
-/** Waits until all are closed, or until the deadline. */
+/** Waits until all are closed, at most until the deadline. */
 async function allClosed (items: Iterable<Closable>, deadline: number): Promise<void> {
   const left = deadline - now()
   if (left <= 0) return
-  // Not events.once(): that rejects if the socket has an error first, and a reset is a close, too.
+  // Not events.once(): it rejects if the socket emits an error first, but a reset is also a close.
   const all = Array.from(items, async item => { await new Promise<void>(resolve => { item.once('close', resolve) }) })
   if (all.length > 0) await within(left, Promise.all(all))
 }

@@ -1,16 +1,16 @@
-// WebSockets of @fastify/websocket: they are no requests in flight, so a drain does not wait for them. They are told why
-// they are closed.
+// WebSockets of @fastify/websocket. They are not requests in flight, so a drain does not wait for them. Clients get a close
+// code that says why.
 
 import type { FastifyInstance } from 'fastify'
 
-/** 1001, "going away": the code that RFC 6455 has for a server that goes down. */
+/** 1001, "going away": RFC 6455's code for a server that goes down. */
 const GOING_AWAY = 1001
 
 interface WebSocket {
   close: (code?: number, reason?: string | Buffer) => void
 }
 
-/** What @fastify/websocket decorates an instance with. */
+/** The property that @fastify/websocket adds to an instance. */
 interface WithWebSockets {
   websocketServer?: { clients: Set<WebSocket> }
 }
@@ -25,8 +25,8 @@ export class WebSockets {
   }
 
   /**
-   * From now on, a close without a code means 1001. The preClose hook of @fastify/websocket closes them so; a hook of the
-   * user's in its place still says its own code.
+   * From now on, a close without a code means 1001. The preClose hook of @fastify/websocket closes clients this way; a user's
+   * own hook may still pass another code.
    */
   goAway (): void {
     for (const { clients } of this.#servers) {

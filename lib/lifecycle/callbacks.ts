@@ -1,4 +1,4 @@
-// Shutdown callbacks: in the order registered, one after another, each within its time; an error stops no other one.
+// Shutdown callbacks: run one after another, in the order registered, each within its time; an error does not stop the others.
 
 import type { FastifyBaseLogger } from 'fastify'
 import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../types/index.ts'
@@ -39,12 +39,12 @@ export class Callbacks {
     return this.#registered.length === 0
   }
 
-  /** The names of those that have not ended. */
+  /** The names of the callbacks that have not ended. */
   get unfinished (): string[] {
     return this.#registered.slice(this.#finished).map(({ name }) => name)
   }
 
-  /** Runs them all. It never rejects: what goes wrong is in the reports. */
+  /** Runs all callbacks. Never rejects: errors are in the reports. */
   async run (reason: string, deadline: number): Promise<CallbackReport[]> {
     this.#isStarted = true
     const reports: CallbackReport[] = []
@@ -73,14 +73,14 @@ export class Callbacks {
   }
 }
 
-/** A function's name may be replaced by anything. */
+/** A function's name may be replaced by any value. */
 function ownName ({ name }: ShutdownCallback): string {
   return typeof name === 'string' ? name : ''
 }
 
 /**
- * A callback's share of the time that is left: its own timeout, which may be shortened so that each later callback keeps
- * half of its fair share, or a fair share. The time that a callback does not use is left to the later ones.
+ * A callback's share of the time left: a fair share, or its own timeout, which may be shortened so that each later callback
+ * keeps half of its fair share. Time that a callback does not use is left to the later ones.
  */
 function share ({ timeout }: Registered, later: Registered[], left: number): number {
   const fair = left / (later.length + 1)
@@ -94,10 +94,10 @@ interface Context {
   log: FastifyBaseLogger
 }
 
-/** Resolves to what went wrong, if anything did; in an object, because an error may have a `then`. */
+/** Resolves to the error, if any; in an object, because an error may have a `then`. */
 async function call (callback: ShutdownCallback, context: Context, name: string, limit: number): Promise<{ error?: Error }> {
   try {
-    // From a promise, so that a callback which throws synchronously is no special case.
+    // Called from a promise, so that a synchronous throw needs no special case.
     const outcome = await within(limit, Promise.resolve(context).then(callback))
     return outcome === TIMED_OUT ? { error: new CallbackTimeoutError(name, Math.round(limit)) } : {}
   } catch (thrown) {

@@ -1,4 +1,4 @@
-// The log, as a shutdown uses it: a log that throws stops nothing.
+// The log during a shutdown: if it throws, the shutdown goes on.
 
 import type { FastifyBaseLogger } from 'fastify'
 import { writeSync } from 'node:fs'
@@ -7,8 +7,8 @@ import { messageOf } from '../values.ts'
 type Level = 'debug' | 'info' | 'warn' | 'error'
 
 /**
- * Fastify's logger, of which no method throws. A destination may have been destroyed by a shutdown callback, or a
- * user's own logger may have a bug: an error that cannot be logged is then written to stderr.
+ * Wraps Fastify's logger so that no method throws. A shutdown callback may have destroyed the destination, or a user's logger
+ * may have a bug. An error that cannot be logged is then written to stderr.
  */
 export class SafeLog {
   readonly #log: FastifyBaseLogger
@@ -33,7 +33,7 @@ export class SafeLog {
     this.#write('error', message, details)
   }
 
-  /** A logger for a shutdown callback, with its name; what its own calls throw is the callback's error. */
+  /** A logger for a shutdown callback, with its name. Errors that its own calls throw are the callback's. */
   child (bindings: object): FastifyBaseLogger {
     try {
       return this.#log.child(bindings)
@@ -43,7 +43,7 @@ export class SafeLog {
   }
 
   #write (level: Level, message: string, details: { err?: Error } | undefined): void {
-    // An error that cannot be serialized is logged by its message.
+    // If an error cannot be serialized, only its message is logged.
     if (this.#tryWrite(level, message, details) || level !== 'error') return
     const text = details?.err === undefined ? message : `${message}: ${messageOf(details.err)}`
     if (!this.#tryWrite(level, text, undefined)) toStderr(text)
@@ -64,6 +64,6 @@ function toStderr (message: string): void {
   try {
     writeSync(2, `${message}\n`)
   } catch {
-    // There is no place left to say it.
+    // There is nowhere left to report it.
   }
 }

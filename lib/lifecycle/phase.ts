@@ -1,17 +1,17 @@
-// The phases of a shutdown, and which may follow which.
+// The phases of a shutdown, and their order.
 
 import type { Phase } from '../../types/index.ts'
 
 const ORDER: readonly Phase[] = ['running', 'delaying', 'draining', 'closing', 'closed']
 
-/** How far an instance is on its way out. Only the shutdown moves it. */
+/** The current phase. Only the shutdown advances it. */
 export class PhaseClock {
   /** A plain field, because each request reads it. */
   current: Phase = 'running'
-  /** Made when it is asked for: to abort one takes longer than all else of a step. */
+  /** Created on first use, because aborting one costs more than the rest of the step. */
   #abort: AbortController | undefined
 
-  /** Aborts as the instance leaves `running`. */
+  /** Aborts when the instance leaves `running`. */
   get signal (): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController()
@@ -20,7 +20,7 @@ export class PhaseClock {
     return this.#abort.signal
   }
 
-  /** Goes on to a later phase. Phases may be left out, but nothing leads back. */
+  /** Advances to a later phase. Phases may be skipped, but not revisited. */
   advance (next: Phase): void {
     if (ORDER.indexOf(next) <= ORDER.indexOf(this.current)) {
       throw new Error(`A shutdown cannot go from ${this.current} to ${next}`)

@@ -1,6 +1,6 @@
-// The one close-with-grace of the process, and the only file that touches `process`. Two of them would race: the first to
-// finish ends the process under the other. So all instances share it, also across copies of this package; it is there
-// only while one of them listens, so that it disturbs no test runner.
+// The only close-with-grace of the process, and the only file that touches `process`. Two of them would race: the first to
+// finish would end the process under the other. So all instances share one, even across copies of this package. It exists only
+// while an instance listens, so that it does not disturb test runners.
 
 import cluster from 'node:cluster'
 import closeWithGrace from 'close-with-grace'
@@ -10,10 +10,10 @@ import { now, setTimeout } from '../clock.ts'
 import { PROCESS_EVENTS } from '../options.ts'
 import { toError } from '../values.ts'
 
-/** close-with-grace exits at once on a second error, while requests are in flight: these are listened to here. */
+/** close-with-grace exits at once on a second error, even with requests in flight, so these are handled here. */
 const ERROR_EVENTS = ['uncaughtException', 'unhandledRejection'] as const
 
-/** Whether listeners of this process are shared with others by node:cluster. */
+/** Whether node:cluster shares the listeners of this process with other workers. */
 export const { isWorker: isClusterWorker } = cluster
 
 /** An instance that shuts down with the process. */
@@ -22,24 +22,24 @@ export interface Member {
   readonly shutdownTimeout: number
   readonly log: SafeLog
   readonly shutdown: (reason: string) => Promise<unknown>
-  /** An uncaught error, before the shutdown or during it. */
+  /** An uncaught error, before or during the shutdown. */
   readonly fail: (error: Error) => void
-  /** The process exits, however far the shutdown is. Returns the exit code that this instance asks for. */
+  /** Called when the process exits, in any phase. Returns the exit code that this instance asks for. */
   readonly exit: () => ShutdownReport['exitCode']
 }
 
 interface Registry {
   readonly members: Set<Member>
   uninstall: (() => void) | undefined
-  /** Why the process shuts down, once it does. */
+  /** Why the process shuts down; undefined until it does. */
   reason: string | undefined
-  /** When it exits at the latest, as now() counts. */
+  /** When it exits at the latest, on the clock of now(). */
   deadline: number
-  /** The instances that shut down with it; also those that join late. */
+  /** The instances that shut down with it, also those that join late. */
   readonly leaving: Set<Member>
 }
 
-/** Changed whenever Registry or Member is: copies that differ in it do not share. */
+/** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
 const kRegistry = Symbol.for('fastify-graceful.process.2')
 
 const shared = globalThis as { [kRegistry]?: Registry }
@@ -47,7 +47,7 @@ const registry: Registry = shared[kRegistry] ??= {
   members: new Set(), uninstall: undefined, reason: undefined, deadline: Infinity, leaving: new Set()
 }
 
-/** From now on, this instance shuts down when the process is told to: at once, if it has been told already. */
+/** From now on, this instance shuts down with the process; at once, if the process is already shutting down. */
 export function join (member: Member): void {
   if (member.signals.length === 0 || registry.members.has(member)) return
   registry.members.add(member)
@@ -55,14 +55,14 @@ export function join (member: Member): void {
   else void takeDown(member, registry.reason)
 }
 
-/** The instance no longer listens. */
+/** The instance has shut down. */
 export function leave (member: Member): void {
   if (registry.members.delete(member) && registry.reason === undefined) install()
 }
 
 /**
- * Listens to what any member wants; they all shut down together, because the process does. The new listeners come before
- * the old ones go: a signal that has reached Node and not yet its listeners is lost if there is none for a moment.
+ * Listens to the events that any member wants; they all shut down together, because the process does. New listeners are added
+ * before old ones are removed: a signal that Node has received but not emitted yet is lost if there is no listener.
  */
 function install (): void {
   const before = registry.uninstall
@@ -70,11 +70,11 @@ function install (): void {
   before?.()
 }
 
-/** Returns how to undo it. */
+/** Returns the undo function. */
 function listen (members: readonly Member[]): () => void {
   const wanted = new Set(members.flatMap(({ signals }) => signals))
   const options = {
-    // The last deadline is a timer of ours: this one needs a promise.
+    // A timer of ours forces the exit: this one needs a promise.
     delay: null,
     logger: false as const,
     onSecondSignal: (signal: string) => { logAll(`Second signal, ${signal}: exiting at once`) }
@@ -84,7 +84,7 @@ function listen (members: readonly Member[]): () => void {
   const stopSignals = keepListening([...wanted].filter(isSignal))
   const trigger = (event: string) => {
     if (registry.reason !== undefined) return
-    // One without signals of its own: the first signal from now on joins, and only a second one exits at once.
+    // Has no events of its own: the next signal joins this shutdown, and only the one after that exits at once.
     closeWithGrace({ ...options, skip: [...PROCESS_EVENTS] }, async () => { await endAll(event) }).close()
   }
   const stopErrors = listenToErrors(ERROR_EVENTS.filter(event => wanted.has(event)), trigger)
@@ -97,16 +97,16 @@ function listen (members: readonly Member[]): () => void {
   }
 }
 
-/** Resolves when all are shut down, also those that only now begin to listen; close-with-grace then exits. */
+/** Resolves when all are shut down, including those that start to listen meanwhile; close-with-grace then exits. */
 async function endAll (reason: string): Promise<void> {
   const { members, leaving } = registry
   if (registry.reason === undefined) {
     registry.reason = reason
     setDeadline(Math.max(...[...members].map(({ shutdownTimeout }) => shutdownTimeout)))
-    // Ahead of the others: pino closes its destination on exit.
+    // Before other listeners, because pino closes its destination on exit.
     process.prependOnceListener('exit', () => {
       const codes = [...leaving].map(({ exit }) => exit())
-      // Whatever ends the process, an own close-with-grace of the user's or of fastify-cli, say: the worst code wins.
+      // Also if other code ends the process, such as fastify-cli's or a user's own close-with-grace: the worst code wins.
       if (codes.includes(1)) process.exitCode ||= 1
     })
   }
@@ -116,8 +116,8 @@ async function endAll (reason: string): Promise<void> {
 }
 
 /**
- * The last deadline. A plain timer: errors that are thrown in process.nextTick() again and again keep every promise from
- * settling, and timers go on. Those that are thrown in queueMicrotask() keep timers waiting, too, but come here themselves.
+ * Forces the exit. A plain timer: errors thrown again and again in process.nextTick() keep promises from settling, but not
+ * timers. Errors thrown in queueMicrotask() also hold up timers; the error listener checks the deadline then.
  */
 function setDeadline (milliseconds: number): void {
   registry.deadline = now() + milliseconds
@@ -136,9 +136,9 @@ async function takeDown (member: Member, reason: string): Promise<void> {
 }
 
 /**
- * close-with-grace removes its listeners as the first signal comes, and adds others for a second one. If they were the
- * last, Node stops listening and begins anew: a second signal that has already come is lost, and one that comes
- * between ends the process without a word.
+ * close-with-grace removes its listeners on the first signal and adds others for a second one. If they were the last, Node
+ * stops listening and starts again: a second signal that was already received is lost, and one that arrives in between ends the
+ * process silently.
  */
 function keepListening (signals: readonly NodeJS.Signals[]): () => void {
   const listener = () => {}
@@ -162,8 +162,8 @@ function listenToErrors (wanted: readonly ErrorEvent[], trigger: (event: string)
 }
 
 /**
- * A cluster's worker whose primary is gone (Ctrl-C ends it at once) or has disconnected it. Node would exit here and now,
- * unless the worker says that it exits of its own accord.
+ * A cluster worker whose primary is gone (Ctrl-C ends it at once) or has disconnected it. Node would exit immediately if
+ * `exitedAfterDisconnect` were not set.
  */
 function listenToPrimary (trigger: (event: string) => void): () => void {
   const { worker } = cluster
@@ -172,7 +172,7 @@ function listenToPrimary (trigger: (event: string) => void): () => void {
     worker.exitedAfterDisconnect = true
     trigger('disconnect')
   }
-  // As the worker stops listening, Node tells a primary that may be gone, of which the worker hears only a moment later.
+  // A worker that stops listening notifies its primary. If that has just gone, the write fails with EPIPE.
   const onError = (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') throw error
   }
@@ -192,7 +192,7 @@ function isErrorEvent (event: ProcessEvent): boolean {
   return (ERROR_EVENTS as readonly ProcessEvent[]).includes(event)
 }
 
-/** Also those that have joined a shutdown under way. */
+/** Including members that joined during the shutdown. */
 function everyMember (): Set<Member> {
   return new Set([...registry.members, ...registry.leaving])
 }

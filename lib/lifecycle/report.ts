@@ -1,9 +1,9 @@
-// What a shutdown has to report: what was cut, and what went wrong.
+// The report of a shutdown: what was cut, and what went wrong.
 
 import type { CallbackReport, InFlightEntry, ShutdownReport } from '../../types/index.ts'
 import { messageOf } from '../values.ts'
 
-/** Errors that are kept; of more, only the number. A process that fails without end would else run out of memory. */
+/** How many errors are kept; more are only counted. An endlessly failing process would run out of memory. */
 const MOST_ERRORS = 20
 
 export class Outcome {
@@ -11,14 +11,14 @@ export class Outcome {
   readonly #cut = new Map<object, InFlightEntry>()
   #omittedErrors = 0
 
-  /** Takes note of an error. False if it is one of too many, which are only counted. */
+  /** Adds an error. Returns false if the limit is reached and it is only counted. */
   addError (error: Error): boolean {
     if (this.#errors.length < MOST_ERRORS) return this.#errors.push(error) > 0
     this.#omittedErrors++
     return false
   }
 
-  /** Takes note of a request or of background work that was cut, once. */
+  /** Adds a request or background work that was cut; only once. */
   addCut (what: object, entry: InFlightEntry): void {
     if (!this.#cut.has(what)) this.#cut.set(what, entry)
   }
@@ -27,7 +27,7 @@ export class Outcome {
     return this.#cut.size
   }
 
-  /** Completes a report. */
+  /** Builds the report. */
   report (rest: Omit<ShutdownReport, 'cut' | 'errors' | 'omittedErrors' | 'exitCode'>): ShutdownReport {
     const cut = [...this.#cut.values()]
     const errors = [...this.#errors]
@@ -36,10 +36,10 @@ export class Outcome {
   }
 }
 
-/** Entries of `cut` that a log line has. More of them would delay the exit: a pipe takes 64 KB at a time. */
+/** How many entries of `cut` a log line has. More would delay the exit: a pipe takes 64 KB at a time. */
 const MOST_LOGGED = 100
 
-/** JSON has nothing to say of an Error; each was logged with its stack when it came. */
+/** JSON omits the fields of an Error; each was logged with its stack when it occurred. */
 export function loggable (report: ShutdownReport): object {
   const callbacks = report.callbacks.map(({ error, ...callback }: CallbackReport) => error === undefined
     ? callback

@@ -1,4 +1,4 @@
-// The shutdown: one sequence, for whatever asks for it, run once.
+// The shutdown: one sequence for every trigger, run once.
 
 import type { InFlightEntry, ShutdownReport } from '../../types/index.ts'
 import type { Connections } from '../connections/sockets.ts'
@@ -36,18 +36,18 @@ export interface Parts {
   readonly timeouts: Timeouts
   readonly callbacks: Callbacks
   readonly isClusterWorker: boolean
-  /** Fastify's own close: its preClose hooks, its listeners, the onClose hooks of all plugins. */
+  /** Fastify's own close: preClose hooks, listeners, and the onClose hooks of all plugins. */
   readonly close: () => Promise<void>
 }
 
-/** The shutdowns whose onClose hooks or callbacks run the code that asks. */
+/** The shutdowns whose onClose hooks or callbacks the current code runs in. */
 const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
 
 export class Shutdown {
   readonly #parts: Parts
   readonly #drained = new Deferred<void>()
   readonly #report = new Deferred<ShutdownReport>()
-  /** Aborts when no (more) delay is asked for. */
+  /** Aborted when the delay is to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
   readonly #watch = new Stopwatch()
   #isStarted = false
@@ -63,22 +63,22 @@ export class Shutdown {
     this.#parts = parts
   }
 
-  /** Starts the shutdown, or joins the one under way; resolves when all of it is done, and never rejects. */
+  /** Starts the shutdown, or joins the one in progress. Resolves when it is complete; never rejects. */
   async start (reason: unknown): Promise<ShutdownReport> {
     if (!this.#isStarted) {
-      // Ahead of the first log line, which may come back here.
+      // Before the first log line, which may call back into here.
       this.#isStarted = true
       this.#report.resolve(this.#run(reason))
     }
     return await this.ended
   }
 
-  /** Resolves when all of it is done, whatever starts it. */
+  /** Resolves when the shutdown is complete, whatever starts it. */
   get ended (): Promise<ShutdownReport> {
     return this.#report.promise
   }
 
-  /** What users wait for. Inside the callbacks and hooks of this shutdown, that is the report so far: the rest would wait for itself. */
+  /** For users. Inside this shutdown's callbacks and hooks, it resolves to the report so far: the rest would wait for itself. */
   async join (reason: unknown): Promise<ShutdownReport> {
     const ended = this.start(reason)
     return await this.orSoFar(ended)
@@ -91,35 +91,35 @@ export class Shutdown {
     return await ended
   }
 
-  /** Whether it is the other one, or its callbacks and hooks wait for that, be it by way of a third one. */
+  /** Whether it is the other one, or its callbacks and hooks wait for that, directly or through a third one. */
   #waitsFor (other: Shutdown): boolean {
     return this === other || [...this.#awaited].some(shutdown => shutdown.#waitsFor(other))
   }
 
-  /** The delay under way ends now; one still to come is left out. */
+  /** Ends the current delay, or skips one that has not started. */
   skipDelay (): void {
     this.#skipDelay.abort()
   }
 
-  /** `fastify.close()`: the same, and it rejects if Fastify's own close does. */
+  /** `fastify.close()`: the same, but it rejects if Fastify's own close does. */
   async close (): Promise<void> {
     await this.join('close')
     if (this.#closeError !== undefined) throw this.#closeError
   }
 
-  /** Starts the shutdown if that has not happened, and waits until nothing is in flight any more. */
+  /** Starts the shutdown if necessary, and waits until nothing is in flight. */
   async drained (): Promise<void> {
     void this.start('close')
     await this.#drained.promise
   }
 
-  /** An uncaught error: the shutdown goes on, and is not clean. */
+  /** An uncaught error makes the shutdown unclean, but does not stop it. */
   fail (error: Error): void {
-    // A log may be what fails, and each line of it makes another error: then too many are no longer logged.
+    // The log may be what fails, and each line may cause another error, so errors beyond the limit are not logged.
     if (this.#parts.outcome.addError(error)) this.#parts.log.error('Uncaught error', { err: error })
   }
 
-  /** The process exits. If the shutdown still runs, nothing is lost without a word. */
+  /** The process exits. If the shutdown is still running, everything in flight is logged. */
   exit (): ShutdownReport['exitCode'] {
     const { phase, cuts, callbacks, log } = this.#parts
     if (this.#exitCode === undefined) {
@@ -139,7 +139,7 @@ export class Shutdown {
     log.info(this.#reason.startsWith('SIG') ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
 
     const delay = this.#startDelay()
-    // Without a delay, the gate shuts at once.
+    // Without a delay, the gate shuts synchronously.
     if (delay !== undefined) await delay
     this.#phases.delaying = watch.lap()
 
@@ -165,7 +165,7 @@ export class Shutdown {
     return report
   }
 
-  /** Anything may be given as a reason. An error is one, and makes the shutdown unclean. */
+  /** The reason may be any value. An error also makes the shutdown unclean. */
   #resolveReason (given: unknown): string {
     if (given === undefined || given === null) return 'shutdown'
     if (typeof given === 'string') return given
@@ -188,12 +188,12 @@ export class Shutdown {
     })
   }
 
-  /** Not ready, and still serving, until the promise resolves; without a delay, there is none. */
+  /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
   #startDelay (): Promise<unknown> | undefined {
     const { options: { shutdownDelay }, log, phase, connections, isClusterWorker } = this.#parts
     const delays = shutdownDelay > 0 && connections.isListening && !this.#skipDelay.signal.aborted
     connections.disableKeepAlive()
-    // The primary of a cluster then gives new connections to the other workers, whatever balancers are told.
+    // The primary then gives new connections to the other workers, whatever load balancers do.
     if (isClusterWorker) connections.stopListening()
     if (!delays) return undefined
     phase.advance('delaying')
@@ -201,7 +201,7 @@ export class Shutdown {
     return within(shutdownDelay, once(this.#skipDelay.signal, 'abort'))
   }
 
-  /** Waits until nothing is in flight, or cuts what is. */
+  /** Waits until nothing is in flight, or cuts the rest. */
   async #drain (): Promise<void> {
     const { options: { drainTimeout }, log, inFlight, tasks, connections, cuts } = this.#parts
     const start = now()
@@ -224,7 +224,7 @@ export class Shutdown {
     }
   }
 
-  /** Handlers may track work as long as they run, and the other way round. */
+  /** Handlers may track work while they run, and work may start requests. */
   async #idle (): Promise<void> {
     const { inFlight, tasks } = this.#parts
     while (inFlight.count + tasks.count > 0) {
@@ -233,7 +233,7 @@ export class Shutdown {
     }
   }
 
-  /** Waits until, for a while, no request has arrived on any connection, and none has been answered that may be followed by one. */
+  /** Waits until, for a short time, no request has arrived and no response has been sent that another request may follow. */
   async #quiet (): Promise<void> {
     const { connections } = this.#parts
     const end = now() + QUIET.most
@@ -244,7 +244,7 @@ export class Shutdown {
     }
   }
 
-  /** Closes connections and Fastify. If there are callbacks, they keep half of the time that is left. */
+  /** Closes connections and Fastify. If there are callbacks, half of the time left is kept for them. */
   async #close (deadline: number): Promise<void> {
     const { callbacks, outcome, log } = this.#parts
     const left = Math.max(0, deadline - now())
@@ -274,7 +274,7 @@ export class Shutdown {
       webSockets.goAway()
     }
     const closed = close()
-    // Hooks have asked upgraded sockets to go by now; Fastify waits for those that are still open.
+    // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
     if (await within(grace, closed) === TIMED_OUT) connections.destroy()
     await closed
   }
@@ -289,7 +289,7 @@ class Deferred<T> {
   readonly promise = new Promise<T>(resolve => { this.resolve = resolve })
 }
 
-/** Whole milliseconds of each step. */
+/** Measures each step in whole milliseconds. */
 class Stopwatch {
   #started = now()
   #last = this.#started

@@ -1,4 +1,4 @@
-// A promise, or the end of its time, whichever comes first.
+// Waits for a promise for a limited time.
 
 import { clearTimeout, setTimeout } from '../clock.ts'
 

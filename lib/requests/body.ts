@@ -1,5 +1,5 @@
-// A request's body that is not used. To close a connection with unread data resets it before the client can read the
-// answer. So the rest of the body is read and dropped, within limits: a lingering close.
+// A request body that is not used. Closing a connection with unread data resets it before the client can read the answer. So
+// the rest of the body is read and dropped, within limits: a lingering close.
 
 import type { IncomingMessage } from 'node:http'
 import { clearTimeout, setTimeout } from '../clock.ts'
@@ -7,7 +7,7 @@ import { LINGERING_CLOSE } from '../times.ts'
 
 const MOST_BYTES = 64 * 1024 * 1024
 
-/** Reads and drops the body, then calls back. Returns how to stop, without a call. */
+/** Reads and drops the body, then calls back. Returns a function that stops it. */
 export function dropBody (request: IncomingMessage, callback: () => void): () => void {
   let bytes = 0
   const count = (chunk: Buffer) => {

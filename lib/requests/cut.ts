@@ -1,5 +1,5 @@
-// Cutting requests that take too long: the client is told if it still can be, and the request is named in log and report.
-// This is the only place that answers in a handler's place.
+// Cuts requests that take too long: the client gets an answer if that is still possible, and log and report name the request.
+// `Exchange.answer` is called only here and by the gate.
 
 import type { FastifyError } from '@fastify/error'
 import type { Connections } from '../connections/sockets.ts'
@@ -10,7 +10,7 @@ import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
 
-/** Requests that have a log line of their own as they are cut by a shutdown: thousands would delay the exit. */
+/** How many requests cut by a shutdown have a log line of their own: thousands would delay the exit. */
 const MOST_NAMED = 1_000
 
 export class Cuts {
@@ -31,12 +31,12 @@ export class Cuts {
     this.#log = log
   }
 
-  /** Ends a request in its handler's place. The handler itself cannot be stopped, and counts until it settles. */
+  /** Ends a request in its handler's place. The handler cannot be stopped, and counts until it settles. */
   cut (exchange: Exchange, error: FastifyError): void {
     this.#name(exchange, error)
     if (exchange.isGone || exchange.isFinished) return
     if (exchange.isAnswered) {
-      // Begun, or complete and not read: there is no whole answer any more.
+      // Begun, or complete but not read: a whole answer is no longer possible.
       this.#abort(exchange, error)
       return
     }
@@ -47,34 +47,34 @@ export class Cuts {
     this.#inFlight.check(exchange)
   }
 
-  /** With its connection, the other requests of a pipeline are lost, too. */
+  /** Closing the connection also loses the other requests of a pipeline. */
   #abort (exchange: Exchange, error: FastifyError): void {
     for (const other of this.#connections.sharing(exchange)) if (this.#inFlight.counts(other)) this.#name(other, error)
     exchange.abort()
     this.#inFlight.check(exchange)
   }
 
-  /** Cuts everything that is in flight. A response that only waits for the one ahead of it is sent after that. */
+  /** Cuts everything in flight. A response that only waits for the previous one is sent after that. */
   cutAll (error: FastifyError): void {
-    // Chosen ahead of the first cut: behind that, one that waited is next, and would look as if its client did not read.
+    // Selected before the first cut, because cutting moves a queued response to the front, where it looks stalled.
     const due = this.#inFlight.exchanges.filter(({ isWaitingForTurn }) => !isWaitingForTurn)
     for (const exchange of due) this.cut(exchange, error)
     if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests cut in all; the report has each`)
     this.#nameTasks(error)
   }
 
-  /** Cuts what is still not sent as connections are about to be closed. */
+  /** Cuts every response that is not sent when connections are about to be closed. */
   cutRest (error: FastifyError): void {
     for (const exchange of this.#inFlight.exchanges) this.cut(exchange, error)
   }
 
-  /** Names everything that is in flight, without doing anything about it. */
+  /** Names everything in flight, but does not end it. */
   nameAll (error: FastifyError): void {
     for (const exchange of this.#inFlight.exchanges) this.#name(exchange, error)
     this.#nameTasks(error)
   }
 
-  /** Background work can only be named. */
+  /** Background work cannot be ended, only named. */
   #nameTasks (error: FastifyError): void {
     for (const [task, entry] of this.#tasks.entries()) {
       if (this.#logged.has(task)) continue

@@ -1,17 +1,17 @@
-// What log and report show of a request. A serializer of the user's decides that, because a URL may hold a secret.
+// What log and report show of a request. A user's serializer decides that, because a URL may contain a secret.
 
 import type { RequestInFlight } from '../../types/index.ts'
 import type { Exchange } from './exchange.ts'
 import { nameOf } from '../values.ts'
 
-/** Where pino keeps a logger's serializers, `pino.symbols.serializersSym`; other loggers have none. */
+/** Where pino keeps the serializers of a logger, `pino.symbols.serializersSym`; other loggers have none. */
 const kSerializers = Symbol.for('pino.serializers')
 
 interface WithSerializers {
   [kSerializers]?: { req?: (request: unknown) => unknown }
 }
 
-/** @param log the instance's logger, for a request that a hook which was registered ahead of the plugin's holds */
+/** @param log the instance's logger, for a request that a hook registered before the plugin still holds */
 export function describe (exchange: Exchange, log: unknown): RequestInFlight {
   const { request, reply } = exchange
   const entry = { kind: 'request', method: text(() => request.method) ?? '', route: undefined, url: undefined, reqId: undefined } as const
@@ -22,17 +22,17 @@ export function describe (exchange: Exchange, log: unknown): RequestInFlight {
     const { routeOptions, id } = reply.request
     return { ...entry, route: routeOptions.url, url: urlOf(reply.request, reply.log), reqId: idOf(id), age }
   } catch {
-    // A handler has replaced the parts of its reply.
+    // A handler has replaced properties of its reply.
     return { ...entry, age }
   }
 }
 
-/** `genReqId` may make anything. */
+/** `genReqId` may return any value. */
 function idOf (id: unknown): string {
   return typeof id === 'number' ? String(id) : nameOf(id)
 }
 
-/** The URL as the user's `req` serializer shows it; undefined if that shows none, without its query if none is known. */
+/** The URL as the user's `req` serializer shows it, undefined if it shows none; without a serializer, without the query. */
 function urlOf (request: { url?: unknown }, log: unknown): string | undefined {
   const serialize = (log as WithSerializers | null)?.[kSerializers]?.req
   if (serialize === undefined) return withoutQuery(text(() => request.url))
@@ -43,7 +43,7 @@ function withoutQuery (url: string | undefined): string | undefined {
   return url?.replace(/[?#].*/s, '')
 }
 
-/** What may be anything, if it is text. */
+/** The value, if it can be read and is a string. */
 function text (read: () => unknown): string | undefined {
   try {
     const value = read()

@@ -1,7 +1,7 @@
-// A request and its response. Nothing outside this file needs to know HTTP/1 from HTTP/2.
+// A request and its response. Only this file treats HTTP/1 and HTTP/2 requests differently.
 //
-// Two questions decide when a request is over, and each has its field: what became of the response (`wire`), and what is
-// known of the handler (`handler`). in-flight.ts is the only file that moves them.
+// Two fields decide when a request is over: `wire`, the state of the response, and `handler`, what is known of the handler.
+// Only in-flight.ts changes them.
 
 import type { FastifyError } from '@fastify/error'
 import type { FastifyReply } from 'fastify'
@@ -15,19 +15,19 @@ import { errorBody } from '../errors.ts'
 
 /**
  * - `open`: the client waits for its answer.
- * - `finished`: the client has been sent all of the handler's answer.
- * - `orphaned`: no client waits for the handler, because it has gone or was answered in the handler's place.
+ * - `finished`: the handler's whole answer has been sent to the client.
+ * - `orphaned`: no client waits for the handler: it has gone, or was answered in the handler's place.
  */
 export type Wire = 'open' | 'finished' | 'orphaned'
 
 /**
- * - `unreached`: hooks are at work, or no route matched, or the route is older than the plugin.
- * - `returned`: the handler has returned no promise; only its answer tells that it is done.
- * - `settled`: the handler's promise is settled.
+ * - `unreached`: hooks are running, no route matched, or the route was added before the plugin.
+ * - `returned`: the handler was called; if it returned no promise, only its answer shows that it is done.
+ * - `settled`: the handler's promise has settled, or it threw.
  */
 export type Handler = 'unreached' | 'returned' | 'settled'
 
-/** Fastify reads no body of these methods. */
+/** Fastify does not read a body for these methods. */
 export const METHODS_WITHOUT_BODY: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'TRACE'])
 
 const ERROR_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
@@ -35,29 +35,29 @@ const ERROR_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cach
 export class Exchange {
   readonly request: IncomingMessage
   readonly response: ServerResponse
-  /** Of HTTP/1. Kept, because `request.socket` may become null: undici does that to a request that it sends on as a body. */
+  /** HTTP/1 only. Kept, because `request.socket` may become null: undici does that to a request it sends as a body. */
   readonly socket: Socket | undefined
-  /** Of HTTP/2. */
+  /** HTTP/2 only. */
   readonly #stream: ServerHttp2Stream | undefined
-  /** Known once the plugin's onRequest hook has run; hooks that were registered earlier run ahead of it. */
+  /** Set when the plugin's onRequest hook runs; hooks that were registered before the plugin run earlier. */
   reply: FastifyReply | undefined = undefined
-  /** Of HTTP/1, if a listener of ours accepted it. */
+  /** HTTP/1 only, if one of our listeners accepted it. */
   connection: Connection | undefined = undefined
-  /** The request ahead of this one on an HTTP/1 connection, as long as that is not finished. */
+  /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
   handler: Handler = 'unreached'
-  /** Handlers that run, or whose promise is pending. */
+  /** How many handlers are running, or have a pending promise. */
   handlers = 0
-  /** Whether it asks for another protocol, and no handler has been reached that serves it as a request. */
+  /** Whether it asks for an upgrade, and has not reached a handler that serves it as a request. */
   isUpgrade = false
-  /** Whether Fastify has parsed its body; told of routes whose requests may have one. */
+  /** Whether Fastify has parsed the body; set only on routes that may have one. */
   isParsed = false
-  /** Whether an orphaned request has been answered, for a handler that returned no promise. */
+  /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
   answered = false
-  /** When it began, as now() counts; 0 as long as Fastify's own clock tells. */
+  /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
   startedAt = 0
-  /** Since when a sweep has found no sign of its handler, after its client has gone; as now() counts. */
+  /** When a sweep first found no sign of the handler after the client left, on the clock of now(). */
   silentSince = 0
   /** The route's own write timeout. */
   writeTimeout: number | false | undefined = undefined
@@ -72,7 +72,7 @@ export class Exchange {
     this.#stream = isHttp2 ? (request as unknown as Http2ServerRequest).stream : undefined
   }
 
-  /** Whether all of the response has been handed to the kernel. Node says 'finish' of a response that was cut off, too. */
+  /** Whether the kernel has the whole response. Node also emits 'finish' for a response that was cut off. */
   get isFinished (): boolean {
     const { response, socket } = this
     const stream = this.#stream
@@ -81,8 +81,8 @@ export class Exchange {
   }
 
   /**
-   * Whether the connection or stream is gone. Not by 'close' alone: Node 20 and 22 lose some streams of a session that closes
-   * under load, and never say it. An injected request has no connection; its response is destroyed.
+   * Whether the connection or stream is gone. 'close' is not enough: Node 20 and 22 lose some streams of a session that closes
+   * under load, and never emit it. An injected request has no connection; its response is destroyed.
    */
   get isGone (): boolean {
     const { response, socket } = this
@@ -97,19 +97,19 @@ export class Exchange {
     return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
   }
 
-  /** Whether a part of the body is still on its way. */
+  /** Whether part of the body has not arrived yet. */
   get isReceiving (): boolean {
     if (!this.#hasBody) return false
     if (this.#stream !== undefined) return !this.isGone && this.#stream.state.remoteClose !== 1
     return !this.request.complete && !this.request.destroyed
   }
 
-  /** Whether that would be reset if the connection closed now. A session of HTTP/2 that closes lets its streams end. */
+  /** Whether closing the connection now would reset it. An HTTP/2 session that closes lets its streams end. */
   get needsConnection (): boolean {
     return this.#stream === undefined && this.isReceiving
   }
 
-  /** Whether Fastify's body parser will wait for ever, as it does if the client leaves before the body is parsed. */
+  /** Whether Fastify's body parser waits forever, as it does if the client leaves before the body is parsed. */
   get isBodyLost (): boolean {
     return this.#hasBody && !METHODS_WITHOUT_BODY.has(this.request.method) && !this.isParsed
   }
@@ -119,79 +119,79 @@ export class Exchange {
     return this.#stream === undefined
   }
 
-  /** Whether nothing is received any more and nothing has been sent yet: only the handler is at work. */
+  /** Whether no body arrives and nothing has been sent: only the handler can make progress. HTTP/1 only. */
   get isStill (): boolean {
     return this.#stream === undefined && !this.response.headersSent && !this.#hasBody
   }
 
-  /** Whether its response is complete and waits for the one ahead of it. */
+  /** Whether the response is complete and waits for the previous one. */
   get isWaitingForTurn (): boolean {
     return this.response.writableEnded && this.previous !== undefined && !this.previous.isFinished
   }
 
-  /** Whether the head of the response is out, or the handler has ended the response. */
+  /** Whether the response head has been sent, or the handler has ended the response. */
   get isAnswered (): boolean {
     return this.response.headersSent || this.response.writableEnded
   }
 
-  /** Whether the handler writes the response past Fastify. */
+  /** Whether the handler writes the response itself, without Fastify. */
   get isHijacked (): boolean {
     return this.reply?.sent === true && !this.response.writableEnded
   }
 
-  /** How old it is, in milliseconds; from its first sweep on, while a hook ahead of the plugin's holds it. */
+  /** Age in milliseconds; counted from the first sweep while a hook registered before the plugin holds it. */
   get age (): number {
     if (this.startedAt > 0) return now() - this.startedAt
     return this.reply?.elapsedTime ?? 0
   }
 
-  /** Keeps the age of a request, of which Fastify's own clock is about to stop. */
+  /** Keeps the age, because reply.elapsedTime stops when the response ends. */
   keepAge (): void {
     this.startedAt = now() - this.age
   }
 
-  /** Calls back once, when the stream is closed, or the response of HTTP/1. */
+  /** Calls back once, when the HTTP/2 stream or the HTTP/1 response closes. */
   onClose (callback: () => void): void {
     (this.#stream ?? this.response).once('close', callback)
   }
 
-  /** Says to the response that its connection is gone: Node 20 and 22 do not say so to one that has not had its turn yet. */
+  /** Tells the response that its connection is gone: Node 20 and 22 do not tell a response that is still queued. */
   tellClosed (): void {
     if (this.#stream === undefined && !this.response.destroyed) this.response.destroy().emit('close')
   }
 
-  /** HTTP/2: `reply.then` never settles if the stream is closed by then, and with it a handler that returns its reply. */
+  /** HTTP/2: if the stream is closed, `reply.then` never settles, nor does a handler that returns its reply. */
   settleReply (): void {
     const { reply } = this
     if (this.#stream !== undefined && reply !== undefined) reply.then = fulfilled => { fulfilled() } // oxlint-disable-line no-thenable
   }
 
-  /** Cuts the connection, or resets the stream. */
+  /** Closes the connection, or resets the stream. */
   abort (): void {
     if (this.#stream !== undefined) {
       this.#stream.close(constants.NGHTTP2_INTERNAL_ERROR)
       return
     }
     this.response.destroy()
-    // A response that waits for its turn does not lead to its connection; an injected one has none.
+    // A queued response has no reference to its socket; an injected one has no socket.
     ;(this.socket as Partial<Socket> | undefined)?.destroy?.()
   }
 
-  /** This response is the last one on its connection, as far as its head is not yet sent. */
+  /** Makes this response the last one on its connection, unless its head has been sent. */
   endConnection (): void {
     if (this.#stream !== undefined) closeSession(this.#stream.session)
-    // Node writes the header by this property; a header that is set would have all others merged one by one.
+    // Node writes the header from this property; with setHeader(), Node would merge all headers one by one.
     else if (!this.response.headersSent) this.response.shouldKeepAlive = false
   }
 
-  /** Takes `endConnection` back, because another request follows on the connection. */
+  /** Reverts `endConnection`, because another request follows on the connection. */
   keepConnection (): void {
     if (!this.response.headersSent) this.response.shouldKeepAlive = true
   }
 
   /**
-   * Sends a whole error response in the handler's place. Not with `reply.send()`: that throws while onError hooks run,
-   * and runs onSend hooks twice where they are at work already. So what Fastify or the handler still write is ignored.
+   * Sends a whole error response in the handler's place. Not with `reply.send()`: it throws while onError hooks run, and runs
+   * onSend hooks twice if they are already running. Later writes by Fastify or the handler are ignored.
    */
   answer (error: FastifyError, own: OutgoingHttpHeaders = {}): void {
     try {
@@ -210,14 +210,14 @@ export class Exchange {
     const headers = {
       ...pick(reply?.getHeaders() ?? response.getHeaders()), ...ERROR_HEADERS, ...own, 'content-length': Buffer.byteLength(body)
     }
-    // What describes the handler's answer, an encoding for instance, does not describe this one.
+    // Headers that describe the handler's answer, such as its encoding, do not apply to this one.
     for (const name of response.getHeaderNames()) response.removeHeader(name)
     if (this.#stream === undefined) response.statusMessage = ''
     response.writeHead(error.statusCode as number, headers)
     response.end(body)
   }
 
-  /** Calls back when neither a read nor a write has made progress for `limit` milliseconds, and again after as long. */
+  /** Calls back when no read or write has made progress for `limit` milliseconds, and again after each further `limit`. */
   watch (limit: number, callback: () => void): void {
     this.watched = true
     if (this.#stream === undefined) watchSocket(this.response, this.socket ?? {}, limit, callback)
@@ -225,18 +225,18 @@ export class Exchange {
   }
 }
 
-/** Node's timer tells a write that is slow from one that stands still, even if it is a single one of many megabytes. */
+/** Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. */
 function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: number, callback: () => void): void {
   response.setTimeout(limit, () => {
     callback()
-    // While an answer waits behind others, nothing sets the timer anew.
+    // While a response waits behind others, nothing else restarts the timer.
     socket.setTimeout?.(limit)
   })
-  // Ahead of Node's own listener, which sets the timer of an idle connection, if that has a limit.
+  // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
   response.prependOnceListener('finish', () => { socket.setTimeout?.(0) })
 }
 
-/** Any progress of its session sets Node's timer of a stream anew, so that tells only of a source that is silent. */
+/** Any progress of the session restarts Node's stream timer, so that timer only detects a silent source. */
 function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): void {
   const silent = () => {
     callback()
@@ -244,7 +244,7 @@ function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => 
   }
   stream.setTimeout(limit, silent)
 
-  // If its client opens no window, what waits to be written does not change.
+  // If its flow-control window is closed, what waits to be written does not change.
   let waiting = stream.writableLength
   let since = now()
   const progress = () => { since = now() }
@@ -259,13 +259,13 @@ function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => 
   stream.once('close', () => { clearInterval(timer) })
 }
 
-/** The headers that let a browser read an error of another origin. */
+/** The headers that a browser needs to read a cross-origin error. */
 function pick (headers: Record<string, unknown>): Record<string, string> {
   const names = Object.keys(headers).filter(name => name.startsWith('access-control-') || name === 'vary')
   return Object.fromEntries(names.map(name => [name, headers[name] as string]))
 }
 
-/** From now on, writing to the response changes nothing. The connection itself goes on as usual. */
+/** From now on, writes to the response have no effect. The connection itself works as usual. */
 function seal (response: ServerResponse): void {
   const ignore = () => response
   const callBack = (args: unknown[]) => {
@@ -287,17 +287,17 @@ function seal (response: ServerResponse): void {
 }
 
 /**
- * Sends GOAWAY, refuses new streams, so that their client may try them elsewhere, and closes after those that are open.
- * Not goaway() with the highest stream first, as a notice: Node then drops new streams without a word.
+ * Sends GOAWAY, refuses new streams so that the client may retry them elsewhere, and closes after the open ones end. Not
+ * goaway() with the highest stream ID first, as a notice: Node then drops new streams silently.
  */
 export function closeSession (session: Pick<ServerHttp2Session, 'closed' | 'close'> | undefined): void {
-  // Not at once: on Node 20, a session that is closed while one of its requests is being handed over corrupts the heap.
+  // Deferred: on Node 20, closing a session while one of its requests is being dispatched corrupts the heap.
   setImmediate(() => { if (session?.closed === false) session.close() })
 }
 
-/** Calls back for each request of HTTP/2 as it arrives, ahead of Fastify's listener. */
+/** Calls back for each HTTP/2 request as it arrives, before Fastify's listener. */
 export function onStreamRequest (server: Server, callback: (request: IncomingMessage, response: ServerResponse) => void): void {
-  // Servers of HTTP/1 have it: to listen there, too, would cost each of their requests.
+  // Only HTTP/1 servers have this method; a listener there would cost each of their requests.
   if ('closeAllConnections' in server) return
   server.prependListener('request', (request: IncomingMessage, response: ServerResponse) => {
     if (request.httpVersionMajor === 2) callback(request, response)

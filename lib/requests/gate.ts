@@ -1,4 +1,4 @@
-// The gate: what a request meets that arrives once a shutdown has started.
+// The gate: handles requests that arrive after a shutdown has started.
 
 import type { IncomingMessage } from 'node:http'
 import type { Connections } from '../connections/sockets.ts'
@@ -9,14 +9,14 @@ import type { FastifyReply } from 'fastify'
 import { ShuttingDownError, errorBody } from '../errors.ts'
 import { dropBody } from './body.ts'
 
-/** The next try goes to another instance, which can be asked at once. */
+/** The retry goes to another instance, which can be asked at once. */
 const RETRY_AFTER_SECONDS = '1'
 
 const body = errorBody(new ShuttingDownError())
 
 /**
- * Whether a request asks for another protocol and the server listens for that: Node has let go of its socket. It sets the
- * field, which its types lack; a WebSocket that @fastify/websocket injects has no socket at all.
+ * Whether a request asks for an upgrade and the server listens for upgrades, so that Node has detached its socket. Node sets
+ * the field, but its types lack it; a WebSocket injected by @fastify/websocket has no socket.
  */
 export function isUpgrade (request: IncomingMessage): boolean {
   const { upgrade, socket } = request as { upgrade?: boolean, socket?: unknown }
@@ -27,13 +27,13 @@ export class Gate {
   readonly #phase: PhaseClock
   readonly #connections: Connections
   readonly #inFlight: InFlight
-  /** Requests refused. */
+  /** Refused requests. */
   refused = 0
 
   #holding = false
   #closing = false
   readonly #held: Exchange[] = []
-  /** Refused, and answered once all of their bodies are in or connections are about to be closed; how to stop reading each. */
+  /** Refused uploads, answered when the body is received or connections are about to be closed; the value stops the reading. */
   readonly #uploading = new Map<Exchange, () => void>()
 
   constructor (phase: PhaseClock, connections: Connections, inFlight: InFlight) {
@@ -42,10 +42,10 @@ export class Gate {
     this.#inFlight = inFlight
   }
 
-  /** Whether this request may go on; if not, it is refused. Not for the phase `running`. */
+  /** Whether this request may continue; if not, it is refused. Not called in the phase `running`. */
   admits (exchange: Exchange): boolean {
     const isOptedOut = exchange.reply?.routeOptions.config.gracefulShutdown === false
-    // A request that arrived in time may have been held by a hook of another plugin until now.
+    // A request that arrived in time may have been held by a hook of another plugin.
     if (this.#phase.current === 'delaying' || isOptedOut || this.#inFlight.counts(exchange)) return true
     this.refused++
     if (exchange.isUpgrade) refuseUpgrade(exchange)
@@ -61,7 +61,7 @@ export class Gate {
     if (this.#closing) this.#refuseUploads()
   }
 
-  /** Answers no request until `release`: a client that is not answered does not come back at once with a new connection. */
+  /** Delays all refusals until `release`, because a client without an answer does not reconnect at once. */
   hold (): void {
     this.#holding = true
   }
@@ -73,7 +73,7 @@ export class Gate {
     this.#refuseUploads()
   }
 
-  /** Their connections may not last until all is in. A client that reads while it sends is told now, and goes on for a moment. */
+  /** The connection may close before the body is received. A client that reads while it sends gets the answer now. */
   #refuseUploads (): void {
     for (const [exchange, stop] of this.#uploading) {
       stop()
@@ -83,17 +83,17 @@ export class Gate {
     this.#uploading.clear()
   }
 
-  /** Answers, as connections are about to be closed, what has not been: hooks hold it, or its refusal. */
+  /** Before connections are closed, answers requests that hooks hold, or whose refusals they hold. */
   refuseRest (): void {
     for (const exchange of this.#inFlight.uncounted) {
       if (exchange.isGone || exchange.isAnswered || exchange.isUpgrade) continue
-      // It never came to the gate.
+      // It never reached the gate.
       if (exchange.reply === undefined) this.refused++
       exchange.answer(new ShuttingDownError(), { 'retry-after': RETRY_AFTER_SECONDS })
     }
   }
 
-  /** @param isReading whether its connection stays open until all of its body is in */
+  /** @param isReading whether the connection stays open until the body is received */
   #refuse (exchange: Exchange, isReading = false): void {
     if (this.#holding) {
       this.#held.push(exchange)
@@ -104,7 +104,7 @@ export class Gate {
   }
 }
 
-/** As text: an Error would go through error handlers and log a stack for each refused request. */
+/** As text: an Error would run error handlers and log a stack for each refused request. */
 function sendRefusal (reply: FastifyReply): void {
   if (reply.sent) return
   reply.code(503)
@@ -113,7 +113,7 @@ function sendRefusal (reply: FastifyReply): void {
     .send(body)
 }
 
-/** Node has let go of the socket of an upgrade, and the plugin that took it has not seen the request. */
+/** Node has detached the socket of an upgrade, and the plugin that took it has not seen the request. */
 function refuseUpgrade ({ response, socket, reply }: Exchange): void {
   response.shouldKeepAlive = false
   response.once('finish', () => { socket?.end() })

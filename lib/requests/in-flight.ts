@@ -1,8 +1,8 @@
-// The requests in flight, from their arrival until nothing of them runs any more.
+// The requests in flight, from their arrival until nothing of them is running.
 //
-// The Node server tells of each request as it arrives, ahead of every hook. Whether a request is over is asked in one
-// place, `isOver`, of the facts as they are; hooks, events, promises and the sweep only say that it is time to ask. So an
-// end that no hook tells of, because another plugin's hook failed ahead of ours, is found by the next sweep.
+// Node reports each request as it arrives, before every hook. Only `isOver` decides whether a request is over, by its current
+// state; hooks, events, promises and the sweep only trigger the check. So if no hook reports the end, because another plugin's
+// hook failed first, the next sweep finds it.
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
@@ -19,21 +19,21 @@ export class InFlight {
   /** All but the newest. */
   readonly #counted = new Map<ServerResponse, Exchange>()
   /**
-   * The newest one that counts, until the next arrives. Mostly it is over by then; to put each one into a Map that is empty,
-   * and to empty that again, takes more instructions than all else that is done for a request here.
+   * The newest request that counts, until the next one arrives. It is usually over by then. Adding each one to an empty Map and
+   * removing it again takes more instructions than everything else that is done for a request here.
    */
   #newest: Exchange | undefined
-  /** Refused, opted out, or arrived since the gate shut: nothing waits for them. */
+  /** Refused, opted out, upgrades, or arrived after the gate shut: nothing waits for them. */
   readonly #uncounted = new Map<ServerResponse, Exchange>()
-  /** Over, because their clients have gone; Fastify may call another handler of theirs, of an error for instance. */
+  /** Over, because the client has gone; Fastify may still call another handler, such as the error handler. */
   readonly #left = new WeakMap<ServerResponse, Exchange>()
   readonly #log: unknown
   #isCounting = true
   #whenIdle: (() => void) | undefined
-  /** Requests that were answered in full. */
+  /** The number of requests answered in full. */
   completed = 0
 
-  /** @param log whose serializer shows requests that a hook holds which was registered ahead of the plugin's */
+  /** @param log its serializer shows requests that a hook registered before the plugin holds */
   constructor (log: unknown) {
     this.#log = log
   }
@@ -68,24 +68,24 @@ export class InFlight {
     return true
   }
 
-  /** The exchange of a response, as long as it is not over. */
+  /** The exchange of a response, until it is over. */
   find (response: ServerResponse): Exchange | undefined {
     const newest = this.#newest
     if (newest !== undefined && newest.response === response) return newest
     return this.#counted.get(response) ?? this.#uncounted.get(response)
   }
 
-  /** The requests in flight, as they are now, in the order of their arrival. */
+  /** A copy of the list of requests in flight, in the order of arrival. */
   get exchanges (): Exchange[] {
     return [...this.#counted.values(), ...this.#newest === undefined ? [] : [this.#newest]]
   }
 
-  /** Those that do not count and are not over. */
+  /** The requests that do not count and are not over. */
   get uncounted (): Exchange[] {
     return [...this.#uncounted.values()]
   }
 
-  /** What is in flight, oldest first. */
+  /** The requests in flight, oldest first. */
   list (): RequestInFlight[] {
     return this.exchanges.map(exchange => this.describe(exchange))
   }
@@ -95,18 +95,18 @@ export class InFlight {
     return describe(exchange, this.#log)
   }
 
-  /** Whether a request counts: it arrived before the gate shut, and has neither been refused nor opted out. */
+  /** Whether a request counts: it arrived before the gate shut, is not over, has not opted out, and is no upgrade. */
   counts (exchange: Exchange): boolean {
     return exchange === this.#newest || this.#counted.has(exchange.response)
   }
 
-  /** Fastify has parsed the body of this response's request, and goes on to its handler. */
+  /** Fastify has parsed the body of this response's request and goes on to the handler. */
   parsed (response: ServerResponse): void {
     const exchange = this.find(response)
     if (exchange !== undefined) exchange.isParsed = true
   }
 
-  /** The request of this response counts no more, because its route has opted out. */
+  /** This request no longer counts: its route has opted out, or it is an upgrade. */
   optOut (response: ServerResponse): void {
     const exchange = this.find(response)
     if (exchange === undefined || !this.#delete(exchange)) return
@@ -115,8 +115,8 @@ export class InFlight {
   }
 
   /**
-   * An upgrade is asked for. It counts only if it is served as a request: by the handler of a plain route, which a client that
-   * offers h2c may reach if another plugin takes upgrades.
+   * An upgrade is requested. It counts only if the handler of a plain route serves it as a request. A client that offers h2c
+   * may reach one if another plugin handles upgrades.
    */
   arriveUpgrade (exchange: Exchange): void {
     exchange.isUpgrade = true
@@ -128,7 +128,7 @@ export class InFlight {
     if (this.#uncounted.delete(exchange.response)) this.#add(exchange)
   }
 
-  /** Fastify's onResponse: the response has been sent, or has failed. */
+  /** Called by onResponse: the response has been sent, or has failed. */
   responded (response: ServerResponse): Exchange | undefined {
     const exchange = this.find(response)
     if (exchange === undefined) return undefined
@@ -137,13 +137,13 @@ export class InFlight {
     return exchange
   }
 
-  /** Its connection or stream is closed. */
+  /** The connection or stream has closed. */
   closed (exchange: Exchange): void {
     this.check(exchange)
     if (exchange.wire === 'orphaned') exchange.tellClosed()
   }
 
-  /** Looks at the facts. A request that is over leaves. */
+  /** Checks the state of a request, and removes it if it is over. */
   check (exchange: Exchange): void {
     if (exchange.wire === 'open') {
       if (exchange.isFinished) {
@@ -154,11 +154,11 @@ export class InFlight {
         this.awaitAnswer(exchange)
       }
     }
-    // Nothing waits for the handler of one that does not count.
+    // Nothing waits for the handler of a request that does not count.
     if (isOver(exchange) || (exchange.wire !== 'open' && !this.counts(exchange))) this.leave(exchange)
   }
 
-  /** Looks at everything that is not over. */
+  /** Checks every request that is not over. */
   checkAll (): void {
     for (const exchange of [...this.exchanges, ...this.uncounted]) {
       if (exchange.reply === undefined && exchange.startedAt === 0) exchange.startedAt = now()
@@ -173,17 +173,17 @@ export class InFlight {
     if (this.counts(exchange)) this.completed++
   }
 
-  /** No client waits for the handler any more, because it has gone or is answered in the handler's place. */
+  /** No client waits for the handler any more: it has gone, or is answered in the handler's place. */
   orphan (exchange: Exchange): void {
     if (exchange.wire !== 'open') return
     exchange.keepAge()
     exchange.wire = 'orphaned'
-    // A hijacked reply is over with its connection.
+    // A hijacked reply is over when its connection closes.
     exchange.answered ||= exchange.isAnswered || exchange.reply?.sent === true
     exchange.answered ||= exchange.handler === 'unreached' && exchange.isBodyLost
   }
 
-  /** Fastify says nothing of an answer that no client waits for; so this one reply is asked to. */
+  /** Fastify does not report an answer that no client waits for, so this reply's methods are wrapped. */
   awaitAnswer (exchange: Exchange): void {
     const { handlers, answered: isAnswered, reply, response } = exchange
     if (handlers > 0 || isAnswered) return
@@ -196,7 +196,7 @@ export class InFlight {
     response.once('pipe', answered)
   }
 
-  /** Counts a request no more, and forgets it. */
+  /** Stops counting and tracking a request. */
   leave (exchange: Exchange): void {
     if (!this.#delete(exchange)) {
       this.#uncounted.delete(exchange.response)
@@ -207,15 +207,15 @@ export class InFlight {
   }
 
   /**
-   * A handler, of which is known when it is done: of a route, of errors, or of what is not found. Fastify alone calls `then`
-   * of what it returns, unless that is a plain promise.
+   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. Only Fastify calls `then` of what
+   * it returns, unless that is a plain promise.
    */
   observe<H extends AnyHandler> (handler: H): H {
     const isAsync = types.isAsyncFunction(handler)
     const reach = (reply: FastifyReply | undefined) => this.#reachHandler(reply, isAsync)
     const threw = (exchange: Exchange) => { this.#endHandler(exchange, 'settled') }
     const returned = (exchange: Exchange, reply: unknown, result: unknown) => this.#handlerReturned(exchange, reply, result)
-    // Other plugins call a route's handler, too: @fastify/websocket with a socket and a request.
+    // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
       const exchange = reach(reply)
@@ -239,7 +239,7 @@ export class InFlight {
     if (exchange === undefined) return undefined
     if (exchange.isUpgrade) this.#count(exchange)
     if (exchange.wire === 'orphaned') exchange.settleReply()
-    // One may call another: that of errors, or of what is not found.
+    // One handler may call another: the error or not-found handler.
     exchange.handlers++
     if (exchange.handler === 'unreached') exchange.handler = 'returned'
     if (!isAsync) watchStreams(reply as FastifyReply, () => { exchange.answered = true })
@@ -247,13 +247,13 @@ export class InFlight {
   }
 
   #handlerReturned (exchange: Exchange, reply: unknown, result: unknown): unknown {
-    // A reply has a `then`, too, which tells of the response.
+    // A reply also has a `then`, which waits for the response.
     if (result === reply || !isThenable(result)) {
       this.#endHandler(exchange, exchange.handler)
       return result
     }
     const settled = () => { this.#endHandler(exchange, 'settled') }
-    // Fastify hears of it next, and calls the handler of errors.
+    // Fastify handles the rejection next, and calls the error handler.
     const rejected = () => { queueMicrotask(settled) }
     if (!isPlainPromise(result)) return observeThenable(result, settled, rejected)
     observePromise(result, settled, rejected)
@@ -268,7 +268,7 @@ export class InFlight {
     this.check(exchange)
   }
 
-  /** A request whose client has gone, and that was over. */
+  /** Counts a request again whose client has gone. */
   #reenter (response: ServerResponse): Exchange | undefined {
     const exchange = this.#left.get(response)
     if (exchange === undefined) return undefined
@@ -288,25 +288,25 @@ export class InFlight {
   }
 }
 
-/** Whether nothing of a request runs any more: its client is done with, and so is its handler. */
+/** Whether a request is over: no client waits for it, and its handler is done. */
 function isOver ({ wire, handlers, handler, answered }: Exchange): boolean {
   if (wire === 'open' || handlers > 0) return false
-  // A handler that returned no promise may still be at work for a client that has gone: its answer tells.
+  // A handler that returned no promise may still work for a client that has gone: its answer shows the end.
   return wire === 'finished' || handler === 'settled' || answered
 }
 
-/** A stream that waits for its first byte is an answer, too, of which nothing else tells. */
+/** A stream that waits for its first byte is also an answer, but nothing else reports it. */
 function watchStreams (reply: FastifyReply, answered: () => void): void {
   reply.raw.once('pipe', answered)
   beforeCall(reply, 'send', (payload: unknown) => {
-    // A stream of the web's is read, not piped.
+    // A web stream is read, not piped.
     if (payload instanceof ReadableStream || payload instanceof Response) answered()
   })
 }
 
 type Methods<K extends string> = Record<K, (...args: never[]) => unknown>
 
-/** From now on, ahead of each call of the method. */
+/** From now on, calls back before each call of the method. */
 function beforeCall<K extends string> (object: Methods<K>, name: K, callback: (argument: unknown) => void): void {
   const { [name]: method } = object
   object[name] = (...args) => {

@@ -1,4 +1,4 @@
-// Background work that the drain waits for, too.
+// Background work that the drain also waits for.
 
 import type { TaskInFlight } from '../../types/index.ts'
 import { now } from '../clock.ts'
@@ -16,7 +16,7 @@ export class Tasks {
   readonly #onError: (name: string, error: Error) => void
   #whenIdle: (() => void) | undefined
 
-  /** @param onError is told of work that fails */
+  /** @param onError is called when work fails */
   constructor (onError: (name: string, error: Error) => void) {
     this.#onError = onError
   }
@@ -25,7 +25,7 @@ export class Tasks {
     return this.#tasks.size
   }
 
-  /** A plain promise is watched. `then` of any other thenable is called by its owner alone. */
+  /** A plain promise is observed directly. `then` of any other thenable is called only by its owner. */
   track<T extends PromiseLike<unknown>> (promise: T, name: unknown): T {
     const task: Task = { name: nameOf(name), since: now() }
     const done = () => {
@@ -51,12 +51,12 @@ export class Tasks {
     return [...this.entries()].map(([, entry]) => entry)
   }
 
-  /** Each with what it is known by. */
+  /** Each with its identity. */
   * entries (): Generator<[object, TaskInFlight]> {
     for (const task of this.#tasks) yield [task, { kind: 'task', name: task.name, age: Math.round(now() - task.since) }]
   }
 
-  /** Resolves once there is none. */
+  /** Resolves when no work is left. */
   async idle (): Promise<void> {
     if (this.#tasks.size > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
   }

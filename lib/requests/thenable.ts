@@ -1,5 +1,5 @@
-// Thenables of the user's. Each call of a lazy one's `then`, a query builder's for instance, does its work again: so `then` is
-// called by the code that would have called it anyway, and only observed.
+// User thenables. Each call of `then` on a lazy one, such as a query builder, repeats its work. So the plugin never adds a call
+// of `then`; it observes the calls that other code makes.
 
 /* oxlint-disable unicorn/no-thenable */
 
@@ -14,30 +14,30 @@ export function isThenable (value: unknown): value is PromiseLike<unknown> {
 
 const { then: promiseThen } = Promise.prototype // oxlint-disable-line unbound-method
 
-/** Whether it is a promise as the language makes them, of this realm or of another one (node:vm, Jest). */
+/** Whether it is a native promise, and not of a subclass, of this realm or of another one (node:vm, Jest). */
 export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
   if (value instanceof Promise && value.then === promiseThen) return true
   return types.isPromise(value) && isPromisePrototype(Object.getPrototypeOf(value) as object)
 }
 
-/** That of a subclass has another one between it and Object's. */
+/** The prototype of a subclass has another one between it and Object's. */
 function isPromisePrototype (prototype: object): boolean {
   return Object.getPrototypeOf(Object.getPrototypeOf(prototype)) === null
 }
 
-/** Observes a plain promise. It runs nothing of the user's, even if the promise has a `then` of its own. */
+/** Observes a plain promise. It runs no user code, even if the promise has its own `then`. */
 export function observePromise (promise: Promise<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
   if (promise.then === promiseThen) void promise.then(fulfilled, rejected)
   else void promiseThen.call(promise, fulfilled, rejected)
 }
 
-/** A stand-in for a thenable: `then` of that is called as often as `then` of this. */
+/** A stand-in for a thenable: each call of its `then` calls the thenable's `then` once. */
 export function observeThenable (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: () => void): PromiseLike<unknown> {
   const then = (...callbacks: [Callback?, Callback?]) => thenFor(thenable, callbacks, fulfilled, rejected)
   return { then: then as PromiseLike<unknown>['then'] }
 }
 
-/** Observes the next call of a thenable's `then`, whatever makes it. */
+/** Observes the next call of a thenable's `then`, whichever code makes it. */
 export function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
   const own = Object.getOwnPropertyDescriptor(thenable, 'then')
   const value = (...callbacks: [Callback?, Callback?]) => {
@@ -48,7 +48,7 @@ export function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: () =
   Object.defineProperty(thenable, 'then', { value, configurable: true, writable: true })
 }
 
-/** Calls `then` in place of other code, and tells of its end; also of a `then` that throws. */
+/** Calls `then` for other code and reports how it settles, also if `then` throws. */
 function thenFor (thenable: PromiseLike<unknown>, [onFulfilled, onRejected]: [Callback?, Callback?],
   fulfilled: () => void, rejected: (reason: unknown) => void): PromiseLike<unknown> {
   try {

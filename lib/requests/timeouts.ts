@@ -1,6 +1,6 @@
-// The read, write and idle timeouts, on every listener. Node has a timeout for each; what is left to do is to set it so
-// that it acts. A write timer for each request would cost more than the request. So a sweep over the requests in flight cuts
-// those that stand still for too long, and hands those that move for a while to Node's timer.
+// The read, write and idle timeouts, on every listener. Node has a timeout for each, which only has to be set so that it takes
+// effect. A write timer per request would cost more than the request. So a sweep over the requests in flight cuts those that
+// make no progress, and passes those that have been moving for a while to Node's timer.
 
 import type { FastifyInstance } from 'fastify'
 import type { ServerResponse } from 'node:http'
@@ -17,11 +17,11 @@ import { clearInterval, now, setInterval } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { LATENESS } from '../times.ts'
 
-/** What a server has if the user gave nothing; any other value is the user's, and stays. */
+/** The defaults of a server. Any other value is the user's, and is kept. */
 const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0, http2SessionTimeout: 72_000 }
 const NODE_DEFAULTS = createServer()
 
-/** Fastify's own options of time; its types lack some. */
+/** Fastify's own timeout options; its types lack some. */
 type Configured = Partial<Record<'http2SessionTimeout' | 'requestTimeout' | 'keepAliveTimeout' | 'connectionTimeout', number>>
 
 /** The properties of Node's HTTP servers that are set here. */
@@ -39,10 +39,10 @@ export class Timeouts {
   readonly #connections: Connections
   readonly #cuts: Cuts
   readonly #log: SafeLog
-  /** What the user gave to Fastify, by the names of Node's properties. */
+  /** The user's Fastify options, by the names of Node's properties. */
   readonly #configured: { requestTimeout: number | undefined, keepAliveTimeout: number | undefined, timeout: number | undefined }
   readonly #sessionTimeout: number
-  /** For HTTP/2, which has no such timeout in Node. */
+  /** For HTTP/2, because Node has no such timeout for it. */
   readonly #read: Timeout
   #write: Timeout
   #shortest = Infinity
@@ -66,7 +66,7 @@ export class Timeouts {
   apply (listener: Server): void {
     const server = listener as TimedServer
     const { given, readTimeout, idleTimeout } = this.#options
-    // A server of a serverFactory's has values of its own.
+    // A server from a serverFactory may have its own values.
     const ours = (option: string, property: 'requestTimeout' | 'keepAliveTimeout' | 'timeout') => given.has(option) || (
       [FASTIFY_DEFAULTS[property], undefined].includes(this.#configured[property]) &&
       [FASTIFY_DEFAULTS[property], NODE_DEFAULTS[property]].includes(server[property]))
@@ -74,7 +74,7 @@ export class Timeouts {
     if ('requestTimeout' in server) {
       if (ours('readTimeout', 'requestTimeout')) server.requestTimeout = readTimeout || 0
       if (server.requestTimeout > 0) {
-        // Node swaps the two while headersTimeout is the larger, and looks at them only every 30 s.
+        // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
         server.headersTimeout = Math.min(server.headersTimeout, server.requestTimeout)
         server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, lateness(server.requestTimeout))
       }
@@ -86,7 +86,7 @@ export class Timeouts {
     this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity, this.#options.drainTimeout || Infinity)
   }
 
-  /** A route has a write timeout of its own; it then calls `setFor` for each of its requests. */
+  /** A route has its own write timeout. It then calls `setFor` for each of its requests. */
   noteRoute (timeout: Timeout): void {
     this.#shortest = Math.min(this.#shortest, timeout || Infinity)
   }
@@ -96,7 +96,7 @@ export class Timeouts {
     if (exchange !== undefined) exchange.writeTimeout = timeout
   }
 
-  /** Starts the sweep; it keeps no process alive. */
+  /** Starts the sweep; it does not keep the process alive. */
   start (): void {
     this.#sweeper ??= setInterval(() => { this.#sweep() }, lateness(this.#shortest)).unref()
   }
@@ -121,8 +121,8 @@ export class Timeouts {
   }
 
   /**
-   * A handler that gives no sign of its end, whose client has gone. No drain would have waited longer for it, and without
-   * this each long poll that its client left would count for ever.
+   * The client has gone, and the handler shows no sign of its end. A drain would not wait longer for it, and otherwise each
+   * abandoned long poll would count forever.
    */
   #forgetSilent (exchange: Exchange): void {
     if (exchange.handlers > 0 && !exchange.isHijacked) return
@@ -140,7 +140,7 @@ export class Timeouts {
   #enforceWrite (exchange: Exchange): void {
     const limit = exchange.writeTimeout ?? this.#write
     if (limit === false || exchange.watched) return
-    // Since it arrived, then; and a timer would take more memory than all else that is known of it.
+    // No progress is possible yet, so its age is compared; a timer would cost more memory than the exchange.
     const { isStill } = exchange
     if (isStill && exchange.age < limit) return
     const cut = () => { this.#cuts.cut(exchange, new WriteTimeoutError(limit)) }
