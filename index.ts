@@ -22,7 +22,7 @@
 //   lib/times.ts, clock.ts       every constant of time; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; what is made of anything that a user throws or passes
 
-import type { FastifyInstance, FastifyReply, RouteOptions, onRequestHookHandler } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preValidationHookHandler } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
 import fp from 'fastify-plugin'
 import { adoptServers, assertNotShared, isOwned } from './lib/connections/servers.ts'
@@ -38,6 +38,7 @@ import { Shutdown } from './lib/lifecycle/shutdown.ts'
 import { resolveOptions, resolveRouteOptions } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
+import { METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
 import { Gate, isUpgrade } from './lib/requests/gate.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
 import { Tasks } from './lib/requests/tasks.ts'
@@ -53,7 +54,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const log = new SafeLog(fastify.log)
   const phase = new PhaseClock()
   const outcome = new Outcome()
-  const inFlight = new InFlight()
+  const inFlight = new InFlight(fastify.log)
   const tasks = new Tasks((name, error) => {
     // A failure of long ago does not make the shutdown unclean.
     if (phase.current !== 'running') outcome.addError(error)
@@ -67,6 +68,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const callbacks = new Callbacks(options.shutdownTimeout, log)
   const probes = new Probes(options, phase, inFlight)
   // A route's own settings are applied by a hook on that route, so that they cost the others nothing.
+  const afterParsing: preValidationHookHandler = (_request, reply, done) => {
+    inFlight.parsed(reply.raw)
+    done()
+  }
   fastify.addHook('onRoute', route => {
     probes.assertNotTaken(route)
     const own = probes.isHandler(route.handler) ? false : resolveRouteOptions(route.url, route.config?.gracefulShutdown)
@@ -77,6 +82,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     }
     route.handler = inFlight.observe(route.handler)
     if (route.errorHandler !== undefined) route.errorHandler = inFlight.observe(route.errorHandler)
+    if ([route.method].flat().some(method => !METHODS_WITHOUT_BODY.has(method))) {
+      route.preValidation = [afterParsing, ...[route.preValidation ?? []].flat()]
+    }
     const { writeTimeout } = own
     if (writeTimeout === undefined) return
     timeouts.noteRoute(writeTimeout)
@@ -116,20 +124,20 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     })
   })
 
+  const enter = (request: FastifyRequest, reply: FastifyReply) => {
+    const exchange = connections.arrive(request.raw, reply.raw)
+    if (!isUpgrade(request.raw)) return exchange
+    inFlight.arriveUpgrade(exchange)
+    connections.upgrade(request.raw.socket)
+    webSockets.opened(request.server)
+    return exchange
+  }
+  // V8 inlines a hook into Fastify's code only as long as it is short: what is rare is in functions of its own.
   // Node has told of a request when it arrived, unless it is injected, comes from another server, or asks for an upgrade.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
-    const arrived = inFlight.find(reply.raw)
-    if (arrived === undefined && isUpgrade(request.raw)) {
-      connections.upgrade(request.raw.socket)
-      webSockets.opened(request.server)
-      if (phase.current === 'running' || phase.current === 'delaying') done()
-      else gate.refuseUpgrade(reply)
-      return
-    }
-    const exchange = arrived ?? connections.arrive(request.raw, reply.raw)
+    const exchange = inFlight.find(reply.raw) ?? enter(request, reply)
     exchange.reply = reply
-    if (phase.current !== 'running' && !gate.admits(exchange)) return
-    done()
+    if (phase.current === 'running' || gate.admits(exchange)) done()
   })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
     const exchange = inFlight.responded(reply.raw)
@@ -199,7 +207,12 @@ function closeWith (shutdown: Shutdown, fastify: FastifyInstance, close: () => P
     // Fastify complains of what is not a function.
     if (typeof listener !== 'function') return (close as (listener: unknown) => unknown)(listener)
     const done = () => {}
-    shutdown.close().then(() => { listener(null, fastify, done) }, error => { listener(error as Error, fastify, done) })
+    // avvio leaves the instance out if two arguments are asked for.
+    const call = (error: Error | null) => {
+      const args = listener.length === 2 ? [error, done] : [error, fastify, done]
+      ;(listener as (...args: unknown[]) => void)(...args)
+    }
+    shutdown.close().then(() => { call(null) }, call)
     return fastify
   }
 }

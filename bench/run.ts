@@ -46,14 +46,18 @@ const directory = build()
 async function checkInstructions (): Promise<void> {
   if (isMissing('valgrind')) throw new Error('valgrind is missing')
   const instructions: Results['instructions'] = {}
-  for (const { load, than } of BUDGETS) {
+  for (const { load, than, guard } of BUDGETS) {
     const counts = await count([than, OURS], load)
     instructions[load] = counts
     for (const [subject, processes] of Object.entries(counts)) {
       console.log(`${subject}, ${load}: ${grouped(median(processes))} instructions a request, processes ${spread(processes).toFixed(1)} % apart`)
     }
+    const factor = median(counts[OURS] ?? []) / median(counts[than] ?? [])
+    if (factor <= guard) continue
+    console.log(`TOO MUCH  × ${factor.toFixed(3)} of ${than}, ${load}: at most ${guard} after a change`)
+    process.exitCode = 1
   }
-  report(judge({ ...here(), notMeasured: {}, instructions }))
+  show(judge({ ...here(), notMeasured: {}, instructions }))
 }
 
 async function measureAll (): Promise<void> {
@@ -69,8 +73,12 @@ async function measureAll (): Promise<void> {
   if (asked.parts.length === PARTS.length) write(results)
 }
 
-function report (verdicts: readonly Verdict[]): void {
+function show (verdicts: readonly Verdict[]): void {
   for (const { what, holds } of verdicts) console.log(`${holds ? 'holds ' : 'MISSED'}  ${what}`)
+}
+
+function report (verdicts: readonly Verdict[]): void {
+  show(verdicts)
   if (!verdicts.every(({ holds }) => holds)) process.exitCode = 1
 }
 

@@ -374,7 +374,7 @@ t.test('an upload that is refused and still arriving as connections are closed r
 
 /** A gate of its own, without the rest of the plugin. */
 function bareGate (app: FastifyInstance, phase: PhaseClock): Gate {
-  const inFlight = new InFlight()
+  const inFlight = new InFlight(app.log)
   const connections = new Connections(inFlight)
   const gate = new Gate(phase, connections, inFlight)
   inFlight.stopCounting()

@@ -33,7 +33,7 @@ async function program (file: string, source: string): Promise<{ stdout: string,
 
 t.test('holds what a user needs and nothing else', async t => {
   const files = packed?.files.map(({ path }) => path) ?? []
-  t.strictSame(files.filter(path => !/^dist\/(index|lib\/[\w-]+|types\/index)\.(js|d\.ts)$/.test(path)).sort(),
+  t.strictSame(files.filter(path => !/^dist\/(index|lib\/([\w-]+\/)?[\w-]+|types\/index)\.(js|d\.ts)$/.test(path)).sort(),
     ['CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'])
   for (const path of ['dist/index.js', 'dist/index.d.ts', 'dist/types/index.d.ts']) t.ok(files.includes(path), path)
 })

@@ -72,7 +72,10 @@ export interface GracefulOptions {
   ready?: string | ProbeOptions | false
 }
 
-/** A route's own settings, in `config.gracefulShutdown`. With `false`, its requests are neither rejected nor waited for. */
+/**
+ * A route's own settings, in `config.gracefulShutdown`. With `false`, its requests are neither rejected nor waited for, and
+ * `writeTimeout` does not act on them.
+ */
 export type GracefulRouteOptions = false | {
   /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause for any time. */
   writeTimeout?: number | false

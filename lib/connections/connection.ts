@@ -14,7 +14,7 @@ const connections = new Map<Socket, Connection>()
 
 /** What the connections of an instance tell. */
 export interface ConnectionOwner {
-  arrive: (request: IncomingMessage, response: ServerResponse) => void
+  arrive: (request: IncomingMessage, response: ServerResponse, connection: Connection) => void
   closed: (connection: Connection) => void
 }
 
@@ -27,7 +27,10 @@ export class Connection {
   constructor (socket: Socket, owner: ConnectionOwner) {
     this.socket = socket
     this.owner = owner
+    const before = connections.get(socket)
     connections.set(socket, this)
+    // A socket may be handed to a server again, or to that of another instance.
+    before?.owner.closed(before)
     socket.on('close', onSocketClose)
   }
 
@@ -61,9 +64,9 @@ export class Connection {
 
 /** One listener per connection, not per response: a queued response of an aborted pipeline has no 'close'. */
 function onSocketClose (this: Socket): void {
-  const connection = connections.get(this) as Connection
-  connections.delete(this)
-  connection.owner.closed(connection)
+  const connection = connections.get(this)
+  if (!connections.delete(this)) return
+  connection?.owner.closed(connection)
 }
 
 let isWatching = false
@@ -75,6 +78,7 @@ export function watchArrivals (): void {
   // For the life of the process: it holds no instance, so there is nothing to let go of.
   subscribe('http.server.request.start', message => {
     const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Socket }
-    connections.get(socket)?.owner.arrive(request, response)
+    const connection = connections.get(socket)
+    connection?.owner.arrive(request, response, connection)
   })
 }

@@ -70,7 +70,8 @@ export class Connections {
       if (this.#isStopped) return close.call(server, callback)
       // Not yet: http.Server's close() destroys connections that are about to send a request, or whose response is not flushed.
       NetServer.prototype.close.call(server, callback)
-      onServerClose()
+      // Fastify closes its second listener for `localhost` alone as the first one is unref()ed.
+      if (!this.isListening) onServerClose()
       return server
     }
   }
@@ -117,10 +118,11 @@ export class Connections {
   }
 
   /** A request has arrived; on HTTP/1, in the order of its connection. */
-  arrive (request: IncomingMessage, response: ServerResponse): Exchange {
+  arrive (request: IncomingMessage, response: ServerResponse, known?: Connection): Exchange {
     this.#arrived++
     const exchange = this.#inFlight.arrive(request, response)
-    const connection = Connection.of(exchange)
+    const connection = known ?? Connection.of(exchange)
+    exchange.connection = connection
     // Of a stream of HTTP/2, an injected request, or one of a server that is not ours, no connection tells the end.
     if (connection === undefined) exchange.onClose(() => { this.#inFlight.closed(exchange) })
     else connection.push(exchange)
@@ -143,7 +145,7 @@ export class Connections {
 
   /** A response has been sent. If it did not say `Connection: close`, its client may ask again. */
   responded (exchange: Exchange): void {
-    Connection.of(exchange)?.responded(exchange)
+    exchange.connection?.responded(exchange)
     if (this.#isLastCalled && exchange.response.shouldKeepAlive) this.#lastActivity = now()
   }
 
@@ -166,12 +168,12 @@ export class Connections {
 
   /** The newest response on the connection of this request is the last one. */
   endConnectionOf (exchange: Exchange): void {
-    Connection.of(exchange)?.newest?.endConnection()
+    exchange.connection?.newest?.endConnection()
   }
 
   /** The requests on the connection of this one that are not finished; on HTTP/2, where each is on its own, none. */
   sharing (exchange: Exchange): Exchange[] {
-    return [...Connection.of(exchange)?.pipeline() ?? []].filter(({ isFinished }) => !isFinished)
+    return [...exchange.connection?.pipeline() ?? []].filter(({ isFinished }) => !isFinished)
   }
 
   /** Node closes a connection at once after a response that says so, even if the request's body is still on its way. */
@@ -182,7 +184,7 @@ export class Connections {
 
   /** Of a pipeline, only the last response may say `Connection: close`: Node drops what follows one that does. */
   #isNewest (exchange: Exchange): boolean {
-    return (Connection.of(exchange)?.newest ?? exchange) === exchange
+    return (exchange.connection?.newest ?? exchange) === exchange
   }
 
   /** The shutdown starts: responses in flight are the last ones on their connections. Idle connections stay usable. */

@@ -77,7 +77,7 @@ function listen (members: readonly Member[]): () => void {
     // The last deadline is a timer of ours: this one needs a promise.
     delay: null,
     logger: false as const,
-    onSecondSignal: (signal: string) => { logAll(members, `Second signal, ${signal}: exiting at once`) }
+    onSecondSignal: (signal: string) => { logAll(`Second signal, ${signal}: exiting at once`) }
   }
   const skip = PROCESS_EVENTS.filter(event => !wanted.has(event) || isErrorEvent(event))
   const grace = closeWithGrace({ ...options, skip }, async ({ signal = 'beforeExit' }) => { await endAll(signal) })
@@ -87,7 +87,7 @@ function listen (members: readonly Member[]): () => void {
     // One without signals of its own: the first signal from now on joins, and only a second one exits at once.
     closeWithGrace({ ...options, skip: [...PROCESS_EVENTS] }, async () => { await endAll(event) }).close()
   }
-  const stopErrors = listenToErrors(ERROR_EVENTS.filter(event => wanted.has(event)), members, trigger)
+  const stopErrors = listenToErrors(ERROR_EVENTS.filter(event => wanted.has(event)), trigger)
   const stopPrimary = listenToPrimary(trigger)
   return () => {
     grace.uninstall()
@@ -125,7 +125,7 @@ function setDeadline (milliseconds: number): void {
 }
 
 function exitAtDeadline (): void {
-  logAll([...registry.members], 'Not shut down within shutdownTimeout: exiting')
+  logAll('Not shut down within shutdownTimeout: exiting')
   process.exit(1)
 }
 
@@ -148,10 +148,10 @@ function keepListening (signals: readonly NodeJS.Signals[]): () => void {
 
 type ErrorEvent = typeof ERROR_EVENTS[number]
 
-function listenToErrors (wanted: readonly ErrorEvent[], members: readonly Member[], trigger: (event: string) => void): () => void {
+function listenToErrors (wanted: readonly ErrorEvent[], trigger: (event: string) => void): () => void {
   const listeners = wanted.map(event => {
     const listener = (thrown: unknown) => {
-      for (const { fail } of members) fail(toError(thrown))
+      for (const { fail } of everyMember()) fail(toError(thrown))
       trigger(event)
       if (now() > registry.deadline) exitAtDeadline()
     }
@@ -192,6 +192,11 @@ function isErrorEvent (event: ProcessEvent): boolean {
   return (ERROR_EVENTS as readonly ProcessEvent[]).includes(event)
 }
 
-function logAll (members: readonly Member[], message: string): void {
-  for (const { log } of members) log.error(message)
+/** Also those that have joined a shutdown under way. */
+function everyMember (): Set<Member> {
+  return new Set([...registry.members, ...registry.leaving])
+}
+
+function logAll (message: string): void {
+  for (const { log } of everyMember()) log.error(message)
 }

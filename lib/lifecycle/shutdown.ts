@@ -50,6 +50,7 @@ export class Shutdown {
   /** Aborts when no (more) delay is asked for. */
   readonly #skipDelay = new AbortController()
   readonly #watch = new Stopwatch()
+  #isStarted = false
   #reason = ''
   #phases = { delaying: 0, draining: 0, closing: 0, callbacks: 0 }
   #completedBefore = 0
@@ -64,7 +65,11 @@ export class Shutdown {
 
   /** Starts the shutdown, or joins the one under way; resolves when all of it is done, and never rejects. */
   async start (reason: unknown): Promise<ShutdownReport> {
-    if (this.#parts.phase.current === 'running') this.#report.resolve(this.#run(reason))
+    if (!this.#isStarted) {
+      // Ahead of the first log line, which may come back here.
+      this.#isStarted = true
+      this.#report.resolve(this.#run(reason))
+    }
     return await this.ended
   }
 

@@ -9,7 +9,6 @@ import type { Outcome } from '../lifecycle/report.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
-import { describe } from './describe.ts'
 
 /** Requests that have a log line of their own as they are cut by a shutdown: thousands would delay the exit. */
 const MOST_NAMED = 1_000
@@ -21,7 +20,7 @@ export class Cuts {
   readonly #connections: Connections
   readonly #outcome: Outcome
   readonly #log: SafeLog
-  readonly #logged = new WeakSet<Exchange>()
+  readonly #logged = new WeakSet<object>()
 
   constructor (phase: PhaseClock, inFlight: InFlight, tasks: Tasks, connections: Connections, outcome: Outcome, log: SafeLog) {
     this.#phase = phase
@@ -82,14 +81,16 @@ export class Cuts {
 
   /** Background work can only be named. */
   #nameTasks (error: FastifyError): void {
-    for (const task of this.#tasks.list()) {
-      this.#outcome.addCut(task, task)
-      this.#log.error(`Background work cut: ${task.name}`, { ...task, code: error.code })
+    for (const [task, entry] of this.#tasks.entries()) {
+      if (this.#logged.has(task)) continue
+      this.#logged.add(task)
+      this.#outcome.addCut(task, entry)
+      this.#log.error(`Background work cut: ${entry.name}`, { ...entry, code: error.code })
     }
   }
 
   #name (exchange: Exchange, error: FastifyError): void {
-    const entry = describe(exchange)
+    const entry = this.#inFlight.describe(exchange)
     if (this.#phase.current !== 'running') this.#outcome.addCut(exchange, entry)
     if (this.#logged.has(exchange) || this.#outcome.cutCount > MOST_NAMED) return
     this.#logged.add(exchange)

@@ -8,6 +8,7 @@ import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import type { Connection } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { errorBody } from '../errors.ts'
@@ -21,14 +22,13 @@ export type Wire = 'open' | 'finished' | 'orphaned'
 
 /**
  * - `unreached`: hooks are at work, or no route matched, or the route is older than the plugin.
- * - `running`: the handler runs, or its promise is pending.
  * - `returned`: the handler has returned no promise; only its answer tells that it is done.
  * - `settled`: the handler's promise is settled.
  */
-export type Handler = 'unreached' | 'running' | 'returned' | 'settled'
+export type Handler = 'unreached' | 'returned' | 'settled'
 
 /** Fastify reads no body of these methods. */
-const METHODS_WITHOUT_BODY = new Set<string | undefined>(['GET', 'HEAD', 'TRACE'])
+export const METHODS_WITHOUT_BODY: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'TRACE'])
 
 const ERROR_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
 
@@ -41,10 +41,18 @@ export class Exchange {
   readonly #stream: ServerHttp2Stream | undefined
   /** Known once the plugin's onRequest hook has run; hooks that were registered earlier run ahead of it. */
   reply: FastifyReply | undefined = undefined
+  /** Of HTTP/1, if a listener of ours accepted it. */
+  connection: Connection | undefined = undefined
   /** The request ahead of this one on an HTTP/1 connection, as long as that is not finished. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
   handler: Handler = 'unreached'
+  /** Handlers that run, or whose promise is pending. */
+  handlers = 0
+  /** Whether it asks for another protocol, and no handler has been reached that serves it as a request. */
+  isUpgrade = false
+  /** Whether Fastify has parsed its body; told of routes whose requests may have one. */
+  isParsed = false
   /** Whether an orphaned request has been answered, for a handler that returned no promise. */
   answered = false
   /** When it began, as now() counts; 0 as long as Fastify's own clock tells. */
@@ -103,7 +111,7 @@ export class Exchange {
 
   /** Whether Fastify's body parser will wait for ever, as it does if the client leaves before the body is parsed. */
   get isBodyLost (): boolean {
-    return this.#hasBody && !METHODS_WITHOUT_BODY.has(this.request.method) && this.reply?.request.body === undefined
+    return this.#hasBody && !METHODS_WITHOUT_BODY.has(this.request.method) && !this.isParsed
   }
 
   /** Whether Node itself answers a request that is not received in time. */
@@ -190,7 +198,9 @@ export class Exchange {
     if (this.#stream === undefined) response.statusMessage = ''
     response.writeHead(error.statusCode as number, headers)
     response.end(body)
-    seal(response)
+    // A middleware has replaced end(), and has not called the real one yet: it may still write an answer of its own.
+    if (response.writableEnded) seal(response)
+    else this.abort()
   }
 
   /** Calls back when neither a read nor a write has made progress for `limit` milliseconds, and again after as long. */
@@ -225,6 +235,7 @@ function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => 
   let since = now()
   const progress = () => { since = now() }
   const timer = setInterval(() => {
+    if (stream.closed) clearInterval(timer)
     if (waiting > 0 && stream.writableLength === waiting && now() - since < limit) return
     if (waiting > 0 && stream.writableLength === waiting) callback()
     waiting = stream.writableLength

@@ -1,7 +1,6 @@
 // The gate: what a request meets that arrives once a shutdown has started.
 
-import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Socket } from 'node:net'
+import type { IncomingMessage } from 'node:http'
 import type { Connections } from '../connections/sockets.ts'
 import type { PhaseClock } from '../lifecycle/phase.ts'
 import type { Exchange } from './exchange.ts'
@@ -49,16 +48,10 @@ export class Gate {
     // A request that arrived in time may have been held by a hook of another plugin until now.
     if (this.#phase.current === 'delaying' || isOptedOut || this.#inFlight.counts(exchange)) return true
     this.refused++
-    if (exchange.needsConnection) this.#refuseUpload(exchange)
+    if (exchange.isUpgrade) refuseUpgrade(exchange)
+    else if (exchange.needsConnection) this.#refuseUpload(exchange)
     else this.#refuse(exchange)
     return false
-  }
-
-  /** Refuses an upgrade, which is no request in flight: Node has let go of its socket, and no other code has seen it. */
-  refuseUpgrade (reply: FastifyReply): void {
-    this.refused++
-    closeAfterAnswer(reply.raw, reply.request.raw.socket)
-    sendRefusal(reply)
   }
 
   #refuseUpload (exchange: Exchange): void {
@@ -93,7 +86,7 @@ export class Gate {
   /** Answers, as connections are about to be closed, what has not been: hooks hold it, or its refusal. */
   refuseRest (): void {
     for (const exchange of this.#inFlight.uncounted) {
-      if (exchange.isGone || exchange.isAnswered) continue
+      if (exchange.isGone || exchange.isAnswered || exchange.isUpgrade) continue
       // It never came to the gate.
       if (exchange.reply === undefined) this.refused++
       try {
@@ -124,7 +117,9 @@ function sendRefusal (reply: FastifyReply): void {
     .send(body)
 }
 
-function closeAfterAnswer (response: ServerResponse, socket: Socket | undefined): void {
+/** Node has let go of the socket of an upgrade, and the plugin that took it has not seen the request. */
+function refuseUpgrade ({ response, socket, reply }: Exchange): void {
   response.shouldKeepAlive = false
   response.once('finish', () => { socket?.end() })
+  sendRefusal(reply as FastifyReply)
 }

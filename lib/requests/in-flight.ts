@@ -16,21 +16,31 @@ import { isPlainPromise, isThenable, observePromise, observeThenable } from './t
 type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
 export class InFlight {
+  /** All but the newest. */
   readonly #counted = new Map<ServerResponse, Exchange>()
+  /**
+   * The newest one that counts, until the next arrives. Mostly it is over by then; to put each one into a Map that is empty,
+   * and to empty that again, takes more instructions than all else that is done for a request here.
+   */
+  #newest: Exchange | undefined
   /** Refused, opted out, or arrived since the gate shut: nothing waits for them. */
   readonly #uncounted = new Map<ServerResponse, Exchange>()
-  /** Over, because Fastify will not have their bodies; a parser of the user's may go on without. */
-  readonly #withoutBody = new WeakMap<ServerResponse, Exchange>()
-  /** Mostly, hooks and handlers run in the turn in which their request arrives: this one need not be looked up. */
-  #latest: Exchange | undefined
+  /** Over, because their clients have gone; Fastify may call another handler of theirs, of an error for instance. */
+  readonly #left = new WeakMap<ServerResponse, Exchange>()
+  readonly #log: unknown
   #isCounting = true
   #whenIdle: (() => void) | undefined
   /** Requests that were answered in full. */
   completed = 0
 
+  /** @param log whose serializer shows requests that a hook holds which was registered ahead of the plugin's */
+  constructor (log: unknown) {
+    this.#log = log
+  }
+
   /** Requests in flight. */
   get count (): number {
-    return this.#counted.size
+    return this.#counted.size + (this.#newest === undefined ? 0 : 1)
   }
 
   /** From now on, requests that arrive do not count. */
@@ -41,21 +51,33 @@ export class InFlight {
   /** A request has arrived. */
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
     const exchange = new Exchange(request, response)
-    this.#latest = exchange
-    const exchanges = this.#isCounting ? this.#counted : this.#uncounted
-    exchanges.set(response, exchange)
+    if (this.#isCounting) this.#add(exchange)
+    else this.#uncounted.set(response, exchange)
     return exchange
+  }
+
+  #add (exchange: Exchange): void {
+    const before = this.#newest
+    if (before !== undefined) this.#counted.set(before.response, before)
+    this.#newest = exchange
+  }
+
+  #delete (exchange: Exchange): boolean {
+    if (this.#newest !== exchange) return this.#counted.delete(exchange.response)
+    this.#newest = undefined
+    return true
   }
 
   /** The exchange of a response, as long as it is not over. */
   find (response: ServerResponse): Exchange | undefined {
-    if (this.#latest?.response === response) return this.#latest
+    const newest = this.#newest
+    if (newest !== undefined && newest.response === response) return newest
     return this.#counted.get(response) ?? this.#uncounted.get(response)
   }
 
   /** The requests in flight, as they are now, in the order of their arrival. */
   get exchanges (): Exchange[] {
-    return [...this.#counted.values()]
+    return [...this.#counted.values(), ...this.#newest === undefined ? [] : [this.#newest]]
   }
 
   /** Those that do not count and are not over. */
@@ -65,20 +87,45 @@ export class InFlight {
 
   /** What is in flight, oldest first. */
   list (): RequestInFlight[] {
-    return this.exchanges.map(describe)
+    return this.exchanges.map(exchange => this.describe(exchange))
+  }
+
+  /** What log and report show of a request. */
+  describe (exchange: Exchange): RequestInFlight {
+    return describe(exchange, this.#log)
   }
 
   /** Whether a request counts: it arrived before the gate shut, and has neither been refused nor opted out. */
-  counts ({ response }: Exchange): boolean {
-    return this.#counted.has(response)
+  counts (exchange: Exchange): boolean {
+    return exchange === this.#newest || this.#counted.has(exchange.response)
+  }
+
+  /** Fastify has parsed the body of this response's request, and goes on to its handler. */
+  parsed (response: ServerResponse): void {
+    const exchange = this.find(response)
+    if (exchange !== undefined) exchange.isParsed = true
   }
 
   /** The request of this response counts no more, because its route has opted out. */
   optOut (response: ServerResponse): void {
     const exchange = this.find(response)
-    if (exchange === undefined || !this.#counted.delete(response)) return
+    if (exchange === undefined || !this.#delete(exchange)) return
     this.#uncounted.set(response, exchange)
     this.#settleIdle()
+  }
+
+  /**
+   * An upgrade is asked for. It counts only if it is served as a request: by the handler of a plain route, which a client that
+   * offers h2c may reach if another plugin takes upgrades.
+   */
+  arriveUpgrade (exchange: Exchange): void {
+    exchange.isUpgrade = true
+    this.optOut(exchange.response)
+  }
+
+  #count (exchange: Exchange): void {
+    exchange.isUpgrade = false
+    if (this.#uncounted.delete(exchange.response)) this.#add(exchange)
   }
 
   /** Fastify's onResponse: the response has been sent, or has failed. */
@@ -106,7 +153,8 @@ export class InFlight {
         this.awaitAnswer(exchange)
       }
     }
-    if (isOver(exchange)) this.leave(exchange)
+    // Nothing waits for the handler of one that does not count.
+    if (isOver(exchange) || (exchange.wire !== 'open' && !this.counts(exchange))) this.leave(exchange)
   }
 
   /** Looks at everything that is not over. */
@@ -118,7 +166,7 @@ export class InFlight {
   }
 
   #finish (exchange: Exchange): void {
-    if (exchange.handler === 'running') exchange.keepAge()
+    if (exchange.handlers > 0) exchange.keepAge()
     exchange.wire = 'finished'
     exchange.previous = undefined
     if (this.counts(exchange)) this.completed++
@@ -131,15 +179,13 @@ export class InFlight {
     exchange.wire = 'orphaned'
     // A hijacked reply is over with its connection.
     exchange.answered ||= exchange.isAnswered || exchange.reply?.sent === true
-    if (exchange.handler !== 'unreached' || !exchange.isBodyLost) return
-    exchange.answered = true
-    this.#withoutBody.set(exchange.response, exchange)
+    exchange.answered ||= exchange.handler === 'unreached' && exchange.isBodyLost
   }
 
   /** Fastify says nothing of an answer that no client waits for; so this one reply is asked to. */
   awaitAnswer (exchange: Exchange): void {
-    const { handler, answered: isAnswered, reply, response } = exchange
-    if (handler === 'running' || isAnswered) return
+    const { handlers, answered: isAnswered, reply, response } = exchange
+    if (handlers > 0 || isAnswered) return
     const answered = () => {
       exchange.answered = true
       this.check(exchange)
@@ -151,9 +197,12 @@ export class InFlight {
 
   /** Counts a request no more, and forgets it. */
   leave (exchange: Exchange): void {
-    if (this.#latest === exchange) this.#latest = undefined
-    if (this.#counted.delete(exchange.response)) this.#settleIdle()
-    else this.#uncounted.delete(exchange.response)
+    if (!this.#delete(exchange)) {
+      this.#uncounted.delete(exchange.response)
+      return
+    }
+    if (exchange.wire === 'orphaned') this.#left.set(exchange.response, exchange)
+    this.#settleIdle()
   }
 
   /**
@@ -163,7 +212,8 @@ export class InFlight {
   observe<H extends AnyHandler> (handler: H): H {
     const isAsync = types.isAsyncFunction(handler)
     const reach = (reply: FastifyReply | undefined) => this.#reachHandler(reply, isAsync)
-    const end = (exchange: Exchange, state: Handler) => { this.#endHandler(exchange, state) }
+    const threw = (exchange: Exchange) => { this.#endHandler(exchange, 'settled') }
+    const returned = (exchange: Exchange, reply: unknown, result: unknown) => this.#handlerReturned(exchange, reply, result)
     // Other plugins call a route's handler, too: @fastify/websocket with a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
@@ -173,18 +223,10 @@ export class InFlight {
       try {
         result = handler.call(this, first, second, third)
       } catch (error) {
-        end(exchange, 'settled')
+        threw(exchange)
         throw error
       }
-      // A reply has a `then`, too, which tells of the response.
-      if (result === reply || !isThenable(result)) {
-        end(exchange, 'returned')
-        return result
-      }
-      const settled = () => { end(exchange, 'settled') }
-      if (!isPlainPromise(result)) return observeThenable(result, settled)
-      observePromise(result, settled, settled)
-      return result
+      return returned(exchange, reply, result)
     }
     return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
   }
@@ -194,40 +236,59 @@ export class InFlight {
     if (response === undefined) return undefined
     const exchange = this.find(response) ?? this.#reenter(response)
     if (exchange === undefined) return undefined
-    // As long as it has not returned: an injected request may be finished by then.
-    exchange.handler = 'running'
+    if (exchange.isUpgrade) this.#count(exchange)
+    // One may call another: that of errors, or of what is not found.
+    exchange.handlers++
+    if (exchange.handler === 'unreached') exchange.handler = 'returned'
     if (!isAsync) watchStreams(reply as FastifyReply, () => { exchange.answered = true })
     return exchange
   }
 
-  #endHandler (exchange: Exchange, state: Handler): void {
-    exchange.handler = state
-    if (exchange.wire !== 'open') this.check(exchange)
+  #handlerReturned (exchange: Exchange, reply: unknown, result: unknown): unknown {
+    // A reply has a `then`, too, which tells of the response.
+    if (result === reply || !isThenable(result)) {
+      this.#endHandler(exchange, exchange.handler)
+      return result
+    }
+    const settled = () => { this.#endHandler(exchange, 'settled') }
+    // Fastify hears of it next, and calls the handler of errors.
+    const rejected = () => { queueMicrotask(settled) }
+    if (!isPlainPromise(result)) return observeThenable(result, settled, rejected)
+    observePromise(result, settled, rejected)
+    return result
   }
 
-  /** Its client left with the body half sent, and so it was over; a parser of the user's has gone on with what there was. */
+  #endHandler (exchange: Exchange, state: Handler): void {
+    exchange.handlers--
+    exchange.handler = state
+    if (exchange.wire === 'open') return
+    if (exchange.wire === 'orphaned') this.awaitAnswer(exchange)
+    this.check(exchange)
+  }
+
+  /** A request whose client has gone, and that was over. */
   #reenter (response: ServerResponse): Exchange | undefined {
-    const exchange = this.#withoutBody.get(response)
+    const exchange = this.#left.get(response)
     if (exchange === undefined) return undefined
     exchange.answered = false
-    this.#counted.set(response, exchange)
+    this.#add(exchange)
     this.awaitAnswer(exchange)
     return exchange
   }
 
   /** Resolves once no request is in flight. */
   async idle (): Promise<void> {
-    if (this.#counted.size > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
+    if (this.count > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
   }
 
   #settleIdle (): void {
-    if (this.#counted.size === 0) this.#whenIdle?.()
+    if (this.count === 0) this.#whenIdle?.()
   }
 }
 
 /** Whether nothing of a request runs any more: its client is done with, and so is its handler. */
-function isOver ({ wire, handler, answered }: Exchange): boolean {
-  if (wire === 'open' || handler === 'running') return false
+function isOver ({ wire, handlers, handler, answered }: Exchange): boolean {
+  if (wire === 'open' || handlers > 0) return false
   // A handler that returned no promise may still be at work for a client that has gone: its answer tells.
   return wire === 'finished' || handler === 'settled' || answered
 }

@@ -48,7 +48,12 @@ export class Tasks {
   }
 
   list (): TaskInFlight[] {
-    return [...this.#tasks].map(({ name, since }) => ({ kind: 'task', name, age: Math.round(now() - since) }))
+    return [...this.entries()].map(([, entry]) => entry)
+  }
+
+  /** Each with what it is known by. */
+  * entries (): Generator<[object, TaskInFlight]> {
+    for (const task of this.#tasks) yield [task, { kind: 'task', name: task.name, age: Math.round(now() - task.since) }]
   }
 
   /** Resolves once there is none. */

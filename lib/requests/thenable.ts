@@ -27,12 +27,13 @@ function isPromisePrototype (prototype: object): boolean {
 
 /** Observes a plain promise. It runs nothing of the user's, even if the promise has a `then` of its own. */
 export function observePromise (promise: Promise<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
-  void promiseThen.call(promise, fulfilled, rejected)
+  if (promise.then === promiseThen) void promise.then(fulfilled, rejected)
+  else void promiseThen.call(promise, fulfilled, rejected)
 }
 
 /** A stand-in for a thenable: `then` of that is called as often as `then` of this. */
-export function observeThenable (thenable: PromiseLike<unknown>, settled: () => void): PromiseLike<unknown> {
-  const then = (...callbacks: [Callback?, Callback?]) => thenFor(thenable, callbacks, settled, settled)
+export function observeThenable (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: () => void): PromiseLike<unknown> {
+  const then = (...callbacks: [Callback?, Callback?]) => thenFor(thenable, callbacks, fulfilled, rejected)
   return { then: then as PromiseLike<unknown>['then'] }
 }
 

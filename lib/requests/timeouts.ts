@@ -16,11 +16,13 @@ import { createServer } from 'node:http'
 import { clearInterval, now, setInterval } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { LATENESS } from '../times.ts'
-import { describe } from './describe.ts'
 
 /** What a server has if the user gave nothing; any other value is the user's, and stays. */
 const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0, http2SessionTimeout: 72_000 }
 const NODE_DEFAULTS = createServer()
+
+/** Fastify's own options of time; its types lack some. */
+type Configured = Partial<Record<'http2SessionTimeout' | 'requestTimeout' | 'keepAliveTimeout' | 'connectionTimeout', number>>
 
 /** The properties of Node's HTTP servers that are set here. */
 interface TimedServer extends Server {
@@ -37,6 +39,8 @@ export class Timeouts {
   readonly #connections: Connections
   readonly #cuts: Cuts
   readonly #log: SafeLog
+  /** What the user gave to Fastify, by the names of Node's properties. */
+  readonly #configured: { requestTimeout: number | undefined, keepAliveTimeout: number | undefined, timeout: number | undefined }
   readonly #sessionTimeout: number
   /** For HTTP/2, which has no such timeout in Node. */
   readonly #read: Timeout
@@ -51,7 +55,8 @@ export class Timeouts {
     this.#cuts = cuts
     this.#log = log
     this.#write = options.writeTimeout
-    const { http2SessionTimeout = 0, requestTimeout } = fastify.initialConfig as { http2SessionTimeout?: number, requestTimeout?: number }
+    const { http2SessionTimeout = 0, requestTimeout, keepAliveTimeout, connectionTimeout } = fastify.initialConfig as Configured
+    this.#configured = { requestTimeout, keepAliveTimeout, timeout: connectionTimeout }
     this.#read = options.given.has('readTimeout') ? options.readTimeout : requestTimeout || options.readTimeout
     const ours = options.given.has('idleTimeout') || http2SessionTimeout === FASTIFY_DEFAULTS.http2SessionTimeout
     this.#sessionTimeout = ours ? options.idleTimeout || 0 : http2SessionTimeout
@@ -61,8 +66,10 @@ export class Timeouts {
   apply (listener: Server): void {
     const server = listener as TimedServer
     const { given, readTimeout, idleTimeout } = this.#options
-    const ours = (option: string, property: 'requestTimeout' | 'keepAliveTimeout' | 'timeout') => given.has(option) ||
-      server[property] === FASTIFY_DEFAULTS[property] || server[property] === NODE_DEFAULTS[property]
+    // A server of a serverFactory's has values of its own.
+    const ours = (option: string, property: 'requestTimeout' | 'keepAliveTimeout' | 'timeout') => given.has(option) || (
+      [FASTIFY_DEFAULTS[property], undefined].includes(this.#configured[property]) &&
+      [FASTIFY_DEFAULTS[property], NODE_DEFAULTS[property]].includes(server[property]))
 
     if ('requestTimeout' in server) {
       if (ours('readTimeout', 'requestTimeout')) server.requestTimeout = readTimeout || 0
@@ -118,11 +125,11 @@ export class Timeouts {
    * this each long poll that its client left would count for ever.
    */
   #forgetSilent (exchange: Exchange): void {
-    if (exchange.handler === 'running' && !exchange.isHijacked) return
+    if (exchange.handlers > 0 && !exchange.isHijacked) return
     exchange.silentSince ||= now()
     if (now() - exchange.silentSince <= this.#options.drainTimeout) return
     this.#inFlight.leave(exchange)
-    this.#log.warn('A handler has not answered since its client left; it is no longer counted as in flight', describe(exchange))
+    this.#log.warn('A handler has not answered since its client left; it is no longer counted as in flight', this.#inFlight.describe(exchange))
   }
 
   #enforceRead (exchange: Exchange): void {
