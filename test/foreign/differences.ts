@@ -23,12 +23,6 @@ export const DIFFERENCES: readonly Difference[] = [
   },
   {
     suite: 'fastify',
-    file: 'test/logger/instantiation.test.js',
-    what: ['fails: logger instantiation > should be able to use a custom logger'],
-    reason: 'The test knows each line of the log, and the plugin logs a shutdown.'
-  },
-  {
-    suite: 'fastify',
     file: 'test/close.test.js',
     what: [
       'fails: Current opened connection should NOT continue to work after closing and return "connection: close" header - return503OnClosing: false',
