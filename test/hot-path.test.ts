@@ -84,12 +84,12 @@ function isOurs (url: string): boolean {
   return path.startsWith(`${HOME}lib/`) || path === `${HOME}index.ts`
 }
 
-t.test('a request allocates less than a kilobyte in the plugin', async t => {
+t.test('a request allocates less than one and a half kilobytes in the plugin', async t => {
   const { ask, close } = await serve(withPlugin)
   // What is made once, as V8 optimizes something, say, is not made each time.
   const rounds = []
   for (let round = 0; round < 5; round++) rounds.push(await allocated(ask))
-  t.ok(Math.min(...rounds) < 1_000, `${rounds.join(', ')} bytes a request`)
+  t.ok(Math.min(...rounds) < 1_500, `${rounds.join(', ')} bytes a request`)
   await close()
 })
 

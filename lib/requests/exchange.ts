@@ -51,6 +51,8 @@ export class Exchange {
   handlers = 0
   /** Whether it asks for an upgrade, and has not reached a handler that serves it as a request. */
   isUpgrade = false
+  /** Whether streams that are sent as its response are observed. */
+  isObserved = false
   /** Whether Fastify has parsed the body; set only on routes that may have one. */
   isParsed = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */

@@ -241,8 +241,12 @@ export class InFlight {
     if (exchange.wire === 'orphaned') exchange.settleReply()
     // One handler may call another: the error or not-found handler.
     exchange.handlers++
+    // Once for each response: its error handlers may be reached many times.
+    if (!isAsync && !exchange.isObserved) {
+      exchange.isObserved = true
+      watchStreams(reply as FastifyReply, () => { exchange.answered = true })
+    }
     if (exchange.handler === 'unreached') exchange.handler = 'returned'
-    if (!isAsync) watchStreams(reply as FastifyReply, () => { exchange.answered = true })
     return exchange
   }
 

@@ -148,5 +148,31 @@ export const DIFFERENCES: readonly Difference[] = [
     file: 'test/index.test.js',
     what: ['slow: test/index.test.js:134'],
     reason: 'The next test blocks the event loop for 1.5 seconds, before the few turns of the loop that a drain needs are over.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/hooks.test.js',
+    what: ['fails: onRoute hook should preserve handler function in options of shorthand route system configuration'],
+    reason: 'Later onRoute hooks see a function around the handler, with its name and properties: the plugin observes when it settles.'
+  },
+  {
+    suite: '@fastify/routes',
+    file: 'test/routes.test.js',
+    what: ['fails: should correctly map routes', 'fails: should correctly map routes with automatic HEAD routes'],
+    reason: 'As with onRoute in the test of hooks: the handler is a function around the one that the test gave.'
+  },
+  {
+    suite: 'fastify',
+    file: 'test/custom-http-server.test.js',
+    what: ['fails: Should not call close on the server if it has not created it'],
+    reason: 'The plugin closes the server of a serverFactory also if the application itself has called its listen(). To be changed.'
+  },
+  {
+    suite: '@fastify/static',
+    file: 'test/static.test.js',
+    what: [
+      'warns: MaxListenersExceededWarning: Possible EventEmitter memory leak detected. 11 close listeners added to [Response]. MaxListeners is 10. Use emitter.setMaxListeners() to increase limit' // oxlint-disable-line max-len
+    ],
+    reason: 'An injected response has one listener of the plugin for its end, and ten of Reply.then, one for each file that was tried.'
   }
 ]
