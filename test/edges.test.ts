@@ -34,6 +34,31 @@ t.test('keeps the preValidation hooks of a route that takes a body', async t => 
   t.strictSame(ran, ['one', 'two', 'three'])
 })
 
+t.test('observes a not-found handler that has options, and answers that are streams of the web', async t => {
+  const { app } = await createApp(t)
+  const ran: string[] = []
+  app.setNotFoundHandler({ preHandler: async () => { ran.push('preHandler') } }, async (_request, reply) => reply.code(404).send('mine'))
+  app.get('/response', (_request, reply) => { reply.send(new Response('web')) })
+  app.get('/stream', (_request, reply) => { reply.send(new Blob(['stream']).stream()) })
+  t.equal((await app.inject('/nowhere')).body, 'mine')
+  t.strictSame(ran, ['preHandler'])
+  t.equal((await app.inject('/response')).body, 'web')
+  t.equal((await app.inject('/stream')).body, 'stream')
+  t.equal(app.inFlightRequests, 0)
+})
+
+t.test('names a request whose reply has been taken apart', async t => {
+  const { app } = await createApp(t)
+  app.get('/', async (_request, reply) => {
+    const { request } = reply
+    Object.assign(reply, { request: null })
+    const entries = app.gracefulShutdown.inFlight()
+    reply.request = request
+    return entries
+  })
+  t.match((await app.inject('/')).json(), [{ kind: 'request', method: 'GET' }])
+})
+
 t.test('a callback whose name is no text is numbered', async t => {
   const { app } = await createApp(t)
   app.registerShutdownCallback(Object.defineProperty(() => {}, 'name', { value: 5 }))

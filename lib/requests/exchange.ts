@@ -222,7 +222,7 @@ export class Exchange {
   /** Calls back when no read or write has made progress for `limit` milliseconds, and again after each further `limit`. */
   watch (limit: number, callback: () => void): void {
     this.watched = true
-    if (this.#stream === undefined) watchSocket(this.response, this.socket ?? {}, limit, callback)
+    if (this.#stream === undefined) watchSocket(this.response, this.socket as Socket, limit, callback)
     else watchStream(this.#stream, limit, callback)
   }
 }

@@ -106,7 +106,6 @@ export class Gate {
 
 /** As text: an Error would run error handlers and log a stack for each refused request. */
 function sendRefusal (reply: FastifyReply): void {
-  if (reply.sent) return
   reply.code(503)
     .header('retry-after', RETRY_AFTER_SECONDS)
     .type('application/json; charset=utf-8')

@@ -175,7 +175,6 @@ export class InFlight {
 
   /** No client waits for the handler any more: it has gone, or is answered in the handler's place. */
   orphan (exchange: Exchange): void {
-    if (exchange.wire !== 'open') return
     exchange.keepAge()
     exchange.wire = 'orphaned'
     // A hijacked reply is over when its connection closes.
@@ -233,8 +232,7 @@ export class InFlight {
   }
 
   #reachHandler (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
-    const response = reply?.raw
-    if (response === undefined) return undefined
+    const response = reply?.raw as ServerResponse
     const exchange = this.find(response) ?? this.#reenter(response)
     if (exchange === undefined) return undefined
     if (exchange.isUpgrade) this.#count(exchange)
