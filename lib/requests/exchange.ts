@@ -49,7 +49,7 @@ export class Exchange {
   handler: Handler = 'unreached'
   /** How many handlers are running, or have a pending promise. */
   handlers = 0
-  /** Whether it asks for an upgrade, and has not reached a handler that serves it as a request. */
+  /** Whether it asks for another protocol. It counts only while a handler serves it as a request. */
   isUpgrade = false
   /** Whether streams that are sent as its response are observed. */
   isObserved = false
@@ -131,9 +131,9 @@ export class Exchange {
     return this.response.writableEnded && this.previous !== undefined && !this.previous.isFinished
   }
 
-  /** Whether the response head has been sent, or the handler has ended the response. */
+  /** Whether the response has begun, or speaks another protocol: no other answer can be sent. */
   get isAnswered (): boolean {
-    return this.response.headersSent || this.response.writableEnded
+    return this.response.headersSent || this.response.writableEnded || (this.isUpgrade && this.isHijacked)
   }
 
   /** Whether the handler writes the response itself, without Fastify. */

@@ -124,7 +124,6 @@ export class InFlight {
   }
 
   #count (exchange: Exchange): void {
-    exchange.isUpgrade = false
     if (this.#uncounted.delete(exchange.response)) this.#add(exchange)
   }
 
@@ -265,6 +264,8 @@ export class InFlight {
   #endHandler (exchange: Exchange, state: Handler): void {
     exchange.handlers--
     exchange.handler = state
+    // @fastify/http-proxy serves requests and upgrades by one handler, which hijacks the reply of an upgrade.
+    if (exchange.isUpgrade && exchange.isHijacked) this.optOut(exchange.response)
     if (exchange.wire === 'open') return
     if (exchange.wire === 'orphaned') this.awaitAnswer(exchange)
     this.check(exchange)
