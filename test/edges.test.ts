@@ -2,7 +2,9 @@
 
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { Socket } from 'node:net'
 import { once } from 'node:events'
+import { ServerResponse } from 'node:http'
 import { connect, constants } from 'node:http2'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Writable } from 'node:stream'
@@ -136,6 +138,26 @@ t.test('then() of a tracked thenable works without callbacks', async t => {
   const rejected = app.gracefulShutdown.track(thenable((_fulfil, reject) => reject('no')), 'rejected')
   t.throws(() => { call(rejected) })
   t.strictSame(app.gracefulShutdown.inFlight(), [])
+})
+
+t.test('an upgrade whose reply its handler hijacks does not count, and no answer is written into it', async t => {
+  const { app } = await createApp(t)
+  app.get('/ws', (request, reply) => {
+    reply.hijack()
+    request.raw.socket.write('HTTP/1.1 101 Switching Protocols\r\n\r\n')
+  })
+  const port = await listen(app)
+  app.server.on('upgrade', (request, socket) => {
+    const response = new ServerResponse(request)
+    response.assignSocket(socket as Socket)
+    app.routing(request, response)
+  })
+  const client = new RawClient(port).get('/ws', ['Connection: Upgrade', 'Upgrade: other'])
+  await client.until(/101 Switching/)
+  t.equal(app.inFlightRequests, 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  await client.closed
+  t.notMatch(client.text, '503')
 })
 
 for (const when of ['its handler', 'a hook ahead of it']) {
