@@ -25,7 +25,8 @@ async function goneInTime (t: Test, program: Program, shutdownTimeout: number, s
 function memoryIsBounded (t: Test, program: Program): void {
   const [line = ''] = program.log.messages(/^\d+ MB$/)
   t.match(line, / MB$/)
-  t.ok(Number(line.split(' ')[0]) < 180, line)
+  // On Node 26, a process that throws at full speed has up to 212 MB, most of it garbage.
+  t.ok(Number(line.split(' ')[0]) < 260, line)
 }
 
 const faults = [
