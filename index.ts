@@ -219,5 +219,6 @@ function closeWith (shutdown: Shutdown, fastify: FastifyInstance, close: () => P
 
 const plugin = fp(graceful, { name: 'fastify-graceful', fastify: '5.x' })
 
-export { plugin as default, plugin as gracefulPlugin, plugin as 'module.exports' }
+// main.cjs exports it for CommonJS and ES modules.
+export { plugin as default, plugin as gracefulPlugin }
 export type * from './types/index.ts'

@@ -39,7 +39,7 @@ export function install (): Installation {
   return {
     modules,
     fastify: join(modules, 'fastify/fastify.js'),
-    plugin: join(ROOT, 'dist/index.js'),
+    plugin: join(ROOT, 'main.cjs'),
     preload: join(scratch, 'test/foreign/preload.js'),
     scratch
   }
