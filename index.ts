@@ -38,7 +38,7 @@ import { Shutdown } from './lib/lifecycle/shutdown.ts'
 import { resolveOptions, resolveRouteOptions } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
-import { METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
+import { Exchange, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
 import { Gate, isUpgrade } from './lib/requests/gate.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
 import { Tasks } from './lib/requests/tasks.ts'
@@ -69,7 +69,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const probes = new Probes(options, phase, inFlight)
   // A route's own settings are applied by a hook on that route, so that other routes pay nothing for them.
   const afterParsing: preValidationHookHandler = (_request, reply, done) => {
-    inFlight.parsed(reply.raw)
+    const exchange = Exchange.of(reply)
+    if (exchange !== undefined) exchange.isParsed = true
     done()
   }
   fastify.addHook('onRoute', route => {
@@ -77,7 +78,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     const own = probes.isHandler(route.handler) ? false : resolveRouteOptions(route.url, route.config?.gracefulShutdown)
     if (own === false) {
       route.config = { ...route.config, gracefulShutdown: false }
-      prependOnRequest(route, reply => { inFlight.optOut(reply.raw) })
+      prependOnRequest(route, exchange => { inFlight.optOut(exchange) })
       return
     }
     route.handler = inFlight.observe(route.handler)
@@ -88,8 +89,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     const { writeTimeout } = own
     if (writeTimeout === undefined) return
     timeouts.noteRoute(writeTimeout)
-    prependOnRequest(route, reply => { timeouts.setFor(reply.raw, writeTimeout) })
+    prependOnRequest(route, exchange => { exchange.writeTimeout = writeTimeout })
   })
+  fastify.decorateReply(kExchange, null)
   observeOtherHandlers(fastify, inFlight)
   // First, because a path may be taken: if this throws, the instance still closes as it does without the plugin.
   probes.route(fastify)
@@ -126,6 +128,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   const enter = (request: FastifyRequest, reply: FastifyReply) => {
     const exchange = connections.arrive(request.raw, reply.raw)
+    exchange.attach(reply)
     if (!isUpgrade(request.raw)) return exchange
     inFlight.arriveUpgrade(exchange)
     connections.upgrade(request.raw.socket)
@@ -135,13 +138,16 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // V8 inlines a hook into Fastify's code only if it is short, so rare cases are in separate functions.
   // Node has reported the request already, unless it is injected, comes from another server, or asks for an upgrade.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
-    const exchange = inFlight.find(reply.raw) ?? enter(request, reply)
-    exchange.reply = reply
+    const exchange = inFlight.reach(reply) ?? enter(request, reply)
     if (phase.current === 'running' || gate.admits(exchange)) done()
   })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
-    const exchange = inFlight.responded(reply.raw)
-    if (exchange !== undefined) connections.responded(exchange)
+    // A hook registered before the plugin may have answered.
+    const exchange = Exchange.of(reply) ?? inFlight.reach(reply)
+    if (exchange !== undefined) {
+      inFlight.responded(exchange)
+      connections.responded(exchange)
+    }
     done()
   })
 
@@ -192,9 +198,10 @@ function observeOtherHandlers (fastify: FastifyInstance, inFlight: InFlight): vo
   Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
 }
 
-function prependOnRequest (route: RouteOptions, apply: (reply: FastifyReply) => void): void {
+function prependOnRequest (route: RouteOptions, apply: (exchange: Exchange) => void): void {
   const hook: onRequestHookHandler = (_request, reply, done) => {
-    apply(reply)
+    const exchange = Exchange.of(reply)
+    if (exchange !== undefined) apply(exchange)
     done()
   }
   route.onRequest = [hook, ...[route.onRequest ?? []].flat()]

@@ -32,6 +32,13 @@ export const METHODS_WITHOUT_BODY: ReadonlySet<string | undefined> = new Set(['G
 
 const ERROR_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
 
+export const kExchange = Symbol('graceful.exchange')
+
+/** A reply that has reached the plugin's onRequest hook. */
+interface Attached {
+  [kExchange]?: Exchange
+}
+
 export class Exchange {
   readonly request: IncomingMessage
   readonly response: ServerResponse
@@ -49,6 +56,8 @@ export class Exchange {
   handler: Handler = 'unreached'
   /** How many handlers are running, or have a pending promise. */
   handlers = 0
+  /** Whether it counted and its client has gone. Fastify may still call another handler, such as the error handler. */
+  hasLeft = false
   /** Whether it asks for another protocol. It counts only while a handler serves it as a request. */
   isUpgrade = false
   /** Whether streams that are sent as its response are observed. */
@@ -66,12 +75,28 @@ export class Exchange {
   /** Whether a timer watches the progress of the response. */
   watched = false
 
-  constructor (request: IncomingMessage, response: ServerResponse) {
+  /** The order of arrival. */
+  readonly number: number
+  index = -1
+
+  constructor (request: IncomingMessage, response: ServerResponse, number: number) {
+    this.number = number
     this.request = request
     this.response = response
     const isHttp2 = request.httpVersionMajor === 2
     this.socket = isHttp2 ? undefined : request.socket
     this.#stream = isHttp2 ? (request as unknown as Http2ServerRequest).stream : undefined
+  }
+
+  /** The exchange of a reply, if that has reached the plugin's onRequest hook. */
+  static of (reply: FastifyReply | undefined): Exchange | undefined {
+    return (reply as Attached | undefined)?.[kExchange]
+  }
+
+  /** It has reached the plugin's onRequest hook. */
+  attach (reply: FastifyReply): void {
+    this.reply = reply
+    ;(reply as Attached)[kExchange] = this
   }
 
   /** Whether the kernel has the whole response. Node also emits 'finish' for a response that was cut off. */

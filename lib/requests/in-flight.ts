@@ -16,19 +16,17 @@ import { isPlainPromise, isThenable, observePromise, observeThenable } from './t
 type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
 export class InFlight {
-  /** All but the newest. */
-  readonly #counted = new Map<ServerResponse, Exchange>()
-  /**
-   * The newest request that counts, until the next one arrives. It is usually over by then. Adding each one to an empty Map and
-   * removing it again takes more instructions than everything else that is done for a request here.
-   */
-  #newest: Exchange | undefined
+  /** In any order: a request that leaves is replaced by the last one. */
+  readonly #counted: Exchange[] = []
   /** Refused, opted out, upgrades, or arrived after the gate shut: nothing waits for them. */
-  readonly #uncounted = new Map<ServerResponse, Exchange>()
-  /** Over, because the client has gone; Fastify may still call another handler, such as the error handler. */
-  readonly #left = new WeakMap<ServerResponse, Exchange>()
+  readonly #uncounted = new Set<Exchange>()
+  /** The newest request to arrive. Usually its onRequest hook runs before the next one arrives. */
+  #newest: Exchange | undefined
+  /** The requests before it that hooks registered before the plugin still hold. */
+  readonly #held = new Map<ServerResponse, Exchange>()
   readonly #log: unknown
   #isCounting = true
+  #arrived = 0
   #whenIdle: (() => void) | undefined
   /** The number of requests answered in full. */
   completed = 0
@@ -40,7 +38,7 @@ export class InFlight {
 
   /** Requests in flight. */
   get count (): number {
-    return this.#counted.size + (this.#newest === undefined ? 0 : 1)
+    return this.#counted.length
   }
 
   /** From now on, requests that arrive do not count. */
@@ -50,39 +48,54 @@ export class InFlight {
 
   /** A request has arrived. */
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
-    const exchange = new Exchange(request, response)
+    const exchange = new Exchange(request, response, this.#arrived++)
     if (this.#isCounting) this.#add(exchange)
-    else this.#uncounted.set(response, exchange)
+    else this.#uncounted.add(exchange)
+    const before = this.#newest
+    if (before !== undefined && before.reply === undefined) this.#held.set(before.response, before)
+    this.#newest = exchange
     return exchange
   }
 
   #add (exchange: Exchange): void {
-    const before = this.#newest
-    if (before !== undefined) this.#counted.set(before.response, before)
-    this.#newest = exchange
+    exchange.index = this.#counted.push(exchange) - 1
   }
 
   #delete (exchange: Exchange): boolean {
-    if (this.#newest !== exchange) return this.#counted.delete(exchange.response)
-    this.#newest = undefined
+    const { index } = exchange
+    if (index < 0) return false
+    const last = this.#counted.pop() as Exchange
+    if (last !== exchange) {
+      this.#counted[index] = last
+      last.index = index
+    }
+    exchange.index = -1
     return true
   }
 
-  /** The exchange of a response, until it is over. */
-  find (response: ServerResponse): Exchange | undefined {
-    const newest = this.#newest
-    if (newest !== undefined && newest.response === response) return newest
-    return this.#counted.get(response) ?? this.#uncounted.get(response)
+  /** A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival. */
+  reach (reply: FastifyReply): Exchange | undefined {
+    const { raw } = reply
+    const exchange = this.#newest?.response === raw ? this.#newest : this.#find(raw)
+    exchange?.attach(reply)
+    return exchange
+  }
+
+  #find (response: ServerResponse): Exchange | undefined {
+    const held = this.#held.get(response)
+    this.#held.delete(response)
+    // A request that is passed to `fastify.routing` once more has another reply.
+    return held ?? [...this.#counted, ...this.#uncounted].find(exchange => exchange.response === response)
   }
 
   /** A copy of the list of requests in flight, in the order of arrival. */
   get exchanges (): Exchange[] {
-    return [...this.#counted.values(), ...this.#newest === undefined ? [] : [this.#newest]]
+    return this.#counted.toSorted((a, b) => a.number - b.number)
   }
 
   /** The requests that do not count and are not over. */
   get uncounted (): Exchange[] {
-    return [...this.#uncounted.values()]
+    return [...this.#uncounted]
   }
 
   /** The requests in flight, oldest first. */
@@ -97,20 +110,13 @@ export class InFlight {
 
   /** Whether a request counts: it arrived before the gate shut, is not over, has not opted out, and is no upgrade. */
   counts (exchange: Exchange): boolean {
-    return exchange === this.#newest || this.#counted.has(exchange.response)
-  }
-
-  /** Fastify has parsed the body of this response's request and goes on to the handler. */
-  parsed (response: ServerResponse): void {
-    const exchange = this.find(response)
-    if (exchange !== undefined) exchange.isParsed = true
+    return exchange.index >= 0
   }
 
   /** This request no longer counts: its route has opted out, or it is an upgrade. */
-  optOut (response: ServerResponse): void {
-    const exchange = this.find(response)
-    if (exchange === undefined || !this.#delete(exchange)) return
-    this.#uncounted.set(response, exchange)
+  optOut (exchange: Exchange): void {
+    if (!this.#delete(exchange)) return
+    this.#uncounted.add(exchange)
     this.#settleIdle()
   }
 
@@ -120,20 +126,13 @@ export class InFlight {
    */
   arriveUpgrade (exchange: Exchange): void {
     exchange.isUpgrade = true
-    this.optOut(exchange.response)
-  }
-
-  #count (exchange: Exchange): void {
-    if (this.#uncounted.delete(exchange.response)) this.#add(exchange)
+    this.optOut(exchange)
   }
 
   /** Called by onResponse: the response has been sent, or has failed. */
-  responded (response: ServerResponse): Exchange | undefined {
-    const exchange = this.find(response)
-    if (exchange === undefined) return undefined
-    if (exchange.wire === 'open' && response.writableEnded && !exchange.isGone) this.#finish(exchange)
+  responded (exchange: Exchange): void {
+    if (exchange.wire === 'open' && exchange.response.writableEnded && !exchange.isGone) this.#finish(exchange)
     this.check(exchange)
-    return exchange
   }
 
   /** The connection or stream has closed. */
@@ -169,7 +168,6 @@ export class InFlight {
     if (exchange.handlers > 0) exchange.keepAge()
     exchange.wire = 'finished'
     exchange.previous = undefined
-    if (this.counts(exchange)) this.completed++
   }
 
   /** No client waits for the handler any more: it has gone, or is answered in the handler's place. */
@@ -196,11 +194,14 @@ export class InFlight {
 
   /** Stops counting and tracking a request. */
   leave (exchange: Exchange): void {
+    if (exchange.reply === undefined) this.#held.delete(exchange.response)
+    if (this.#newest === exchange) this.#newest = undefined
     if (!this.#delete(exchange)) {
-      this.#uncounted.delete(exchange.response)
+      this.#uncounted.delete(exchange)
       return
     }
-    if (exchange.wire === 'orphaned') this.#left.set(exchange.response, exchange)
+    if (exchange.wire === 'finished') this.completed++
+    else exchange.hasLeft = true
     this.#settleIdle()
   }
 
@@ -231,10 +232,10 @@ export class InFlight {
   }
 
   #reachHandler (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
-    const response = reply?.raw as ServerResponse
-    const exchange = this.find(response) ?? this.#reenter(response)
+    const exchange = Exchange.of(reply)
     if (exchange === undefined) return undefined
-    if (exchange.isUpgrade) this.#count(exchange)
+    if (exchange.isUpgrade && this.#uncounted.delete(exchange)) this.#add(exchange)
+    if (exchange.hasLeft) this.#reenter(exchange)
     if (exchange.wire === 'orphaned') exchange.settleReply()
     // One handler may call another: the error or not-found handler.
     exchange.handlers++
@@ -254,10 +255,8 @@ export class InFlight {
       return result
     }
     const settled = () => { this.#endHandler(exchange, 'settled') }
-    // Fastify handles the rejection next, and calls the error handler.
-    const rejected = () => { queueMicrotask(settled) }
-    if (!isPlainPromise(result)) return observeThenable(result, settled, rejected)
-    observePromise(result, settled, rejected)
+    if (!isPlainPromise(result)) return observeThenable(result, settled, settled)
+    observePromise(result, settled, settled)
     return result
   }
 
@@ -265,20 +264,18 @@ export class InFlight {
     exchange.handlers--
     exchange.handler = state
     // @fastify/http-proxy serves requests and upgrades by one handler, which hijacks the reply of an upgrade.
-    if (exchange.isUpgrade && exchange.isHijacked) this.optOut(exchange.response)
+    if (exchange.isUpgrade && exchange.isHijacked) this.optOut(exchange)
     if (exchange.wire === 'open') return
     if (exchange.wire === 'orphaned') this.awaitAnswer(exchange)
-    this.check(exchange)
+    // After a rejection, Fastify calls the error handler in the same microtask.
+    queueMicrotask(() => { this.check(exchange) })
   }
 
   /** Counts a request again whose client has gone. */
-  #reenter (response: ServerResponse): Exchange | undefined {
-    const exchange = this.#left.get(response)
-    if (exchange === undefined) return undefined
-    exchange.answered = false
+  #reenter (exchange: Exchange): void {
+    exchange.hasLeft = exchange.answered = false
     this.#add(exchange)
     this.awaitAnswer(exchange)
-    return exchange
   }
 
   /** Resolves once no request is in flight. */

@@ -3,7 +3,6 @@
 // make no progress, and passes those that have been moving for a while to Node's timer.
 
 import type { FastifyInstance } from 'fastify'
-import type { ServerResponse } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server } from 'node:net'
 import type { Connections } from '../connections/sockets.ts'
@@ -86,14 +85,9 @@ export class Timeouts {
     this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity, this.#options.drainTimeout || Infinity)
   }
 
-  /** A route has its own write timeout. It then calls `setFor` for each of its requests. */
+  /** A route has its own write timeout. */
   noteRoute (timeout: Timeout): void {
     this.#shortest = Math.min(this.#shortest, timeout || Infinity)
-  }
-
-  setFor (response: ServerResponse, timeout: Timeout): void {
-    const exchange = this.#inFlight.find(response)
-    if (exchange !== undefined) exchange.writeTimeout = timeout
   }
 
   /** Starts the sweep; it does not keep the process alive. */
