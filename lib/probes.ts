@@ -5,7 +5,7 @@ import type { GracefulShutdown, ProbeHandler } from '../types/index.ts'
 import type { PhaseClock } from './lifecycle/phase.ts'
 import type { Options, Probe } from './options.ts'
 import type { InFlight } from './requests/in-flight.ts'
-import { TIMED_OUT, within } from './lifecycle/within.ts'
+import { TIMED_OUT, within } from './clock.ts'
 import { OptionInvalidError, ProbePathError } from './errors.ts'
 import { show } from './values.ts'
 

@@ -3,11 +3,10 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../types/index.ts'
 import type { SafeLog } from './log.ts'
-import { now } from '../clock.ts'
+import { TIMED_OUT, now, within } from '../clock.ts'
 import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
 import { resolveCallbackOptions } from '../options.ts'
 import { show, toError } from '../values.ts'
-import { TIMED_OUT, within } from './within.ts'
 
 interface Registered {
   callback: ShutdownCallback

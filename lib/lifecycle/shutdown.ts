@@ -15,12 +15,11 @@ import type { PhaseClock } from './phase.ts'
 import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { once } from 'node:events'
-import { clearInterval, now, setInterval } from '../clock.ts'
+import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { loggable } from './report.ts'
-import { TIMED_OUT, within } from './within.ts'
 
 export interface Parts {
   readonly options: Options
