@@ -45,18 +45,20 @@ const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
 export class Shutdown {
   readonly #parts: Parts
   readonly #drained = new Deferred<void>()
-  readonly #report = new Deferred<ShutdownReport>()
+  readonly #ended = new Deferred<ShutdownReport>()
   /** Aborted when the delay is to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
-  readonly #watch = new Stopwatch()
   #isStarted = false
   #reason = ''
-  #phases = { delaying: 0, draining: 0, closing: 0, callbacks: 0 }
+  #startedAt = 0
+  #stepStartedAt = 0
+  readonly #phases = { delaying: 0, draining: 0, closing: 0, callbacks: 0 }
   #completedBefore = 0
   /** The shutdowns of other instances that its callbacks and hooks wait for. */
   readonly #awaited = new Set<Shutdown>()
   #closeError: Error | undefined
-  #exitCode: ShutdownReport['exitCode'] | undefined
+  /** 1 until the report says otherwise. */
+  #exitCode: ShutdownReport['exitCode'] = 1
 
   constructor (parts: Parts) {
     this.#parts = parts
@@ -67,14 +69,14 @@ export class Shutdown {
     if (!this.#isStarted) {
       // Before the first log line, which may call back into here.
       this.#isStarted = true
-      this.#report.resolve(this.#run(reason))
+      this.#ended.resolve(this.#run(reason))
     }
     return await this.ended
   }
 
   /** Resolves when the shutdown is complete, whatever starts it. */
   get ended (): Promise<ShutdownReport> {
-    return this.#report.promise
+    return this.#ended.promise
   }
 
   /** For users. Inside this shutdown's callbacks and hooks, it resolves to the report so far: the rest would wait for itself. */
@@ -121,18 +123,17 @@ export class Shutdown {
   /** The process exits. If the shutdown is still running, everything in flight is logged. */
   exit (): ShutdownReport['exitCode'] {
     const { phase, cuts, callbacks, log } = this.#parts
-    if (this.#exitCode === undefined) {
+    if (phase.current !== 'closed') {
       cuts.nameAll(new ExitError())
       log.error('The process exits before the shutdown is complete', { phase: phase.current, callbacks: callbacks.unfinished })
     }
-    return this.#exitCode ?? 1
+    return this.#exitCode
   }
 
   async #run (given: unknown): Promise<ShutdownReport> {
     const { options, log, phase, inFlight, callbacks, timeouts } = this.#parts
-    const watch = this.#watch
-    watch.start()
-    const deadline = now() + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
+    this.#startedAt = this.#stepStartedAt = now()
+    const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     this.#completedBefore = inFlight.completed
     this.#reason = this.#resolveReason(given)
     log.info(this.#reason.startsWith('SIG') ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
@@ -140,21 +141,23 @@ export class Shutdown {
     const delay = this.#startDelay()
     // Without a delay, the gate shuts synchronously.
     if (delay !== undefined) await delay
-    this.#phases.delaying = watch.lap()
+    this.#endStep('delaying')
 
     inFlight.stopCounting()
     phase.advance('draining')
     await this.#drain()
-    this.#phases.draining = watch.lap()
+    this.#endStep('draining')
     this.#drained.resolve()
 
     phase.advance('closing')
     const inside = new Set([...context.getStore() ?? [], this])
-    await context.run(inside, async () => { await this.#close(deadline) })
-    this.#phases.closing = watch.lap()
+    const callbackReports = await context.run(inside, async () => {
+      await this.#close(deadline)
+      this.#endStep('closing')
+      return await callbacks.run(this.#reason, deadline)
+    })
+    this.#endStep('callbacks')
 
-    const callbackReports = await context.run(inside, async () => await callbacks.run(this.#reason, deadline))
-    this.#phases.callbacks = watch.lap()
     timeouts.stop()
     phase.advance('closed')
     const report = this.#reportSoFar(callbackReports)
@@ -164,12 +167,18 @@ export class Shutdown {
     return report
   }
 
+  /** Notes how long a step has taken; the next one starts. */
+  #endStep (step: keyof ShutdownReport['phases']): void {
+    const end = now()
+    this.#phases[step] = Math.round(end - this.#stepStartedAt)
+    this.#stepStartedAt = end
+  }
+
   /** The reason may be any value. An error also makes the shutdown unclean. */
   #resolveReason (given: unknown): string {
-    if (given === undefined || given === null) return 'shutdown'
-    if (typeof given === 'string') return given
-    const error = toError(given)
-    if (error !== given) return nameOf(given)
+    const reason = given ?? 'shutdown'
+    const error = toError(reason)
+    if (error !== reason) return nameOf(reason)
     this.#parts.outcome.addError(error)
     this.#parts.log.error('Shutting down because of an error', { err: error })
     return messageOf(error)
@@ -180,7 +189,7 @@ export class Shutdown {
     return outcome.report({
       reason: this.#reason,
       phases: { ...this.#phases },
-      time: this.#watch.total(),
+      time: Math.round(now() - this.#startedAt),
       completed: inFlight.completed - this.#completedBefore,
       refused: gate.refused,
       callbacks
@@ -286,26 +295,6 @@ function partOf (time: number, { part, most }: { part: number, most: number }): 
 class Deferred<T> {
   resolve!: (value: T | PromiseLike<T>) => void
   readonly promise = new Promise<T>(resolve => { this.resolve = resolve })
-}
-
-/** Measures each step in whole milliseconds. */
-class Stopwatch {
-  #started = now()
-  #last = this.#started
-
-  start (): void {
-    this.#started = this.#last = now()
-  }
-
-  lap (): number {
-    const before = this.#last
-    this.#last = now()
-    return Math.round(this.#last - before)
-  }
-
-  total (): number {
-    return Math.round(now() - this.#started)
-  }
 }
 
 function countOf (requests: number, tasks: number): string {
