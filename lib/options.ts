@@ -1,6 +1,6 @@
 // The defaults, in one place, and the validation of options.
 
-import type { GracefulOptions, ProbeCheck, ProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
+import type { GracefulOptions, ProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
 import { BudgetError, OptionInvalidError, OptionUnknownError, ProbePathError } from './errors.ts'
 import { CHECK_TIMEOUT, LONGEST_TIMER } from './times.ts'
 import { show } from './values.ts'
@@ -26,10 +26,7 @@ export const DEFAULTS = {
 
 export type Timeout = number | false
 
-export interface Probe {
-  readonly path: string
-  readonly checks: Readonly<Record<string, ProbeCheck>>
-  readonly checkTimeout: number
+export interface Probe extends Readonly<Required<Omit<ProbeOptions, 'logLevel'>>> {
   readonly logLevel: string | undefined
 }
 
