@@ -4,8 +4,9 @@
 
 import cluster from 'node:cluster'
 import closeWithGrace from 'close-with-grace'
-import type { ProcessEvent, ShutdownReport } from '../../types/index.ts'
+import type { Options } from '../options.ts'
 import type { SafeLog } from './log.ts'
+import type { Shutdown } from './shutdown.ts'
 import { now, setTimeout } from '../clock.ts'
 import { PROCESS_EVENTS } from '../options.ts'
 import { toError } from '../values.ts'
@@ -13,19 +14,11 @@ import { toError } from '../values.ts'
 /** close-with-grace exits at once on a second error, even with requests in flight, so these are handled here. */
 const ERROR_EVENTS: ReadonlySet<string> = new Set(['uncaughtException', 'unhandledRejection'])
 
-/** Whether node:cluster shares the listeners of this process with other workers. */
-export const { isWorker: isClusterWorker } = cluster
-
 /** An instance that shuts down with the process. */
 export interface Member {
-  readonly signals: readonly ProcessEvent[]
-  readonly shutdownTimeout: number
+  readonly options: Pick<Options, 'signals' | 'shutdownTimeout'>
   readonly log: SafeLog
-  readonly shutdown: (reason: string) => Promise<unknown>
-  /** An uncaught error, before or during the shutdown. */
-  readonly fail: (error: Error) => void
-  /** Called when the process exits, in any phase. Returns the exit code that this instance asks for. */
-  readonly exit: () => ShutdownReport['exitCode']
+  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'fail' | 'exit'>
 }
 
 interface Registry {
@@ -44,17 +37,17 @@ const kRegistry = Symbol.for('fastify-graceful.process.3')
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= { members: new Set(), uninstall: undefined, reason: undefined, deadline: Infinity }
 
-/** From now on, this instance shuts down with the process; at once, if the process is already shutting down. */
-export function join (member: Member): void {
-  if (member.signals.length === 0 || registry.members.has(member)) return
+/** Until its end, this instance shuts down with the process; at once, if the process is already shutting down. */
+export function joinProcess (member: Member): void {
+  const { options, shutdown } = member
+  if (options.signals.length === 0 || registry.members.has(member)) return
   registry.members.add(member)
+  void shutdown.ended.then(() => {
+    // If the process shuts down, it stays a member, for its exit code.
+    if (registry.reason === undefined && registry.members.delete(member)) install()
+  })
   if (registry.reason === undefined) install()
-  else void member.shutdown(registry.reason)
-}
-
-/** The instance has shut down. If the process does, too, it stays a member, for its exit code. */
-export function leave (member: Member): void {
-  if (registry.reason === undefined && registry.members.delete(member)) install()
+  else void shutdown.start(registry.reason)
 }
 
 /**
@@ -63,13 +56,13 @@ export function leave (member: Member): void {
  */
 function install (): void {
   const before = registry.uninstall
-  registry.uninstall = registry.members.size > 0 ? listen([...registry.members]) : undefined
+  registry.uninstall = registry.members.size > 0 ? listen() : undefined
   before?.()
 }
 
 /** Returns the undo function. */
-function listen (members: readonly Member[]): () => void {
-  const wanted = new Set(members.flatMap(({ signals }) => signals))
+function listen (): () => void {
+  const wanted = new Set([...registry.members].flatMap(({ options: { signals } }) => signals))
   const options = {
     // A timer of ours forces the exit: this one needs a promise.
     delay: null,
@@ -92,7 +85,7 @@ function listen (members: readonly Member[]): () => void {
   for (const event of wanted) {
     if (ERROR_EVENTS.has(event)) {
       on(process, event, thrown => {
-        for (const { fail } of registry.members) fail(toError(thrown))
+        for (const { shutdown } of registry.members) shutdown.fail(toError(thrown))
         trigger(event)
         if (now() > registry.deadline) exitAtDeadline()
       })
@@ -124,14 +117,14 @@ async function endAll (reason: string): Promise<void> {
   const { members } = registry
   if (registry.reason === undefined) {
     registry.reason = reason
-    const limit = Math.max(...[...members].map(({ shutdownTimeout }) => shutdownTimeout))
+    const limit = Math.max(...[...members].map(({ options }) => options.shutdownTimeout))
     // A plain timer: errors thrown again and again in process.nextTick() keep promises from settling, but not timers. Errors
     // thrown in queueMicrotask() also hold up timers; the error listener checks the deadline then.
     registry.deadline = now() + limit
     setTimeout(exitAtDeadline, limit)
     // Before other listeners, because pino closes its destination on exit.
     process.prependOnceListener('exit', () => {
-      const codes = [...members].map(({ exit }) => exit())
+      const codes = [...members].map(({ shutdown }) => shutdown.exit())
       // Also if other code ends the process, such as fastify-cli's or a user's own close-with-grace: the worst code wins.
       if (codes.includes(1)) process.exitCode ||= 1
     })
@@ -139,7 +132,7 @@ async function endAll (reason: string): Promise<void> {
   let known: number
   do {
     known = members.size
-    await Promise.all([...members].map(async member => { await member.shutdown(reason) }))
+    await Promise.all([...members].map(async ({ shutdown }) => await shutdown.start(reason)))
   } while (members.size > known)
 }
 

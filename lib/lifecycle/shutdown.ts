@@ -14,6 +14,7 @@ import type { SafeLog } from './log.ts'
 import type { PhaseClock } from './phase.ts'
 import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
+import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
@@ -34,7 +35,6 @@ export interface Parts {
   readonly gate: Gate
   readonly timeouts: Timeouts
   readonly callbacks: Callbacks
-  readonly isClusterWorker: boolean
   /** Fastify's own close: preClose hooks, listeners, and the onClose hooks of all plugins. */
   readonly close: () => Promise<void>
 }
@@ -79,17 +79,18 @@ export class Shutdown {
     return this.#ended.promise
   }
 
-  /** For users. Inside this shutdown's callbacks and hooks, it resolves to the report so far: the rest would wait for itself. */
+  /** For users: starts the shutdown if necessary, and waits for its end. */
   async join (reason: unknown): Promise<ShutdownReport> {
-    const ended = this.start(reason)
-    return await this.orSoFar(ended)
+    void this.start(reason)
+    return await this.wait()
   }
 
-  async orSoFar (ended: Promise<ShutdownReport>): Promise<ShutdownReport> {
+  /** For users. Inside this shutdown's callbacks and hooks, it resolves to the report so far: the rest would wait for itself. */
+  async wait (): Promise<ShutdownReport> {
     const inside = [...context.getStore() ?? []]
     if (inside.some(shutdown => this.#waitsFor(shutdown))) return this.#reportSoFar([])
     for (const shutdown of inside) shutdown.#awaited.add(this)
-    return await ended
+    return await this.ended
   }
 
   /** Whether it is the other one, or its callbacks and hooks wait for that, directly or through a third one. */
@@ -120,7 +121,7 @@ export class Shutdown {
     if (this.#parts.outcome.addError(error)) this.#parts.log.error('Uncaught error', { err: error })
   }
 
-  /** The process exits. If the shutdown is still running, everything in flight is logged. */
+  /** The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged. Returns its exit code. */
   exit (): ShutdownReport['exitCode'] {
     const { phase, cuts, callbacks, log } = this.#parts
     if (phase.current !== 'closed') {
@@ -198,11 +199,11 @@ export class Shutdown {
 
   /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
   #startDelay (): Promise<unknown> | undefined {
-    const { options: { shutdownDelay }, log, phase, connections, isClusterWorker } = this.#parts
+    const { options: { shutdownDelay }, log, phase, connections } = this.#parts
     const delays = shutdownDelay > 0 && connections.isListening && !this.#skipDelay.signal.aborted
     connections.disableKeepAlive()
     // The primary then gives new connections to the other workers, whatever load balancers do.
-    if (isClusterWorker) connections.stopListening()
+    if (cluster.isWorker) connections.stopListening()
     if (!delays) return undefined
     phase.advance('delaying')
     log.info(`Not ready any more, still serving for ${shutdownDelay}ms`)
