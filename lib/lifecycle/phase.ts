@@ -8,7 +8,7 @@ export class PhaseClock {
   current: Phase = 'running'
   readonly #abort = new AbortController()
   /** Aborts when the instance leaves `running`. */
-  readonly signal = this.#abort.signal
+  readonly signal: AbortSignal = this.#abort.signal
 
   /** Advances to a later phase. Phases may be skipped. */
   advance (next: Phase): void {
