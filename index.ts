@@ -32,7 +32,7 @@ import { AlreadyRegisteredError, NotRootError } from './lib/errors.ts'
 import { Callbacks } from './lib/lifecycle/callbacks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
-import * as process from './lib/lifecycle/process.ts'
+import { joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
 import { resolveOptions, resolveRouteOptions } from './lib/options.ts'
@@ -97,19 +97,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   probes.route(fastify)
 
   const close = fastify.close.bind(fastify) as () => Promise<void>
-  const { isClusterWorker } = process
   const shutdown = new Shutdown({
-    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, callbacks, isClusterWorker, close
+    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, callbacks, close
   })
-  const member: process.Member = {
-    signals: options.signals,
-    shutdownTimeout: options.shutdownTimeout,
-    log,
-    shutdown: async reason => await shutdown.start(reason),
-    fail: error => { shutdown.fail(error) },
-    exit: () => shutdown.exit()
-  }
-  void shutdown.ended.then(() => { process.leave(member) })
+  const member = { options, log, shutdown }
 
   adoptServers(fastify, server => {
     timeouts.apply(server)
@@ -122,7 +113,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     server.on('listening', () => {
       if (phase.current !== 'running') return
       timeouts.start()
-      process.join(member)
+      joinProcess(member)
     })
   })
 
@@ -174,7 +165,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     onShutdown: (callback, callbackOptions) => { callbacks.register(callback, callbackOptions) },
     shutdown: async reason => await shutdown.join(reason),
     skipDelay: () => { shutdown.skipDelay() },
-    wait: async () => await shutdown.orSoFar(shutdown.ended),
+    wait: async () => await shutdown.wait(),
     inFlight: () => [...inFlight.list(), ...tasks.list()],
     track: (promise, name = 'task') => tasks.track(promise, name),
     setReady: probes.setReady,

@@ -11,3 +11,18 @@ export const now: () => number = performance.now.bind(performance)
 export async function sleep (milliseconds: number): Promise<void> {
   await new Promise<void>(resolve => { setTimeout(resolve, milliseconds) })
 }
+
+export const TIMED_OUT = Symbol('graceful.timed-out')
+
+/** Settles as the promise does, or resolves to TIMED_OUT after `limit` milliseconds. Leaves no timer behind. */
+export async function within<T> (limit: number, promise: Promise<T>): Promise<T | typeof TIMED_OUT> {
+  let timer: NodeJS.Timeout | undefined
+  const timeUp = new Promise<typeof TIMED_OUT>(resolve => {
+    timer = setTimeout(resolve, Math.max(0, limit), TIMED_OUT)
+  })
+  try {
+    return await Promise.race([promise, timeUp])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -1,6 +1,6 @@
 // The defaults, in one place, and the validation of options.
 
-import type { GracefulOptions, ProbeCheck, ProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
+import type { GracefulOptions, ProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
 import { BudgetError, OptionInvalidError, OptionUnknownError, ProbePathError } from './errors.ts'
 import { CHECK_TIMEOUT, LONGEST_TIMER } from './times.ts'
 import { show } from './values.ts'
@@ -26,21 +26,12 @@ export const DEFAULTS = {
 
 export type Timeout = number | false
 
-export interface Probe {
-  readonly path: string
-  readonly checks: Readonly<Record<string, ProbeCheck>>
-  readonly checkTimeout: number
+export interface Probe extends Readonly<Required<Omit<ProbeOptions, 'logLevel'>>> {
   readonly logLevel: string | undefined
 }
 
 /** Options after validation: complete and frozen. */
-export interface Options {
-  readonly shutdownTimeout: number
-  readonly drainTimeout: number
-  readonly shutdownDelay: number
-  readonly readTimeout: Timeout
-  readonly writeTimeout: Timeout
-  readonly idleTimeout: Timeout
+export interface Options extends Readonly<Required<Omit<GracefulOptions, 'signals' | 'health' | 'ready'>>> {
   readonly signals: readonly ProcessEvent[]
   readonly health: Probe | false
   readonly ready: Probe | false
@@ -51,10 +42,8 @@ export interface Options {
 /** Validates the user's options without changing them. */
 export function resolveOptions (input: GracefulOptions): Options {
   known('option', input, Object.keys(DEFAULTS))
-  const given = new Set(Object.entries(input).filter(([, value]) => value !== undefined).map(([name]) => name))
-  const options = { ...DEFAULTS, ...Object.fromEntries(Object.entries(input).filter(([name]) => given.has(name))) } as
-    Required<GracefulOptions>
-
+  const given = Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined))
+  const options = { ...DEFAULTS, ...given } as Required<GracefulOptions>
   const resolved: Options = {
     shutdownTimeout: milliseconds('option "shutdownTimeout"', options.shutdownTimeout, 1),
     drainTimeout: milliseconds('option "drainTimeout"', options.drainTimeout, 0),
@@ -65,7 +54,7 @@ export function resolveOptions (input: GracefulOptions): Options {
     signals: processEvents(options.signals),
     health: probe('health', options.health),
     ready: probe('ready', options.ready),
-    given
+    given: new Set(Object.keys(given))
   }
   const { shutdownDelay, drainTimeout, shutdownTimeout, health, ready } = resolved
   if (shutdownDelay + drainTimeout >= shutdownTimeout) throw new BudgetError(shutdownDelay, drainTimeout, shutdownTimeout)
@@ -76,11 +65,10 @@ export function resolveOptions (input: GracefulOptions): Options {
 }
 
 /** Validates a route's `config.gracefulShutdown`. */
-export function resolveRouteOptions (url: string, config: GracefulRouteOptions | undefined): GracefulRouteOptions {
-  const name = `config.gracefulShutdown of route "${url}"`
-  if (config === undefined) return {}
+export function resolveRouteOptions (url: string, config: GracefulRouteOptions = {}): GracefulRouteOptions {
   if (config === false) return config
-  if (!isPlainObject(config)) throw new OptionInvalidError(name, show(config), 'false or an object')
+  const name = `config.gracefulShutdown of route "${url}"`
+  assertValid(isPlainObject(config), name, config, 'false or an object')
   known(`option of ${name}:`, config, ['writeTimeout'])
   if (config.writeTimeout !== undefined) timeout(`"writeTimeout" in ${name}`, config.writeTimeout)
   return config
@@ -88,60 +76,49 @@ export function resolveRouteOptions (url: string, config: GracefulRouteOptions |
 
 /** Validates the options of a shutdown callback. */
 export function resolveCallbackOptions (options: CallbackOptions, shutdownTimeout: number): CallbackOptions {
-  if (!isPlainObject(options)) throw new OptionInvalidError('options of a shutdown callback', show(options), 'an object')
+  assertValid(isPlainObject(options), 'options of a shutdown callback', options, 'an object')
   known('option of a shutdown callback', options, ['name', 'timeout'])
-  if (options.name !== undefined && (typeof options.name !== 'string' || options.name === '')) {
-    throw new OptionInvalidError('option "name" of a shutdown callback', show(options.name), 'a string that is not empty')
-  }
-  if (options.timeout !== undefined) {
-    milliseconds('option "timeout" of a shutdown callback', options.timeout, 1, shutdownTimeout)
-  }
+  const { name } = options
+  const isName = name === undefined || (typeof name === 'string' && name !== '')
+  assertValid(isName, 'option "name" of a shutdown callback', name, 'a string that is not empty')
+  if (options.timeout !== undefined) milliseconds('option "timeout" of a shutdown callback', options.timeout, 1, shutdownTimeout)
   return options
 }
 
-function milliseconds (name: string, value: unknown, least: number, most = LONGEST_TIMER): number {
-  if (!Number.isInteger(value) || (value as number) < least || (value as number) > most) {
-    throw new OptionInvalidError(name, show(value), `a whole number of milliseconds from ${least} to ${most}`)
-  }
-  return value as number
+function assertValid (isValid: boolean, name: string, value: unknown, allowed: string): asserts isValid {
+  if (!isValid) throw new OptionInvalidError(name, show(value), allowed)
+}
+
+function milliseconds (name: string, value: unknown, least: number, most = LONGEST_TIMER, others = ''): number {
+  const isValid = typeof value === 'number' && Number.isInteger(value) && value >= least && value <= most
+  assertValid(isValid, name, value, `a whole number of milliseconds from ${least} to ${most}${others}`)
+  return value
 }
 
 function timeout (name: string, value: unknown): Timeout {
-  if (value === false) return false
-  if (!Number.isInteger(value) || (value as number) < 1 || (value as number) > LONGEST_TIMER) {
-    throw new OptionInvalidError(name, show(value), `a whole number of milliseconds from 1 to ${LONGEST_TIMER}, or false`)
-  }
-  return value as number
+  return value !== false && milliseconds(name, value, 1, LONGEST_TIMER, ', or false')
 }
 
 function processEvents (value: unknown): readonly ProcessEvent[] {
   if (value === true) return PROCESS_EVENTS
   if (value === false) return []
-  const isEvent = (event: unknown) => (PROCESS_EVENTS as readonly unknown[]).includes(event)
-  if (!Array.isArray(value) || value.length === 0 || !value.every(isEvent)) {
-    throw new OptionInvalidError('option "signals"', show(value), `true, false or a list out of ${PROCESS_EVENTS.join(', ')}`)
-  }
+  const isList = Array.isArray(value) && value.length > 0 && value.every(event => PROCESS_EVENTS.includes(event as ProcessEvent))
+  assertValid(isList, 'option "signals"', value, `true, false or a list out of ${PROCESS_EVENTS.join(', ')}`)
   return [...new Set<ProcessEvent>(value)]
 }
 
 function probe (name: 'health' | 'ready', value: unknown): Probe | false {
   if (value === false) return false
-  if (typeof value !== 'string' && !isPlainObject(value)) {
-    throw new OptionInvalidError(`option "${name}"`, show(value), 'a path, an object or false')
-  }
-  const options: ProbeOptions = typeof value === 'string' ? { path: value } : value
+  const options: unknown = typeof value === 'string' ? { path: value } : value
+  assertValid(isPlainObject(options), `option "${name}"`, value, 'a path, an object or false')
   known(`option of "${name}":`, options, ['path', 'checks', 'checkTimeout', 'logLevel'])
-  const { path = DEFAULTS[name], checks = {}, checkTimeout = CHECK_TIMEOUT, logLevel } = options
-  if (typeof path !== 'string' || !/^\/[^\s?#:*]*$/.test(path)) {
-    const option = typeof value === 'string' ? `option "${name}"` : `option "path" of "${name}"`
-    throw new OptionInvalidError(option, show(path), 'a path with a leading slash, without parameters')
-  }
-  if (!isPlainObject(checks) || !Object.values(checks).every(check => typeof check === 'function')) {
-    throw new OptionInvalidError(`option "checks" of "${name}"`, show(checks), 'an object of named functions')
-  }
-  if (logLevel !== undefined && typeof logLevel !== 'string') {
-    throw new OptionInvalidError(`option "logLevel" of "${name}"`, show(logLevel), "one of the logger's levels")
-  }
+  const { path = DEFAULTS[name], checks = {}, checkTimeout = CHECK_TIMEOUT, logLevel } = options as ProbeOptions
+  const isPath = typeof path === 'string' && /^\/[^\s?#:*]*$/.test(path)
+  const option = typeof value === 'string' ? `option "${name}"` : `option "path" of "${name}"`
+  assertValid(isPath, option, path, 'a path with a leading slash, without parameters')
+  const areChecks = isPlainObject(checks) && Object.values(checks).every(check => typeof check === 'function')
+  assertValid(areChecks, `option "checks" of "${name}"`, checks, 'an object of named functions')
+  assertValid(['string', 'undefined'].includes(typeof logLevel), `option "logLevel" of "${name}"`, logLevel, "one of the logger's levels")
   milliseconds(`option "checkTimeout" of "${name}"`, checkTimeout, 1)
   return Object.freeze({ path, checks: Object.freeze({ ...checks }), checkTimeout, logLevel })
 }

@@ -5,29 +5,27 @@ import type { GracefulShutdown, ProbeHandler } from '../types/index.ts'
 import type { PhaseClock } from './lifecycle/phase.ts'
 import type { Options, Probe } from './options.ts'
 import type { InFlight } from './requests/in-flight.ts'
-import { TIMED_OUT, within } from './lifecycle/within.ts'
+import { TIMED_OUT, within } from './clock.ts'
 import { OptionInvalidError, ProbePathError } from './errors.ts'
 import { show } from './values.ts'
 
 const METHODS = ['GET', 'HEAD']
 
 export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHandler' | 'setReady'> {
-  readonly #health: Probe | false
-  readonly #ready: Probe | false
+  readonly #options: Options
   readonly #phase: PhaseClock
   readonly #inFlight: InFlight
   #isReady = true
 
-  constructor ({ health, ready }: Options, phase: PhaseClock, inFlight: InFlight) {
-    this.#health = health
-    this.#ready = ready
+  constructor (options: Options, phase: PhaseClock, inFlight: InFlight) {
+    this.#options = options
     this.#phase = phase
     this.#inFlight = inFlight
   }
 
   readonly healthHandler: ProbeHandler = async (_request, reply) => {
     if (this.#isShuttingDown) return await answer(reply, 503, { status: 'shutting_down' })
-    const failed = await failedChecks(this.#health)
+    const failed = await failedChecks(this.#options.health)
     return failed.length === 0
       ? await answer(reply, 200, { status: 'healthy' })
       : await answer(reply, 503, { status: 'unhealthy', checks: failed })
@@ -36,7 +34,7 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   readonly readyHandler: ProbeHandler = async (_request, reply) => {
     if (this.#isShuttingDown) return await answer(reply, 503, { ready: false, reason: 'shutting_down' })
     if (!this.#isReady) return await answer(reply, 503, { ready: false, reason: 'not_ready' })
-    const failed = await failedChecks(this.#ready)
+    const failed = await failedChecks(this.#options.ready)
     return failed.length === 0
       ? await answer(reply, 200, { ready: true, in_flight_requests: this.#inFlight.count })
       : await answer(reply, 503, { ready: false, reason: 'check_failed', checks: failed })
@@ -63,8 +61,7 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     }
     for (const [option, { path, logLevel }] of this.#paths) {
       const handler = option === 'health' ? this.healthHandler : this.readyHandler
-      const route: RouteOptions = { method: METHODS, url: path, handler, exposeHeadRoute: false }
-      fastify.route(logLevel === undefined ? route : { ...route, logLevel: logLevel as 'silent' })
+      fastify.route({ method: METHODS, url: path, handler, exposeHeadRoute: false, logLevel: logLevel as 'silent' })
     }
   }
 
@@ -76,27 +73,23 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   }
 
   get #paths (): Array<['health' | 'ready', Probe]> {
-    const all = [['health', this.#health], ['ready', this.#ready]] as const
+    const { health, ready } = this.#options
+    const all = [['health', health], ['ready', ready]] as const
     return all.filter((entry): entry is ['health' | 'ready', Probe] => entry[1] !== false)
   }
 }
 
 async function answer (reply: FastifyReply, status: number, body: object): Promise<FastifyReply> {
   // Serialized here, so that a user's serializer cannot change the body.
-  return reply.code(status).header('cache-control', 'no-store').type('application/json; charset=utf-8')
-    .send(JSON.stringify(body))
+  return reply.code(status).header('cache-control', 'no-store').type('application/json; charset=utf-8').send(JSON.stringify(body))
 }
 
 /** Runs a probe's checks in parallel. Returns the names of those that failed. */
 async function failedChecks (probe: Probe | false): Promise<string[]> {
   if (probe === false) return []
   const outcomes = await Promise.all(Object.entries(probe.checks).map(async ([name, check]) => {
-    try {
-      const outcome = await within(probe.checkTimeout, Promise.resolve().then(check))
-      return outcome === TIMED_OUT || outcome === false ? [name] : []
-    } catch {
-      return [name]
-    }
+    const outcome = await within(probe.checkTimeout, Promise.resolve().then(check)).catch(() => false)
+    return outcome === TIMED_OUT || outcome === false ? [name] : []
   }))
   return outcomes.flat()
 }

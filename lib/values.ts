@@ -30,8 +30,7 @@ export function toError (thrown: unknown): Error {
 /** The message of an error, whose properties may be of any type. */
 export function messageOf (error: Error): string {
   try {
-    const { message }: { message: unknown } = error
-    return typeof message === 'string' ? message : show(message)
+    return nameOf(error.message)
   } catch {
     return show(error)
   }

@@ -20,11 +20,3 @@ t.test('a signal that is asked for late has aborted', async t => {
   t.ok(phase.signal.aborted)
   t.equal(phase.signal, phase.signal)
 })
-
-t.test('never goes back nor stays', async t => {
-  const phase = new PhaseClock()
-  phase.advance('closing')
-  for (const next of ['running', 'delaying', 'draining', 'closing'] as const) {
-    t.throws(() => { phase.advance(next) }, { message: `A shutdown cannot go from closing to ${next}` })
-  }
-})

@@ -1,13 +1,11 @@
 // Shutdown callbacks: run one after another, in the order registered, each within its time; an error does not stop the others.
 
-import type { FastifyBaseLogger } from 'fastify'
 import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../types/index.ts'
 import type { SafeLog } from './log.ts'
-import { now } from '../clock.ts'
+import { TIMED_OUT, now, within } from '../clock.ts'
 import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
 import { resolveCallbackOptions } from '../options.ts'
 import { show, toError } from '../values.ts'
-import { TIMED_OUT, within } from './within.ts'
 
 interface Registered {
   callback: ShutdownCallback
@@ -19,8 +17,8 @@ export class Callbacks {
   readonly #shutdownTimeout: number
   readonly #log: SafeLog
   readonly #registered: Registered[] = []
-  #isStarted = false
-  #finished = 0
+  /** One for each callback that has ended; undefined before they run. */
+  #reports: CallbackReport[] | undefined
 
   constructor (shutdownTimeout: number, log: SafeLog) {
     this.#shutdownTimeout = shutdownTimeout
@@ -31,7 +29,7 @@ export class Callbacks {
     if (typeof callback !== 'function') throw new CallbackInvalidError(show(callback))
     const { name, timeout } = resolveCallbackOptions(options, this.#shutdownTimeout)
     const entry = { callback, name: name ?? (ownName(callback) || `callback ${this.#registered.length + 1}`), timeout }
-    if (this.#isStarted) throw new CallbackTooLateError(entry.name)
+    if (this.#reports !== undefined) throw new CallbackTooLateError(entry.name)
     this.#registered.push(entry)
   }
 
@@ -41,18 +39,16 @@ export class Callbacks {
 
   /** The names of the callbacks that have not ended. */
   get unfinished (): string[] {
-    return this.#registered.slice(this.#finished).map(({ name }) => name)
+    return this.#registered.slice(this.#reports?.length ?? 0).map(({ name }) => name)
   }
 
   /** Runs all callbacks. Never rejects: errors are in the reports. */
   async run (reason: string, deadline: number): Promise<CallbackReport[]> {
-    this.#isStarted = true
-    const reports: CallbackReport[] = []
+    const reports: CallbackReport[] = this.#reports = []
     for (const [index, entry] of this.#registered.entries()) {
-      const later = this.#registered.slice(index + 1)
-      const limit = share(entry, later, Math.max(0, deadline - now()))
+      const later = this.#registered.length - index - 1
+      const limit = share(entry.timeout, later, Math.max(0, deadline - now()))
       reports.push(await this.#runOne(entry, limit, reason))
-      this.#finished++
     }
     return reports
   }
@@ -60,8 +56,16 @@ export class Callbacks {
   async #runOne ({ callback, name }: Registered, limit: number, reason: string): Promise<CallbackReport> {
     const log = this.#log.child({ shutdownCallback: name })
     const controller = new AbortController()
+    const context = { signal: controller.signal, deadline: Date.now() + limit, reason, log }
     const start = now()
-    const { error } = await call(callback, { signal: controller.signal, deadline: Date.now() + limit, reason, log }, name, limit)
+    let error: Error | undefined
+    try {
+      // Called from a promise, so that a synchronous throw needs no special case.
+      const outcome = await within(limit, Promise.resolve(context).then(callback))
+      if (outcome === TIMED_OUT) error = new CallbackTimeoutError(name, Math.round(limit))
+    } catch (thrown) {
+      error = toError(thrown)
+    }
     const time = Math.round(now() - start)
     if (error === undefined) {
       this.#log.info(`Shutdown callback "${name}" completed in ${time}ms`, { shutdownCallback: name })
@@ -82,25 +86,7 @@ function ownName ({ name }: ShutdownCallback): string {
  * A callback's share of the time left: a fair share, or its own timeout, which may be shortened so that each later callback
  * keeps half of its fair share. Time that a callback does not use is left to the later ones.
  */
-function share ({ timeout }: Registered, later: Registered[], left: number): number {
-  const fair = left / (later.length + 1)
-  return timeout === undefined ? fair : Math.min(timeout, left - later.length * fair / 2)
-}
-
-interface Context {
-  signal: AbortSignal
-  deadline: number
-  reason: string
-  log: FastifyBaseLogger
-}
-
-/** Resolves to the error, if any; in an object, because an error may have a `then`. */
-async function call (callback: ShutdownCallback, context: Context, name: string, limit: number): Promise<{ error?: Error }> {
-  try {
-    // Called from a promise, so that a synchronous throw needs no special case.
-    const outcome = await within(limit, Promise.resolve(context).then(callback))
-    return outcome === TIMED_OUT ? { error: new CallbackTimeoutError(name, Math.round(limit)) } : {}
-  } catch (thrown) {
-    return { error: toError(thrown) }
-  }
+function share (timeout: number | undefined, later: number, left: number): number {
+  const fair = left / (later + 1)
+  return timeout === undefined ? fair : Math.min(timeout, left - later * fair / 2)
 }

@@ -5,6 +5,7 @@ import { writeSync } from 'node:fs'
 import { messageOf } from '../values.ts'
 
 type Level = 'debug' | 'info' | 'warn' | 'error'
+type Write = (message: string, details?: object) => void
 
 /**
  * Wraps Fastify's logger so that no method throws. A shutdown callback may have destroyed the destination, or a user's logger
@@ -17,21 +18,10 @@ export class SafeLog {
     this.#log = log
   }
 
-  debug (message: string, details?: object): void {
-    this.#write('debug', message, details)
-  }
-
-  info (message: string, details?: object): void {
-    this.#write('info', message, details)
-  }
-
-  warn (message: string, details?: object): void {
-    this.#write('warn', message, details)
-  }
-
-  error (message: string, details?: object): void {
-    this.#write('error', message, details)
-  }
+  readonly debug: Write = (message, details) => { this.#write('debug', message, details) }
+  readonly info: Write = (message, details) => { this.#write('info', message, details) }
+  readonly warn: Write = (message, details) => { this.#write('warn', message, details) }
+  readonly error: Write = (message, details) => { this.#write('error', message, details) }
 
   /** A logger for a shutdown callback, with its name. Errors that its own calls throw are the callback's. */
   child (bindings: object): FastifyBaseLogger {

@@ -1,6 +1,6 @@
 // The report of a shutdown: what was cut, and what went wrong.
 
-import type { CallbackReport, InFlightEntry, ShutdownReport } from '../../types/index.ts'
+import type { InFlightEntry, ShutdownReport } from '../../types/index.ts'
 import { messageOf } from '../values.ts'
 
 /** How many errors are kept; more are only counted. An endlessly failing process would run out of memory. */
@@ -41,9 +41,7 @@ const MOST_LOGGED = 100
 
 /** JSON omits the fields of an Error; each was logged with its stack when it occurred. */
 export function loggable (report: ShutdownReport): object {
-  const callbacks = report.callbacks.map(({ error, ...callback }: CallbackReport) => error === undefined
-    ? callback
-    : { ...callback, error: messageOf(error) })
+  const callbacks = report.callbacks.map(entry => entry.error === undefined ? entry : { ...entry, error: messageOf(entry.error) })
   const cut = report.cut.slice(0, MOST_LOGGED)
   return { ...report, cut, cutCount: report.cut.length, callbacks, errors: report.errors.map(messageOf) }
 }

@@ -14,13 +14,13 @@ import type { SafeLog } from './log.ts'
 import type { PhaseClock } from './phase.ts'
 import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
+import cluster from 'node:cluster'
 import { once } from 'node:events'
-import { clearInterval, now, setInterval } from '../clock.ts'
+import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { loggable } from './report.ts'
-import { TIMED_OUT, within } from './within.ts'
 
 export interface Parts {
   readonly options: Options
@@ -35,7 +35,6 @@ export interface Parts {
   readonly gate: Gate
   readonly timeouts: Timeouts
   readonly callbacks: Callbacks
-  readonly isClusterWorker: boolean
   /** Fastify's own close: preClose hooks, listeners, and the onClose hooks of all plugins. */
   readonly close: () => Promise<void>
 }
@@ -46,18 +45,20 @@ const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
 export class Shutdown {
   readonly #parts: Parts
   readonly #drained = new Deferred<void>()
-  readonly #report = new Deferred<ShutdownReport>()
+  readonly #ended = new Deferred<ShutdownReport>()
   /** Aborted when the delay is to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
-  readonly #watch = new Stopwatch()
   #isStarted = false
   #reason = ''
-  #phases = { delaying: 0, draining: 0, closing: 0, callbacks: 0 }
+  #startedAt = 0
+  #stepStartedAt = 0
+  readonly #phases = { delaying: 0, draining: 0, closing: 0, callbacks: 0 }
   #completedBefore = 0
   /** The shutdowns of other instances that its callbacks and hooks wait for. */
   readonly #awaited = new Set<Shutdown>()
   #closeError: Error | undefined
-  #exitCode: ShutdownReport['exitCode'] | undefined
+  /** 1 until the report says otherwise. */
+  #exitCode: ShutdownReport['exitCode'] = 1
 
   constructor (parts: Parts) {
     this.#parts = parts
@@ -68,27 +69,28 @@ export class Shutdown {
     if (!this.#isStarted) {
       // Before the first log line, which may call back into here.
       this.#isStarted = true
-      this.#report.resolve(this.#run(reason))
+      this.#ended.resolve(this.#run(reason))
     }
     return await this.ended
   }
 
   /** Resolves when the shutdown is complete, whatever starts it. */
   get ended (): Promise<ShutdownReport> {
-    return this.#report.promise
+    return this.#ended.promise
+  }
+
+  /** For users: starts the shutdown if necessary, and waits for its end. */
+  async join (reason: unknown): Promise<ShutdownReport> {
+    void this.start(reason)
+    return await this.wait()
   }
 
   /** For users. Inside this shutdown's callbacks and hooks, it resolves to the report so far: the rest would wait for itself. */
-  async join (reason: unknown): Promise<ShutdownReport> {
-    const ended = this.start(reason)
-    return await this.orSoFar(ended)
-  }
-
-  async orSoFar (ended: Promise<ShutdownReport>): Promise<ShutdownReport> {
+  async wait (): Promise<ShutdownReport> {
     const inside = [...context.getStore() ?? []]
     if (inside.some(shutdown => this.#waitsFor(shutdown))) return this.#reportSoFar([])
     for (const shutdown of inside) shutdown.#awaited.add(this)
-    return await ended
+    return await this.ended
   }
 
   /** Whether it is the other one, or its callbacks and hooks wait for that, directly or through a third one. */
@@ -119,21 +121,20 @@ export class Shutdown {
     if (this.#parts.outcome.addError(error)) this.#parts.log.error('Uncaught error', { err: error })
   }
 
-  /** The process exits. If the shutdown is still running, everything in flight is logged. */
+  /** The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged. Returns its exit code. */
   exit (): ShutdownReport['exitCode'] {
     const { phase, cuts, callbacks, log } = this.#parts
-    if (this.#exitCode === undefined) {
+    if (phase.current !== 'closed') {
       cuts.nameAll(new ExitError())
       log.error('The process exits before the shutdown is complete', { phase: phase.current, callbacks: callbacks.unfinished })
     }
-    return this.#exitCode ?? 1
+    return this.#exitCode
   }
 
   async #run (given: unknown): Promise<ShutdownReport> {
     const { options, log, phase, inFlight, callbacks, timeouts } = this.#parts
-    const watch = this.#watch
-    watch.start()
-    const deadline = now() + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
+    this.#startedAt = this.#stepStartedAt = now()
+    const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     this.#completedBefore = inFlight.completed
     this.#reason = this.#resolveReason(given)
     log.info(this.#reason.startsWith('SIG') ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
@@ -141,21 +142,23 @@ export class Shutdown {
     const delay = this.#startDelay()
     // Without a delay, the gate shuts synchronously.
     if (delay !== undefined) await delay
-    this.#phases.delaying = watch.lap()
+    this.#endStep('delaying')
 
     inFlight.stopCounting()
     phase.advance('draining')
     await this.#drain()
-    this.#phases.draining = watch.lap()
+    this.#endStep('draining')
     this.#drained.resolve()
 
     phase.advance('closing')
     const inside = new Set([...context.getStore() ?? [], this])
-    await context.run(inside, async () => { await this.#close(deadline) })
-    this.#phases.closing = watch.lap()
+    const callbackReports = await context.run(inside, async () => {
+      await this.#close(deadline)
+      this.#endStep('closing')
+      return await callbacks.run(this.#reason, deadline)
+    })
+    this.#endStep('callbacks')
 
-    const callbackReports = await context.run(inside, async () => await callbacks.run(this.#reason, deadline))
-    this.#phases.callbacks = watch.lap()
     timeouts.stop()
     phase.advance('closed')
     const report = this.#reportSoFar(callbackReports)
@@ -165,12 +168,18 @@ export class Shutdown {
     return report
   }
 
+  /** Notes how long a step has taken; the next one starts. */
+  #endStep (step: keyof ShutdownReport['phases']): void {
+    const end = now()
+    this.#phases[step] = Math.round(end - this.#stepStartedAt)
+    this.#stepStartedAt = end
+  }
+
   /** The reason may be any value. An error also makes the shutdown unclean. */
   #resolveReason (given: unknown): string {
-    if (given === undefined || given === null) return 'shutdown'
-    if (typeof given === 'string') return given
-    const error = toError(given)
-    if (error !== given) return nameOf(given)
+    const reason = given ?? 'shutdown'
+    const error = toError(reason)
+    if (error !== reason) return nameOf(reason)
     this.#parts.outcome.addError(error)
     this.#parts.log.error('Shutting down because of an error', { err: error })
     return messageOf(error)
@@ -181,7 +190,7 @@ export class Shutdown {
     return outcome.report({
       reason: this.#reason,
       phases: { ...this.#phases },
-      time: this.#watch.total(),
+      time: Math.round(now() - this.#startedAt),
       completed: inFlight.completed - this.#completedBefore,
       refused: gate.refused,
       callbacks
@@ -190,11 +199,11 @@ export class Shutdown {
 
   /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
   #startDelay (): Promise<unknown> | undefined {
-    const { options: { shutdownDelay }, log, phase, connections, isClusterWorker } = this.#parts
+    const { options: { shutdownDelay }, log, phase, connections } = this.#parts
     const delays = shutdownDelay > 0 && connections.isListening && !this.#skipDelay.signal.aborted
     connections.disableKeepAlive()
     // The primary then gives new connections to the other workers, whatever load balancers do.
-    if (isClusterWorker) connections.stopListening()
+    if (cluster.isWorker) connections.stopListening()
     if (!delays) return undefined
     phase.advance('delaying')
     log.info(`Not ready any more, still serving for ${shutdownDelay}ms`)
@@ -287,26 +296,6 @@ function partOf (time: number, { part, most }: { part: number, most: number }): 
 class Deferred<T> {
   resolve!: (value: T | PromiseLike<T>) => void
   readonly promise = new Promise<T>(resolve => { this.resolve = resolve })
-}
-
-/** Measures each step in whole milliseconds. */
-class Stopwatch {
-  #started = now()
-  #last = this.#started
-
-  start (): void {
-    this.#started = this.#last = now()
-  }
-
-  lap (): number {
-    const before = this.#last
-    this.#last = now()
-    return Math.round(this.#last - before)
-  }
-
-  total (): number {
-    return Math.round(now() - this.#started)
-  }
 }
 
 function countOf (requests: number, tasks: number): string {
