@@ -34,10 +34,10 @@ export class Connections {
   #lastAccepted = -Infinity
   #isLastCalled = false
   #isStopped = false
-  /** The number of requests, now and when the clock was last read. */
-  #arrived = 0
+  /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
-  #lastActivity = -Infinity
+  /** When a request last arrived, or was answered so that another one may follow, on the clock of now(). */
+  lastActivity = -Infinity
   #whenGone: (() => void) | undefined
 
   constructor (inFlight: InFlight) {
@@ -118,7 +118,6 @@ export class Connections {
 
   /** A request has arrived; on HTTP/1, in the order of the connection. */
   arrive (request: IncomingMessage, response: ServerResponse, known?: Connection): Exchange {
-    this.#arrived++
     const exchange = this.#inFlight.arrive(request, response)
     const connection = known ?? Connection.of(exchange)
     exchange.connection = connection
@@ -131,7 +130,7 @@ export class Connections {
 
   /** After `disableKeepAlive()`, each request is the last one on its connection until another one follows. */
   #arriveLate (exchange: Exchange): void {
-    this.#lastActivity = now()
+    this.noteArrivals()
     exchange.previous?.keepConnection()
     this.#endWhenReceived(exchange)
   }
@@ -145,19 +144,14 @@ export class Connections {
   /** A response has been sent. Unless it said `Connection: close`, another request may follow. */
   responded (exchange: Exchange): void {
     exchange.connection?.responded(exchange)
-    if (this.#isLastCalled && exchange.response.shouldKeepAlive) this.#lastActivity = now()
+    if (this.#isLastCalled && exchange.response.shouldKeepAlive) this.lastActivity = now()
   }
 
-  /**
-   * When a request last arrived, or was answered so that another one may follow, on the clock of now(). Before
-   * `disableKeepAlive()`, it is the time of the next read.
-   */
-  get lastActivity (): number {
-    if (this.#arrived !== this.#arrivedBefore) {
-      this.#arrivedBefore = this.#arrived
-      this.#lastActivity = now()
-    }
-    return this.#lastActivity
+  /** Sets `lastActivity`. Not called for each request before the shutdown: reading the clock would cost too much. */
+  noteArrivals (): void {
+    if (this.#inFlight.arrived === this.#arrivedBefore) return
+    this.#arrivedBefore = this.#inFlight.arrived
+    this.lastActivity = now()
   }
 
   /** The newest response becomes the last one on its connection, even if the request body is arriving. */
@@ -188,7 +182,7 @@ export class Connections {
 
   /** The shutdown starts: pending responses become the last ones on their connections. Idle connections stay usable. */
   disableKeepAlive (): void {
-    void this.lastActivity
+    this.noteArrivals()
     this.#isLastCalled = true
     for (const { newest } of this.#speaking) if (newest !== undefined) this.#endWhenReceived(newest)
     for (const session of this.#sessions) closeSession(session)

@@ -26,7 +26,8 @@ export class InFlight {
   readonly #held = new Map<ServerResponse, Exchange>()
   readonly #log: unknown
   #isCounting = true
-  #arrived = 0
+  /** The number of requests that have arrived. */
+  arrived = 0
   #whenIdle: (() => void) | undefined
   /** The number of requests answered in full. */
   completed = 0
@@ -48,7 +49,7 @@ export class InFlight {
 
   /** A request has arrived. */
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
-    const exchange = new Exchange(request, response, this.#arrived++)
+    const exchange = new Exchange(request, response, this.arrived++)
     if (this.#isCounting) this.#add(exchange)
     else this.#uncounted.add(exchange)
     const before = this.#newest
@@ -211,22 +212,20 @@ export class InFlight {
    */
   observe<H extends AnyHandler> (handler: H): H {
     const isAsync = types.isAsyncFunction(handler)
-    const reach = (reply: FastifyReply | undefined) => this.#reachHandler(reply, isAsync)
-    const threw = (exchange: Exchange) => { this.#endHandler(exchange, 'settled') }
-    const returned = (exchange: Exchange, reply: unknown, result: unknown) => this.#handlerReturned(exchange, reply, result)
+    const inFlight = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
-      const exchange = reach(reply)
+      const exchange = inFlight.#reachHandler(reply, isAsync)
       if (exchange === undefined) return handler.call(this, first, second, third)
       let result: unknown
       try {
         result = handler.call(this, first, second, third)
       } catch (error) {
-        threw(exchange)
+        inFlight.#endHandler(exchange, 'settled')
         throw error
       }
-      return returned(exchange, reply, result)
+      return inFlight.#handlerReturned(exchange, reply, result)
     }
     return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
   }

@@ -100,7 +100,7 @@ export class Timeouts {
   }
 
   #sweep (): void {
-    void this.#connections.lastActivity
+    this.#connections.noteArrivals()
     this.#inFlight.checkAll()
     for (const exchange of this.#inFlight.exchanges) this.#look(exchange)
   }
