@@ -121,7 +121,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     const exchange = connections.arrive(request.raw, reply.raw)
     exchange.attach(reply)
     if (!isUpgrade(request.raw)) return exchange
-    inFlight.arriveUpgrade(exchange)
+    inFlight.arriveUpgrade(exchange, reply)
     connections.upgrade(request.raw.socket)
     webSockets.opened(request.server)
     return exchange
@@ -150,12 +150,16 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   // Whatever closes the instance runs the whole shutdown and waits for its end.
   fastify.close = closeWith(shutdown, fastify, close) as typeof fastify.close
-  // Code that kept a reference to the original `close` still runs this, before Fastify closes.
-  const beforeFastify = async () => { await shutdown.drained() }
-  fastify.addHook('onClose', beforeFastify)
+  // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
+  const beforeClose = async () => { await shutdown.beforeClose() }
+  fastify.addHook('onClose', async () => {
+    // An instance that never became ready has no other hook.
+    await beforeClose()
+    await shutdown.afterClose()
+  })
   fastify.addHook('onReady', done => {
     // Only a handler added this late runs before Fastify's own, which makes Fastify answer everything with 503.
-    (fastify as unknown as { onClose: (handler: () => Promise<void>) => void }).onClose(beforeFastify)
+    (fastify as unknown as { onClose: (handler: () => Promise<void>) => void }).onClose(beforeClose)
     done()
   })
 

@@ -50,7 +50,7 @@ export const CloseTimeoutError = createError<[limit: number]>(
   'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Fastify did not close within %d ms: an onClose or preClose hook hangs')
 
 export const TrackInvalidError = createError<[value: string]>(
-  'FST_ERR_GRACEFUL_TRACK_INVALID', 'track() takes a promise, got %s')
+  'FST_ERR_GRACEFUL_TRACK_INVALID', 'track() takes a promise, or a thenable that is not frozen, got %s')
 
 /** The answer to a request that arrives after the gate has shut. */
 export const ShuttingDownError = createError(

@@ -16,6 +16,8 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   readonly #phase: PhaseClock
   readonly #inFlight: InFlight
   #isReady = true
+  /** Whether their own routes have been added. */
+  #areRouted = false
 
   constructor (options: Options, phase: PhaseClock, inFlight: InFlight) {
     this.#options = options
@@ -61,13 +63,16 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     }
     for (const [option, { path, logLevel }] of this.#paths) {
       const handler = option === 'health' ? this.healthHandler : this.readyHandler
-      fastify.route({ method: METHODS, url: path, handler, exposeHeadRoute: false, logLevel: logLevel as 'silent' })
+      // Opted out by config, because an onRoute hook of another plugin may wrap the handler.
+      const config = { gracefulShutdown: false } as const
+      fastify.route({ method: METHODS, url: path, handler, config, exposeHeadRoute: false, logLevel: logLevel as 'silent' })
     }
+    this.#areRouted = true
   }
 
   /** @throws ProbePathError if a later route has the path of a probe, because Fastify's own error names no option */
-  assertNotTaken ({ method, url, handler, constraints }: RouteOptions): void {
-    if (this.isHandler(handler) || Object.keys(constraints ?? {}).length > 0) return
+  assertNotTaken ({ method, url, constraints }: RouteOptions): void {
+    if (!this.#areRouted || Object.keys(constraints ?? {}).length > 0) return
     if (![method].flat().some(name => METHODS.includes(name))) return
     for (const [option, { path }] of this.#paths) if (url === path) throw new ProbePathError(option, path, 'a route', option)
   }

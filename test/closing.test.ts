@@ -114,8 +114,55 @@ t.test('the report that a callback awaits is the one so far', async t => {
   app.registerShutdownCallback(async () => {
     const { reason, callbacks, exitCode } = await app.gracefulShutdown.wait()
     t.strictSame({ reason, callbacks, exitCode }, { reason: 'deploy', callbacks: [], exitCode: 0 })
+    throw new Error('on purpose')
+  }, { name: 'first' })
+  app.registerShutdownCallback(async () => {
+    t.match(await app.gracefulShutdown.wait(), { callbacks: [{ name: 'first', error: Error }], exitCode: 1 })
   })
-  t.match(await app.gracefulShutdown.shutdown('deploy'), { callbacks: [{ error: undefined }], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown('deploy'), { callbacks: [{ name: 'first' }, { error: undefined }], exitCode: 1 })
+})
+
+for (const state of ['not ready', 'getting ready', 'listening']) {
+  t.test(`close(), read before the plugin is loaded, waits for the callbacks (${state})`, async t => {
+    const app = Fastify()
+    const ran: string[] = []
+    void app.register(gracefulPlugin).after(() => {
+      app.addHook('onClose', async () => { ran.push('onClose') })
+      app.registerShutdownCallback(async () => {
+        await sleep(50)
+        ran.push('callback')
+      })
+    })
+    if (state === 'getting ready') void app.ready()
+    if (state === 'listening') void app.listen({ port: 0, host: '127.0.0.1' })
+    await app.close()
+    t.strictSame(ran, ['onClose', 'callback'])
+    t.equal(app.gracefulShutdown.phase, 'closed')
+  })
+}
+
+t.test('Fastify\'s own close, called during a shutdown, waits for the callbacks', async t => {
+  const app = Fastify()
+  const close = app.close.bind(app)
+  await app.register(gracefulPlugin)
+  const ran: string[] = []
+  app.registerShutdownCallback(async () => {
+    await sleep(50)
+    ran.push('callback')
+  })
+  await listen(app)
+  const report = app.gracefulShutdown.shutdown()
+  await close()
+  t.strictSame(ran, ['callback'])
+  t.match(await report, { exitCode: 0 })
+})
+
+t.test('a listener that learns of the shutdown may skip the delay at once', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 4_000, drainTimeout: 1_000 })
+  await listen(app)
+  app.gracefulShutdown.signal.addEventListener('abort', () => { app.gracefulShutdown.skipDelay() })
+  const { phases } = await app.gracefulShutdown.shutdown()
+  t.ok(phases.delaying < 2_000, `${phases.delaying} ms`)
 })
 
 t.test('an instance of which the registration failed closes, also in its own hooks', async t => {

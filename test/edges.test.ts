@@ -8,6 +8,7 @@ import { ServerResponse } from 'node:http'
 import { connect, constants } from 'node:http2'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Writable } from 'node:stream'
+import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, Log, RawClient, runNode } from './helpers.ts'
@@ -208,4 +209,51 @@ t.test('a late request whose writeHead is replaced by one that throws is cut as 
   await Promise.all([busy.closed, late.closed])
   t.equal(late.text, '')
   t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
+})
+
+const handshake = ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==']
+
+for (const answer of ['accepts', 'rejects']) {
+  t.test(`a WebSocket handshake is in flight until a hook ${answer} it`, async t => {
+    const { app } = await createApp(t)
+    const entered = new Deferred()
+    const go = new Deferred()
+    await app.register(websocket)
+    app.get('/ws', {
+      websocket: true,
+      preValidation: async (_request, reply) => {
+        entered.resolve()
+        await go.promise
+        if (answer === 'rejects') await reply.code(401).send('no')
+      }
+    }, socket => { socket.send('hello') })
+    const client = new RawClient(await listen(app)).get('/ws', handshake)
+    await entered.promise
+    t.equal(app.inFlightRequests, 1)
+    const report = app.gracefulShutdown.shutdown()
+    t.equal(app.gracefulShutdown.phase, 'draining')
+    go.resolve()
+    await client.until(answer === 'accepts' ? /101 Switching[^]*hello/ : /401 Unauthorized[^]*no/)
+    if (answer === 'rejects') client.socket.end()
+    t.match(await report, { cut: [], refused: 0, exitCode: 0 })
+  })
+}
+
+t.test('a WebSocket handshake that a hook holds for too long is cut', async t => {
+  const { app } = await createApp(t, { drainTimeout: 300 })
+  const entered = new Deferred()
+  await app.register(websocket)
+  app.get('/ws', {
+    websocket: true,
+    preValidation: async () => {
+      entered.resolve()
+      await sleep(5_000, undefined, { ref: false })
+    }
+  }, () => {})
+  const client = new RawClient(await listen(app)).get('/ws', handshake)
+  await entered.promise
+  const report = await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.match(client.text, /503 Service Unavailable[^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT/)
+  t.match(report, { cut: [{ route: '/ws' }], exitCode: 1 })
 })

@@ -364,3 +364,45 @@ t.test('inject: an answered request counts until its handler is done', async t =
   done.resolve()
   t.match(await report, { cut: [], errors: [], exitCode: 0 })
 })
+
+class Subclass<T> extends Promise<T> {
+  override then<A = T, B = never> (onFulfilled?: ((value: T) => A | PromiseLike<A>) | null,
+    onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<A | B> {
+    return super.then(onFulfilled, onRejected)
+  }
+}
+
+const thenables: Array<[name: string, create: () => PromiseLike<unknown>]> = [
+  ['a query builder', () => Object.assign(new Query(async () => 'rows'), {
+    finally (this: Query, done: () => void) { return Promise.resolve(this).finally(done) }
+  })],
+  ['a subclass of Promise', () => Subclass.resolve('rows')]
+]
+
+for (const [name, create] of thenables) {
+  t.test(`other code may call the other methods of what a handler returns: ${name}`, async t => {
+    const { app } = await createApp(t)
+    let ended = 0
+    app.addHook('onRoute', route => {
+      const { handler } = route
+      route.handler = function (request, reply) {
+        const result = handler.call(this, request, reply)
+        return result.finally(() => { ended++ })
+      }
+    })
+    app.get('/', () => create())
+    const { statusCode, body } = await app.inject('/')
+    t.strictSame({ statusCode, body, ended }, { statusCode: 200, body: 'rows', ended: 1 })
+    await eventually(() => app.inFlightRequests === 0)
+  })
+}
+
+t.test('a handler may return a thenable whose `then` cannot be read, or not be changed', async t => {
+  const { app } = await createApp(t, { drainTimeout: 2_000 })
+  app.get('/getter', () => ({ get then () { throw new Error('on purpose') } }))
+  app.get('/frozen', () => Object.freeze({ then: (callback: Callback) => { callback('frozen') } }))
+  t.equal((await app.inject('/getter')).statusCode, 500)
+  t.equal((await app.inject('/frozen')).body, 'frozen')
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})

@@ -1,5 +1,6 @@
 import t from 'tap'
 import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
 import { createApp, heldRoute, listen, RawClient } from './helpers.ts'
 
 const json = 'application/json; charset=utf-8'
@@ -172,4 +173,25 @@ t.test('no serializer of the user makes another body of a probe', async t => {
   const { app } = await createApp(t)
   app.setReplySerializer(() => 'mine')
   t.equal((await app.inject('/health')).body, '{"status":"healthy"}')
+})
+
+t.test('a plugin registered before this one may wrap the handlers of all routes', async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  app.addHook('onRoute', route => {
+    const { handler } = route
+    route.handler = function (request, reply) { return handler.call(this, request, reply) }
+  })
+  await app.register(gracefulPlugin)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const client = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const probe = new RawClient(port).get('/ready')
+  await probe.closed
+  t.match(probe.text, '{"ready":false,"reason":"shutting_down"}')
+  held.release()
+  await client.closed
+  t.match(await report, { refused: 0, exitCode: 0 })
 })

@@ -17,8 +17,9 @@ export class Callbacks {
   readonly #shutdownTimeout: number
   readonly #log: SafeLog
   readonly #registered: Registered[] = []
-  /** One for each callback that has ended; undefined before they run. */
-  #reports: CallbackReport[] | undefined
+  /** One for each callback that has ended. */
+  readonly reports: CallbackReport[] = []
+  #areRunning = false
 
   constructor (shutdownTimeout: number, log: SafeLog) {
     this.#shutdownTimeout = shutdownTimeout
@@ -29,7 +30,7 @@ export class Callbacks {
     if (typeof callback !== 'function') throw new CallbackInvalidError(show(callback))
     const { name, timeout } = resolveCallbackOptions(options, this.#shutdownTimeout)
     const entry = { callback, name: name ?? (ownName(callback) || `callback ${this.#registered.length + 1}`), timeout }
-    if (this.#reports !== undefined) throw new CallbackTooLateError(entry.name)
+    if (this.#areRunning) throw new CallbackTooLateError(entry.name)
     this.#registered.push(entry)
   }
 
@@ -39,18 +40,17 @@ export class Callbacks {
 
   /** The names of the callbacks that have not ended. */
   get unfinished (): string[] {
-    return this.#registered.slice(this.#reports?.length ?? 0).map(({ name }) => name)
+    return this.#registered.slice(this.reports.length).map(({ name }) => name)
   }
 
   /** Runs all callbacks. Never rejects: errors are in the reports. */
-  async run (reason: string, deadline: number): Promise<CallbackReport[]> {
-    const reports: CallbackReport[] = this.#reports = []
+  async run (reason: string, deadline: number): Promise<void> {
+    this.#areRunning = true
     for (const [index, entry] of this.#registered.entries()) {
       const later = this.#registered.length - index - 1
       const limit = share(entry.timeout, later, Math.max(0, deadline - now()))
-      reports.push(await this.#runOne(entry, limit, reason))
+      this.reports.push(await this.#runOne(entry, limit, reason))
     }
-    return reports
   }
 
   async #runOne ({ callback, name }: Registered, limit: number, reason: string): Promise<CallbackReport> {

@@ -46,6 +46,9 @@ export class Shutdown {
   readonly #parts: Parts
   readonly #drained = new Deferred<void>()
   readonly #ended = new Deferred<ShutdownReport>()
+  /** Resolved once the onClose hooks have run, if other code has called Fastify's own close. */
+  readonly #closed = new Deferred<void>()
+  #closer: 'shutdown' | 'other code' | undefined
   /** Aborted when the delay is to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
   #isStarted = false
@@ -88,7 +91,7 @@ export class Shutdown {
   /** For users. Inside this shutdown's callbacks and hooks, it resolves to the report so far: the rest would wait for itself. */
   async wait (): Promise<ShutdownReport> {
     const inside = [...context.getStore() ?? []]
-    if (inside.some(shutdown => this.#waitsFor(shutdown))) return this.#reportSoFar([])
+    if (inside.some(shutdown => this.#waitsFor(shutdown))) return this.#reportSoFar()
     for (const shutdown of inside) shutdown.#awaited.add(this)
     return await this.ended
   }
@@ -109,10 +112,18 @@ export class Shutdown {
     if (this.#closeError !== undefined) throw this.#closeError
   }
 
-  /** Starts the shutdown if necessary, and waits until nothing is in flight. */
-  async drained (): Promise<void> {
+  /** Runs before Fastify closes: starts the shutdown if other code calls Fastify's own close, and waits for the drain. */
+  async beforeClose (): Promise<void> {
+    this.#closer ??= 'other code'
     void this.start('close')
     await this.#drained.promise
+  }
+
+  /** Runs after the onClose hooks of other plugins. Fastify's own close, called by other code, then waits for the callbacks. */
+  async afterClose (): Promise<void> {
+    if (this.#closer !== 'other code') return
+    this.#closed.resolve()
+    await this.ended
   }
 
   /** An uncaught error makes the shutdown unclean, but does not stop it. */
@@ -152,16 +163,16 @@ export class Shutdown {
 
     phase.advance('closing')
     const inside = new Set([...context.getStore() ?? [], this])
-    const callbackReports = await context.run(inside, async () => {
+    await context.run(inside, async () => {
       await this.#close(deadline)
       this.#endStep('closing')
-      return await callbacks.run(this.#reason, deadline)
+      await callbacks.run(this.#reason, deadline)
     })
     this.#endStep('callbacks')
 
     timeouts.stop()
     phase.advance('closed')
-    const report = this.#reportSoFar(callbackReports)
+    const report = this.#reportSoFar()
     this.#exitCode = report.exitCode
     if (report.exitCode === 0) log.info('Graceful shutdown complete', { report })
     else log.error('Shutdown complete, but not everything went well', { report: loggable(report) })
@@ -185,15 +196,15 @@ export class Shutdown {
     return messageOf(error)
   }
 
-  #reportSoFar (callbacks: ShutdownReport['callbacks']): ShutdownReport {
-    const { outcome, inFlight, gate } = this.#parts
+  #reportSoFar (): ShutdownReport {
+    const { outcome, inFlight, gate, callbacks } = this.#parts
     return outcome.report({
       reason: this.#reason,
       phases: { ...this.#phases },
       time: Math.round(now() - this.#startedAt),
       completed: inFlight.completed - this.#completedBefore,
       refused: gate.refused,
-      callbacks
+      callbacks: [...callbacks.reports]
     })
   }
 
@@ -205,9 +216,11 @@ export class Shutdown {
     // The primary then gives new connections to the other workers, whatever load balancers do.
     if (cluster.isWorker) connections.stopListening()
     if (!delays) return undefined
+    // Before other code learns of the delay, because that may skip it at once.
+    const skipped = once(this.#skipDelay.signal, 'abort')
     phase.advance('delaying')
     log.info(`Not ready any more, still serving for ${shutdownDelay}ms`)
-    return within(shutdownDelay, once(this.#skipDelay.signal, 'abort'))
+    return within(shutdownDelay, skipped)
   }
 
   /** Waits until nothing is in flight, or cuts the rest. */
@@ -282,7 +295,8 @@ export class Shutdown {
       connections.closeAll()
       webSockets.goAway()
     }
-    const closed = close()
+    this.#closer ??= 'shutdown'
+    const closed = this.#closer === 'shutdown' ? close() : this.#closed.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
     if (await within(grace, closed) === TIMED_OUT) connections.destroy()
     await closed

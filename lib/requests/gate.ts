@@ -86,7 +86,7 @@ export class Gate {
   /** Before connections are closed, answers requests that hooks hold, or whose refusals they hold. */
   refuseRest (): void {
     for (const exchange of this.#inFlight.uncounted) {
-      if (exchange.isGone || exchange.isAnswered || exchange.isUpgrade) continue
+      if (exchange.isGone || exchange.isAnswered) continue
       // It never reached the gate.
       if (exchange.reply === undefined) this.refused++
       exchange.answer(new ShuttingDownError(), { 'retry-after': RETRY_AFTER_SECONDS })

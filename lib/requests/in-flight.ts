@@ -11,7 +11,7 @@ import { types } from 'node:util'
 import { now } from '../clock.ts'
 import { describe } from './describe.ts'
 import { Exchange, type Handler } from './exchange.ts'
-import { isPlainPromise, isThenable, observePromise, observeThenable } from './thenable.ts'
+import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
 type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
@@ -121,13 +121,10 @@ export class InFlight {
     this.#settleIdle()
   }
 
-  /**
-   * An upgrade is requested. It counts only if the handler of a plain route serves it as a request. A client that offers h2c
-   * may reach one if another plugin handles upgrades.
-   */
-  arriveUpgrade (exchange: Exchange): void {
+  /** An upgrade is requested. It counts until another protocol takes the connection; no other code reports that. */
+  arriveUpgrade (exchange: Exchange, reply: FastifyReply): void {
     exchange.isUpgrade = true
-    this.optOut(exchange)
+    beforeCall(reply, 'hijack', () => { this.optOut(exchange) })
   }
 
   /** Called by onResponse: the response has been sent, or has failed. */
@@ -233,7 +230,6 @@ export class InFlight {
   #reachHandler (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
     const exchange = Exchange.of(reply)
     if (exchange === undefined) return undefined
-    if (exchange.isUpgrade && this.#uncounted.delete(exchange)) this.#add(exchange)
     if (exchange.hasLeft) this.#reenter(exchange)
     if (exchange.wire === 'orphaned') exchange.settleReply()
     // One handler may call another: the error or not-found handler.
@@ -254,16 +250,19 @@ export class InFlight {
       return result
     }
     const settled = () => { this.#endHandler(exchange, 'settled') }
-    if (!isPlainPromise(result)) return observeThenable(result, settled, settled)
-    observePromise(result, settled, settled)
+    try {
+      if (isPlainPromise(result)) observePromise(result, settled, settled)
+      else observeNextThen(result, settled, settled)
+    } catch {
+      // A frozen thenable: only the answer shows that the handler is done.
+      this.#endHandler(exchange, exchange.handler)
+    }
     return result
   }
 
   #endHandler (exchange: Exchange, state: Handler): void {
     exchange.handlers--
     exchange.handler = state
-    // @fastify/http-proxy serves requests and upgrades by one handler, which hijacks the reply of an upgrade.
-    if (exchange.isUpgrade && exchange.isHijacked) this.optOut(exchange)
     if (exchange.wire === 'open') return
     if (exchange.wire === 'orphaned') this.awaitAnswer(exchange)
     // After a rejection, Fastify calls the error handler in the same microtask.

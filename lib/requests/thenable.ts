@@ -7,9 +7,13 @@ import { types } from 'node:util'
 
 type Callback = (value: unknown) => unknown
 
-/** Whether a value has a `then` method. It reads `then`, as `await` does. */
+/** Whether a value has a `then` method. It reads `then`, as `await` does; if that throws, it has none. */
 export function isThenable (value: unknown): value is PromiseLike<unknown> {
-  return value != null && typeof (value as PromiseLike<unknown>).then === 'function'
+  try {
+    return value != null && typeof (value as PromiseLike<unknown>).then === 'function'
+  } catch {
+    return false
+  }
 }
 
 const { then: promiseThen } = Promise.prototype // oxlint-disable-line unbound-method
@@ -31,13 +35,11 @@ export function observePromise (promise: Promise<unknown>, fulfilled: () => void
   else void promiseThen.call(promise, fulfilled, rejected)
 }
 
-/** A stand-in for a thenable: each call of its `then` calls the thenable's `then` once. */
-export function observeThenable (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: () => void): PromiseLike<unknown> {
-  const then = (...callbacks: [Callback?, Callback?]) => thenFor(thenable, callbacks, fulfilled, rejected)
-  return { then: then as PromiseLike<unknown>['then'] }
-}
-
-/** Observes the next call of a thenable's `then`, whichever code makes it. */
+/**
+ * Observes the next call of a thenable's `then`, whichever code makes it. The thenable itself stays what it is: other code may
+ * call its other methods.
+ * @throws if its properties cannot be changed
+ */
 export function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
   const own = Object.getOwnPropertyDescriptor(thenable, 'then')
   const value = (...callbacks: [Callback?, Callback?]) => {
