@@ -386,7 +386,7 @@ for (const [name, create] of thenables) {
     app.addHook('onRoute', route => {
       const { handler } = route
       route.handler = function (request, reply) {
-        const result = handler.call(this, request, reply)
+        const result = handler.call(this, request, reply) as Promise<unknown>
         return result.finally(() => { ended++ })
       }
     })
