@@ -22,7 +22,7 @@ async function goneInTime (t: Test, program: Program, shutdownTimeout: number, s
 }
 
 /** A process that fails without end does not fill its memory: one that kept each error would abort at this limit. */
-const boundedFork = (t: Test, name: string, env: Record<string, string>): Program => runNode(t, ['--max-old-space-size=96', fixture(name)], env)
+const boundedFork = (t: Test, name: string, env: Record<string, string>): Program => runNode(t, ['--max-old-space-size=160', fixture(name)], env)
 
 const faults = [
   'throws', 'rejects', 'emits EPIPE', 'throws in every method', 'is destroyed', 'is destroyed, in sync', 'is ended', 'loses its worker',
