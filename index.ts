@@ -5,6 +5,7 @@
 //   lib/requests/                what is being served
 //     exchange.ts                  a request and its response; only this file treats HTTP/1 and HTTP/2 differently
 //     in-flight.ts                 the requests in flight; decides when a request is over
+//     handlers.ts                  how many handlers of a request are running
 //     tasks.ts, thenable.ts        background work; user promises and thenables
 //     gate.ts, body.ts             refuses requests during a shutdown; drops unused request bodies
 //     timeouts.ts                  read, write and idle timeouts
@@ -40,6 +41,7 @@ import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
 import { Gate, isUpgrade } from './lib/requests/gate.ts'
+import { Handlers } from './lib/requests/handlers.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
@@ -55,6 +57,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const phase = new PhaseClock()
   const outcome = new Outcome()
   const inFlight = new InFlight(fastify.log)
+  const handlers = new Handlers(inFlight)
   const tasks = new Tasks((name, error) => {
     // A failure before the shutdown does not make it unclean.
     if (phase.current !== 'running') outcome.addError(error)
@@ -81,8 +84,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
       prependOnRequest(route, exchange => { inFlight.optOut(exchange) })
       return
     }
-    route.handler = inFlight.observe(route.handler)
-    if (route.errorHandler !== undefined) route.errorHandler = inFlight.observe(route.errorHandler)
+    route.handler = handlers.observe(route.handler)
+    if (route.errorHandler !== undefined) route.errorHandler = handlers.observe(route.errorHandler)
     if ([route.method].flat().some(method => !METHODS_WITHOUT_BODY.has(method))) {
       route.preValidation = [afterParsing, ...[route.preValidation ?? []].flat()]
     }
@@ -92,7 +95,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     prependOnRequest(route, exchange => { exchange.writeTimeout = writeTimeout })
   })
   fastify.decorateReply(kExchange, null)
-  observeOtherHandlers(fastify, inFlight)
+  observeOtherHandlers(fastify, handlers)
   // First, because a path may be taken: if this throws, the instance still closes as it does without the plugin.
   probes.route(fastify)
 
@@ -185,10 +188,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 type SetHandler = (this: unknown, ...args: unknown[]) => unknown
 
 /** No hook covers error and not-found handlers, so their setters are wrapped. Child contexts inherit the setters. */
-function observeOtherHandlers (fastify: FastifyInstance, inFlight: InFlight): void {
+function observeOtherHandlers (fastify: FastifyInstance, handlers: Handlers): void {
   const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', SetHandler>
   const observed = (set: SetHandler): SetHandler => function (...args) {
-    return set.apply(this, args.map(argument => typeof argument === 'function' ? inFlight.observe(argument as () => unknown) : argument))
+    return set.apply(this, args.map(argument => typeof argument === 'function' ? handlers.observe(argument as () => unknown) : argument))
   }
   Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
 }

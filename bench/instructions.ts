@@ -30,18 +30,21 @@ export interface Sizes {
 }
 
 /**
- * Node without threads and without random numbers. New objects have so much room that at most two of seven windows have a
+ * Node without threads and with a fixed seed, a different one for each process of a subject: with the same, each would have the
+ * same luck. New objects have so much room that at most two of seven windows have a
  * garbage collection, and the median none: one takes as many instructions as a hundred requests. (Not with
  * --predictable-gc-schedule: that sets the room to 4 MB, whatever else is asked for, which is six collections a window.)
  */
-const FLAGS = ['--single-threaded', '--hash-seed=1', '--random-seed=1', '--min-semi-space-size=128', '--max-semi-space-size=128']
+const FLAGS = ['--single-threaded', '--min-semi-space-size=128', '--max-semi-space-size=128']
 
 /** Per request, of the median window. */
-export async function countInstructions (directory: string, subject: string, { logger, depth }: Load, sizes: Sizes): Promise<number> {
+export async function countInstructions (
+  directory: string, subject: string, { logger, depth }: Load, sizes: Sizes, seed: number
+): Promise<number> {
   const out = join(mkdtempSync(join(directory, 'callgrind-')), 'out')
   // Without counting, valgrind is several times faster: that is what makes the long warm-up affordable.
   const under = ['valgrind', '--tool=callgrind', '--instr-atstart=no', `--callgrind-out-file=${out}`, '--smc-check=all-non-file']
-  const program = await Program.start({ directory, subject, logger, flags: FLAGS, under })
+  const program = await Program.start({ directory, subject, logger, flags: [...FLAGS, `--hash-seed=${seed}`, `--random-seed=${seed}`], under })
   const control = async (option: string) => await promisify(execFile)('callgrind_control', [option, String(program.pid)])
   const ask = await client(program.port, depth)
   await ask(sizes.warmUp)

@@ -136,10 +136,10 @@ const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
 /** As many processes at a time as there are cores: counts do not depend on what else runs. */
 async function count (names: readonly string[], load: LoadName): Promise<Counts> {
   const counts: Counts = Object.fromEntries(names.map(name => [name, []]))
-  const left = Array.from({ length: SIZES.processes }, () => names).flat()
+  const left = Array.from({ length: SIZES.processes }, (_, index) => names.map(name => ({ name, seed: index + 1 }))).flat()
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
-    for (let name = left.shift(); name !== undefined; name = left.shift()) {
-      counts[name]?.push(await countInstructions(directory, name, LOADS[load], SIZES))
+    for (let next = left.shift(); next !== undefined; next = left.shift()) {
+      counts[next.name]?.push(await countInstructions(directory, next.name, LOADS[load], SIZES, next.seed))
     }
   }))
   return counts

@@ -7,13 +7,9 @@
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestInFlight } from '../../types/index.ts'
-import { types } from 'node:util'
 import { now } from '../clock.ts'
 import { describe } from './describe.ts'
-import { Exchange, type Handler } from './exchange.ts'
-import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
-
-type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
+import { Exchange } from './exchange.ts'
 
 export class InFlight {
   /** In any order: a request that leaves is replaced by the last one. */
@@ -203,74 +199,8 @@ export class InFlight {
     this.#settleIdle()
   }
 
-  /**
-   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. Only Fastify calls `then` of what
-   * it returns, unless that is a plain promise.
-   */
-  observe<H extends AnyHandler> (handler: H): H {
-    const isAsync = types.isAsyncFunction(handler)
-    const inFlight = this
-    // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
-    const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
-      const reply = (third ?? second) as FastifyReply | undefined
-      const exchange = inFlight.#reachHandler(reply, isAsync)
-      if (exchange === undefined) return handler.call(this, first, second, third)
-      let result: unknown
-      try {
-        result = handler.call(this, first, second, third)
-      } catch (error) {
-        inFlight.#endHandler(exchange, 'settled')
-        throw error
-      }
-      return inFlight.#handlerReturned(exchange, reply, result)
-    }
-    return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
-  }
-
-  #reachHandler (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
-    const exchange = Exchange.of(reply)
-    if (exchange === undefined) return undefined
-    if (exchange.hasLeft) this.#reenter(exchange)
-    if (exchange.wire === 'orphaned') exchange.settleReply()
-    // One handler may call another: the error or not-found handler.
-    exchange.handlers++
-    // Once for each response: its error handlers may be reached many times.
-    if (!isAsync && !exchange.isObserved) {
-      exchange.isObserved = true
-      watchStreams(reply as FastifyReply, () => { exchange.answered = true })
-    }
-    if (exchange.handler === 'unreached') exchange.handler = 'returned'
-    return exchange
-  }
-
-  #handlerReturned (exchange: Exchange, reply: unknown, result: unknown): unknown {
-    // A reply also has a `then`, which waits for the response.
-    if (result === reply || !isThenable(result)) {
-      this.#endHandler(exchange, exchange.handler)
-      return result
-    }
-    const settled = () => { this.#endHandler(exchange, 'settled') }
-    try {
-      if (isPlainPromise(result)) observePromise(result, settled, settled)
-      else observeNextThen(result, settled, settled)
-    } catch {
-      // A frozen thenable: only the answer shows that the handler is done.
-      this.#endHandler(exchange, exchange.handler)
-    }
-    return result
-  }
-
-  #endHandler (exchange: Exchange, state: Handler): void {
-    exchange.handlers--
-    exchange.handler = state
-    if (exchange.wire === 'open') return
-    if (exchange.wire === 'orphaned') this.awaitAnswer(exchange)
-    // After a rejection, Fastify calls the error handler in the same microtask.
-    queueMicrotask(() => { this.check(exchange) })
-  }
-
-  /** Counts a request again whose client has gone. */
-  #reenter (exchange: Exchange): void {
+  /** Counts a request again whose client has gone, because Fastify calls another handler. */
+  reenter (exchange: Exchange): void {
     exchange.hasLeft = exchange.answered = false
     this.#add(exchange)
     this.awaitAnswer(exchange)
@@ -293,19 +223,10 @@ function isOver ({ wire, handlers, handler, answered }: Exchange): boolean {
   return wire === 'finished' || handler === 'settled' || answered
 }
 
-/** A stream that waits for its first byte is also an answer, but nothing else reports it. */
-function watchStreams (reply: FastifyReply, answered: () => void): void {
-  reply.raw.once('pipe', answered)
-  beforeCall(reply, 'send', (payload: unknown) => {
-    // A web stream is read, not piped.
-    if (payload instanceof ReadableStream || payload instanceof Response) answered()
-  })
-}
-
 type Methods<K extends string> = Record<K, (...args: never[]) => unknown>
 
 /** From now on, calls back before each call of the method. */
-function beforeCall<K extends string> (object: Methods<K>, name: K, callback: (argument: unknown) => void): void {
+export function beforeCall<K extends string> (object: Methods<K>, name: K, callback: (argument: unknown) => void): void {
   const { [name]: method } = object
   object[name] = (...args) => {
     callback(args[0])
