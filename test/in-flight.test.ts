@@ -5,7 +5,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, constants } from 'node:http2'
-import { Readable } from 'node:stream'
+import { PassThrough, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -801,3 +801,33 @@ t.test('a request from a server of somebody else counts, also when its client le
   await eventually(() => app.inFlightRequests === 0)
   t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
 })
+
+for (const protocol of ['HTTP/1', 'HTTP/2']) {
+  for (const how of ['sends', 'pipes']) {
+    t.test(`a stream that a hook ${how}, and whose client leaves before its first byte, is over (${protocol})`, async t => {
+      const { app } = await createApp(t, {}, protocol === 'HTTP/2' ? { http2: true } as object : {})
+      const entered = new Deferred()
+      app.addHook('preHandler', (_request, reply) => {
+        const stream = new PassThrough()
+        if (how === 'sends') reply.send(stream)
+        else stream.pipe(reply.raw)
+        entered.resolve()
+      })
+      app.get('/', async () => 'not reached')
+      const port = await listen(app)
+      if (protocol === 'HTTP/2') {
+        const session = connectHttp2(`http://127.0.0.1:${port}`)
+        t.teardown(() => { session.destroy() })
+        const stream = session.request({ ':path': '/' }).on('error', () => {})
+        await entered.promise
+        stream.close()
+      } else {
+        const client = new RawClient(port).get('/')
+        await entered.promise
+        client.socket.destroy()
+      }
+      await eventually(() => app.inFlightRequests === 0)
+      t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    })
+  }
+}

@@ -266,3 +266,27 @@ for (const [wayName, way] of Object.entries(ways)) {
     await endsClean(t, app)
   })
 }
+
+for (const protocol of ['HTTP/1', 'HTTP/2']) {
+  t.test(`a GET whose client leaves ends with the answer of the upstream (${protocol})`, async t => {
+    const upstream = await startUpstream(t)
+    const { app } = await createApp(t, {}, protocol === 'HTTP/2' ? { http2: true } as object : {})
+    await app.register(httpProxy, { upstream: upstream.url })
+    const port = await listen(app)
+    if (protocol === 'HTTP/2') {
+      const session = connectHttp2(`http://127.0.0.1:${port}`)
+      t.teardown(() => { session.destroy() })
+      const stream = session.request({ ':path': '/held' }).on('error', () => {})
+      await upstream.held
+      stream.close()
+      await once(stream, 'close')
+    } else {
+      const client = new RawClient(port).get('/held')
+      await upstream.held
+      client.socket.destroy()
+    }
+    const report = app.gracefulShutdown.shutdown()
+    upstream.release()
+    t.match(await report, { cut: [], exitCode: 0 })
+  })
+}

@@ -159,3 +159,27 @@ t.test('the line of a request that is cut by writeTimeout hides what the seriali
   await client.closed
   t.notMatch(text, /secret/)
 })
+
+t.test('the URL is whole while middleware runs whose prefix has been removed from it', async t => {
+  const log = new Log()
+  const app = Fastify({ logger: { level: 'debug', stream: log } }) as unknown as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin)
+  const held = new Deferred()
+  app.addHook('onRequest', (request, _reply, done) => {
+    // As @fastify/middie does it.
+    Object.assign(request.raw, { originalUrl: request.raw.url, url: '/7' })
+    held.resolve()
+    void released.promise.then(() => {
+      request.raw.url = '/admin/users/7'
+      done()
+    })
+  })
+  const released = new Deferred()
+  app.get('/admin/users/:id', async () => 'ok')
+  const client = new RawClient(await listen(app)).get('/admin/users/7')
+  await held.promise
+  t.match(app.gracefulShutdown.inFlight(), [{ url: '/admin/users/7' }])
+  released.resolve()
+  await client.until(/ok/)
+})

@@ -60,7 +60,7 @@ export class Exchange {
   hasLeft = false
   /** Whether it asks for another protocol. It counts only while a handler serves it as a request. */
   isUpgrade = false
-  /** Whether streams that are sent as its response are observed. */
+  /** Whether web streams that are sent as its response are observed. */
   isObserved = false
   /** Whether Fastify has parsed the body; set only on routes that may have one. */
   isParsed = false
@@ -177,9 +177,9 @@ export class Exchange {
     this.startedAt = now() - this.age
   }
 
-  /** Calls back once, when the HTTP/2 stream or the HTTP/1 response closes. */
+  /** Calls back once, when the HTTP/2 stream or the HTTP/1 response closes; before other code reacts. */
   onClose (callback: () => void): void {
-    (this.#stream ?? this.response).once('close', callback)
+    (this.#stream ?? this.response).prependOnceListener('close', callback)
   }
 
   /** Tells the response that its connection is gone: Node 20 and 22 do not tell a response that is still queued. */

@@ -50,7 +50,7 @@ export class Handlers {
     // Once for each response: its error handlers may be reached many times.
     if (!isAsync && !exchange.isObserved) {
       exchange.isObserved = true
-      watchStreams(reply as FastifyReply, () => { exchange.answered = true })
+      watchWebStreams(reply as FastifyReply, () => { exchange.answered = true })
     }
     if (exchange.handler === 'unreached') exchange.handler = 'returned'
     return exchange
@@ -83,11 +83,9 @@ export class Handlers {
   }
 }
 
-/** A stream that waits for its first byte is also an answer, but nothing else reports it. */
-function watchStreams (reply: FastifyReply, answered: () => void): void {
-  reply.raw.once('pipe', answered)
+/** A web stream that waits for its first byte is also an answer, but it is read, not piped, so nothing else reports it. */
+function watchWebStreams (reply: FastifyReply, answered: () => void): void {
   beforeCall(reply, 'send', (payload: unknown) => {
-    // A web stream is read, not piped.
     if (payload instanceof ReadableStream || payload instanceof Response) answered()
   })
 }

@@ -173,7 +173,10 @@ export class InFlight {
     exchange.answered ||= exchange.handler === 'unreached' && exchange.isBodyLost
   }
 
-  /** Fastify does not report an answer that no client waits for, so this reply's methods are wrapped. */
+  /**
+   * Fastify does not report an answer that no client waits for, so this reply's methods are wrapped. A status is already a sign:
+   * @fastify/reply-from sets it, and then sends nothing if the client has left.
+   */
   awaitAnswer (exchange: Exchange): void {
     const { handlers, answered: isAnswered, reply, response } = exchange
     if (handlers > 0 || isAnswered) return
@@ -181,9 +184,10 @@ export class InFlight {
       exchange.answered = true
       this.check(exchange)
     }
-    if (reply !== undefined) beforeCall(reply, 'send', answered)
+    if (reply !== undefined) for (const name of ['send', 'code', 'status'] as const) beforeCall(reply, name, answered)
     beforeCall(response, 'end', answered)
-    response.once('pipe', answered)
+    // A stream that waits for its first byte is also an answer. If it is piped already, it is removed when the response closes.
+    response.once('pipe', answered).once('unpipe', answered)
   }
 
   /** Stops counting and tracking a request. */
