@@ -77,6 +77,27 @@ t.test('HEAD says 503, too, while shutting down', async t => {
   await answer
 })
 
+t.test('duringShutdown: 200 keeps the liveness probe at 200, with the body of a shutdown', async t => {
+  for (const guarded of [true, false]) {
+    const { app } = await createApp(t, { health: { duringShutdown: 200, guarded } })
+    app.get('/own/health', app.gracefulShutdown.healthHandler)
+    const held = heldRoute(app)
+    t.equal((await app.inject('/health')).body, '{"status":"healthy"}')
+    const answer = app.inject('/held')
+    await held.entered
+    const report = app.gracefulShutdown.shutdown()
+    for (const url of ['/health', '/own/health']) {
+      const { statusCode, body } = await app.inject(url)
+      t.equal(statusCode, 200)
+      t.equal(body, '{"status":"shutting_down"}')
+    }
+    t.equal((await app.inject({ method: 'HEAD', url: '/health' })).statusCode, 200)
+    t.equal((await app.inject('/ready')).statusCode, 503)
+    held.release()
+    await Promise.all([answer, report])
+  }
+})
+
 t.test('setReady(false) takes the instance out of rotation and serves on', async t => {
   const { app } = await createApp(t)
   app.get('/', async () => 'served')
