@@ -179,15 +179,19 @@ t.test('the handlers serve on another path of the same instance, not gated and n
 })
 
 t.test('the handlers serve on another instance', async t => {
-  const { app } = await createApp(t)
-  const admin = Fastify()
-  t.teardown(async () => { await admin.close() })
-  admin.get('/ready', app.gracefulShutdown.readyHandler)
-  admin.get('/health', app.gracefulShutdown.healthHandler)
-  t.equal((await admin.inject('/ready')).statusCode, 200)
-  await app.close()
-  t.equal((await admin.inject('/ready')).body, '{"ready":false,"reason":"shutting_down"}')
-  t.equal((await admin.inject('/health')).body, '{"status":"shutting_down"}')
+  for (const options of [{}, { health: false, ready: false }] as const) {
+    const { app } = await createApp(t, options)
+    const admin = Fastify()
+    t.teardown(async () => { await admin.close() })
+    admin.get('/ready', app.gracefulShutdown.readyHandler)
+    admin.get('/health', app.gracefulShutdown.healthHandler)
+    t.equal((await admin.inject('/ready')).statusCode, 200)
+    await app.close()
+    t.equal((await admin.inject('/ready')).body, '{"ready":false,"reason":"shutting_down"}')
+    const health = await admin.inject('/health')
+    t.equal(health.statusCode, 503)
+    t.equal(health.body, '{"status":"shutting_down"}')
+  }
 })
 
 t.test('no serializer of the user makes another body of a probe', async t => {
