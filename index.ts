@@ -19,7 +19,7 @@
 //     shutdown.ts                  the shutdown, step by step
 //     callbacks.ts, report.ts      cleanup, in order; what was cut or failed
 //     process.ts, log.ts           signals, uncaught errors, the exit; a log that never throws
-//   lib/probes.ts                /health and /ready
+//   lib/probes.ts, check.ts      /health and /ready; a check behind them
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
 
@@ -69,7 +69,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const cuts = new Cuts(phase, inFlight, tasks, connections, outcome, log)
   const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
   const callbacks = new Callbacks(options.shutdownTimeout, log)
-  const probes = new Probes(options, phase, inFlight)
+  const probes = new Probes(options, phase, inFlight, log)
+  probes.assertFree(fastify)
   // A route's own settings are applied by a hook on that route, so that other routes pay nothing for them.
   const afterParsing: preValidationHookHandler = (_request, reply, done) => {
     const exchange = Exchange.of(reply)
@@ -96,29 +97,12 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
   fastify.decorateReply(kExchange, null)
   observeOtherHandlers(fastify, handlers)
-  // First, because a path may be taken: if this throws, the instance still closes as it does without the plugin.
-  probes.route(fastify)
 
   const close = fastify.close.bind(fastify) as () => Promise<void>
   const shutdown = new Shutdown({
     options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, callbacks, close
   })
   const member = { options, log, shutdown }
-
-  adoptServers(fastify, server => {
-    timeouts.apply(server)
-    connections.adopt(server, () => {
-      // The listener is closed, so there is nothing to delay for.
-      shutdown.skipDelay()
-      void shutdown.start('close')
-    })
-    // Not onListen: it runs after Fastify logs its address, and a signal may arrive before that.
-    server.on('listening', () => {
-      if (phase.current !== 'running') return
-      timeouts.start()
-      joinProcess(member)
-    })
-  })
 
   const enter = (request: FastifyRequest, reply: FastifyReply) => {
     const exchange = connections.arrive(request.raw, reply.raw)
@@ -143,6 +127,23 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
       connections.responded(exchange)
     }
     done()
+  })
+  // Before the instance's `close` is replaced: if this throws, it still closes as it does without the plugin.
+  await probes.route(fastify)
+
+  adoptServers(fastify, server => {
+    timeouts.apply(server)
+    connections.adopt(server, () => {
+      // The listener is closed, so there is nothing to delay for.
+      shutdown.skipDelay()
+      void shutdown.start('close')
+    })
+    // Not onListen: it runs after Fastify logs its address, and a signal may arrive before that.
+    server.on('listening', () => {
+      if (phase.current !== 'running') return
+      timeouts.start()
+      joinProcess(member)
+    })
   })
 
   fastify.addHook('onListen', done => {

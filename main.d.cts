@@ -12,6 +12,7 @@ declare namespace gracefulPlugin {
   export type ProcessEvent = types.ProcessEvent
   export type ProbeCheck = types.ProbeCheck
   export type ProbeOptions = types.ProbeOptions
+  export type HealthProbeOptions = types.HealthProbeOptions
   export type GracefulOptions = types.GracefulOptions
   export type GracefulRouteOptions = types.GracefulRouteOptions
   export type ShutdownContext = types.ShutdownContext

@@ -46,6 +46,12 @@ export const CallbackTooLateError = createError<[name: string]>(
 export const CallbackTimeoutError = createError<[name: string, limit: number]>(
   'FST_ERR_GRACEFUL_CALLBACK_TIMEOUT', 'The shutdown callback "%s" did not finish within %d ms')
 
+export const CheckFailedError = createError<[name: string]>(
+  'FST_ERR_GRACEFUL_CHECK_FAILED', 'The check "%s" returned false')
+
+export const CheckTimeoutError = createError<[name: string, limit: number]>(
+  'FST_ERR_GRACEFUL_CHECK_TIMEOUT', 'The check "%s" did not finish within %d ms')
+
 export const CloseTimeoutError = createError<[limit: number]>(
   'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Fastify did not close within %d ms: an onClose or preClose hook hangs')
 

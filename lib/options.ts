@@ -1,6 +1,7 @@
 // The defaults, in one place, and the validation of options.
 
-import type { GracefulOptions, ProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
+import type { FastifySchema } from 'fastify'
+import type { GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
 import { BudgetError, OptionInvalidError, OptionUnknownError, ProbePathError } from './errors.ts'
 import { CHECK_TIMEOUT, LONGEST_TIMER } from './times.ts'
 import { show } from './values.ts'
@@ -24,9 +25,13 @@ export const DEFAULTS = {
   ready: '/ready'
 } as const
 
+const PROBE_OPTIONS = ['path', 'checks', 'checkTimeout', 'guarded', 'schema', 'config', 'logLevel']
+const HEALTH_OPTIONS = [...PROBE_OPTIONS, 'duringShutdown']
+
 export type Timeout = number | false
 
-export interface Probe extends Readonly<Required<Omit<ProbeOptions, 'logLevel'>>> {
+export interface Probe extends Readonly<Required<Omit<HealthProbeOptions, 'logLevel' | 'schema'>>> {
+  readonly schema: FastifySchema | undefined
   readonly logLevel: string | undefined
 }
 
@@ -111,8 +116,10 @@ function probe (name: 'health' | 'ready', value: unknown): Probe | false {
   if (value === false) return false
   const options: unknown = typeof value === 'string' ? { path: value } : value
   assertValid(isPlainObject(options), `option "${name}"`, value, 'a path, an object or false')
-  known(`option of "${name}":`, options, ['path', 'checks', 'checkTimeout', 'logLevel'])
-  const { path = DEFAULTS[name], checks = {}, checkTimeout = CHECK_TIMEOUT, logLevel } = options as ProbeOptions
+  known(`option of "${name}":`, options, name === 'health' ? HEALTH_OPTIONS : PROBE_OPTIONS)
+  const {
+    path = DEFAULTS[name], checks = {}, checkTimeout = CHECK_TIMEOUT, guarded = false, schema, config = {}, logLevel, duringShutdown = 503
+  } = options as HealthProbeOptions
   const isPath = typeof path === 'string' && /^\/[^\s?#:*]*$/.test(path)
   const option = typeof value === 'string' ? `option "${name}"` : `option "path" of "${name}"`
   assertValid(isPath, option, path, 'a path with a leading slash, without parameters')
@@ -120,7 +127,11 @@ function probe (name: 'health' | 'ready', value: unknown): Probe | false {
   assertValid(areChecks, `option "checks" of "${name}"`, checks, 'an object of named functions')
   assertValid(['string', 'undefined'].includes(typeof logLevel), `option "logLevel" of "${name}"`, logLevel, "one of the logger's levels")
   milliseconds(`option "checkTimeout" of "${name}"`, checkTimeout, 1)
-  return Object.freeze({ path, checks: Object.freeze({ ...checks }), checkTimeout, logLevel })
+  assertValid(typeof guarded === 'boolean', `option "guarded" of "${name}"`, guarded, 'true or false')
+  assertValid(schema === undefined || isPlainObject(schema), `option "schema" of "${name}"`, schema, "a route's schema, an object")
+  assertValid(isPlainObject(config), `option "config" of "${name}"`, config, "a route's config, an object")
+  assertValid([200, 503].includes(duringShutdown), `option "duringShutdown" of "${name}"`, duringShutdown, '200 or 503')
+  return Object.freeze({ path, checks: Object.freeze({ ...checks }), checkTimeout, guarded, schema, config, logLevel, duringShutdown })
 }
 
 function known (what: string, options: object, names: string[]): void {

@@ -2,11 +2,13 @@
 
 import type { FastifyInstance, FastifyReply, RouteOptions } from 'fastify'
 import type { GracefulShutdown, ProbeHandler } from '../types/index.ts'
+import type { SafeLog } from './lifecycle/log.ts'
 import type { PhaseClock } from './lifecycle/phase.ts'
 import type { Options, Probe } from './options.ts'
 import type { InFlight } from './requests/in-flight.ts'
-import { TIMED_OUT, within } from './clock.ts'
+import { Check } from './check.ts'
 import { OptionInvalidError, ProbePathError } from './errors.ts'
+import { Exchange } from './requests/exchange.ts'
 import { show } from './values.ts'
 
 const METHODS = ['GET', 'HEAD']
@@ -15,19 +17,24 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   readonly #options: Options
   readonly #phase: PhaseClock
   readonly #inFlight: InFlight
+  readonly #healthChecks: readonly Check[]
+  readonly #readyChecks: readonly Check[]
   #isReady = true
   /** Whether their own routes have been added. */
   #areRouted = false
 
-  constructor (options: Options, phase: PhaseClock, inFlight: InFlight) {
+  constructor (options: Options, phase: PhaseClock, inFlight: InFlight, log: SafeLog) {
     this.#options = options
     this.#phase = phase
     this.#inFlight = inFlight
+    this.#healthChecks = checksOf(options.health, log)
+    this.#readyChecks = checksOf(options.ready, log)
   }
 
   readonly healthHandler: ProbeHandler = async (_request, reply) => {
-    if (this.#isShuttingDown) return await answer(reply, 503, { status: 'shutting_down' })
-    const failed = await failedChecks(this.#options.health)
+    const { health } = this.#options
+    if (this.#isShuttingDown) return await answer(reply, health === false ? 503 : health.duringShutdown, { status: 'shutting_down' })
+    const failed = await failedOf(this.#healthChecks)
     return failed.length === 0
       ? await answer(reply, 200, { status: 'healthy' })
       : await answer(reply, 503, { status: 'unhealthy', checks: failed })
@@ -36,7 +43,7 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   readonly readyHandler: ProbeHandler = async (_request, reply) => {
     if (this.#isShuttingDown) return await answer(reply, 503, { ready: false, reason: 'shutting_down' })
     if (!this.#isReady) return await answer(reply, 503, { ready: false, reason: 'not_ready' })
-    const failed = await failedChecks(this.#options.ready)
+    const failed = await failedOf(this.#readyChecks)
     return failed.length === 0
       ? await answer(reply, 200, { ready: true, in_flight_requests: this.#inFlight.count })
       : await answer(reply, 503, { ready: false, reason: 'check_failed', checks: failed })
@@ -56,18 +63,43 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     return handler === this.healthHandler || handler === this.readyHandler
   }
 
-  /** Adds the routes of the probes, for GET and HEAD. */
-  route (fastify: FastifyInstance): void {
-    for (const [option, probe] of this.#paths) {
-      if (fastify.hasRoute({ method: 'GET', url: probe.path })) throw new ProbePathError(option, probe.path, 'a route', option)
+  /** @throws ProbePathError if a probe has the path of a route that is there already */
+  assertFree (fastify: FastifyInstance): void {
+    for (const [option, { path: url }] of this.#paths) {
+      if (METHODS.some(method => fastify.hasRoute({ method, url }))) throw new ProbePathError(option, url, 'a route', option)
     }
-    for (const [option, { path, logLevel }] of this.#paths) {
+  }
+
+  /** Adds the routes of the probes, for GET and HEAD; after the plugin's own hooks. */
+  async route (fastify: FastifyInstance): Promise<void> {
+    for (const [option, { path: url, guarded, schema, config, logLevel }] of this.#paths) {
       const handler = option === 'health' ? this.healthHandler : this.readyHandler
-      // Opted out by config, because an onRoute hook of another plugin may wrap the handler.
-      const config = { gracefulShutdown: false } as const
-      fastify.route({ method: METHODS, url: path, handler, config, exposeHeadRoute: false, logLevel: logLevel as 'silent' })
+      const route = {
+        method: 'GET' as const,
+        url,
+        handler,
+        exposeHeadRoute: true,
+        ...(schema === undefined ? {} : { schema }),
+        // Opted out by config, because an onRoute hook of another plugin may wrap the handler.
+        config: { ...config, gracefulShutdown: false as const },
+        logLevel: logLevel as 'silent'
+      }
+      if (guarded) fastify.route(route)
+      else await fastify.register(async context => { this.#routeAhead(context, route) })
     }
     this.#areRouted = true
+  }
+
+  /**
+   * Adds a route that is answered by a hook of its context. Fastify appends to a context the hooks that are registered in its
+   * parent later, so they run after this one, as do hooks that earlier onRoute hooks add to the route.
+   */
+  #routeAhead (context: FastifyInstance, route: RouteOptions & { handler: ProbeHandler }): void {
+    context.addHook('onRequest', async (request, reply) => {
+      this.#inFlight.optOut(Exchange.of(reply) as Exchange)
+      return await route.handler(request, reply)
+    })
+    context.route(route)
   }
 
   /** @throws ProbePathError if a later route has the path of a probe, because Fastify's own error names no option */
@@ -89,12 +121,13 @@ async function answer (reply: FastifyReply, status: number, body: object): Promi
   return reply.code(status).header('cache-control', 'no-store').type('application/json; charset=utf-8').send(JSON.stringify(body))
 }
 
-/** Runs a probe's checks in parallel. Returns the names of those that failed. */
-async function failedChecks (probe: Probe | false): Promise<string[]> {
+function checksOf (probe: Probe | false, log: SafeLog): Check[] {
   if (probe === false) return []
-  const outcomes = await Promise.all(Object.entries(probe.checks).map(async ([name, check]) => {
-    const outcome = await within(probe.checkTimeout, Promise.resolve().then(check)).catch(() => false)
-    return outcome === TIMED_OUT || outcome === false ? [name] : []
-  }))
+  return Object.entries(probe.checks).map(([name, check]) => new Check(name, check, probe.checkTimeout, log))
+}
+
+/** Runs checks side by side. Returns the names of those that fail. */
+async function failedOf (checks: readonly Check[]): Promise<string[]> {
+  const outcomes = await Promise.all(checks.map(async check => await check.passes() ? [] : [check.name]))
   return outcomes.flat()
 }

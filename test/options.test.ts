@@ -103,7 +103,8 @@ t.test('refuses options that it does not know', async t => {
     [{ drainTimeOut: 1 }, 'drainTimeOut', 'drainTimeout'],
     [{ prefix: '/x' }, 'prefix', 'health'],
     [{ health: { url: '/x' } }, 'url', 'path'],
-    [{ ready: { timeout: 1 } }, 'timeout', 'checkTimeout']
+    [{ ready: { timeout: 1 } }, 'timeout', 'checkTimeout'],
+    [{ ready: { duringShutdown: 200 } }, 'duringShutdown', 'guarded']
   ] as const) {
     const error = await registrationError(options)
     t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_UNKNOWN')
@@ -127,7 +128,8 @@ t.test('refuses bad probes', async t => {
     ['/*', 'without parameters'], ['/a?b', 'leading slash'], [true, 'a path, an object or false'], [1, 'a path, an object or false'],
     [null, 'a path, an object or false'], [[], 'a path, an object or false'],
     [{ path: 1 }, 'leading slash'], [{ path: 'x' }, 'leading slash'], [{ checks: [] }, 'named functions'],
-    [{ checks: { db: true } }, 'named functions'], [{ checkTimeout: '1' }, 'milliseconds'], [{ logLevel: 1 }, 'levels']
+    [{ checks: { db: true } }, 'named functions'], [{ checkTimeout: '1' }, 'milliseconds'], [{ logLevel: 1 }, 'levels'],
+    [{ guarded: 1 }, 'true or false'], [{ schema: true }, "a route's schema"], [{ config: [] }, "a route's config"]
   ]
   for (const [value, allowed] of cases) {
     for (const option of ['health', 'ready']) {
@@ -136,6 +138,14 @@ t.test('refuses bad probes', async t => {
       t.match(error.message, `"${option}"`)
       t.match(error.message, allowed)
     }
+  }
+})
+
+t.test('refuses a status code during a shutdown that is neither 200 nor 503', async t => {
+  for (const duringShutdown of [204, '200', true, null]) {
+    const error = await registrationError({ health: { duringShutdown } })
+    t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
+    t.match(error.message, /option "duringShutdown" of "health": got .*, allowed is 200 or 503/)
   }
 })
 
@@ -151,6 +161,12 @@ t.test('refuses a probe on the path of a route', async t => {
   const app = Fastify()
   app.get('/ready', async () => 'mine')
   await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /"ready", "\/ready", is also the path of a route/ })
+})
+
+t.test('refuses a probe on the path of a HEAD route', async t => {
+  const app = Fastify()
+  app.head('/health', async () => 'mine')
+  await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /Set option "health"/ })
 })
 
 t.test('refuses to be registered twice', async t => {

@@ -77,6 +77,27 @@ t.test('HEAD says 503, too, while shutting down', async t => {
   await answer
 })
 
+t.test('duringShutdown: 200 keeps the liveness probe at 200, with the body of a shutdown', async t => {
+  for (const guarded of [true, false]) {
+    const { app } = await createApp(t, { health: { duringShutdown: 200, guarded } })
+    app.get('/own/health', app.gracefulShutdown.healthHandler)
+    const held = heldRoute(app)
+    t.equal((await app.inject('/health')).body, '{"status":"healthy"}')
+    const answer = app.inject('/held')
+    await held.entered
+    const report = app.gracefulShutdown.shutdown()
+    for (const url of ['/health', '/own/health']) {
+      const { statusCode, body } = await app.inject(url)
+      t.equal(statusCode, 200)
+      t.equal(body, '{"status":"shutting_down"}')
+    }
+    t.equal((await app.inject({ method: 'HEAD', url: '/health' })).statusCode, 200)
+    t.equal((await app.inject('/ready')).statusCode, 503)
+    held.release()
+    await Promise.all([answer, report])
+  }
+})
+
 t.test('setReady(false) takes the instance out of rotation and serves on', async t => {
   const { app } = await createApp(t)
   app.get('/', async () => 'served')
@@ -158,15 +179,19 @@ t.test('the handlers serve on another path of the same instance, not gated and n
 })
 
 t.test('the handlers serve on another instance', async t => {
-  const { app } = await createApp(t)
-  const admin = Fastify()
-  t.teardown(async () => { await admin.close() })
-  admin.get('/ready', app.gracefulShutdown.readyHandler)
-  admin.get('/health', app.gracefulShutdown.healthHandler)
-  t.equal((await admin.inject('/ready')).statusCode, 200)
-  await app.close()
-  t.equal((await admin.inject('/ready')).body, '{"ready":false,"reason":"shutting_down"}')
-  t.equal((await admin.inject('/health')).body, '{"status":"shutting_down"}')
+  for (const options of [{}, { health: false, ready: false }] as const) {
+    const { app } = await createApp(t, options)
+    const admin = Fastify()
+    t.teardown(async () => { await admin.close() })
+    admin.get('/ready', app.gracefulShutdown.readyHandler)
+    admin.get('/health', app.gracefulShutdown.healthHandler)
+    t.equal((await admin.inject('/ready')).statusCode, 200)
+    await app.close()
+    t.equal((await admin.inject('/ready')).body, '{"ready":false,"reason":"shutting_down"}')
+    const health = await admin.inject('/health')
+    t.equal(health.statusCode, 503)
+    t.equal(health.body, '{"status":"shutting_down"}')
+  }
 })
 
 t.test('no serializer of the user makes another body of a probe', async t => {

@@ -4,7 +4,8 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import { expectTypeOf } from 'expect-type'
 import type {
-  CallbackReport, GracefulOptions, GracefulShutdown, InFlightEntry, Phase, ProcessEvent, ShutdownCallback, ShutdownContext, ShutdownReport
+  CallbackReport, GracefulOptions, GracefulShutdown, HealthProbeOptions, InFlightEntry, Phase, ProbeOptions, ProcessEvent, ShutdownCallback,
+  ShutdownContext, ShutdownReport
 } from '../index.ts'
 import gracefulPlugin, { gracefulPlugin as named } from '../index.ts'
 import { createApp } from './helpers.ts'
@@ -30,7 +31,10 @@ t.test('decorates the instance', async t => {
 t.test('takes the options that there are', async t => {
   expectTypeOf<GracefulOptions['readTimeout']>().toEqualTypeOf<number | false | undefined>()
   expectTypeOf<GracefulOptions['signals']>().toEqualTypeOf<boolean | readonly ProcessEvent[] | undefined>()
-  const { app } = await createApp(t)
+  expectTypeOf<GracefulOptions['ready']>().toEqualTypeOf<string | ProbeOptions | false | undefined>()
+  expectTypeOf<GracefulOptions['health']>().toEqualTypeOf<string | HealthProbeOptions | false | undefined>()
+  expectTypeOf<ProbeOptions>().not.toHaveProperty('duringShutdown')
+  const { app } = await createApp(t, { health: { duringShutdown: 200, config: { own: 1 }, schema: { hide: true } } })
   app.get('/stream', { config: { gracefulShutdown: { writeTimeout: false } } }, async () => 'x')
   app.get('/metrics', { config: { gracefulShutdown: false } }, async () => 'x')
   // @ts-expect-error a string is no time

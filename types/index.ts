@@ -1,6 +1,6 @@
 // The public types, and the plugin's additions to Fastify's types.
 
-import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyBaseLogger, FastifyContextConfig, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
 
 /** The phase of a shutdown. It is also `closing` while callbacks run. */
 export type Phase = 'running' | 'delaying' | 'draining' | 'closing' | 'closed'
@@ -15,7 +15,8 @@ export type ProcessEvent = ShutdownSignal | 'uncaughtException' | 'unhandledReje
 
 /**
  * A check behind a probe. It fails when it returns or resolves to `false`, throws, rejects,
- * or takes longer than the probe's `checkTimeout`.
+ * or takes longer than the probe's `checkTimeout`. Probes that come while it runs share the run. The log has its error when it
+ * begins to fail (level warn), and a line when it passes again (info).
  */
 export type ProbeCheck = () => unknown
 
@@ -25,10 +26,31 @@ export interface ProbeOptions {
   path?: string
   /** Named checks, run in parallel on each probe; one that fails makes the probe answer 503. Default: none. */
   checks?: Record<string, ProbeCheck>
-  /** How long the checks of one probe may take, in milliseconds. Default: 1000. */
+  /** How long a check may take, in milliseconds. Default: 1000. */
   checkTimeout?: number
+  /**
+   * Whether the probe is left to the application's hooks, such as a global authentication. With `false`, it is answered ahead
+   * of hooks that are registered after the plugin. Default: false.
+   */
+  guarded?: boolean
+  /**
+   * Schema of the route, for @fastify/swagger: `{ hide: true }`, or a description. Requests and answers are not changed by it.
+   * Unless `guarded`, it may refer only to shared schemas that are added before the plugin. Default: none.
+   */
+  schema?: FastifySchema
+  /** Config of the route, for other plugins; its `gracefulShutdown` is always false. Default: none. */
+  config?: FastifyContextConfig & Record<string, unknown>
   /** Log level of the route; `silent` keeps probes out of the request log. Default: the instance's. */
   logLevel?: string
+}
+
+/** The liveness probe's route. */
+export interface HealthProbeOptions extends ProbeOptions {
+  /**
+   * The status code during a shutdown, with the body `{"status":"shutting_down"}` in either case. With 200, an orchestrator
+   * whose patience is shorter than the shutdown does not restart the process; checks do not run. Default: 503.
+   */
+  duringShutdown?: 200 | 503
 }
 
 /** Options of the plugin. All times are in milliseconds. */
@@ -67,7 +89,7 @@ export interface GracefulOptions {
    */
   signals?: boolean | readonly ProcessEvent[]
   /** The liveness probe: a path, an object, or `false` for none. Default: `/health`. */
-  health?: string | ProbeOptions | false
+  health?: string | HealthProbeOptions | false
   /** The readiness probe: a path, an object, or `false` for none. Default: `/ready`. */
   ready?: string | ProbeOptions | false
 }

@@ -1,0 +1,113 @@
+// The checks behind the probes: how often they run, and what the log says of them.
+
+import t from 'tap'
+import { createApp, Deferred, heldRoute } from './helpers.ts'
+
+const isOfCheck = /^Check /
+
+t.test('a failing check is logged with its error as it begins to fail, and when it has recovered', async t => {
+  let error: Error | undefined
+  const { app, log } = await createApp(t, {
+    ready: { logLevel: 'silent', checks: { db: async () => { if (error !== undefined) throw error }, fine: () => true } }
+  })
+  await app.inject('/ready')
+  t.strictSame(log.messages(isOfCheck), [])
+  error = new Error('no route to database')
+  for (let probes = 0; probes < 3; probes++) t.equal((await app.inject('/ready')).statusCode, 503)
+  t.strictSame(log.messages(isOfCheck), ['Check "db" is failing'])
+  t.match(log.lines.at(-1), { level: 40, err: { message: 'no route to database', stack: /checks\.test/ } })
+  error = undefined
+  for (let probes = 0; probes < 3; probes++) t.equal((await app.inject('/ready')).statusCode, 200)
+  t.strictSame(log.messages(isOfCheck), ['Check "db" is failing', 'Check "db" has recovered'])
+  t.equal(log.lines.at(-1)?.level, 30)
+  error = new Error('again')
+  await app.inject('/ready')
+  t.match(log.lines.at(-1), { msg: 'Check "db" is failing', err: { message: 'again' } })
+})
+
+t.test('a check that throws no error, returns false or takes too long is also logged with an error', async t => {
+  const { app, log } = await createApp(t, {
+    health: {
+      checkTimeout: 20,
+      checks: {
+        text: () => { throw 'down' as unknown as Error }, // oxlint-disable-line no-throw-literal
+        no: () => false,
+        hangs: async () => { await new Promise(() => {}) }
+      }
+    }
+  })
+  t.equal((await app.inject('/health')).body, '{"status":"unhealthy","checks":["text","no","hangs"]}')
+  const errors = Object.fromEntries(log.lines.filter(({ msg }) => isOfCheck.test(msg)).map(({ msg, err }) => [msg, err]))
+  t.match(errors, {
+    'Check "text" is failing': { message: "Not an error: 'down' (string)" },
+    'Check "no" is failing': { code: 'FST_ERR_GRACEFUL_CHECK_FAILED', message: 'The check "no" returned false' },
+    'Check "hangs" is failing': { code: 'FST_ERR_GRACEFUL_CHECK_TIMEOUT', message: 'The check "hangs" did not finish within 20 ms' }
+  })
+})
+
+t.test('a running check is shared by the probes that come meanwhile, on all of its routes', async t => {
+  let runs = 0
+  let running = new Deferred()
+  let started = new Deferred()
+  const { app } = await createApp(t, {
+    ready: {
+      checks: {
+        db: async () => {
+          runs++
+          started.resolve()
+          await running.promise
+        }
+      }
+    }
+  })
+  app.get('/own/ready', app.gracefulShutdown.readyHandler)
+  await app.ready()
+  const first = app.inject('/ready')
+  await started.promise
+  const others = ['/ready', '/own/ready', '/ready'].map(async url => await app.inject(url))
+  // The others have come once this one, sent after them, is answered.
+  await app.inject('/health')
+  t.equal(runs, 1)
+  running.resolve()
+  for (const { statusCode } of await Promise.all([first, ...others])) t.equal(statusCode, 200)
+  t.equal(runs, 1)
+
+  running = new Deferred()
+  started = new Deferred()
+  const next = app.inject('/ready')
+  await started.promise
+  t.equal(runs, 2, 'a later probe runs it again')
+  running.reject(new Error('down'))
+  t.equal((await next).statusCode, 503)
+})
+
+t.test('a check that never ends is run anew after its time, so that its probe can recover', async t => {
+  let runs = 0
+  const { app, log } = await createApp(t, {
+    ready: { checkTimeout: 20, checks: { db: async () => { if (runs++ === 0) await new Promise(() => {}) } } }
+  })
+  t.equal((await app.inject('/ready')).statusCode, 503)
+  t.equal((await app.inject('/ready')).statusCode, 200)
+  t.strictSame(log.messages(isOfCheck), ['Check "db" is failing', 'Check "db" has recovered'])
+})
+
+t.test('a log that throws does not change the answer', async t => {
+  const { app } = await createApp(t, { ready: { checks: { db: () => false } } })
+  app.log.warn = () => { throw new Error('log') }
+  t.equal((await app.inject('/ready')).body, '{"ready":false,"reason":"check_failed","checks":["db"]}')
+})
+
+t.test('checks do not run while shutting down', async t => {
+  let runs = 0
+  const checks = { db: () => { runs++ } }
+  const { app } = await createApp(t, { health: { checks, duringShutdown: 200 }, ready: { checks } })
+  const held = heldRoute(app)
+  const answer = app.inject('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  await app.inject('/health')
+  await app.inject('/ready')
+  t.equal(runs, 0)
+  held.release()
+  await Promise.all([answer, report])
+})
