@@ -3,6 +3,7 @@
 
 import t from 'tap'
 import { once } from 'node:events'
+import { PassThrough } from 'node:stream'
 import { start } from './service.ts'
 import { connectSocketIo } from './socket.ts'
 
@@ -12,13 +13,15 @@ for (const transport of ['websocket', 'polling'] as const) {
     const { client, greeted } = connectSocketIo(t, service.port, transport)
     const disconnected = once(client, 'disconnect')
     await greeted
-    const held = service.get('/held')
-    await service.holds('/held')
+    const body = new PassThrough()
+    body.write('half, ')
+    const uploaded = service.post('/upload', body, { 'content-type': 'text/plain' })
+    await service.log.line(/^incoming request$/)
     await service.sigterm()
     await disconnected
-    await service.release()
+    body.end('whole')
 
-    t.match(await held, { status: 200, complete: true })
+    t.match(await uploaded, { status: 200, complete: true, body: /^half, whole$/ })
     t.match(await service.ended(), { code: 0, report: { cut: [] }, complaints: [] })
   })
 }

@@ -2,6 +2,7 @@
 
 import t from 'tap'
 import { once } from 'node:events'
+import { PassThrough } from 'node:stream'
 import { start } from './service.ts'
 import { connectSocketIo } from './socket.ts'
 
@@ -10,12 +11,14 @@ t.test('clients are disconnected, and requests in flight are answered', async t 
   const { client, greeted } = connectSocketIo(t, service.port, 'websocket')
   const disconnected = once(client, 'disconnect')
   await greeted
-  const held = service.get('/held')
-  await service.holds('/held')
+  const body = new PassThrough()
+  body.write('half, ')
+  const uploaded = service.post('/upload', body, { 'content-type': 'text/plain' })
+  await service.log.line(/^incoming request$/)
   await service.sigterm()
-  await service.release()
+  body.end('whole')
 
-  t.match(await held, { status: 200, complete: true })
+  t.match(await uploaded, { status: 200, complete: true, body: /^half, whole$/ })
   t.match(await disconnected, ['transport close'])
   t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
 })
