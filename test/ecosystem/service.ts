@@ -5,7 +5,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import type { Readable } from 'node:stream'
 import type { Test } from 'tap'
 import type { ShutdownReport } from '../../types/index.ts'
-import { request } from 'node:http'
+import { Agent, request } from 'node:http'
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import { portOf, RawClient, runNode, type Log, type Program } from '../helpers.ts'
@@ -116,7 +116,9 @@ export class Service {
         if (error !== undefined) answer.error = error.code ?? error.message
         settle(answer)
       }
-      const outgoing = request({ host: '127.0.0.1', port: this.port, method, path, headers })
+      // Each has a connection of its own, which then stays, idle: it may close under a second request.
+      const agent = new Agent({ keepAlive: true })
+      const outgoing = request({ host: '127.0.0.1', port: this.port, method, path, headers, agent })
       outgoing.on('error', end)
       outgoing.on('response', response => {
         answer.status = response.statusCode

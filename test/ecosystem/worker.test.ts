@@ -13,5 +13,5 @@ t.test('the job that runs at SIGTERM is finished, and no other is taken', async 
   await service.release()
 
   t.match(await service.ended(), { code: 0, report: { refused: 1, cut: [], callbacks: [{ name: 'queue' }] }, complaints: [] })
-  t.strictSame(service.log.messages(/^job|^left/), ['job a is done', 'left in the queue: b'])
+  t.strictSame(service.log.messages(/^finished/), ['finished: a; waiting: b'])
 })

@@ -5,10 +5,10 @@ const { hold, serve } = require('./serve.cjs')
 
 /** A worker as BullMQ has them, with its queue in memory: one job at a time, each in `track()`. */
 class Worker {
-  constructor (app, run) {
+  constructor (app) {
     this.app = app
-    this.run = run
     this.waiting = []
+    this.finished = []
     this.isBusy = false
   }
 
@@ -18,27 +18,31 @@ class Worker {
   }
 
   take () {
-    const { app } = this
-    if (this.isBusy || this.waiting.length === 0 || app.gracefulShutdown.signal.aborted) return
+    const { gracefulShutdown } = this.app
+    if (this.isBusy || this.waiting.length === 0 || gracefulShutdown.signal.aborted) return
     this.isBusy = true
     const job = this.waiting.shift()
-    app.gracefulShutdown.track(this.run(job), `job ${job}`).finally(() => {
+    gracefulShutdown.track(this.work(job), `job ${job}`).finally(() => {
       this.isBusy = false
       this.take()
     })
   }
+
+  async work (job) {
+    await hold({ log: this.app.log, url: `job ${job}` })
+    // Longer than an idle service needs for its shutdown.
+    await setTimeout(500)
+    this.finished.push(job)
+  }
 }
 
 serve(async app => {
-  const worker = new Worker(app, async job => {
-    await hold({ log: app.log, url: `job ${job}` })
-    // Later than the drain would take without it.
-    await setTimeout(300)
-    app.log.info(`job ${job} is done`)
-  })
+  const worker = new Worker(app)
   app.post('/jobs/:job', async (request, reply) => {
     worker.add(request.params.job)
     return reply.code(202).send()
   })
-  app.registerShutdownCallback(() => { app.log.info(`left in the queue: ${worker.waiting.join()}`) }, { name: 'queue' })
+  app.registerShutdownCallback(() => {
+    app.log.info(`finished: ${worker.finished.join()}; waiting: ${worker.waiting.join()}`)
+  }, { name: 'queue' })
 })
