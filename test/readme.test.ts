@@ -73,9 +73,11 @@ t.test('its table of other plugins has a row for each test, with the versions te
   const folder = new URL('ecosystem/', import.meta.url)
   const { dependencies } = JSON.parse(readFileSync(new URL('packages/package.json', folder), 'utf8')) as { dependencies: Record<string, string> }
   const rows = [...readme.matchAll(/^\| \[([^\]]+)\]\(test\/ecosystem\/(.+?\.test\.ts)\)[^|]* \| ([^|]+) \|/gm)]
-  t.strictSame(rows.map(([, , file]) => file).sort(), readdirSync(folder).filter(file => file.endsWith('.test.ts')).sort())
+  t.strictSame(new Set(rows.map(([, , file]) => file)), new Set(readdirSync(folder).filter(file => file.endsWith('.test.ts'))))
   for (const [, name = '', , versions = ''] of rows) {
     // A version alone is that of what the row is about.
-    for (const [, other = name, version] of versions.matchAll(/(?:([@\w/-]+) )?(\d+\.\d+\.\d+)/g)) t.equal(version, dependencies[other], other)
+    for (const [, other = name, version] of versions.matchAll(/(?:([@\w/-]+) )?(\d+\.\d+\.\d+)/g)) {
+      t.equal(version, dependencies[other], other)
+    }
   }
 })

@@ -3,6 +3,7 @@
 import t from 'tap'
 import { PassThrough } from 'node:stream'
 import { start } from './service.ts'
+import { Socket } from './socket.ts'
 import { listenUpstream } from './upstream.ts'
 
 t.test('requests that are proxied at SIGTERM are answered whole', async t => {
@@ -22,4 +23,20 @@ t.test('requests that are proxied at SIGTERM are answered whole', async t => {
   t.match(report, { status: 200, complete: true, body: /^first last $/ })
   t.match(uploaded, { status: 200, complete: true, body: /^first last half an upload, and the rest$/ })
   t.match(await service.ended(), { code: 0, report: { completed: 2, refused: 1, cut: [] }, complaints: [] })
+})
+
+t.test('proxied WebSockets are closed, and requests in flight are answered', async t => {
+  const upstream = await start(t, 'websocket')
+  const service = await start(t, 'http-proxy', { UPSTREAM: `http://127.0.0.1:${upstream.port}` })
+  const socket = new Socket(service.port, '/live/echo')
+  t.equal(await socket.message(), 'hello')
+  const held = service.get('/held')
+  await service.holds('/held')
+  await service.sigterm()
+  await service.release()
+
+  t.match(await held, { status: 200, complete: true })
+  // Closed, and not merely gone.
+  t.not((await socket.closed).code, 1006)
+  t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
 })

@@ -5,4 +5,5 @@ const { serve } = require('./serve.cjs')
 
 serve(async app => {
   await app.register(httpProxy, { upstream: process.env.UPSTREAM, prefix: '/api' })
+  await app.register(httpProxy, { upstream: process.env.UPSTREAM, prefix: '/live', websocket: true })
 })
