@@ -1,5 +1,5 @@
-// The plugin beside others, at SIGTERM: `npm run test:ecosystem`, or `npm run test:ecosystem -- static websocket` for some, with what
-// is pending for them.
+// The plugin beside others, at SIGTERM: `npm run test:ecosystem`, or `npm run test:ecosystem -- static sse` for only these, with
+// what is pending for them.
 //
 // Each test forks a program of `programs`, as in an application: in CommonJS, with the packages that packages/package.json
 // pins, and with `fastify-graceful` as built from this checkout.
