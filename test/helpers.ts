@@ -232,10 +232,10 @@ export function fork (t: Test, name: string, env: Record<string, string> = {}): 
   return runNode(t, [fixture(name)], env)
 }
 
-/** Starts Node, as the leader of a process group of its own; ended with the test. */
-export function runNode (t: Test, args: readonly string[], env: Record<string, string> = {}): Program {
+/** Starts Node, as the leader of a process group of its own, to run TypeScript unless told otherwise; ended with the test. */
+export function runNode (t: Test, args: readonly string[], env: Record<string, string> = {}, nodeOptions = ['--import=tsx']): Program {
   // By way of `env`, which becomes the program: the test runner adds options of its own to each Node process it sees started.
-  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, '--import=tsx', ...args], {
+  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, ...nodeOptions, ...args], {
     env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true
   })
   t.teardown(() => {

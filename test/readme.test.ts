@@ -1,7 +1,7 @@
 // The README against the code.
 
 import t from 'tap'
-import { readFileSync } from 'node:fs'
+import { readFileSync, readdirSync } from 'node:fs'
 import { DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
 import { createApp } from './helpers.ts'
 
@@ -67,4 +67,17 @@ t.test('its relative links lead to files', async t => {
   const links = [...readme.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, path = '']) => path)
   t.ok(links.length > 3)
   for (const path of links) t.ok(existsSync(new URL(`../${path}`, import.meta.url)), path)
+})
+
+t.test('its table of other plugins has a row for each test, with the versions tested', async t => {
+  const folder = new URL('ecosystem/', import.meta.url)
+  const { dependencies } = JSON.parse(readFileSync(new URL('packages/package.json', folder), 'utf8')) as { dependencies: Record<string, string> }
+  const rows = [...readme.matchAll(/^\| \[([^\]]+)\]\(test\/ecosystem\/(.+?\.test\.ts)\)[^|]* \| ([^|]+) \|/gm)]
+  t.strictSame(new Set(rows.map(([, , file]) => file)), new Set(readdirSync(folder).filter(file => file.endsWith('.test.ts'))))
+  for (const [, name = '', , versions = ''] of rows) {
+    // A version alone is that of what the row is about.
+    for (const [, other = name, version] of versions.matchAll(/(?:([@\w/-]+) )?(\d+\.\d+\.\d+)/g)) {
+      t.equal(version, dependencies[other], other)
+    }
+  }
 })

@@ -1,0 +1,24 @@
+// mercurius: GraphQL queries, and subscriptions over a WebSocket.
+
+import t from 'tap'
+import { Readable } from 'node:stream'
+import { start } from './service.ts'
+import { Socket } from './socket.ts'
+
+t.test('queries in flight are answered, and subscriptions are closed with 1001', async t => {
+  const service = await start(t, 'mercurius')
+  const socket = new Socket(service.port, '/graphql', 'graphql-transport-ws')
+  await socket.opened()
+  socket.send({ type: 'connection_init' })
+  t.match(JSON.parse(await socket.message()), { type: 'connection_ack' })
+  socket.send({ id: '1', type: 'subscribe', payload: { query: 'subscription { ticks }' } })
+  t.match(JSON.parse(await socket.message()), { type: 'next', payload: { data: { ticks: 1 } } })
+  const query = service.post('/graphql', Readable.from(['{"query":"{ slow }"}']), { 'content-type': 'application/json' })
+  await service.holds('/graphql')
+  await service.sigterm()
+  await service.release()
+
+  t.match(await query, { status: 200, complete: true, body: /^\{"data":\{"slow":"answered"\}\}$/ })
+  t.match(await socket.closed, { code: 1001 })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
+})

@@ -1,0 +1,17 @@
+// NestJS with its Fastify adapter, in CommonJS.
+
+import t from 'tap'
+import { start } from './service.ts'
+
+t.test('without enableShutdownHooks(), requests in flight are answered, and the process exits with 0', async t => {
+  const service = await start(t, 'nestjs')
+  const placed = service.get('/orders')
+  await service.holds('/orders')
+  await service.sigterm()
+  const refused = await service.get('/orders')
+  await service.release()
+
+  t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
+  t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+})

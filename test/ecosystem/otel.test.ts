@@ -1,0 +1,22 @@
+// @fastify/otel with the OpenTelemetry SDK: spans.
+
+import t from 'tap'
+import { start } from './service.ts'
+
+for (const FIRST of ['otel', 'graceful']) {
+  t.test(`a shutdown callback exports the spans of requests in flight (${FIRST} first)`, async t => {
+    const service = await start(t, 'otel', { FIRST })
+    const placed = service.get('/orders')
+    await service.holds('/orders')
+    await service.sigterm()
+    const refused = await service.get('/orders')
+    await service.release()
+
+    t.match(refused, { status: 503, complete: true })
+    t.match(await placed, { status: 200, complete: true })
+    const report = { completed: 1, refused: 1, cut: [], callbacks: [{ name: 'traces' }] }
+    t.match(await service.ended(), { code: 0, report, complaints: [] })
+    const spans = service.log.messages(/^exported: /)
+    for (const span of ['exported: request 200', 'exported: handler - placeOrder']) t.ok(spans.includes(span), spans.join(', '))
+  })
+}

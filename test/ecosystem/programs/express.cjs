@@ -1,0 +1,18 @@
+'use strict'
+
+const express = require('@fastify/express')
+const { hold, serve } = require('./serve.cjs')
+
+serve(async app => {
+  await app.register(express)
+  // One middleware that answers by itself, and one that is ahead of a route.
+  app.use('/legacy', async (request, response) => {
+    await hold({ log: app.log, url: '/legacy' })
+    response.end('legacy')
+  })
+  app.use('/route', async (request, response, next) => {
+    await hold({ log: app.log, url: '/route' })
+    next()
+  })
+  app.get('/route', async () => 'route')
+})

@@ -1,0 +1,11 @@
+'use strict'
+
+const replyFrom = require('@fastify/reply-from')
+const { serve } = require('./serve.cjs')
+
+serve(async app => {
+  await app.register(replyFrom, { base: process.env.UPSTREAM })
+  // A proxy passes bodies on as they come.
+  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => { done(null, payload) })
+  app.all('/api/*', (request, reply) => reply.from(request.url))
+})

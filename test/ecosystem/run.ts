@@ -1,0 +1,40 @@
+// The plugin beside others, at SIGTERM: `npm run test:ecosystem`, or `npm run test:ecosystem -- static sse` for only these, with
+// what is pending for them.
+//
+// Each test forks a program of `programs`, as in an application: in CommonJS, with the packages that packages/package.json
+// pins, and with `fastify-graceful` as built from this checkout.
+
+import { spawnSync } from 'node:child_process'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { ROOT, buildPlugin, installPackages } from '../packages.ts'
+
+const HERE = fileURLToPath(new URL('.', import.meta.url))
+
+const files = testFiles(process.argv.slice(2))
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
+const programs = install()
+const { status } = spawnSync(process.execPath, [join(ROOT, 'node_modules/.bin/tap'), 'run', '--disable-coverage', '--reporter=terse', ...files], {
+  cwd: ROOT, env: { ...process.env, ECOSYSTEM_PROGRAMS: programs }, stdio: 'inherit'
+})
+process.exit(status ?? 1)
+
+function testFiles (names: readonly string[]): string[] {
+  const wanted = names.length > 0 ? names.flatMap(name => [`${name}.test.ts`, `${name}.pending.ts`]) : readdirSync(HERE).filter(name => name.endsWith('.test.ts'))
+  const found = wanted.map(name => join(HERE, name)).filter(file => existsSync(file))
+  if (found.length === 0) throw new Error(`No test files: ${wanted.join(', ')}`)
+  return found
+}
+
+/** Copies the programs to a folder in which `require()` finds the packages and the plugin; gone when the process is. */
+function install (): string {
+  const { modules } = installPackages('ecosystem')
+  buildPlugin()
+  const folder = mkdtempSync(join(dirname(modules), 'run-'))
+  process.on('exit', () => { rmSync(folder, { recursive: true, force: true }) })
+  cpSync(join(HERE, 'programs'), folder, { recursive: true })
+  mkdirSync(join(folder, 'node_modules'))
+  symlinkSync(ROOT, join(folder, 'node_modules/fastify-graceful'))
+  return folder
+}

@@ -1,0 +1,26 @@
+// @fastify/websocket: WebSockets.
+
+import t from 'tap'
+import { start } from './service.ts'
+import { Socket } from './socket.ts'
+
+for (const [what, env, closed] of [
+  ['1001', {}, { code: 1001, reason: '' }],
+  ['what the own preClose says', { PRE_CLOSE: '1' }, { code: 4000, reason: 'come back soon' }]
+] as const) {
+  t.test(`WebSockets are closed with ${what}, and requests in flight are answered`, async t => {
+    const service = await start(t, 'websocket', env)
+    const socket = new Socket(service.port, '/echo')
+    t.equal(await socket.message(), 'hello')
+    socket.send('echo')
+    t.equal(await socket.message(), 'echo')
+    const held = service.get('/held')
+    await service.holds('/held')
+    await service.sigterm()
+    await service.release()
+
+    t.match(await held, { status: 200, complete: true })
+    t.strictSame(await socket.closed, closed)
+    t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
+  })
+}
