@@ -7,7 +7,7 @@ import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
-import { Readable } from 'node:stream'
+import { duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
 
@@ -289,6 +289,46 @@ t.test('the 408 is whole, and the client reads it although it goes on sending', 
     t.match(text, /^HTTP\/1\.1 408 [^]*connection: close[^]*"FST_ERR_GRACEFUL_READ_TIMEOUT"/i)
   }
   await eventually(() => fastify.inFlightRequests === 0)
+})
+
+t.test('a 408 that waits for its turn, until the rest of the request has arrived after all, is sent and ends the connection', async t => {
+  const { app, log } = await createApp(t, { readTimeout: 100 })
+  const held = heldRoute(app)
+  const received = new Deferred()
+  app.addHook('onRequest', async ({ raw }) => { raw.on('end', () => { received.resolve() }) })
+  app.post('/', async () => 'never')
+  const client = new RawClient(await listen(app)).get('/held')
+  client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n1')
+  await log.line(/^Request cut/)
+  client.send('2')
+  await received.promise
+  held.release()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 [^]*\{"held":true\}HTTP\/1\.1 408 [^]*\}$/)
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('readTimeout acts on a stream that is no socket', async t => {
+  const { app } = await createApp(t, { readTimeout: 100, writeTimeout: false })
+  app.post('/', async () => 'never')
+  await listen(app)
+  const [client, server] = duplexPair()
+  app.server.emit('connection', server)
+  client.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\n1')
+  const [chunk] = await once(client, 'data') as [Buffer]
+  t.match(chunk.toString(), /^HTTP\/1\.1 408 /)
+})
+
+t.test('a handler that has replaced a property of its reply is cut as usual', async t => {
+  const { app } = await createApp(t, { writeTimeout: 60, signals: ['SIGTERM'] })
+  const released = new Deferred()
+  app.get('/', async (_request, reply) => {
+    Object.defineProperty(reply, 'routeOptions', { get () { throw new Error('replaced') } })
+    await released.promise
+  })
+  await new RawClient(await listen(app)).get('/').until(/^HTTP\/1\.1 503 /)
+  released.resolve()
+  await eventually(() => app.inFlightRequests === 0)
 })
 
 t.test('a client that goes on sending the body of an answered request is closed', async t => {

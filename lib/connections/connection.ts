@@ -78,11 +78,16 @@ export class Connection {
    * Node closes the connection when its last response has been written. If the request is still arriving, that would reset it,
    * perhaps before the client has read the response. So it is half-closed, and the rest of the request is dropped.
    */
-  linger (request: IncomingMessage): void {
+  linger (exchange: Exchange): void {
     const { socket } = this
+    const { destroySoon } = socket
     socket.destroySoon = () => {
+      if (!exchange.isReceiving) {
+        destroySoon.call(socket)
+        return
+      }
       socket.end()
-      dropBody(request, () => { socket.destroy() })
+      dropBody(exchange.request, () => { socket.destroy() })
     }
   }
 

@@ -13,6 +13,7 @@ import type { Connection } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { errorBody } from '../errors.ts'
+import { tryRead } from '../values.ts'
 
 /**
  * - `open`: the client waits for its answer.
@@ -179,14 +180,15 @@ export class Exchange {
   /** If the handler has written the head itself, Node does not show its content-type: then it may be one, or was asked for. */
   get #isEventStream (): boolean {
     const { request, response, reply } = this
-    const type = response.getHeader('content-type') ?? reply?.getHeader('content-type')
+    const type = tryRead(() => response.getHeader('content-type') ?? reply?.getHeader('content-type'))
     return String(type ?? (this.isHijacked ? EVENT_STREAM : request.headers.accept)).includes(EVENT_STREAM)
   }
 
   /** Whether the user's code limits the time: its own timer on the response, or Fastify's `handlerTimeout` until it has begun. */
   get isTimedByUser (): boolean {
     const timer = (this.#stream ?? this.socket as Timed | undefined)?.timeout ?? 0
-    return timer > 0 || (!this.response.headersSent && Number(this.reply?.routeOptions.handlerTimeout) > 0)
+    if (timer > 0) return true
+    return !this.response.headersSent && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0
   }
 
   /** Whether no body arrives and nothing has been sent: only the handler can make progress. HTTP/1 only. */
@@ -221,8 +223,9 @@ export class Exchange {
   }
 
   /**
-   * HTTP/2: notes how much of the body has arrived. Node does not show it, so the first look finds what the client has not been
-   * told to be read yet, and then it is counted. A listener for each request would cost too much, and make its stream flow.
+   * HTTP/2: notes how much of the body has arrived. Node does not show it. What has arrived before the first sweep is taken from
+   * the flow-control window, as far as that has not been opened again; then a listener counts. A listener for each request would
+   * cost too much, and would make a stream flow that nothing reads yet.
    */
   noteReceived (): void {
     const stream = this.#stream as ServerHttp2Stream
@@ -278,7 +281,7 @@ export class Exchange {
    * onSend hooks twice if they are already running. Later writes by Fastify or the handler are ignored.
    */
   answer (error: FastifyError, own: OutgoingHttpHeaders = {}): void {
-    if (this.needsConnection) this.connection?.linger(this.request)
+    if (this.needsConnection) this.connection?.linger(this)
     try {
       this.#sendError(error, own)
     } catch {
