@@ -375,13 +375,16 @@ t.test('the line of a handler that is cut names option and route, and says how t
 t.test('requestTimeout given to Fastify limits the whole request, by Node, and no route lengthens that', async t => {
   const { fastify, log, port } = await start(t, {}, { requestTimeout: 300 }, app => {
     app.post('/', { config: { gracefulShutdown: { readTimeout: 60_000 } } }, async ({ body }) => body)
+    app.post('/plain', async ({ body }) => body)
     app.post('/short', { config: { gracefulShutdown: { readTimeout: 60 } } }, async ({ body }) => body)
   })
   t.match(fastify.server, { requestTimeout: 300, headersTimeout: 300 })
-  const upload = upload1(port)
-  const steady = setInterval(() => { upload.send(KIB) }, 20)
-  t.equal(await upload.status, 408)
-  clearInterval(steady)
+  for (const path of ['/', '/plain']) {
+    const upload = upload1(port, path)
+    const steady = setInterval(() => { upload.send(KIB) }, 20)
+    t.equal(await upload.status, 408)
+    clearInterval(steady)
+  }
   t.strictSame(log.messages(/^Request cut/), [], 'it was Node')
   t.equal(await upload1(port, '/short').status, 408)
   await log.line(/^Request cut: The request was not received within 60 ms/)
