@@ -90,10 +90,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     if ([route.method].flat().some(method => !METHODS_WITHOUT_BODY.has(method))) {
       route.preValidation = [afterParsing, ...[route.preValidation ?? []].flat()]
     }
-    const { writeTimeout } = own
-    if (writeTimeout === undefined) return
-    timeouts.noteRoute(writeTimeout)
-    prependOnRequest(route, exchange => { exchange.writeTimeout = writeTimeout })
+    if (Object.keys(own).length === 0) return
+    const ownOptions = { ...own }
+    timeouts.noteRoute(ownOptions)
+    prependOnRequest(route, exchange => { exchange.options = ownOptions })
   })
   fastify.decorateReply(kExchange, null)
   observeOtherHandlers(fastify, handlers)

@@ -28,6 +28,9 @@ export const DEFAULTS = {
 const PROBE_OPTIONS = ['path', 'checks', 'checkTimeout', 'guarded', 'schema', 'config', 'logLevel']
 const HEALTH_OPTIONS = [...PROBE_OPTIONS, 'duringShutdown']
 
+/** The part of the time left by `shutdownDelay` that `drainTimeout` takes if it is not given. */
+const DRAIN_PART = 5 / 6
+
 export type Timeout = number | false
 
 export interface Probe extends Readonly<Required<Omit<HealthProbeOptions, 'logLevel' | 'schema'>>> {
@@ -49,10 +52,14 @@ export function resolveOptions (input: GracefulOptions): Options {
   known('option', input, Object.keys(DEFAULTS))
   const given = Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined))
   const options = { ...DEFAULTS, ...given } as Required<GracefulOptions>
+  const shutdownTimeout = milliseconds('option "shutdownTimeout"', options.shutdownTimeout, 1)
+  const shutdownDelay = milliseconds('option "shutdownDelay"', options.shutdownDelay, 0)
+  const left = Math.max(0, shutdownTimeout - shutdownDelay)
+  const { drainTimeout = Math.min(DEFAULTS.drainTimeout, Math.floor(left * DRAIN_PART)) } = given as GracefulOptions
   const resolved: Options = {
-    shutdownTimeout: milliseconds('option "shutdownTimeout"', options.shutdownTimeout, 1),
-    drainTimeout: milliseconds('option "drainTimeout"', options.drainTimeout, 0),
-    shutdownDelay: milliseconds('option "shutdownDelay"', options.shutdownDelay, 0),
+    shutdownTimeout,
+    drainTimeout: milliseconds('option "drainTimeout"', drainTimeout, 0),
+    shutdownDelay,
     readTimeout: timeout('option "readTimeout"', options.readTimeout),
     writeTimeout: timeout('option "writeTimeout"', options.writeTimeout),
     idleTimeout: timeout('option "idleTimeout"', options.idleTimeout),
@@ -61,7 +68,7 @@ export function resolveOptions (input: GracefulOptions): Options {
     ready: probe('ready', options.ready),
     given: new Set(Object.keys(given))
   }
-  const { shutdownDelay, drainTimeout, shutdownTimeout, health, ready } = resolved
+  const { health, ready } = resolved
   if (shutdownDelay + drainTimeout >= shutdownTimeout) throw new BudgetError(shutdownDelay, drainTimeout, shutdownTimeout)
   if (health !== false && ready !== false && health.path === ready.path) {
     throw new ProbePathError('ready', ready.path, 'option "health"', 'ready')
@@ -69,13 +76,21 @@ export function resolveOptions (input: GracefulOptions): Options {
   return Object.freeze(resolved)
 }
 
+/** The options given in milliseconds that look as if they were meant in seconds. A short `shutdownDelay` makes sense. */
+export function perhapsSeconds (options: Options): Array<[name: string, value: number]> {
+  const { shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout, given } = options
+  const limits = Object.entries({ shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout })
+  return limits.map(([name, value]): [string, number] => [name, Number(value)])
+    .filter(([name, value]) => given.has(name) && value > 0 && value < 1_000)
+}
+
 /** Validates a route's `config.gracefulShutdown`. */
 export function resolveRouteOptions (url: string, config: GracefulRouteOptions = {}): GracefulRouteOptions {
   if (config === false) return config
   const name = `config.gracefulShutdown of route "${url}"`
   assertValid(isPlainObject(config), name, config, 'false or an object')
-  known(`option of ${name}:`, config, ['writeTimeout'])
-  if (config.writeTimeout !== undefined) timeout(`"writeTimeout" in ${name}`, config.writeTimeout)
+  known(`option of ${name}:`, config, ['readTimeout', 'writeTimeout'])
+  for (const [option, value] of Object.entries(config)) if (value !== undefined) timeout(`"${option}" in ${name}`, value)
   return config
 }
 

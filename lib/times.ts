@@ -9,6 +9,9 @@ export const CHECK_TIMEOUT = 1_000
 /** The sweep interval, as a part of the timeout: how late the sweep may notice it. */
 export const LATENESS = { part: 1 / 10, least: 10, most: 1_000 }
 
+/** A request body may take this much longer for each KiB of it that has arrived, as with MinRate in Apache's mod_reqtimeout. */
+export const READ_PER_KIB = 1_000
+
 /** How often the log shows what a shutdown waits for. */
 export const PROGRESS_INTERVAL = 1_000
 

@@ -36,6 +36,15 @@ export function messageOf (error: Error): string {
   }
 }
 
+/** What is read of a user's object; undefined if that throws. */
+export function tryRead<T> (read: () => T): T | undefined {
+  try {
+    return read()
+  } catch {
+    return undefined
+  }
+}
+
 /** A user-given name: a string as it is, any other value as shown. */
 export function nameOf (value: unknown): string {
   return typeof value === 'string' ? value : show(value)

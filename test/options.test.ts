@@ -8,6 +8,7 @@ import { errorEvents } from 'close-with-grace/events/error.events.js'
 import { exitEvents } from 'close-with-grace/events/exit.events.js'
 import gracefulPlugin from '../index.ts'
 import { DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
+import { createApp, listen } from './helpers.ts'
 import type { GracefulOptions } from '../types/index.ts'
 
 interface CodedError extends Error { code: string }
@@ -88,7 +89,8 @@ t.test('refuses false and zero where they mean nothing', async t => {
 
 t.test('refuses times that do not fit into each other', async t => {
   for (const options of [
-    { shutdownTimeout: 25_000 }, { shutdownDelay: 5_000 }, { drainTimeout: 30_000 },
+    { shutdownTimeout: 25_000, drainTimeout: 25_000 }, { shutdownDelay: 5_000, drainTimeout: 25_000 }, { drainTimeout: 30_000 },
+    { shutdownDelay: 30_000 }, { shutdownDelay: 10_000, shutdownTimeout: 10_000 },
     { shutdownTimeout: 1_000, drainTimeout: 600, shutdownDelay: 400 }
   ]) {
     const error = await registrationError(options)
@@ -96,6 +98,41 @@ t.test('refuses times that do not fit into each other', async t => {
     t.match(error.message, /shutdownDelay \(\d+ ms\) \+ drainTimeout \(\d+ ms\) must be less than shutdownTimeout \(\d+ ms\)/)
   }
   t.ok(resolveOptions({ shutdownTimeout: 1_000, drainTimeout: 600, shutdownDelay: 399 }))
+})
+
+t.test('derives a drainTimeout that is not given from what the delay leaves', async t => {
+  for (const [options, drainTimeout] of [
+    [{}, 25_000], [{ shutdownTimeout: 60_000 }, 25_000], [{ shutdownDelay: 10_000 }, 16_666], [{ shutdownTimeout: 10_000 }, 8_333],
+    [{ shutdownTimeout: 20_000, shutdownDelay: 5_000 }, 12_500], [{ shutdownTimeout: 60_000, shutdownDelay: 40_000 }, 16_666],
+    [{ shutdownTimeout: 1 }, 0], [{ shutdownTimeout: 10_000, drainTimeout: undefined }, 8_333]
+  ] as Array<[GracefulOptions, number]>) {
+    t.equal(resolveOptions(options).drainTimeout, drainTimeout, inspect(options))
+  }
+})
+
+t.test('warns of timeouts that look as if they were meant in seconds, once, as the instance starts to listen', async t => {
+  const given = { shutdownTimeout: 999, drainTimeout: 25, readTimeout: 10, writeTimeout: 1, idleTimeout: 120, shutdownDelay: 5 }
+  const { app, log } = await createApp(t, given)
+  await app.ready()
+  const warnings = () => log.lines.filter(({ level }) => level === 40).map(({ msg }) => msg)
+  t.strictSame(warnings(), [])
+  await app.listen({ port: 0, host: 'localhost' })
+  t.strictSame(warnings(), ['shutdownTimeout', 'drainTimeout', 'readTimeout', 'writeTimeout', 'idleTimeout'].map(name => {
+    const value = given[name as keyof typeof given]
+    return `Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value}000`
+  }))
+})
+
+t.test('does not warn of a value that was derived, that switches something off, or of a second or more', async t => {
+  for (const options of [
+    {}, { shutdownDelay: 500, shutdownTimeout: 1_100 }, { readTimeout: 1_000 },
+    { drainTimeout: 0, readTimeout: false, writeTimeout: false, idleTimeout: false }
+  ] as const) {
+    const { app, log } = await createApp(t, options)
+    await listen(app)
+    t.strictSame(log.lines.filter(({ level }) => level >= 40), [])
+    await app.gracefulShutdown.shutdown()
+  }
 })
 
 t.test('refuses options that it does not know', async t => {
@@ -184,7 +221,7 @@ t.test('refuses to be registered in a child context, where it would protect no o
 })
 
 t.test('an instance of which the registration failed closes', async t => {
-  for (const options of [{}, { shutdownTimeout: 1 }, { health: { path: '/h', logLevel: 'no level' } }]) {
+  for (const options of [{}, { shutdownTimeout: 1, drainTimeout: 1 }, { health: { path: '/h', logLevel: 'no level' } }]) {
     const app = Fastify({ logger: { stream: new Writable({ write (_chunk, _encoding, done) { done() } }) } })
     app.get('/health', async () => 'mine')
     let isClosed = false
@@ -222,7 +259,8 @@ t.test('refuses bad settings of a route', async t => {
     [true, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'false or an object'],
     [null, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'false or an object'],
     [{ writeTimeOut: 1 }, 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', 'writeTimeout'],
-    [{ writeTimeout: '1' }, 'FST_ERR_GRACEFUL_OPTION_INVALID', "'1' (string)"]
+    [{ writeTimeout: '1' }, 'FST_ERR_GRACEFUL_OPTION_INVALID', "'1' (string)"],
+    [{ readTimeout: 0 }, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'or false']
   ] as const) {
     const app = Fastify()
     await app.register(gracefulPlugin)

@@ -133,8 +133,9 @@ for (const when of ['before it listens', 'while it begins to', 'with a request i
 
 /** The ports of the fixture's instances, in their order. */
 async function portsOf ({ log }: Program): Promise<number[]> {
-  await log.line(/all listen/)
-  return log.messages(/listening at/).map(msg => Number(/:(\d+)$/.exec(msg)?.[1]))
+  // Not from each instance's own lines: each has its own destination, and their order is not kept.
+  const { ports } = await log.line(/all listen/)
+  return ports as number[]
 }
 
 interface Instance {

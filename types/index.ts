@@ -57,7 +57,10 @@ export interface HealthProbeOptions extends ProbeOptions {
 export interface GracefulOptions {
   /** Limit for the shutdown; forces the exit only if a process event started it. Default: 30000. */
   shutdownTimeout?: number
-  /** How long the shutdown waits for requests in flight. Default: 25000. */
+  /**
+   * How long the shutdown waits for requests in flight. Default: five sixths of what `shutdownDelay` leaves of `shutdownTimeout`,
+   * at most 25000.
+   */
   drainTimeout?: number
   /**
    * How long the instance still serves requests after its readiness probe starts to fail, so that load balancers can send
@@ -65,14 +68,23 @@ export interface GracefulOptions {
    */
   shutdownDelay?: number
   /**
-   * How long a client may take to send a whole request; then it is answered with 408. `false` turns it off.
-   * Sets Node's `server.requestTimeout` and `server.headersTimeout`.
-   * Default: 10000, or the `requestTimeout` given to Fastify.
+   * How long a client may take to send the headers of a request, and its body: a body has one more second for each KiB that has
+   * arrived. Then the request is answered with 408. `false` turns it off. A route may have its own for bodies in
+   * `config.gracefulShutdown.readTimeout`.
+   * Sets Node's `server.headersTimeout`, unless that is shorter; Node's `server.requestTimeout`, which limits the whole request,
+   * is then off.
+   * Default: 10000. If `requestTimeout` was given to Fastify, Node enforces that on HTTP/1 instead, and it is the default on
+   * HTTP/2, where Node does not.
    */
   readTimeout?: number | false
   /**
    * A response that makes no progress for this long is cut: its client gets a 503 if no header has been sent yet, else
    * its connection is closed. `false` turns it off. A route may have its own in `config.gracefulShutdown.writeTimeout`.
+   *
+   * It does not act while the handler waits for the body (see `readTimeout`), and an event stream (`text/event-stream`) may be
+   * silent for any length of time. If a hijacked reply's head is written with `reply.raw.writeHead()`, Node does not show its
+   * content type, so it may be silent, too. It also does not act if the handler has set a timeout by `reply.raw.setTimeout()`,
+   * nor, before the response has begun, if Fastify's `handlerTimeout` is set.
    * Default: 10000; off if `connectionTimeout` was given to Fastify, which then acts instead.
    */
   writeTimeout?: number | false
@@ -99,6 +111,8 @@ export interface GracefulOptions {
  * `writeTimeout` does not act on them.
  */
 export type GracefulRouteOptions = false | {
+  /** The route's own {@link GracefulOptions.readTimeout}, for bodies; `false` for an upload that may pause for any length of time. */
+  readTimeout?: number | false
   /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause for any length of time. */
   writeTimeout?: number | false
 }

@@ -5,6 +5,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Exchange } from '../requests/exchange.ts'
 import { subscribe } from 'node:diagnostics_channel'
+import { dropBody } from '../requests/body.ts'
 
 /**
  * By socket, for all instances. Not a field of the socket: V8 makes an object with many fields slow if a computed name, such as
@@ -23,6 +24,9 @@ export class Connection {
   readonly owner: ConnectionOwner
   /** The newest request that still needs the connection. `Exchange.previous` is the one before it. */
   newest: Exchange | undefined = undefined
+  /** Whether a request has arrived, or was being received, since `noteReceived()`. */
+  #isReceiving = false
+  #bytesRead = 0
 
   constructor (socket: Socket, owner: ConnectionOwner) {
     this.socket = socket
@@ -44,6 +48,7 @@ export class Connection {
     const { newest } = this
     if (newest !== undefined && !newest.isFinished) exchange.previous = newest
     this.newest = exchange
+    this.#isReceiving = true
   }
 
   /** A request answered before its body is received still needs the connection: closing it would reset it. */
@@ -54,6 +59,36 @@ export class Connection {
   /** Whether a request is being received or answered. */
   get isBusy (): boolean {
     return this.newest !== undefined && !(this.newest.isFinished && this.newest.request.complete)
+  }
+
+  /**
+   * The newest request has received what has arrived since the last call. Not noted as each request arrives, because reading
+   * `bytesRead` takes long; so it may also have what earlier requests have received since then.
+   */
+  noteReceived (): void {
+    if (!this.#isReceiving) return
+    // A server may also be given a stream that is no socket.
+    const { bytesRead = 0 } = this.socket as Partial<Socket>
+    this.#isReceiving = this.newest?.isReceiving === true
+    if (this.newest !== undefined) this.newest.received += bytesRead - this.#bytesRead
+    this.#bytesRead = bytesRead
+  }
+
+  /**
+   * Node closes the connection when its last response has been written. If the request is still arriving, that would reset it,
+   * perhaps before the client has read the response. So it is half-closed, and the rest of the request is dropped.
+   */
+  linger (exchange: Exchange): void {
+    const { socket } = this
+    const { destroySoon } = socket
+    socket.destroySoon = () => {
+      if (!exchange.isReceiving) {
+        destroySoon.call(socket)
+        return
+      }
+      socket.end()
+      dropBody(exchange.request, () => { socket.destroy() })
+    }
   }
 
   /** The pending requests, from the newest to the oldest. */

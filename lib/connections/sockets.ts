@@ -154,6 +154,25 @@ export class Connections {
     this.lastActivity = now()
   }
 
+  /** Notes how much of each request has arrived. */
+  noteReceived (): void {
+    for (const connection of this.#speaking) connection.noteReceived()
+    for (const exchange of this.#receivingStreams()) exchange.noteReceived()
+  }
+
+  /** The requests that are being received, whether they count or not; on HTTP/1, also those that have been answered. */
+  * receiving (): Generator<Exchange> {
+    for (const { newest } of this.#speaking) if (newest?.isReceiving === true) yield newest
+    yield * this.#receivingStreams()
+  }
+
+  * #receivingStreams (): Generator<Exchange> {
+    if (this.#sessions.size === 0) return
+    for (const exchange of [...this.#inFlight.exchanges, ...this.#inFlight.uncounted]) {
+      if (exchange.isStream && exchange.isReceiving) yield exchange
+    }
+  }
+
   /** The newest response becomes the last one on its connection, even if the request body is arriving. */
   endAfter (exchange: Exchange): void {
     if (this.#isNewest(exchange)) exchange.endConnection()

@@ -31,9 +31,12 @@ export class Cuts {
     this.#log = log
   }
 
-  /** Ends a request in its handler's place. The handler cannot be stopped, and counts until it settles. */
-  cut (exchange: Exchange, error: FastifyError): void {
-    this.#name(exchange, error)
+  /**
+   * Ends a request in its handler's place. The handler cannot be stopped, and counts until it settles.
+   * @param option the timeout, if a route may have its own
+   */
+  cut (exchange: Exchange, error: FastifyError, option?: 'readTimeout' | 'writeTimeout'): void {
+    this.#name(exchange, error, option)
     if (exchange.isGone || exchange.isFinished) return
     if (exchange.isAnswered) {
       // Begun, or complete but not read: a whole answer is no longer possible.
@@ -49,7 +52,7 @@ export class Cuts {
 
   /** Closing the connection also loses the other requests of a pipeline. */
   #abort (exchange: Exchange, error: FastifyError): void {
-    for (const other of this.#connections.sharing(exchange)) if (this.#inFlight.counts(other)) this.#name(other, error)
+    for (const other of this.#connections.sharing(exchange)) this.#name(other, error)
     exchange.abort()
     this.#inFlight.check(exchange)
   }
@@ -84,11 +87,14 @@ export class Cuts {
     }
   }
 
-  #name (exchange: Exchange, error: FastifyError): void {
+  #name (exchange: Exchange, error: FastifyError, option?: string): void {
+    // Nothing waits for it: it was refused, or its route has opted out.
+    if (!this.#inFlight.counts(exchange)) return
     const entry = this.#inFlight.describe(exchange)
     if (this.#phase.current !== 'running') this.#outcome.addCut(exchange, entry)
     if (this.#logged.has(exchange) || this.#outcome.cutCount > MOST_NAMED) return
     this.#logged.add(exchange)
-    this.#log.error(`Request cut: ${error.message}`, { ...entry, code: error.code })
+    const advice = option === undefined ? '' : ` (${option}). ${entry.route ?? 'A route'} can have its own: config: { gracefulShutdown: { ${option}: … } }`
+    this.#log.error(`Request cut: ${error.message}${advice}`, { ...entry, code: error.code })
   }
 }

@@ -2,7 +2,7 @@
 
 import type { RequestInFlight } from '../../types/index.ts'
 import type { Exchange } from './exchange.ts'
-import { nameOf } from '../values.ts'
+import { nameOf, tryRead } from '../values.ts'
 
 /** Where pino keeps the serializers of a logger, `pino.symbols.serializersSym`; other loggers have none. */
 const kSerializers = Symbol.for('pino.serializers')
@@ -47,10 +47,6 @@ function withoutQuery (url: string | undefined): string | undefined {
 
 /** The value, if it can be read and is a string. */
 function text (read: () => unknown): string | undefined {
-  try {
-    const value = read()
-    return typeof value === 'string' ? value : undefined
-  } catch {
-    return undefined
-  }
+  const value = tryRead(read)
+  return typeof value === 'string' ? value : undefined
 }

@@ -8,10 +8,12 @@ import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import type { GracefulRouteOptions } from '../../types/index.ts'
 import type { Connection } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { errorBody } from '../errors.ts'
+import { tryRead } from '../values.ts'
 
 /**
  * - `open`: the client waits for its answer.
@@ -30,9 +32,21 @@ export type Handler = 'unreached' | 'returned' | 'settled'
 /** Fastify does not read a body for these methods. */
 export const METHODS_WITHOUT_BODY: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'TRACE'])
 
+/** What a route has set for itself. */
+export type RouteOptions = Exclude<GracefulRouteOptions, false>
+
+const NO_OPTIONS: RouteOptions = {}
+
+const EVENT_STREAM = 'text/event-stream'
+
 const ERROR_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
 
 export const kExchange = Symbol('graceful.exchange')
+
+/** Sockets and streams have it once `setTimeout()` has been called. Node's types lack it for streams. */
+interface Timed {
+  timeout?: number
+}
 
 /** A reply that has reached the plugin's onRequest hook. */
 interface Attached {
@@ -45,7 +59,7 @@ export class Exchange {
   /** HTTP/1 only. Kept, because `request.socket` may become null: undici does that to a request it sends as a body. */
   readonly socket: Socket | undefined
   /** HTTP/2 only. */
-  readonly #stream: ServerHttp2Stream | undefined
+  readonly #stream: ServerHttp2Stream & Timed | undefined
   /** Set when the plugin's onRequest hook runs; hooks that were registered before the plugin run earlier. */
   reply: FastifyReply | undefined = undefined
   /** HTTP/1 only, if one of our listeners accepted it. */
@@ -70,14 +84,22 @@ export class Exchange {
   startedAt = 0
   /** When a sweep first found no sign of the handler after the client left, on the clock of now(). */
   silentSince = 0
-  /** The route's own write timeout. */
-  writeTimeout: number | false | undefined = undefined
+  /** The route's own timeouts. */
+  options: RouteOptions = NO_OPTIONS
+  /** How many bytes of it have arrived, as of the last sweep. HTTP/1: with what else its connection has received since the one before. */
+  received = 0
+  /** Whether what arrives is counted by a listener; HTTP/2 only. */
+  #isCounting = false
   /** Whether a timer watches the progress of the response. */
   watched = false
 
   /** The order of arrival. */
   readonly number: number
   index = -1
+
+  /** What the socket had sent at the last sweep, and when that changed. */
+  #sent = -1
+  #sentAt = -Infinity
 
   constructor (request: IncomingMessage, response: ServerResponse, number: number) {
     this.number = number
@@ -128,7 +150,9 @@ export class Exchange {
   get isReceiving (): boolean {
     if (!this.#hasBody) return false
     if (this.#stream !== undefined) return !this.isGone && this.#stream.state.remoteClose !== 1
-    return !this.request.complete && !this.request.destroyed
+    const { complete, destroyed } = this.request as Partial<IncomingMessage>
+    // An injected request has no `complete`, because nothing of it is still to come.
+    return complete === false && destroyed !== true
   }
 
   /** Whether closing the connection now would reset it. An HTTP/2 session that closes lets its streams end. */
@@ -141,14 +165,47 @@ export class Exchange {
     return this.#hasBody && !METHODS_WITHOUT_BODY.has(this.request.method) && !this.isParsed
   }
 
-  /** Whether Node itself answers a request that is not received in time. */
-  get isTimedByNode (): boolean {
-    return this.#stream === undefined
+  /** Whether it is a stream of an HTTP/2 session. */
+  get isStream (): boolean {
+    return this.#stream !== undefined
   }
 
-  /** Whether no body arrives and nothing has been sent: only the handler can make progress. HTTP/1 only. */
+  /**
+   * Whether it is not for the handler to make progress: the rest of the body has to come from the client, or the response is an
+   * event stream that the client has read up to now.
+   */
+  get isPausing (): boolean {
+    const { request, response } = this
+    const stream = this.#stream
+    if (this.isReceiving) return request.readableLength + (stream?.readableLength ?? 0) === 0
+    return response.headersSent && this.#isEventStream && (stream ?? response).writableLength === 0
+  }
+
+  /** If the handler has written the head itself, Node does not show its content-type: then it may be one, or was asked for. */
+  get #isEventStream (): boolean {
+    const { request, response, reply } = this
+    const type = tryRead(() => response.getHeader('content-type') ?? reply?.getHeader('content-type'))
+    return String(type ?? (this.isHijacked ? EVENT_STREAM : request.headers.accept)).includes(EVENT_STREAM)
+  }
+
+  /** Whether the user's code limits the time: its own timer on the response, or Fastify's `handlerTimeout` until it has begun. */
+  get isTimedByUser (): boolean {
+    const timer = (this.#stream ?? this.socket as Timed | undefined)?.timeout ?? 0
+    if (timer > 0) return true
+    return !this.response.headersSent && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0
+  }
+
+  /** Whether no body arrives and no head has been sent: only the handler can make progress. HTTP/1 only. */
   get isStill (): boolean {
     return this.#stream === undefined && !this.response.headersSent && !this.#hasBody
+  }
+
+  /** While it is still: milliseconds without a 1xx response, as far as the sweep has seen. */
+  get stillFor (): number {
+    const sent = this.socket?.bytesWritten ?? 0
+    if (sent !== this.#sent && this.#sent >= 0) this.#sentAt = now()
+    this.#sent = sent
+    return Math.min(this.age, now() - this.#sentAt)
   }
 
   /** Whether the response is complete and waits for the previous one. */
@@ -175,6 +232,21 @@ export class Exchange {
   /** Keeps the age, because reply.elapsedTime stops when the response ends. */
   keepAge (): void {
     this.startedAt = now() - this.age
+  }
+
+  /**
+   * HTTP/2: notes how much of the body has arrived. Node does not show it. What has arrived before the first sweep is taken from
+   * the flow-control window, as far as that has not been opened again; then a listener counts. A listener for each request would
+   * cost too much, and would make a stream flow that nothing reads yet.
+   */
+  noteReceived (): void {
+    const stream = this.#stream as ServerHttp2Stream
+    if (this.#isCounting) return
+    const { session, state, readableFlowing } = stream
+    this.received = Number(session?.localSettings.initialWindowSize) - Number(state.localWindowSize)
+    if (readableFlowing === null) return
+    this.#isCounting = true
+    stream.on('data', (chunk: Buffer) => { this.received += chunk.length })
   }
 
   /** Calls back once, when the HTTP/2 stream or the HTTP/1 response closes; before other code reacts. */
@@ -221,6 +293,7 @@ export class Exchange {
    * onSend hooks twice if they are already running. Later writes by Fastify or the handler are ignored.
    */
   answer (error: FastifyError, own: OutgoingHttpHeaders = {}): void {
+    if (this.needsConnection) this.connection?.linger(this)
     try {
       this.#sendError(error, own)
     } catch {
@@ -254,18 +327,27 @@ export class Exchange {
 
 /** Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. */
 function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: number, callback: () => void): void {
-  response.setTimeout(limit, () => {
+  const silent = () => {
+    if ((socket.timeout ?? limit) !== limit) {
+      // The handler has set its own timer since. If it does not listen to it, the connection is closed, as Node does.
+      response.off('timeout', silent)
+      if (response.listenerCount('timeout') === 0) socket.destroy?.()
+      return
+    }
     callback()
     // While a response waits behind others, nothing else restarts the timer.
     socket.setTimeout?.(limit)
-  })
+  }
+  response.setTimeout(limit, silent)
   // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
   response.prependOnceListener('finish', () => { socket.setTimeout?.(0) })
 }
 
 /** Any progress of the session restarts Node's stream timer, so that timer only detects a silent source. */
-function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): void {
+function watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): void {
   const silent = () => {
+    // The handler has set its own timer since.
+    if (stream.timeout !== limit) return
     callback()
     stream.setTimeout(limit, silent)
   }
@@ -278,7 +360,7 @@ function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => 
   const timer = setInterval(() => {
     if (stream.closed) clearInterval(timer)
     if (waiting > 0 && stream.writableLength === waiting && now() - since < limit) return
-    if (waiting > 0 && stream.writableLength === waiting) callback()
+    if (waiting > 0 && stream.writableLength === waiting && stream.timeout === limit) callback()
     waiting = stream.writableLength
     progress()
   }, Math.max(1, limit / 4)).unref()

@@ -1,20 +1,21 @@
 // The read, write and idle timeouts, on every listener. Node has a timeout for each, which only has to be set so that it takes
-// effect. A write timer per request would cost more than the request. So a sweep over the requests in flight cuts those that
-// make no progress, and passes those that have been moving for a while to Node's timer.
+// effect, except for bodies: its requestTimeout cannot grow with what has arrived. A timer per request would cost more than the
+// request. So a sweep over the requests in flight cuts those that make no progress, and passes those that have been moving for a
+// while to Node's timer.
 
 import type { FastifyInstance } from 'fastify'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server } from 'node:net'
 import type { Connections } from '../connections/sockets.ts'
 import type { SafeLog } from '../lifecycle/log.ts'
-import type { Options, Timeout } from '../options.ts'
+import { type Options, type Timeout, perhapsSeconds } from '../options.ts'
 import type { Cuts } from './cut.ts'
-import type { Exchange } from './exchange.ts'
+import type { Exchange, RouteOptions } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
 import { clearInterval, now, setInterval } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
-import { LATENESS } from '../times.ts'
+import { LATENESS, READ_PER_KIB } from '../times.ts'
 
 /** The defaults of a server. Any other value is the user's, and is kept. */
 const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0, http2SessionTimeout: 72_000 }
@@ -34,6 +35,7 @@ interface TimedServer extends Server {
 
 export class Timeouts {
   readonly #options: Options
+  readonly #fastify: FastifyInstance
   readonly #inFlight: InFlight
   readonly #connections: Connections
   readonly #cuts: Cuts
@@ -41,14 +43,16 @@ export class Timeouts {
   /** The user's Fastify options, by the names of Node's properties. */
   readonly #configured: { requestTimeout: number | undefined, keepAliveTimeout: number | undefined, timeout: number | undefined }
   readonly #sessionTimeout: number
-  /** For HTTP/2, because Node has no such timeout for it. */
   readonly #read: Timeout
+  /** Whether the user has set Node's `requestTimeout`, which limits HTTP/1 requests. */
+  #isRequestTimeoutKept = false
   #write: Timeout
   #shortest = Infinity
   #sweeper: NodeJS.Timeout | undefined
 
   constructor (options: Options, fastify: FastifyInstance, inFlight: InFlight, connections: Connections, cuts: Cuts, log: SafeLog) {
     this.#options = options
+    this.#fastify = fastify
     this.#inFlight = inFlight
     this.#connections = connections
     this.#cuts = cuts
@@ -71,12 +75,14 @@ export class Timeouts {
       [FASTIFY_DEFAULTS[property], NODE_DEFAULTS[property]].includes(server[property]))
 
     if ('requestTimeout' in server) {
-      if (ours('readTimeout', 'requestTimeout')) server.requestTimeout = readTimeout || 0
-      if (server.requestTimeout > 0) {
-        // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
-        server.headersTimeout = Math.min(server.headersTimeout, server.requestTimeout)
-        server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, lateness(server.requestTimeout))
-      }
+      const isOurs = ours('readTimeout', 'requestTimeout')
+      this.#isRequestTimeoutKept = !isOurs
+      const limit = (isOurs ? readTimeout : server.requestTimeout) || Infinity
+      // Node's covers the whole request; the sweep covers bodies.
+      if (isOurs) server.requestTimeout = 0
+      // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
+      server.headersTimeout = Math.min(server.headersTimeout, limit)
+      server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, lateness(limit))
       if (ours('idleTimeout', 'keepAliveTimeout')) server.keepAliveTimeout = idleTimeout || 0
     }
     if (ours('writeTimeout', 'timeout')) server.timeout = 0
@@ -85,14 +91,18 @@ export class Timeouts {
     this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity, this.#options.drainTimeout || Infinity)
   }
 
-  /** A route has its own write timeout. */
-  noteRoute (timeout: Timeout): void {
-    this.#shortest = Math.min(this.#shortest, timeout || Infinity)
+  /** A route has its own timeouts. */
+  noteRoute ({ readTimeout, writeTimeout }: RouteOptions): void {
+    this.#shortest = Math.min(this.#shortest, readTimeout || Infinity, writeTimeout || Infinity)
   }
 
-  /** Starts the sweep; it does not keep the process alive. */
+  /** Starts the sweep, with the first listener; it does not keep the process alive. */
   start (): void {
-    this.#sweeper ??= setInterval(() => { this.#sweep() }, lateness(this.#shortest)).unref()
+    if (this.#sweeper !== undefined) return
+    this.#sweeper = setInterval(() => { this.#sweep() }, lateness(this.#shortest)).unref()
+    for (const [name, value] of perhapsSeconds(this.#options)) {
+      this.#log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
+    }
   }
 
   stop (): void {
@@ -102,14 +112,21 @@ export class Timeouts {
   #sweep (): void {
     this.#connections.noteArrivals()
     this.#inFlight.checkAll()
+    this.#connections.noteReceived()
+    for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange)
     for (const exchange of this.#inFlight.exchanges) this.#look(exchange)
+  }
+
+  /** Whether other code decides which requests Fastify gets. */
+  get #isShared (): boolean {
+    const { server, routing } = this.#fastify
+    return !server.listeners('request').includes(routing)
   }
 
   #look (exchange: Exchange): void {
     if (exchange.wire === 'orphaned') {
       this.#forgetSilent(exchange)
     } else if (exchange.wire === 'open') {
-      this.#enforceRead(exchange)
       this.#enforceWrite(exchange)
     }
   }
@@ -127,17 +144,25 @@ export class Timeouts {
   }
 
   #enforceRead (exchange: Exchange): void {
-    if (this.#read === false || exchange.isTimedByNode || exchange.age < this.#read) return
-    if (exchange.isReceiving) this.#cuts.cut(exchange, new ReadTimeoutError(this.#read))
+    // What was answered in the handler's place is being dropped, for a limited time.
+    if (exchange.wire === 'orphaned') return
+    const limit = exchange.options.readTimeout ?? (this.#isRequestTimeoutKept && !exchange.isStream ? false : this.#read)
+    // Its age must not stop with an early response.
+    exchange.keepAge()
+    if (limit === false || exchange.age <= limit + exchange.received / 1_024 * READ_PER_KIB) return
+    if (exchange.wire === 'finished') exchange.abort()
+    else this.#cuts.cut(exchange, new ReadTimeoutError(limit), 'readTimeout')
   }
 
   #enforceWrite (exchange: Exchange): void {
-    const limit = exchange.writeTimeout ?? this.#write
+    const limit = exchange.options.writeTimeout ?? (exchange.isTimedByUser ? false : this.#write)
     if (limit === false || exchange.watched) return
-    // No progress is possible yet, so its age is compared; a timer would cost more memory than the exchange.
+    // Code that took over the server's 'request' event serves it: the long polls of socket.io, for example.
+    if (exchange.reply === undefined && this.#isShared) return
+    // A timer would cost more memory than the exchange.
     const { isStill } = exchange
-    if (isStill && exchange.age < limit) return
-    const cut = () => { this.#cuts.cut(exchange, new WriteTimeoutError(limit)) }
+    if (isStill && exchange.stillFor < limit) return
+    const cut = () => { if (!exchange.isPausing) this.#cuts.cut(exchange, new WriteTimeoutError(limit), 'writeTimeout') }
     exchange.watch(limit, cut)
     if (isStill) cut()
   }

@@ -1,0 +1,483 @@
+// Healthy traffic and the user's own limits: what the plugin's timeouts leave alone.
+
+import t from 'tap'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { GracefulOptions } from '../types/index.ts'
+import type { Test } from 'tap'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
+import { duplexPair, Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
+
+const HTTP2 = { http2: true } as object
+const KIB = 'x'.repeat(1_024)
+
+interface Started {
+  fastify: FastifyInstance
+  log: Log
+  port: number
+}
+
+async function start (t: Test, options: GracefulOptions, server: object, addRoutes: (app: FastifyInstance) => void): Promise<Started> {
+  const { app, log } = await createApp(t, { signals: ['SIGTERM'], ...options }, server)
+  app.addContentTypeParser('*', (_request, payload, done) => {
+    let length = 0
+    payload.on('data', (chunk: Buffer) => { length += chunk.length })
+    payload.on('end', () => { done(null, length) })
+  })
+  addRoutes(app)
+  return { fastify: app, log, port: await listen(app) }
+}
+
+/** A client that sends a body in parts, over HTTP/1 or HTTP/2. */
+interface Upload {
+  send: (text: string) => void
+  end: () => void
+  /** The status of the answer. */
+  status: Promise<number>
+  /** The client's connection or stream has closed. */
+  closed: Promise<unknown>
+}
+
+function upload1 (port: number, path = '/', length = 1e6): Upload {
+  const client = new RawClient(port).send(`POST ${path} HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: ${length}\r\n\r\n`)
+  const status = client.until(/^HTTP\/1\.1 \d+/).then(text => Number(text.slice(9, 12)))
+  return { send: text => { client.send(text) }, end: () => {}, status, closed: client.closed }
+}
+
+function upload2 (session: ClientHttp2Session, path = '/'): Upload {
+  const stream: ClientHttp2Stream = session.request({ ':path': path, ':method': 'POST', 'content-type': 'a/b' })
+  stream.on('error', () => {})
+  stream.resume()
+  const status = once(stream, 'response').then(([headers]) => Number((headers as Record<string, unknown>)[':status']))
+  return {
+    send: text => { stream.write(text) }, end: () => { stream.end() }, status, closed: once(stream, 'close')
+  }
+}
+
+type Connect = (port: number) => (path?: string, length?: number) => Upload
+
+const protocols: Array<[string, object, Connect]> = [
+  ['HTTP/1', {}, port => (path, length) => upload1(port, path, length)],
+  ['HTTP/2', HTTP2, port => {
+    const session = connectHttp2(`http://127.0.0.1:${port}`)
+    session.on('error', () => {})
+    t.teardown(() => { session.destroy() })
+    return path => upload2(session, path)
+  }]
+]
+
+for (const [name, server, connect] of protocols) {
+  t.test(`${name}: an upload that takes longer than readTimeout at more than 1 KiB/s is served`, async t => {
+    const { port } = await start(t, { readTimeout: 500, writeTimeout: 500 }, server, app => { app.post('/', async ({ body }) => body) })
+    const upload = connect(port)('/', 40 * 1_024)
+    // At least 1.2 s.
+    for (let sent = 0; sent < 40; sent++) {
+      upload.send(KIB)
+      await sleep(30)
+    }
+    upload.end()
+    t.equal(await upload.status, 200)
+  })
+
+  t.test(`${name}: a client that sends much at once may then pause for as many seconds as KiB, whatever writeTimeout says`, async t => {
+    const { fastify, log, port } = await start(t, { readTimeout: 100, writeTimeout: 100 }, server, app => { app.post('/', async ({ body }) => body) })
+    const upload = connect(port)('/', 5 * 1_024)
+    upload.send(KIB.repeat(4))
+    await eventually(() => fastify.inFlightRequests === 1)
+    await sleep(1_000)
+    t.strictSame(log.messages(/^Request cut/), [])
+    upload.send(KIB)
+    upload.end()
+    t.equal(await upload.status, 200)
+  })
+
+  t.test(`${name}: a client that dribbles is answered 408, also beside and after others on its connection`, async t => {
+    const { fastify, log, port } = await start(t, { readTimeout: 300 }, server, app => { app.post('/', async ({ body }) => body) })
+    const request = connect(port)
+    const other = request('/', 200 * 1_024)
+    other.send(KIB.repeat(200))
+    other.end()
+    t.equal(await other.status, 200)
+    const upload = request()
+    const dribble = setInterval(() => { upload.send('x') }, 30)
+    t.equal(await upload.status, 408)
+    clearInterval(dribble)
+    await eventually(() => fastify.inFlightRequests === 0)
+    const line = await log.line(/^Request cut/)
+    t.match(line, { code: 'FST_ERR_GRACEFUL_READ_TIMEOUT', route: '/' })
+    t.match(line.msg, /\(readTimeout\)\. \/ can have its own: config: \{ gracefulShutdown: \{ readTimeout: … \} \}$/)
+  })
+
+  t.test(`${name}: a route can have its own readTimeout, or none`, async t => {
+    const { port } = await start(t, { readTimeout: 200 }, server, app => {
+      app.post('/quick', { config: { gracefulShutdown: { readTimeout: 50 } } }, async ({ body }) => body)
+      app.post('/patient', { config: { gracefulShutdown: { readTimeout: false } } }, async ({ body }) => body)
+      app.post('/', async ({ body }) => body)
+    })
+    const request = connect(port)
+    const [patient, other, quick] = [request('/patient', 2), request('/'), request('/quick')]
+    patient.send('x')
+    const order: string[] = []
+    await Promise.all([
+      quick.status.then(status => { order.push(`quick ${status}`) }), other.status.then(status => { order.push(`other ${status}`) })
+    ])
+    t.strictSame(order, ['quick 408', 'other 408'])
+    patient.send('x')
+    patient.end()
+    t.equal(await patient.status, 200)
+  })
+
+  t.test(`${name}: readTimeout limits the body of a route that has opted out, without naming it`, async t => {
+    const { log, port } = await start(t, { readTimeout: 100 }, server, app => {
+      app.post('/', { config: { gracefulShutdown: false } }, async ({ body }) => body)
+    })
+    t.equal(await connect(port)().status, 408)
+    t.strictSame(log.messages(/^Request cut/), [])
+  })
+
+  t.test(`${name}: a handler that does not answer is cut while the body waits for it to be read`, async t => {
+    const never = new Deferred()
+    const { port } = await start(t, { readTimeout: 10_000, writeTimeout: 100 }, server, app => {
+      app.addHook('onRequest', async () => { await never.promise })
+      app.post('/', async ({ body }) => body)
+    })
+    const upload = connect(port)()
+    upload.send(KIB)
+    t.equal(await upload.status, 503)
+    never.resolve()
+  })
+
+  t.test(`${name}: an event stream may be silent for longer than writeTimeout`, async t => {
+    const ways: Record<string, (reply: FastifyReply) => Readable | FastifyReply> = {
+      sent: reply => {
+        const source = new Readable({ read () {} })
+        source.push('data: 1\n\n')
+        reply.type('text/event-stream; charset=utf-8')
+        void ended.promise.then(() => source.push('data: 2\n\n') && source.push(null))
+        return source
+      },
+      // Node does not show these headers.
+      hijacked: reply => {
+        reply.hijack()
+        reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
+        reply.raw.write('data: 1\n\n')
+        void ended.promise.then(() => { reply.raw.end('data: 2\n\n') })
+        return reply
+      },
+      raw: reply => {
+        reply.raw.setHeader('content-type', 'text/event-stream')
+        reply.raw.write('data: 1\n\n')
+        void ended.promise.then(() => { reply.raw.end('data: 2\n\n') })
+        return reply
+      },
+      asked: reply => {
+        reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
+        reply.raw.write('data: 1\n\n')
+        void ended.promise.then(() => { reply.raw.end('data: 2\n\n') })
+        return reply
+      }
+    }
+    const ended = new Deferred()
+    const { fastify, log, port } = await start(t, { writeTimeout: 100 }, server, app => {
+      for (const [way, serve] of Object.entries(ways)) app.get(`/${way}`, async (_request, reply) => serve(reply))
+    })
+    const texts = Object.keys(ways).map(async way => await getText(t, name, port, `/${way}`, way === 'asked'))
+    await eventually(() => fastify.inFlightRequests === 4)
+    await sleep(600)
+    t.strictSame(log.messages(/^Request cut/), [])
+    ended.resolve()
+    for (const text of await Promise.all(texts)) t.match(text, /data: 1[^]*data: 2/)
+  })
+
+  t.test(`${name}: an event stream that its client does not read is cut`, async t => {
+    const { fastify, log, port } = await start(t, { writeTimeout: 150 }, server, app => {
+      app.get('/', async (_request, reply) => {
+        void reply.type('text/event-stream')
+        return new Readable({ read () { this.push(Buffer.alloc(64 * 1_024)) } })
+      })
+    })
+    if (name === 'HTTP/1') {
+      const { client } = await visit(fastify, port)
+      client.socket.pause()
+      client.get('/')
+      t.teardown(() => { client.socket.destroy() })
+    } else {
+      const session = connectHttp2(`http://127.0.0.1:${port}`)
+      session.request({ ':path': '/' }).on('error', () => {})
+      t.teardown(() => { session.destroy() })
+    }
+    await log.line(/^Request cut/)
+    await eventually(() => fastify.inFlightRequests === 0)
+  })
+
+  t.test(`${name}: a response whose handler has set its own timeout is not cut, whenever it did`, async t => {
+    const ended = new Deferred()
+    const expired: string[] = []
+    const { fastify, log, port } = await start(t, { writeTimeout: 200 }, server, app => {
+      for (const [when, begun] of [['early', false], ['late', false], ['begun', true]] as const) {
+        app.get(`/${when}`, async (_request, reply) => {
+          if (begun) {
+            reply.raw.setHeader('content-type', 'text/plain')
+            reply.raw.write('begun')
+            await sleep(100)
+          }
+          if (when === 'late') await sleep(100)
+          reply.raw.setTimeout(300, () => { expired.push(when) })
+          await ended.promise
+          if (!begun) return 'end'
+          reply.raw.end('end')
+          return reply
+        })
+      }
+    })
+    const texts = ['/early', '/late', '/begun'].map(async path => await getText(t, name, port, path, false))
+    await eventually(() => fastify.inFlightRequests === 3)
+    await eventually(() => new Set(expired).size === 3)
+    await sleep(300)
+    t.strictSame(log.messages(/^Request cut/), [])
+    ended.resolve()
+    for (const text of await Promise.all(texts)) t.match(text, /end/)
+  })
+
+  t.test(`${name}: handlerTimeout limits the time to the first byte in place of writeTimeout`, async t => {
+    const never = new Deferred()
+    const { fastify, log, port } = await start(t, { writeTimeout: 60 }, { ...server, handlerTimeout: 500 }, app => {
+      app.get('/hangs', async () => { await never.promise })
+      app.get('/stalls', async (_request, reply) => {
+        reply.raw.setHeader('content-type', 'text/plain')
+        reply.raw.write('begun')
+        await never.promise
+      })
+    })
+    const stalls = getText(t, name, port, '/stalls', false)
+    t.match(await getText(t, name, port, '/hangs', false), 'FST_ERR_HANDLER_TIMEOUT')
+    await stalls
+    t.strictSame(log.lines.filter(({ msg }) => msg.startsWith('Request cut')).map(({ route }) => route), ['/stalls'])
+    t.equal(fastify.inFlightRequests, 2, 'their handlers still run')
+    never.resolve()
+    await eventually(() => fastify.inFlightRequests === 0)
+  })
+}
+
+/** All that comes as the answer to a GET request, until its connection or stream has closed. */
+async function getText (t: Test, name: string, port: number, path: string, asks: boolean): Promise<string> {
+  if (name === 'HTTP/1') {
+    const client = new RawClient(port).get(path, ['Connection: close', ...asks ? ['Accept: text/event-stream'] : []])
+    await client.closed
+    return client.text
+  }
+  const session = connectHttp2(`http://127.0.0.1:${port}`)
+  t.teardown(() => { session.destroy() })
+  const stream = session.request({ ':path': path, ...asks ? { accept: 'text/event-stream' } : {} })
+  let text = ''
+  stream.on('data', (chunk: Buffer) => { text += chunk.toString() }).on('error', () => {})
+  await new Promise(resolve => { stream.on('close', resolve) })
+  return text
+}
+
+t.test('the 408 is whole, and the client reads it although it goes on sending', async t => {
+  const { fastify, port } = await start(t, { readTimeout: 100 }, {}, app => { app.post('/', async ({ body }) => body) })
+  for (let round = 0; round < 10; round++) {
+    const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 100000\r\n\r\n')
+    const dribble = setInterval(() => { client.send('x') }, 1)
+    const text = await client.until(/\}$/)
+    await client.closed
+    clearInterval(dribble)
+    t.match(text, /^HTTP\/1\.1 408 [^]*connection: close[^]*"FST_ERR_GRACEFUL_READ_TIMEOUT"/i)
+  }
+  await eventually(() => fastify.inFlightRequests === 0)
+})
+
+t.test('a 408 that waits for its turn, until the rest of the request has arrived after all, is sent and ends the connection', async t => {
+  const { app, log } = await createApp(t, { readTimeout: 100 })
+  const held = heldRoute(app)
+  const received = new Deferred()
+  app.addHook('onRequest', async ({ raw }) => { raw.on('end', () => { received.resolve() }) })
+  app.post('/', async () => 'never')
+  const client = new RawClient(await listen(app)).get('/held')
+  client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n1')
+  await log.line(/^Request cut/)
+  client.send('2')
+  await received.promise
+  held.release()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 [^]*\{"held":true\}HTTP\/1\.1 408 [^]*\}$/)
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('readTimeout acts on a stream that is no socket', async t => {
+  const { app } = await createApp(t, { readTimeout: 100, writeTimeout: false })
+  app.post('/', async () => 'never')
+  await listen(app)
+  const [client, server] = duplexPair()
+  app.server.emit('connection', server)
+  client.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\n1')
+  const [chunk] = await once(client, 'data') as [Buffer]
+  t.match(chunk.toString(), /^HTTP\/1\.1 408 /)
+})
+
+t.test('a handler that has replaced a property of its reply is cut as usual', async t => {
+  const { app } = await createApp(t, { writeTimeout: 60, signals: ['SIGTERM'] })
+  const released = new Deferred()
+  app.get('/', async (_request, reply) => {
+    Object.defineProperty(reply, 'routeOptions', { get () { throw new Error('replaced') } })
+    await released.promise
+  })
+  await new RawClient(await listen(app)).get('/').until(/^HTTP\/1\.1 503 /)
+  released.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('a client that goes on sending the body of an answered request is closed', async t => {
+  const { log, port } = await start(t, { readTimeout: 150 }, {}, app => {
+    app.addHook('onRequest', async (_request, reply) => await reply.code(401).send('no'))
+    app.post('/', async () => 'never')
+  })
+  const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 100000\r\n\r\n')
+  const dribble = setInterval(() => { client.send('x') }, 20)
+  await client.closed
+  clearInterval(dribble)
+  t.match(client.text, /^HTTP\/1\.1 401 [^]*no$/)
+  t.strictSame(log.messages(/^Request cut/), [])
+})
+
+t.test('a handler that sets its own timeout late, and does not listen to it, has its connection closed by that', async t => {
+  const { fastify, log, port } = await start(t, { writeTimeout: 200 }, {}, app => {
+    app.get('/', async (_request, reply) => {
+      reply.raw.setHeader('content-type', 'text/plain')
+      reply.raw.write('begun')
+      await sleep(100)
+      reply.raw.setTimeout(400)
+      await once(reply.raw, 'close')
+    })
+  })
+  const began = performance.now()
+  const client = new RawClient(port).get('/')
+  await client.closed
+  t.ok(performance.now() - began > 450)
+  t.strictSame(log.messages(/^Request cut/), [])
+  await eventually(() => fastify.inFlightRequests === 0)
+})
+
+t.test('the line of a handler that is cut names option and route, and says how the route can have its own', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 100 })
+  const held = heldRoute(app, '/reports/:id')
+  const client = new RawClient(await listen(app)).get('/reports/1')
+  await client.until(/^HTTP\/1\.1 503 /)
+  const { msg } = await log.line(/^Request cut/)
+  t.equal(msg, 'Request cut: The response made no progress for 100 ms (writeTimeout). /reports/:id can have its own: config: { gracefulShutdown: { writeTimeout: … } }')
+  held.release()
+})
+
+t.test('requestTimeout given to Fastify limits the whole request, by Node, and no route lengthens that', async t => {
+  const { fastify, log, port } = await start(t, {}, { requestTimeout: 300 }, app => {
+    app.post('/', { config: { gracefulShutdown: { readTimeout: 60_000 } } }, async ({ body }) => body)
+    app.post('/plain', async ({ body }) => body)
+    app.post('/short', { config: { gracefulShutdown: { readTimeout: 60 } } }, async ({ body }) => body)
+  })
+  t.match(fastify.server, { requestTimeout: 300, headersTimeout: 300 })
+  for (const path of ['/', '/plain']) {
+    const upload = upload1(port, path)
+    const steady = setInterval(() => { upload.send(KIB) }, 20)
+    t.equal(await upload.status, 408)
+    clearInterval(steady)
+  }
+  t.strictSame(log.messages(/^Request cut/), [], 'it was Node')
+  t.equal(await upload1(port, '/short').status, 408)
+  await log.line(/^Request cut: The request was not received within 60 ms/)
+})
+
+t.test('server.timeout and connectionTimeout are kept, also if set after the registration', async t => {
+  for (const set of ['connectionTimeout', 'server.timeout'] as const) {
+    const { app, log } = await createApp(t, {}, set === 'connectionTimeout' ? { connectionTimeout: 150 } : {})
+    if (set === 'server.timeout') app.server.timeout = 150
+    const held = heldRoute(app)
+    const client = new RawClient(await listen(app)).get('/held')
+    await client.closed
+    t.equal(client.text, '', 'Node closed it')
+    t.strictSame(log.messages(/^Request cut/), [])
+    held.release()
+  }
+  const { app, log } = await createApp(t, { writeTimeout: 60 })
+  app.server.timeout = 30_000
+  const held = heldRoute(app)
+  const own = heldRoute(app, '/own', { gracefulShutdown: { writeTimeout: 100 } })
+  const port = await listen(app)
+  const client = new RawClient(port).get('/held')
+  await new RawClient(port).get('/own').until(/^HTTP\/1\.1 503 /)
+  t.equal(log.messages(/^Request cut/).length, 1)
+  held.release()
+  await client.until(/"held":true/)
+  own.release()
+})
+
+t.test('keepAliveTimeout: 0 is kept where it is the server\'s; Fastify takes its own as not given, and so does the plugin', async t => {
+  const { app: given } = await createApp(t, {}, { keepAliveTimeout: 0 })
+  t.equal(given.server.keepAliveTimeout, 120_000)
+  const { app } = await createApp(t, {}, {
+    serverFactory: (handler: (request: never, response: never) => void) => createServer({ keepAliveTimeout: 0 }, handler as never)
+  })
+  t.equal(app.server.keepAliveTimeout, 0)
+  app.get('/', async () => 'x')
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/x$/)
+  t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 })
+  await client.closed
+})
+
+for (const server of [{ forceCloseConnections: true }, { forceCloseConnections: 'idle' }, { return503OnClosing: false }] as const) {
+  t.test(`${JSON.stringify(server)}: requests in flight are answered, late ones are rejected, and idle connections are closed`, async t => {
+    const { app } = await createApp(t, {}, server)
+    const held = heldRoute(app)
+    app.get('/', async () => 'x')
+    const port = await listen(app)
+    const idle = new RawClient(port).get('/')
+    await idle.until(/x$/)
+    const client = new RawClient(port).get('/held')
+    await held.entered
+    const report = app.gracefulShutdown.shutdown()
+    idle.text = ''
+    await idle.get('/').until(/^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
+    held.release()
+    await client.until(/"held":true/)
+    t.match(await report, { exitCode: 0, completed: 1, refused: 1, cut: [] })
+    await Promise.all([idle.closed, client.closed])
+  })
+}
+
+t.test('writeTimeout does not cut a handler that sends 102 responses', async t => {
+  const { app } = await createApp(t, { writeTimeout: 500 })
+  app.get('/', async (_request, reply) => {
+    for (let time = 0; time < 8; time++) {
+      await sleep(200)
+      reply.raw.writeProcessing()
+    }
+    return 'done'
+  })
+  const client = new RawClient(await listen(app)).get('/', ['Connection: close'])
+  await client.closed
+  t.match(client.text, /102 Processing[^]*200 OK[^]*done$/)
+})
+
+t.test('writeTimeout does not cut what code serves that took over the server\'s request event', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 200 })
+  app.get('/slow', async () => { await sleep(5_000, undefined, { ref: false }) })
+  // As socket.io does it, for its long polls.
+  const listeners = app.server.listeners('request') as Array<(request: IncomingMessage, response: ServerResponse) => void>
+  app.server.removeAllListeners('request')
+  app.server.on('request', (request, response) => {
+    if (request.url === '/poll') setTimeout(() => { response.end('polled') }, 1_000)
+    else for (const listener of listeners) listener.call(app.server, request, response)
+  })
+  const port = await listen(app)
+  const poll = new RawClient(port).get('/poll', ['Connection: close'])
+  const slow = new RawClient(port).get('/slow', ['Connection: close'])
+  await Promise.all([poll.closed, slow.closed])
+  t.match(poll.text, /200 OK[^]*polled$/)
+  t.match(slow.text, /503/)
+  t.equal(log.messages(/^Request cut/).length, 1)
+})
