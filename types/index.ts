@@ -1,6 +1,6 @@
 // The public types, and the plugin's additions to Fastify's types.
 
-import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyBaseLogger } from 'fastify'
 
 /** The phase of a shutdown. It is also `closing` while callbacks run. */
 export type Phase = 'running' | 'delaying' | 'draining' | 'closing' | 'closed'
@@ -216,8 +216,9 @@ export interface GracefulShutdown {
   readonly readyHandler: ProbeHandler
 }
 
-/** A probe's route handler, for the same instance or another one. */
-export type ProbeHandler = (request: FastifyRequest, reply: FastifyReply) => Promise<FastifyReply>
+/** A probe's route handler, for the same instance or another one, over HTTP, HTTPS or HTTP/2. */
+// Fastify's request and reply of one kind of server are not those of another, and have no common type.
+export type ProbeHandler = (request: any, reply: any) => Promise<any> // oxlint-disable-line no-explicit-any
 
 declare module 'fastify' {
   interface FastifyInstance {

@@ -5,7 +5,7 @@ import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
-import { Server as NetServer } from 'node:net'
+import { once } from 'node:events'
 import { Server as TlsServer } from 'node:tls'
 import { now, setImmediate, sleep, within } from '../clock.ts'
 import { closeSession, onStreamRequest } from '../requests/exchange.ts'
@@ -33,6 +33,8 @@ export class Connections {
   #accepted = 0
   #lastAccepted = -Infinity
   #isLastCalled = false
+  /** Whether Fastify's own listen() has opened the listeners. */
+  #areFastifys = false
   #isStopped = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
@@ -66,11 +68,20 @@ export class Connections {
 
     const { close } = server
     server.close = callback => {
-      if (this.#isStopped) return close.call(server, callback)
-      // Not http.Server's close(): it destroys connections that are about to send a request or whose response is not flushed.
-      NetServer.prototype.close.call(server, callback)
+      if (!server.listening) return close.call(server, callback)
+      const closed = once(server, 'close')
+      // Node emits 'close' again each time, and Fastify closes a listener that the shutdown has closed before it.
+      server.close = later => {
+        void closed.then(() => { later?.() })
+        return server
+      }
+      // Node's close() calls it: it destroys connections that are about to send a request or whose response is not flushed.
+      const { closeIdleConnections } = server as HttpServer
+      Object.assign(server, { closeIdleConnections: () => {} })
+      close.call(server, callback)
+      Object.assign(server, { closeIdleConnections })
       // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
-      if (!this.isListening) onServerClose()
+      if (!this.#isStopped && !this.isListening) onServerClose()
       return server
     }
   }
@@ -212,13 +223,16 @@ export class Connections {
     } while (this.#accepted !== before && now() < end)
   }
 
-  /** Accepts no more connections. */
+  /** Fastify's own listen() has opened the listeners. */
+  fastifyListens (): void {
+    this.#areFastifys = true
+  }
+
+  /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */
   stopListening (): void {
+    if (!this.#areFastifys) return
     this.#isStopped = true
-    for (const server of this.#servers) {
-      // Not http.Server's close(): it destroys a connection whose response has ended but is not flushed.
-      if (server.listening) NetServer.prototype.close.call(server)
-    }
+    for (const server of this.#servers) if (server.listening) server.close()
   }
 
   /**
@@ -243,12 +257,18 @@ export class Connections {
 
   /** Closes every connection that speaks HTTP. Upgraded sockets stay open, so that their owners can close them. */
   closeAll (): void {
+    if (this.isListening) return
     for (const session of this.#sessions) session.destroy()
     let areAllHttp1 = true
     for (const server of this.#servers as Set<Partial<HttpServer>>) {
       // Unlike closeIdleConnections(), it also closes silent sockets and those that sent half a header.
-      if (typeof server.closeAllConnections === 'function') server.closeAllConnections()
-      else areAllHttp1 = false
+      if (typeof server.closeAllConnections === 'function') {
+        server.closeAllConnections()
+      } else {
+        areAllHttp1 = false
+        // HTTP/1 connections of an HTTP/2 server.
+        server.closeIdleConnections?.()
+      }
     }
     let isAnyLeft = false
     for (const { socket, newest } of this.#speaking) {
@@ -267,6 +287,7 @@ export class Connections {
 
   /** Destroys the rest: upgraded sockets that their owners have not closed. */
   destroy (): void {
+    if (this.isListening) return
     for (const { socket } of this.#speaking) socket.destroy()
     for (const socket of this.#beneathTls) socket.destroy()
   }
