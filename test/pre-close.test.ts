@@ -139,10 +139,11 @@ t.test('hooks added before the plugin run when Fastify closes', async t => {
   t.strictSame(ran, ['closing'])
 })
 
-t.test('what is no hook gets the error that Fastify gives', async t => {
+t.test('what is no hook gets the error that Fastify gives, and does not run', async t => {
   const { app } = await createApp(t)
+  let ran = 0
   const bare = Fastify() as FastifyInstance
-  for (const wrong of [undefined, null, 'x', async (_a: unknown, _b: unknown, _c: unknown) => {}]) {
+  for (const wrong of [undefined, null, 'x', async (_a: unknown, _b: unknown, _c: unknown) => { ran++ }]) {
     const message = (instance: FastifyInstance) => {
       try {
         instance.addHook('preClose', wrong as () => Promise<void>)
@@ -154,6 +155,17 @@ t.test('what is no hook gets the error that Fastify gives', async t => {
     t.not(message(bare), 'none')
     t.equal(message(app), message(bare))
   }
+  await app.close()
+  t.equal(ran, 0)
+})
+
+t.test('a hook added by way of a proxy of the instance runs', async t => {
+  const { app } = await createApp(t)
+  const phases: string[] = []
+  new Proxy(app, {}).addHook('preClose', async () => { phases.push(app.gracefulShutdown.phase) })
+  await listen(app)
+  await app.close()
+  t.strictSame(phases, ['draining'])
 })
 
 t.test('a hook may close the listener and wait for the end of its connections, idle ones, too', async t => {

@@ -2,21 +2,23 @@
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
+import type { AddressInfo } from 'node:net'
 import { execFile } from 'node:child_process'
+import { once } from 'node:events'
 import { mock } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import Fastify from 'fastify'
 import { useFakeTimers } from 'sinon'
 import gracefulPlugin from '../index.ts'
-import { fork, listen, portOf, RawClient } from './helpers.ts'
+import { createApp, fork, listen, portOf, RawClient } from './helpers.ts'
 
 /** Milliseconds that close() takes after a fetch over keep-alive. */
-async function closeAfterFetch (withPlugin: boolean, options: object): Promise<number> {
+async function closeAfterFetch (withPlugin: boolean, options: object, listens = listen): Promise<number> {
   const app = Fastify() as FastifyInstance
   if (withPlugin) await app.register(gracefulPlugin, options)
   app.get('/', async () => 'served')
-  const port = await listen(app)
+  const port = await listens(app)
   await (await fetch(`http://127.0.0.1:${port}/`)).text()
   const start = performance.now()
   await app.close()
@@ -27,15 +29,41 @@ function median (values: number[]): number {
   return values.sort((a, b) => a - b)[Math.floor(values.length / 2)] as number
 }
 
-t.test('close() after a fetch over keep-alive takes at most 5 ms longer than with Fastify alone', async t => {
-  const alone: number[] = []
-  const ours: number[] = []
-  for (let round = 0; round < 21; round++) {
-    alone.push(await closeAfterFetch(false, {}))
-    ours.push(await closeAfterFetch(true, {}))
+async function listenWithServer (app: FastifyInstance): Promise<number> {
+  await app.ready()
+  await once(app.server.listen(0, '127.0.0.1'), 'listening')
+  return (app.server.address() as AddressInfo).port
+}
+
+for (const [how, listens] of [['listen()', listen], ['server.listen()', listenWithServer]] as const) {
+  t.test(`close() after ${how} and a fetch over keep-alive takes at most 5 ms longer than with Fastify alone`, async t => {
+    const alone: number[] = []
+    const ours: number[] = []
+    for (let round = 0; round < 21; round++) {
+      alone.push(await closeAfterFetch(false, {}, listens))
+      ours.push(await closeAfterFetch(true, {}, listens))
+    }
+    const more = median(ours) - median(alone)
+    t.ok(more <= 5, `${more}ms longer`)
+  })
+}
+
+t.test('a server that the test suite opens and closes for each request, as supertest does, is no shutdown', async t => {
+  const { app } = await createApp(t)
+  app.get('/', async () => 'served')
+  await app.ready()
+  for (let round = 0; round < 2; round++) {
+    app.server.listen(0, '127.0.0.1')
+    await once(app.server, 'listening')
+    const client = new RawClient((app.server.address() as AddressInfo).port).get('/')
+    await client.until(/200 OK[^]*served$/)
+    await new Promise(resolve => { app.server.close(resolve) })
+    await client.closed
+    t.equal(app.gracefulShutdown.phase, 'running')
   }
-  const more = median(ours) - median(alone)
-  t.ok(more <= 5, `${more}ms longer`)
+  const start = performance.now()
+  await app.close()
+  t.ok(performance.now() - start < 50)
 })
 
 t.test('close() waits for late requests if the signals are left to the application, because it may be a deploy', async t => {

@@ -35,7 +35,7 @@ export interface ProbeOptions {
 export interface GracefulOptions {
   /** Limit for the shutdown; forces the exit only if a process event started it. Default: 30000. */
   shutdownTimeout?: number
-  /** How long the shutdown waits for requests in flight. Default: 25000. */
+  /** How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. Default: 25000. */
   drainTimeout?: number
   /**
    * How long the instance still serves requests after its readiness probe starts to fail, so that load balancers can send
@@ -164,7 +164,7 @@ export interface ShutdownReport {
   /** The callbacks, in the order in which they ran. */
   callbacks: CallbackReport[]
   /**
-   * What else went wrong: uncaught errors; an error given to `shutdown()`; an `onClose` hook that failed or did not end;
+   * What else went wrong: uncaught errors; an error given to `shutdown()`; a `preClose` or `onClose` hook that failed or did not end;
    * background work that failed during the shutdown. At most 20.
    */
   errors: Error[]
@@ -187,8 +187,8 @@ export interface GracefulShutdown {
   onShutdown (callback: ShutdownCallback, options?: CallbackOptions): void
   /**
    * Shuts down in the same way as `fastify.close()`, and resolves to the report. It never rejects and does not end the process.
-   * If called again, it joins the shutdown in progress. If called inside a shutdown callback or an `onClose` hook, it resolves
-   * at once to the report so far, because the rest would wait for itself.
+   * If called again, it joins the shutdown in progress. If called inside a shutdown callback, a `preClose` or an `onClose` hook,
+   * it resolves at once to the report so far, because the rest would wait for itself.
    * @param reason shown as the reason in report and log; an Error is also added to the report's errors. Default: `shutdown`.
    */
   shutdown (reason?: unknown): Promise<ShutdownReport>

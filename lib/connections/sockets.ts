@@ -5,7 +5,6 @@ import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
-import { once } from 'node:events'
 import { Server as TlsServer } from 'node:tls'
 import { now, setImmediate, sleep, within } from '../clock.ts'
 import { closeSession, onStreamRequest } from '../requests/exchange.ts'
@@ -48,7 +47,7 @@ export class Connections {
 
   /**
    * Takes charge of a listener's connections.
-   * @param onServerClose is called when other code closes the listener, as node:cluster does in a worker that its primary disconnects
+   * @param onServerClose is called when other code closes a listener of Fastify's, as node:cluster does in a worker that its primary disconnects
    */
   adopt (server: Server, onServerClose: () => void): void {
     this.#servers.add(server)
@@ -68,8 +67,9 @@ export class Connections {
 
     const { close } = server
     server.close = callback => {
-      if (!server.listening) return close.call(server, callback)
-      const closed = once(server, 'close')
+      // A server that the application itself listens with is closed as without the plugin; supertest does so after each request.
+      if (!this.#areFastifys || !server.listening) return close.call(server, callback)
+      const closed = new Promise<void>(resolve => { server.once('close', resolve) })
       // Node emits 'close' again each time, and Fastify closes a listener that the shutdown has closed before it.
       server.close = later => {
         void closed.then(() => { later?.() })

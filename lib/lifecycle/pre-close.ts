@@ -26,8 +26,12 @@ export class PreCloseHooks {
     const hooks = this
     const { addHook } = fastify as unknown as { addHook: AddHook }
     const noting: AddHook = function (name, hook) {
-      const isNoted = name === 'preClose' && typeof hook === 'function'
-      return addHook.call(this, name, isNoted ? hooks.#note(this, hook as Hook) : hook)
+      if (name !== 'preClose' || typeof hook !== 'function') return addHook.call(this, name, hook)
+      const run = hooks.#once(this, hook as Hook)
+      // Fastify may reject the hook.
+      const instance = addHook.call(this, name, wrap(hook as Hook, run))
+      hooks.#contextOf(this).hooks.push(run)
+      return instance
     }
     // Children inherit it.
     Object.assign(fastify, { addHook: noting })
@@ -40,10 +44,10 @@ export class PreCloseHooks {
     this.isRunning = false
   }
 
-  /** Returns the hook for Fastify: it runs the hook unless that has been done, and waits for its end. */
-  #note (instance: FastifyInstance, hook: Hook): Hook {
+  /** Returns a function that runs the hook, unless that has been done, and waits for its end. */
+  #once (instance: FastifyInstance, hook: Hook): Run {
     let outcome: Promise<void> | undefined
-    const run = async () => {
+    return async () => {
       outcome ??= call(hook, instance).catch((thrown: unknown) => {
         const error = toError(thrown)
         this.#onError(error)
@@ -51,20 +55,17 @@ export class PreCloseHooks {
       })
       await outcome
     }
-    this.#contextOf(instance).hooks.push(run)
-    // A proxy, because Fastify looks at the kind of the function, at its name and at its number of parameters.
-    return new Proxy(hook, {
-      apply: (_hook, _instance, [done]: [Done?]) => done === undefined ? run() : void run().then(() => { done() }, done)
-    })
   }
 
   /** A child's prototype is its parent. */
-  #contextOf (instance: FastifyInstance): Context {
+  #contextOf (instance: FastifyInstance | null): Context {
+    // The application has called addHook() on something else, such as a proxy.
+    if (instance === null) return this.#root
     const known = this.#contexts.get(instance)
     if (known !== undefined) return known
     const context: Context = { hooks: [], children: [] }
     this.#contexts.set(instance, context)
-    this.#contextOf(Object.getPrototypeOf(instance) as FastifyInstance).children.push(context)
+    this.#contextOf(Object.getPrototypeOf(instance) as FastifyInstance | null).children.push(context)
     return context
   }
 }
@@ -78,6 +79,13 @@ interface Context {
 function * inOrder ({ hooks, children }: Context): Generator<Run> {
   yield * hooks
   for (const child of children) yield * inOrder(child)
+}
+
+/** The hook that Fastify gets. A proxy, because Fastify looks at the kind of the function and at its number of parameters. */
+function wrap (hook: Hook, run: Run): Hook {
+  return new Proxy(hook, {
+    apply: (_hook, _instance, [done]: [Done?]) => done === undefined ? run() : void run().then(() => { done() }, done)
+  })
 }
 
 /** Calls a hook as Fastify does. */
