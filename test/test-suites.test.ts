@@ -117,8 +117,8 @@ for (const [name, fake] of Object.entries(fakes)) {
 t.test('close() resolves while vitest fakes the time', async t => {
   const root = fileURLToPath(new URL('fixtures/vitest', import.meta.url))
   const vitest = fileURLToPath(new URL('../node_modules/vitest/vitest.mjs', import.meta.url))
-  const { stdout } = await promisify(execFile)(process.execPath, [vitest, 'run', '--root', root], {
-    env: { ...process.env, NODE_OPTIONS: '' }
-  })
+  // Without the environment of this test's runner. vitest compiles the source in its own way, which confuses the coverage.
+  const { PATH } = process.env
+  const { stdout } = await promisify(execFile)(process.execPath, [vitest, 'run', '--root', root], { env: { PATH } })
   t.match(stdout, /1 passed/)
 })

@@ -261,14 +261,11 @@ export class Connections {
     for (const session of this.#sessions) session.destroy()
     let areAllHttp1 = true
     for (const server of this.#servers as Set<Partial<HttpServer>>) {
-      // Unlike closeIdleConnections(), it also closes silent sockets and those that sent half a header.
-      if (typeof server.closeAllConnections === 'function') {
-        server.closeAllConnections()
-      } else {
-        areAllHttp1 = false
-        // HTTP/1 connections of an HTTP/2 server.
-        server.closeIdleConnections?.()
-      }
+      // As Node's close() does, also for the HTTP/1 connections of an HTTP/2 server.
+      server.closeIdleConnections?.()
+      // It also closes silent sockets and those that sent half a header.
+      if (typeof server.closeAllConnections === 'function') server.closeAllConnections()
+      else areAllHttp1 = false
     }
     let isAnyLeft = false
     for (const { socket, newest } of this.#speaking) {

@@ -320,8 +320,8 @@ export class Shutdown {
       await connections.settle(end)
       cuts.cutRest(new DrainTimeoutError(options.drainTimeout))
       gate.refuseRest()
-      connections.closeAll()
     }
+    connections.closeAll()
     this.#closer ??= 'shutdown'
     const closed = this.#closer === 'shutdown' ? close() : this.#closed.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.

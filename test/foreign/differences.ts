@@ -164,62 +164,6 @@ export const DIFFERENCES: readonly Difference[] = [
   {
     suite: '@fastify/static',
     file: 'test/static.test.js',
-    what: ['cut: test/static.test.js:3384 GET /static/index.html'],
-    reason: 'Fastify answers nothing after ERR_STREAM_PREMATURE_CLOSE in a hook; the request is injected, so no socket tells of its end.'
-  },
-  {
-    suite: '@fastify/cors',
-    file: 'test/hooks.test.js',
-    what: [
-      'fails: Should set hook onRequest if hook option is not set',
-      'fails: Should set hook onRequest if hook option is set to onRequest',
-      'fails: Should set hook preParsing if hook option is set to preParsing',
-      'fails: Should set hook preParsing if hook option is set to preParsing (2)',
-      'fails: Should set hook preValidation if hook option is set to preValidation',
-      'fails: Should set hook preHandler if hook option is set to preHandler',
-      'fails: Should set hook preSerialization if hook option is set to preSerialization'
-    ],
-    reason: 'The tests count the hooks of their instances, and the plugin has one of its own.'
-  },
-  {
-    suite: '@fastify/http-proxy',
-    file: 'test/websocket.js',
-    what: ['fails: Should gracefully close when clients attempt to connect after calling close', 'slow: test/websocket.js:455'],
-    reason: 'The test connects while its own server.close() runs, but the plugin has closed the listener before that.'
-  },
-  {
-    suite: '@fastify/websocket',
-    file: 'test/base.test.js',
-    what: ['fails: Should gracefully close when clients attempt to connect after calling close', 'slow: test/base.test.js:538'],
-    reason: 'The test connects while its own server.close() runs, but the plugin has closed the listener before that.'
-  },
-  {
-    suite: '@fastify/under-pressure',
-    file: 'test/index.test.js',
-    what: ['slow: test/index.test.js:134'],
-    reason: 'The next test blocks the event loop for 1.5 seconds, before the few turns of the loop that a drain needs are over.'
-  },
-  {
-    suite: 'fastify',
-    file: 'test/hooks.test.js',
-    what: ['fails: onRoute hook should preserve handler function in options of shorthand route system configuration'],
-    reason: 'Later onRoute hooks see a function around the handler, with its name and properties: the plugin observes when it settles.'
-  },
-  {
-    suite: '@fastify/routes',
-    file: 'test/routes.test.js',
-    what: ['fails: should correctly map routes', 'fails: should correctly map routes with automatic HEAD routes'],
-    reason: 'As with onRoute in the test of hooks: the handler is a function around the one that the test gave.'
-  },
-  {
-    suite: 'fastify',
-    file: 'test/custom-http-server.test.js',
-    what: ['fails: Should not call close on the server if it has not created it'],
-    reason: 'The plugin closes the server of a serverFactory also if the application itself has called its listen(). To be changed.'
-  },
-  {
-    suite: '@fastify/static',
-    file: 'test/static.test.js',
     what: [
       'warns: MaxListenersExceededWarning: Possible EventEmitter memory leak detected. 11 close listeners added to [Response]. MaxListeners is 10. Use emitter.setMaxListeners() to increase limit' // oxlint-disable-line max-len
     ],
