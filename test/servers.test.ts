@@ -6,6 +6,7 @@ import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
@@ -127,7 +128,9 @@ t.test('a server of the application that shares its routing is drained and stays
 t.test('a server of a serverFactory that the application listens with stays open, as with Fastify alone', async t => {
   const server = createServer()
   const app = Fastify({ serverFactory: handler => server.on('request', handler) })
-  await app.register(gracefulPlugin)
+  await app.register(gracefulPlugin, { shutdownTimeout: 1_000, drainTimeout: 500 })
+  // Longer than upgraded sockets have to close.
+  app.addHook('onClose', async () => { await sleep(400) })
   const held = heldRoute(app)
   await app.ready()
   await once(server.listen(0, '127.0.0.1'), 'listening')

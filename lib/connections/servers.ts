@@ -2,7 +2,7 @@
 // and ::1) and does not expose.
 
 import type { FastifyInstance } from 'fastify'
-import type { ListenOptions, Server } from 'node:net'
+import type { AddressInfo, ListenOptions, Server } from 'node:net'
 import { subscribe } from 'node:diagnostics_channel'
 import { ServerSharedError } from '../errors.ts'
 
@@ -46,6 +46,6 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
 
 /** Fastify's second server listens on the port of the first one, at the other loopback address. */
 function isSecondOf (first: Server, { host, port }: ListenOptions): boolean {
-  const address = first.address()
-  return typeof address === 'object' && address?.port === port && /^(?:127\.|::1$)/.test(host ?? '')
+  const address = first.address() as AddressInfo | null
+  return address?.port === port && /^(?:127\.|::1$)/.test(String(host))
 }

@@ -140,7 +140,7 @@ export const DIFFERENCES: readonly Difference[] = [
   {
     suite: '@fastify/websocket',
     file: 'test/base.test.js',
-    what: ['fails: Should gracefully close when clients attempt to connect after calling close', 'slow: test/base.test.js:538'],
+    what: ['fails: Should gracefully close when clients attempt to connect after calling close'],
     reason: 'The test connects while its own server.close() runs, but the plugin has closed the listener before that.'
   },
   {
