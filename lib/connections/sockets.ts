@@ -47,7 +47,8 @@ export class Connections {
 
   /**
    * Takes charge of a listener's connections.
-   * @param onServerClose is called when other code closes a listener of Fastify's, as node:cluster does in a worker that its primary disconnects
+   * @param onServerClose is called when other code closes a listener that Fastify has opened, as node:cluster does in a worker
+   * that its primary disconnects
    */
   adopt (server: Server, onServerClose: () => void): void {
     this.#servers.add(server)
