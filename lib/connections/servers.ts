@@ -27,14 +27,12 @@ export function assertNotShared (fastify: FastifyInstance): void {
  * `fastify.routing`: Fastify leaves it open, too.
  */
 export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) => void): void {
-  const adoptOnce = (server: Server) => {
-    // A server that failed to listen may try again.
-    if (adopted.has(server)) return
+  const take = (server: Server) => {
     adopted.add(server)
     adopt(server)
   }
-  owners.set(fastify.routing, (server, options) => { if (isSecondOf(fastify.server, options)) adoptOnce(server) })
-  adoptOnce(fastify.server)
+  owners.set(fastify.routing, (server, options) => { if (isSecondOf(fastify.server, options)) take(server) })
+  take(fastify.server)
   if (isWatching) return
   isWatching = true
   // Never unsubscribed: it holds no instance, so nothing leaks.
