@@ -17,6 +17,7 @@
 //   lib/lifecycle/               how far the shutdown is
 //     phase.ts                     running, delaying, draining, closing, closed
 //     shutdown.ts                  the shutdown, step by step
+//     pre-close.ts                 the preClose hooks of other plugins
 //     callbacks.ts, report.ts      cleanup, in order; what was cut or failed
 //     process.ts, log.ts           signals, uncaught errors, the exit; a log that never throws
 //   lib/probes.ts, check.ts      /health and /ready; a check behind them
@@ -33,6 +34,7 @@ import { AlreadyRegisteredError, NotRootError } from './lib/errors.ts'
 import { Callbacks } from './lib/lifecycle/callbacks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
+import { PreCloseHooks } from './lib/lifecycle/pre-close.ts'
 import { joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
@@ -68,6 +70,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const gate = new Gate(phase, connections, inFlight)
   const cuts = new Cuts(phase, inFlight, tasks, connections, outcome, log)
   const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
+  const preClose = new PreCloseHooks(fastify, error => {
+    outcome.addError(error)
+    log.error('A preClose hook failed', { err: error })
+  })
   const callbacks = new Callbacks(options.shutdownTimeout, log)
   const probes = new Probes(options, phase, inFlight, log)
   probes.assertFree(fastify)
@@ -100,7 +106,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   const close = fastify.close.bind(fastify) as () => Promise<void>
   const shutdown = new Shutdown({
-    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, callbacks, close
+    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, preClose, callbacks, close
   })
   const member = { options, log, shutdown }
 
@@ -133,11 +139,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   adoptServers(fastify, server => {
     timeouts.apply(server)
-    connections.adopt(server, () => {
-      // The listener is closed, so there is nothing to delay for.
-      shutdown.skipDelay()
-      void shutdown.start('close')
-    })
+    connections.adopt(server, () => { shutdown.listenersClosed() })
     // Not onListen: it runs after Fastify logs its address, and a signal may arrive before that.
     server.on('listening', () => {
       if (phase.current !== 'running') return
@@ -147,6 +149,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
 
   fastify.addHook('onListen', done => {
+    connections.fastifyListens()
     // Fastify completes a listen() that was in progress when the instance was closed.
     if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()
     done()

@@ -9,8 +9,8 @@ export const OptionInvalidError = createError<[option: string, value: string, al
   'FST_ERR_GRACEFUL_OPTION_INVALID', 'Invalid %s: got %s, allowed is %s')
 
 /** An option is unknown, usually because of a typo. */
-export const OptionUnknownError = createError<[option: string, known: string]>(
-  'FST_ERR_GRACEFUL_OPTION_UNKNOWN', 'Unknown %s, known are %s')
+export const OptionUnknownError = createError<[option: string, known: string, advice: string]>(
+  'FST_ERR_GRACEFUL_OPTION_UNKNOWN', 'Unknown %s, known are %s%s')
 
 /** The time limits do not fit into each other. */
 export const BudgetError = createError<[delay: number, drain: number, shutdown: number]>(

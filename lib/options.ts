@@ -31,6 +31,12 @@ const HEALTH_OPTIONS = [...PROBE_OPTIONS, 'duringShutdown']
 /** The part of the time left by `shutdownDelay` that `drainTimeout` takes if it is not given. */
 const DRAIN_PART = 5 / 6
 
+/** Fastify's own options of register(). They have no effect on a plugin that, like this one, has no context of its own. */
+const REGISTER_OPTIONS = ['prefix', 'logLevel', 'logSerializers']
+
+const AUTOLOAD_ADVICE = '. @fastify/autoload passes its options to each plugin that it loads. To configure fastify-graceful there, ' +
+  'load a file that exports fp(async app => { await app.register(gracefulPlugin, { ... }) }), with fp from fastify-plugin'
+
 export type Timeout = number | false
 
 export interface Probe extends Readonly<Required<Omit<HealthProbeOptions, 'logLevel' | 'schema'>>> {
@@ -49,7 +55,7 @@ export interface Options extends Readonly<Required<Omit<GracefulOptions, 'signal
 
 /** Validates the user's options without changing them. */
 export function resolveOptions (input: GracefulOptions): Options {
-  known('option', input, Object.keys(DEFAULTS))
+  known('option', input, Object.keys(DEFAULTS), REGISTER_OPTIONS, AUTOLOAD_ADVICE)
   const given = Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined))
   const options = { ...DEFAULTS, ...given } as Required<GracefulOptions>
   const shutdownTimeout = milliseconds('option "shutdownTimeout"', options.shutdownTimeout, 1)
@@ -149,9 +155,29 @@ function probe (name: 'health' | 'ready', value: unknown): Probe | false {
   return Object.freeze({ path, checks: Object.freeze({ ...checks }), checkTimeout, guarded, schema, config, logLevel, duringShutdown })
 }
 
-function known (what: string, options: object, names: string[]): void {
-  const unknown = Object.keys(options).find(name => !names.includes(name))
-  if (unknown !== undefined) throw new OptionUnknownError(`${what} "${unknown}"`, names.join(', '))
+function known (what: string, options: object, names: string[], tolerated: string[] = [], advice = ''): void {
+  const unknown = Object.keys(options).find(name => !names.includes(name) && !tolerated.includes(name))
+  if (unknown === undefined) return
+  const similar = names.find(name => distance(name.toLowerCase(), unknown.toLowerCase()) <= MOST_TYPOS)
+  const hint = similar === undefined ? '' : ` (did you mean "${similar}"?)`
+  throw new OptionUnknownError(`${what} "${unknown}"${hint}`, names.join(', '), advice)
+}
+
+/** How many letters of a misspelt name may be wrong, missing or too many. */
+const MOST_TYPOS = 2
+
+/** The edit distance of two words (Levenshtein). */
+function distance (from: string, to: string): number {
+  let row = Array.from({ length: to.length + 1 }, (_, index) => index)
+  for (let index = 0; index < from.length; index++) {
+    const next = [index + 1]
+    for (let column = 1; column <= to.length; column++) {
+      const replaced = row[column - 1] as number + Number(from[index] !== to[column - 1])
+      next.push(Math.min(replaced, row[column] as number + 1, next[column - 1] as number + 1))
+    }
+    row = next
+  }
+  return row[to.length] as number
 }
 
 function isPlainObject (value: unknown): value is object {

@@ -138,7 +138,7 @@ t.test('refuses bad options of a callback', async t => {
   for (const options of [null, 'name', [], { name: '' }, { name: 1 }, { timeout: 0 }, { timeout: '1' }, { timeout: NaN }, { timeout: 30_001 }]) {
     t.throws(register(options), { code: 'FST_ERR_GRACEFUL_OPTION_INVALID' })
   }
-  t.throws(register({ timeOut: 1 }), { code: 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', message: /"timeOut", known are name, timeout/ })
+  t.throws(register({ timeOut: 1 }), { code: 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', message: /"timeOut" \(did you mean "timeout"\?\), known are name, timeout/ })
 })
 
 t.test('takes a callback while requests drain, and refuses one once callbacks run', async t => {

@@ -406,3 +406,15 @@ t.test('a handler may return a thenable whose `then` cannot be read, or not be c
   await eventually(() => app.inFlightRequests === 0)
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
+
+t.test('a handler keeps its name and its own properties for onRoute hooks that come later', async t => {
+  const { app } = await createApp(t)
+  const seen: unknown[] = []
+  app.addHook('onRoute', ({ handler }) => { seen.push([handler.name, handler.length, (handler as { span?: string }).span]) })
+  const getUser = Object.assign(async function getUser () { return 'user' }, { span: 'get-user' })
+  const postUser = function postUser (_request: unknown, reply: { send: (body: string) => void }) { reply.send('posted') }
+  app.get('/', { exposeHeadRoute: false }, getUser)
+  app.post('/', postUser)
+  t.strictSame(seen, [['getUser', 0, 'get-user'], ['postUser', 2, undefined]])
+  t.equal((await app.inject('/')).body, 'user')
+})

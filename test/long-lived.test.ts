@@ -24,8 +24,8 @@ async function connectWebSocket (port: number, path: string): Promise<Greeted> {
 }
 
 for (const where of ['root', 'encapsulated']) {
-  t.test(`WebSockets stay usable while requests are in flight, and then get 1001 (${where})`, async t => {
-    const { app } = await createApp(t)
+  t.test(`WebSockets stay usable during the shutdownDelay, and get 1001 as the drain starts (${where})`, async t => {
+    const { app } = await createApp(t, { shutdownDelay: 4_000 })
     if (where === 'root') await app.register(websocket)
     app.register(async instance => {
       if (where !== 'root') await instance.register(websocket)
@@ -46,8 +46,11 @@ for (const where of ['root', 'encapsulated']) {
       client.send('still there?')
       t.equal((await echo)[0].data, 'echo still there?')
     }
-    held.release()
+    t.equal(app.gracefulShutdown.phase, 'delaying')
+    app.gracefulShutdown.skipDelay()
     for (const { closed } of sockets) t.match(await closed, { code: 1001 })
+    t.equal(app.gracefulShutdown.phase, 'draining', 'before the requests in flight have ended')
+    held.release()
     await busy.closed
     t.match(await report, { completed: 1, cut: [], exitCode: 0 })
   })
@@ -73,6 +76,25 @@ t.test("what a WebSocket is closed with by the user's own hand stays", async t =
   t.equal((await last)[0].data, 'bye')
   t.strictSame(await closed, { code: 4000, reason: 'mine' })
   t.match(await report, { exitCode: 0 })
+})
+
+t.test('injectWS() works, and its WebSocket gets 1001', async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket)
+  app.register(async instance => {
+    instance.get('/ws', { websocket: true }, socket => {
+      socket.on('message', (data: Buffer) => { socket.send(`echo ${data.toString()}`) })
+    })
+  })
+  await app.ready()
+  const client = await app.injectWS('/ws')
+  const echo = once(client, 'message') as Promise<[Buffer]>
+  client.send('hello')
+  t.equal((await echo)[0].toString(), 'echo hello')
+  const closed = once(client, 'close') as Promise<[number]>
+  const report = app.gracefulShutdown.shutdown()
+  t.equal((await closed)[0], 1001)
+  t.match(await report, { errors: [], exitCode: 0 })
 })
 
 t.test('a WebSocket client that does not answer the close is not waited for', async t => {

@@ -2,6 +2,7 @@ import t from 'tap'
 import { createServer } from 'node:http'
 import { Writable } from 'node:stream'
 import { inspect } from 'node:util'
+import autoload from '@fastify/autoload'
 import Fastify from 'fastify'
 import { signalEvents } from 'close-with-grace/events/signal.events.js'
 import { errorEvents } from 'close-with-grace/events/error.events.js'
@@ -137,8 +138,10 @@ t.test('does not warn of a value that was derived, that switches something off, 
 
 t.test('refuses options that it does not know', async t => {
   for (const [options, name, known] of [
-    [{ drainTimeOut: 1 }, 'drainTimeOut', 'drainTimeout'],
-    [{ prefix: '/x' }, 'prefix', 'health'],
+    [{ drainTimeOut: 1 }, 'drainTimeOut', '(did you mean "drainTimeout"?)'],
+    [{ shutdwonDelay: 1 }, 'shutdwonDelay', '(did you mean "shutdownDelay"?)'],
+    [{ signal: true }, 'signal', '(did you mean "signals"?)'],
+    [{ healthCheck: '/x' }, 'healthCheck', '"healthCheck", known are shutdownTimeout, drainTimeout'],
     [{ health: { url: '/x' } }, 'url', 'path'],
     [{ ready: { timeout: 1 } }, 'timeout', 'checkTimeout'],
     [{ ready: { duringShutdown: 200 } }, 'duringShutdown', 'guarded']
@@ -148,6 +151,22 @@ t.test('refuses options that it does not know', async t => {
     t.match(error.message, `"${name}"`)
     t.match(error.message, known)
   }
+})
+
+t.test("takes Fastify's own options of register(), which change nothing", async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin, { prefix: '/x', logLevel: 'silent', logSerializers: { req: () => 'x' }, drainTimeout: 1_000 })
+  t.equal((await app.inject('/health')).statusCode, 200)
+  t.equal((await app.inject('/x/health')).statusCode, 404)
+})
+
+t.test('under @fastify/autoload, whose options go to each plugin, the error says how to configure the plugin there', async t => {
+  const dir = new URL('fixtures/autoloaded', import.meta.url).pathname
+  const app = Fastify()
+  await t.rejects(async () => { await app.register(autoload, { dir, options: { database: 'x' } }) }, {
+    code: 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', message: /"database", known are .*@fastify\/autoload passes its options to each plugin/
+  })
 })
 
 t.test('refuses bad signals', async t => {

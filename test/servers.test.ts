@@ -1,9 +1,12 @@
 import t from 'tap'
+import type { FastifyInstance } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
+import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
@@ -92,15 +95,70 @@ t.test('a server that could not listen at first is covered once', async t => {
   const taken = createServer().listen(0, '127.0.0.1')
   await once(taken, 'listening')
   t.teardown(() => taken.close())
-  const server = createServer(app.routing)
-  server.listen((taken.address() as AddressInfo).port, '127.0.0.1')
-  await once(server, 'error')
-  await once(server.listen(0, '127.0.0.1'), 'listening')
-  const client = new RawClient((server.address() as AddressInfo).port).get('/')
+  await t.rejects(app.listen({ port: (taken.address() as AddressInfo).port, host: '127.0.0.1' }), { code: 'EADDRINUSE' })
+  const client = new RawClient(await listen(app)).get('/')
   await client.until(/served/)
   t.strictSame(app.gracefulShutdown.inFlight(), [])
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
   await client.closed
+})
+
+t.test('a server of the application that shares its routing is drained and stays open, as with Fastify alone', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  await app.ready()
+  const server = createServer(app.routing)
+  t.teardown(() => server.close())
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  await listen(app)
+  const { port } = server.address() as AddressInfo
+  const client = new RawClient(port).get('/held')
+  await held.entered
+  t.equal(app.inFlightRequests, 1)
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  await client.until(/200 OK[^]*\{"held":true\}$/)
+  t.ok(server.listening)
+  t.notOk(app.server.listening)
+  const late = new RawClient(port).get('/')
+  await late.until(/503 Service Unavailable/)
+})
+
+t.test('a server of a serverFactory that the application listens with stays open, as with Fastify alone', async t => {
+  const server = createServer()
+  const app = Fastify({ serverFactory: handler => server.on('request', handler) })
+  await app.register(gracefulPlugin, { shutdownTimeout: 1_000, drainTimeout: 500 })
+  // Longer than upgraded sockets have to close.
+  app.addHook('onClose', async () => { await sleep(400) })
+  const held = heldRoute(app)
+  await app.ready()
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const client = new RawClient((server.address() as AddressInfo).port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  await client.until(/\{"held":true\}$/)
+  t.ok(server.listening)
+  await new Promise(resolve => { server.close(resolve) })
+})
+
+t.test('a server of Fastify that the application listens with is closed by Fastify, in time', async t => {
+  const { app } = await createApp(t)
+  app.get('/', async () => 'served')
+  const held = heldRoute(app)
+  await app.ready()
+  await once(app.server.listen(0, '127.0.0.1'), 'listening')
+  const { port } = app.server.address() as AddressInfo
+  const [idle, busy, silent] = [new RawClient(port).get('/'), new RawClient(port).get('/held'), new RawClient(port)]
+  await Promise.all([idle.until(/served/), held.entered, once(silent.socket, 'connect')])
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  t.match(await report, { completed: 1, cut: [], errors: [], exitCode: 0 })
+  await Promise.all([idle, busy, silent].map(async ({ closed }) => { await closed }))
+  t.match(busy.text, /200 OK[^]*\{"held":true\}$/)
+  t.notOk(app.server.listening)
 })
 
 for (const whose of ['somebody else', 'one of them']) {
@@ -136,3 +194,71 @@ for (const whose of ['somebody else', 'one of them']) {
     await eventually(() => first.inFlightRequests + second.inFlightRequests === 0)
   })
 }
+
+interface Closings {
+  /** How often the server has emitted 'close'. */
+  closings: number
+  /** For each call of the wrapped server.close(): whether the server listened. */
+  calls: boolean[]
+}
+
+async function serverClosings (t: Test, app: FastifyInstance, start: () => Promise<unknown>): Promise<Closings> {
+  let closings = 0
+  app.server.on('close', () => { closings++ })
+  const calls: boolean[] = []
+  const { close } = app.server
+  app.server.close = function (callback) {
+    calls.push(this.listening)
+    return close.call(this, callback)
+  }
+  await start()
+  await app.close()
+  await new Promise(resolve => { setImmediate(resolve) })
+  t.equal(app.server.listening, false)
+  return { closings, calls }
+}
+
+for (const how of ['before', 'after'] as const) {
+  t.test(`server.close, wrapped ${how} the plugin is registered, is called once, while it listens; 'close' is emitted once, after the drain`, async t => {
+    const app = Fastify() as FastifyInstance
+    const held = heldRoute(app)
+    let ended = false
+    const start = async () => {
+      const client = new RawClient(await listen(app)).get('/held')
+      const accepted = once(app.server, 'request') as Promise<[unknown, ServerResponse]>
+      const [, response] = await accepted
+      response.on('finish', () => { ended = true })
+      app.server.on('close', () => { t.ok(ended, 'after the drain') })
+      await held.entered
+      const closed = app.close()
+      held.release()
+      await Promise.all([closed, client.closed])
+    }
+    if (how === 'after') await app.register(gracefulPlugin)
+    const result = await serverClosings(t, app, async () => {
+      if (how === 'before') await app.register(gracefulPlugin)
+      await start()
+    })
+    t.strictSame(result, { closings: 1, calls: [true] })
+  })
+}
+
+t.test("'close' of the server is emitted once if the instance never listened", async t => {
+  const { app } = await createApp(t)
+  let closings = 0
+  app.server.on('close', () => { closings++ })
+  await app.ready()
+  await app.close()
+  await new Promise(resolve => { setImmediate(resolve) })
+  t.equal(closings, 1)
+})
+
+t.test('closing a server that does not listen yet is no shutdown', async t => {
+  const { app } = await createApp(t)
+  await new Promise(resolve => { app.server.close(resolve) })
+  t.equal(app.gracefulShutdown.phase, 'running')
+  app.get('/', async () => 'served')
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/served/)
+  t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 })
+})

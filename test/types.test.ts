@@ -1,8 +1,14 @@
 // The public types; what is wrong here does not compile.
 
 import t from 'tap'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { FastifyInstance } from 'fastify'
+import type { ZodTypeProvider } from 'fastify-type-provider-zod'
+import { Type } from '@fastify/type-provider-typebox'
 import { expectTypeOf } from 'expect-type'
+import Fastify from 'fastify'
+import { validatorCompiler } from 'fastify-type-provider-zod'
+import { z } from 'zod'
 import type {
   CallbackReport, GracefulOptions, GracefulShutdown, HealthProbeOptions, InFlightEntry, Phase, ProbeOptions, ProcessEvent, ShutdownCallback,
   ShutdownContext, ShutdownReport
@@ -45,4 +51,45 @@ t.test('takes the options that there are', async t => {
   t.throws(() => { app.registerShutdownCallback(() => {}, { timeout: '1' }) })
   // @ts-expect-error nobody but the shutdown sets the phase
   t.throws(() => { app.gracefulShutdown.phase = 'closed' })
+})
+
+t.test("takes every kind of server: probes' handlers on HTTPS and HTTP/2 instances", async t => {
+  const { app } = await createApp(t)
+  const { healthHandler, readyHandler } = app.gracefulShutdown
+  const admins = [Fastify({ http2: true }), Fastify({ https: {} }), Fastify({ http2: true, https: {} }), Fastify()] as const
+  const [http2, https, secureHttp2, http] = admins
+  http2.get('/live', healthHandler).route({ method: 'GET', url: '/ready', handler: readyHandler })
+  https.get('/live', healthHandler).route({ method: 'GET', url: '/ready', handler: readyHandler })
+  secureHttp2.get('/live', healthHandler).route({ method: 'GET', url: '/ready', handler: readyHandler })
+  http.get('/live', healthHandler).route({ method: 'GET', url: '/ready', handler: readyHandler })
+  expectTypeOf(secureHttp2.register(gracefulPlugin, { health: false, ready: false }).gracefulShutdown).toEqualTypeOf<GracefulShutdown>()
+  for (const admin of admins) {
+    t.equal((await admin.inject('/live')).body, '{"status":"healthy"}')
+    await admin.close()
+  }
+})
+
+t.test('takes every type provider', async t => {
+  const typebox = Fastify().withTypeProvider<TypeBoxTypeProvider>()
+  await typebox.register(gracefulPlugin, { drainTimeout: 1_000, prefix: '/x' })
+  typebox.get('/typebox', { schema: { querystring: Type.Object({ n: Type.Number() }) } }, async ({ query }) => {
+    expectTypeOf(query).toEqualTypeOf<{ n: number }>()
+    return 'x'
+  })
+  typebox.get('/live', typebox.gracefulShutdown.healthHandler)
+  typebox.get('/live2', { schema: { response: { 200: Type.Object({ status: Type.String() }) } } }, typebox.gracefulShutdown.healthHandler)
+  const zod = Fastify().withTypeProvider<ZodTypeProvider>()
+  await zod.register(gracefulPlugin, { drainTimeout: 1_000 })
+  zod.setValidatorCompiler(validatorCompiler)
+  zod.get('/zod', { schema: { querystring: z.object({ n: z.coerce.number() }) } }, async ({ query }) => {
+    expectTypeOf(query).toEqualTypeOf<{ n: number }>()
+    return 'x'
+  })
+  zod.get('/live', zod.gracefulShutdown.healthHandler)
+  // @ts-expect-error a string is no time
+  await t.rejects(async () => { await Fastify().withTypeProvider<ZodTypeProvider>().register(gracefulPlugin, { drainTimeout: '1' }) })
+  for (const app of [typebox, zod]) {
+    t.equal((await app.inject('/live')).statusCode, 200)
+    await app.close()
+  }
 })

@@ -1,6 +1,6 @@
 // The public types, and the plugin's additions to Fastify's types.
 
-import type { FastifyBaseLogger, FastifyContextConfig, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
+import type { FastifyBaseLogger, FastifyContextConfig, FastifySchema } from 'fastify'
 
 /** The phase of a shutdown. It is also `closing` while callbacks run. */
 export type Phase = 'running' | 'delaying' | 'draining' | 'closing' | 'closed'
@@ -58,8 +58,8 @@ export interface GracefulOptions {
   /** Limit for the shutdown; forces the exit only if a process event started it. Default: 30000. */
   shutdownTimeout?: number
   /**
-   * How long the shutdown waits for requests in flight. Default: five sixths of what `shutdownDelay` leaves of `shutdownTimeout`,
-   * at most 25000.
+   * How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. Default: five sixths of what
+   * `shutdownDelay` leaves of `shutdownTimeout`, at most 25000.
    */
   drainTimeout?: number
   /**
@@ -200,7 +200,7 @@ export interface ShutdownReport {
   /** The callbacks, in the order in which they ran. */
   callbacks: CallbackReport[]
   /**
-   * What else went wrong: uncaught errors; an error given to `shutdown()`; an `onClose` hook that failed or did not end;
+   * What else went wrong: uncaught errors; an error given to `shutdown()`; a `preClose` or `onClose` hook that failed or did not end;
    * background work that failed during the shutdown. At most 20.
    */
   errors: Error[]
@@ -223,8 +223,8 @@ export interface GracefulShutdown {
   onShutdown (callback: ShutdownCallback, options?: CallbackOptions): void
   /**
    * Shuts down in the same way as `fastify.close()`, and resolves to the report. It never rejects and does not end the process.
-   * If called again, it joins the shutdown in progress. If called inside a shutdown callback or an `onClose` hook, it resolves
-   * at once to the report so far, because the rest would wait for itself.
+   * If called again, it joins the shutdown in progress. If called inside a shutdown callback, a `preClose` or an `onClose` hook,
+   * it resolves at once to the report so far, because the rest would wait for itself.
    * @param reason shown as the reason in report and log; an Error is also added to the report's errors. Default: `shutdown`.
    */
   shutdown (reason?: unknown): Promise<ShutdownReport>
@@ -252,8 +252,9 @@ export interface GracefulShutdown {
   readonly readyHandler: ProbeHandler
 }
 
-/** A probe's route handler, for the same instance or another one. */
-export type ProbeHandler = (request: FastifyRequest, reply: FastifyReply) => Promise<FastifyReply>
+/** A probe's route handler, for the same instance or another one, over HTTP, HTTPS or HTTP/2. */
+// Fastify's request and reply of one kind of server are not those of another, and have no common type.
+export type ProbeHandler = (request: any, reply: any) => Promise<any> // oxlint-disable-line no-explicit-any
 
 declare module 'fastify' {
   interface FastifyInstance {

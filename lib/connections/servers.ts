@@ -2,12 +2,12 @@
 // and ::1) and does not expose.
 
 import type { FastifyInstance } from 'fastify'
-import type { Server } from 'node:net'
+import type { AddressInfo, ListenOptions, Server } from 'node:net'
 import { subscribe } from 'node:diagnostics_channel'
 import { ServerSharedError } from '../errors.ts'
 
 /** The adopt function of each instance, by the request listener that all its servers share. */
-const owners = new WeakMap<object, (server: Server) => void>()
+const owners = new WeakMap<object, (server: Server, options: ListenOptions) => void>()
 /** The servers that have been adopted. */
 const adopted = new WeakSet<Server>()
 let isWatching = false
@@ -22,21 +22,28 @@ export function assertNotShared (fastify: FastifyInstance): void {
   if (adopted.has(fastify.server)) throw new ServerSharedError()
 }
 
-/** Passes each server of the instance to `adopt` before it listens. */
+/**
+ * Passes each server of the instance to `adopt` before it listens. Not a server that the application itself creates for
+ * `fastify.routing`: Fastify leaves it open, too.
+ */
 export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) => void): void {
-  const adoptOnce = (server: Server) => {
-    // A server that failed to listen may try again.
-    if (adopted.has(server)) return
+  const take = (server: Server) => {
     adopted.add(server)
     adopt(server)
   }
-  owners.set(fastify.routing, adoptOnce)
-  adoptOnce(fastify.server)
+  owners.set(fastify.routing, (server, options) => { if (isSecondOf(fastify.server, options)) take(server) })
+  take(fastify.server)
   if (isWatching) return
   isWatching = true
   // Never unsubscribed: it holds no instance, so nothing leaks.
   subscribe('tracing:net.server.listen:asyncStart', message => {
-    const { server } = message as { server: Server }
-    for (const listener of server.listeners('request')) owners.get(listener)?.(server)
+    const { server, options } = message as { server: Server, options: ListenOptions }
+    for (const listener of server.listeners('request')) owners.get(listener)?.(server, options)
   })
+}
+
+/** Fastify's second server listens on the port of the first one, at the other loopback address. */
+function isSecondOf (first: Server, { host, port }: ListenOptions): boolean {
+  const address = first.address() as AddressInfo | null
+  return address?.port === port && /^(?:127\.|::1$)/.test(String(host))
 }

@@ -5,7 +5,6 @@ import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
-import { Server as NetServer } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import { now, setImmediate, sleep, within } from '../clock.ts'
 import { closeSession, onStreamRequest } from '../requests/exchange.ts'
@@ -33,6 +32,8 @@ export class Connections {
   #accepted = 0
   #lastAccepted = -Infinity
   #isLastCalled = false
+  /** Whether Fastify's own listen() has opened the listeners. */
+  #areFastifys = false
   #isStopped = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
@@ -46,7 +47,8 @@ export class Connections {
 
   /**
    * Takes charge of a listener's connections.
-   * @param onServerClose is called when other code closes the listener, as node:cluster does in a worker that its primary disconnects
+   * @param onServerClose is called when other code closes a listener that Fastify has opened, as node:cluster does in a worker
+   * that its primary disconnects
    */
   adopt (server: Server, onServerClose: () => void): void {
     this.#servers.add(server)
@@ -66,11 +68,21 @@ export class Connections {
 
     const { close } = server
     server.close = callback => {
-      if (this.#isStopped) return close.call(server, callback)
-      // Not http.Server's close(): it destroys connections that are about to send a request or whose response is not flushed.
-      NetServer.prototype.close.call(server, callback)
+      // A server that the application itself listens with is closed as without the plugin; supertest does so after each request.
+      if (!this.#areFastifys || !server.listening) return close.call(server, callback)
+      const closed = new Promise<void>(resolve => { server.once('close', resolve) })
+      // Node emits 'close' again each time, and Fastify closes a listener that the shutdown has closed before it.
+      server.close = later => {
+        void closed.then(() => { later?.() })
+        return server
+      }
+      // Node's close() calls it: it destroys connections that are about to send a request or whose response is not flushed.
+      const { closeIdleConnections } = server as HttpServer
+      Object.assign(server, { closeIdleConnections: () => {} })
+      close.call(server, callback)
+      Object.assign(server, { closeIdleConnections })
       // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
-      if (!this.isListening) onServerClose()
+      if (!this.#isStopped && !this.isListening) onServerClose()
       return server
     }
   }
@@ -231,13 +243,16 @@ export class Connections {
     } while (this.#accepted !== before && now() < end)
   }
 
-  /** Accepts no more connections. */
+  /** Fastify's own listen() has opened the listeners. */
+  fastifyListens (): void {
+    this.#areFastifys = true
+  }
+
+  /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */
   stopListening (): void {
+    if (!this.#areFastifys) return
     this.#isStopped = true
-    for (const server of this.#servers) {
-      // Not http.Server's close(): it destroys a connection whose response has ended but is not flushed.
-      if (server.listening) NetServer.prototype.close.call(server)
-    }
+    for (const server of this.#servers) if (server.listening) server.close()
   }
 
   /**
@@ -262,10 +277,13 @@ export class Connections {
 
   /** Closes every connection that speaks HTTP. Upgraded sockets stay open, so that their owners can close them. */
   closeAll (): void {
+    if (this.isListening) return
     for (const session of this.#sessions) session.destroy()
     let areAllHttp1 = true
     for (const server of this.#servers as Set<Partial<HttpServer>>) {
-      // Unlike closeIdleConnections(), it also closes silent sockets and those that sent half a header.
+      // As Node's close() does, also for the HTTP/1 connections of an HTTP/2 server.
+      server.closeIdleConnections?.()
+      // It also closes silent sockets and those that sent half a header.
       if (typeof server.closeAllConnections === 'function') server.closeAllConnections()
       else areAllHttp1 = false
     }
@@ -286,6 +304,7 @@ export class Connections {
 
   /** Destroys the rest: upgraded sockets that their owners have not closed. */
   destroy (): void {
+    if (this.isListening) return
     for (const { socket } of this.#speaking) socket.destroy()
     for (const socket of this.#beneathTls) socket.destroy()
   }

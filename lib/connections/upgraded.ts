@@ -1,5 +1,5 @@
-// WebSockets of @fastify/websocket. They are not requests in flight, so a drain does not wait for them. Clients get a close
-// code that says why.
+// WebSockets of @fastify/websocket. They are not requests in flight, so a drain does not wait for them. The plugin closes them
+// in its preClose hook, as the drain starts; clients get a close code that says why.
 
 import type { FastifyInstance } from 'fastify'
 

@@ -50,6 +50,11 @@ export function joinProcess (member: Member): void {
   else void shutdown.start(registry.reason)
 }
 
+/** Whether the process shuts down. */
+export function isProcessEnding (): boolean {
+  return registry.reason !== undefined
+}
+
 /**
  * Listens to the events that any member wants; they all shut down together, because the process does. New listeners are added
  * before old ones are removed: a signal that Node has received but not emitted yet is lost if there is no listener.

@@ -11,8 +11,9 @@ export class Outcome {
   readonly #cut = new Map<object, InFlightEntry>()
   #omittedErrors = 0
 
-  /** Adds an error. Returns false if the limit is reached and it is only counted. */
+  /** Adds an error. Returns false if it is known, or if the limit is reached and it is only counted. */
   addError (error: Error): boolean {
+    if (this.#errors.includes(error)) return false
     if (this.#errors.length < MOST_ERRORS) return this.#errors.push(error) > 0
     this.#omittedErrors++
     return false

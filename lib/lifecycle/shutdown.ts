@@ -12,6 +12,7 @@ import type { Timeouts } from '../requests/timeouts.ts'
 import type { Callbacks } from './callbacks.ts'
 import type { SafeLog } from './log.ts'
 import type { PhaseClock } from './phase.ts'
+import type { PreCloseHooks } from './pre-close.ts'
 import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import cluster from 'node:cluster'
@@ -20,6 +21,7 @@ import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
+import { isProcessEnding } from './process.ts'
 import { loggable } from './report.ts'
 
 export interface Parts {
@@ -34,12 +36,13 @@ export interface Parts {
   readonly cuts: Cuts
   readonly gate: Gate
   readonly timeouts: Timeouts
+  readonly preClose: PreCloseHooks
   readonly callbacks: Callbacks
-  /** Fastify's own close: preClose hooks, listeners, and the onClose hooks of all plugins. */
+  /** Fastify's own close: listeners, and the onClose hooks of all plugins. */
   readonly close: () => Promise<void>
 }
 
-/** The shutdowns whose onClose hooks or callbacks the current code runs in. */
+/** The shutdowns whose hooks or callbacks the current code runs in. */
 const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
 
 export class Shutdown {
@@ -48,6 +51,8 @@ export class Shutdown {
   readonly #ended = new Deferred<ShutdownReport>()
   /** Resolved once the onClose hooks have run, if other code has called Fastify's own close. */
   readonly #closed = new Deferred<void>()
+  /** Resolved once other code has closed the listeners. */
+  readonly #unlistened = new Deferred<void>()
   #closer: 'shutdown' | 'other code' | undefined
   /** Aborted when the delay is to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
@@ -106,6 +111,13 @@ export class Shutdown {
     this.#skipDelay.abort()
   }
 
+  /** Other code has closed the listeners, so there is nothing to delay for. */
+  listenersClosed (): void {
+    this.skipDelay()
+    this.#unlistened.resolve()
+    void this.start('close')
+  }
+
   /** `fastify.close()`: the same, but it rejects if Fastify's own close does. */
   async close (): Promise<void> {
     await this.join('close')
@@ -157,12 +169,12 @@ export class Shutdown {
 
     inFlight.stopCounting()
     phase.advance('draining')
-    await this.#drain()
+    const inside = new Set([...context.getStore() ?? [], this])
+    await this.#drain(context.run(inside, async () => { await this.#runPreClose() }))
     this.#endStep('draining')
     this.#drained.resolve()
 
     phase.advance('closing')
-    const inside = new Set([...context.getStore() ?? [], this])
     await context.run(inside, async () => {
       await this.#close(deadline)
       this.#endStep('closing')
@@ -223,36 +235,52 @@ export class Shutdown {
     return within(shutdownDelay, skipped)
   }
 
-  /** Waits until nothing is in flight, or cuts the rest. */
-  async #drain (): Promise<void> {
-    const { options: { drainTimeout }, log, inFlight, tasks, connections, cuts } = this.#parts
+  /** Runs the preClose hooks; that of @fastify/websocket closes WebSockets. */
+  async #runPreClose (): Promise<void> {
+    this.#parts.webSockets.goAway()
+    await this.#parts.preClose.run()
+  }
+
+  /** Waits until nothing is in flight and the preClose hooks have run, or cuts the rest. */
+  async #drain (preClosed: Promise<void>): Promise<void> {
+    const { options: { drainTimeout }, log, inFlight, tasks, preClose, connections, cuts } = this.#parts
     const start = now()
     connections.closeIdle()
     inFlight.checkAll()
-    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count)} to complete...`) }
+    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, preClose.isRunning)} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
       inFlight.checkAll()
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
-    const outcome = await within(drainTimeout, this.#idle())
+    const outcome = await within(drainTimeout, this.#idle(preClosed))
     clearInterval(progress)
     if (outcome !== TIMED_OUT) {
       log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
-      await this.#quiet()
+      if (this.#isDeploy) await this.#quiet()
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
   }
 
   /** Handlers may track work while they run, and work may start requests. */
-  async #idle (): Promise<void> {
-    const { inFlight, tasks } = this.#parts
+  async #idle (preClosed: Promise<void>): Promise<void> {
+    const { inFlight, tasks, connections } = this.#parts
+    // Hooks may rely on a listener while it is open. One that closes it may wait until its connections are closed, too.
+    if (connections.isListening) await Promise.race([preClosed, this.#unlistened.promise])
     while (inFlight.count + tasks.count > 0) {
       await inFlight.idle()
       await tasks.idle()
     }
+  }
+
+  /**
+   * Whether other processes take over from this one. Not if code closes the instance, as a test suite does, although it
+   * leaves the signals to the plugin.
+   */
+  get #isDeploy (): boolean {
+    return this.#reason !== 'close' || !this.#parts.options.signals.includes('SIGTERM') || isProcessEnding()
   }
 
   /** Waits until, for a short time, no request has arrived and no response has been sent that another request may follow. */
@@ -281,7 +309,7 @@ export class Shutdown {
   }
 
   async #closeAll (limit: number): Promise<void> {
-    const { options, connections, webSockets, gate, cuts, close } = this.#parts
+    const { options, connections, gate, cuts, close } = this.#parts
     const grace = partOf(limit, CLOSE_GRACE)
     const end = now() + grace
     gate.hold()
@@ -292,9 +320,8 @@ export class Shutdown {
       await connections.settle(end)
       cuts.cutRest(new DrainTimeoutError(options.drainTimeout))
       gate.refuseRest()
-      connections.closeAll()
-      webSockets.goAway()
     }
+    connections.closeAll()
     this.#closer ??= 'shutdown'
     const closed = this.#closer === 'shutdown' ? close() : this.#closed.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
@@ -312,10 +339,11 @@ class Deferred<T> {
   readonly promise = new Promise<T>(resolve => { this.resolve = resolve })
 }
 
-function countOf (requests: number, tasks: number): string {
+function countOf (requests: number, tasks: number, areHooksRunning: boolean): string {
   const parts = []
-  if (requests > 0 || tasks === 0) parts.push(`${requests} in-flight request${requests === 1 ? '' : 's'}`)
+  if (requests > 0 || (tasks === 0 && !areHooksRunning)) parts.push(`${requests} in-flight request${requests === 1 ? '' : 's'}`)
   if (tasks > 0) parts.push(`${tasks} background task${tasks === 1 ? '' : 's'}`)
+  if (areHooksRunning) parts.push('the preClose hooks')
   return parts.join(' and ')
 }
 

@@ -140,7 +140,7 @@ export const DIFFERENCES: readonly Difference[] = [
   {
     suite: '@fastify/websocket',
     file: 'test/base.test.js',
-    what: ['fails: Should gracefully close when clients attempt to connect after calling close', 'slow: test/base.test.js:538'],
+    what: ['fails: Should gracefully close when clients attempt to connect after calling close'],
     reason: 'The test connects while its own server.close() runs, but the plugin has closed the listener before that.'
   },
   {
@@ -160,12 +160,6 @@ export const DIFFERENCES: readonly Difference[] = [
     file: 'test/routes.test.js',
     what: ['fails: should correctly map routes', 'fails: should correctly map routes with automatic HEAD routes'],
     reason: 'As with onRoute in the test of hooks: the handler is a function around the one that the test gave.'
-  },
-  {
-    suite: 'fastify',
-    file: 'test/custom-http-server.test.js',
-    what: ['fails: Should not call close on the server if it has not created it'],
-    reason: 'The plugin closes the server of a serverFactory also if the application itself has called its listen(). To be changed.'
   },
   {
     suite: '@fastify/static',

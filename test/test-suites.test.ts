@@ -1,0 +1,125 @@
+// In the test suite of an application: close() costs next to nothing, also while the time is faked.
+
+import t from 'tap'
+import type { FastifyInstance } from 'fastify'
+import type { AddressInfo } from 'node:net'
+import { execFile } from 'node:child_process'
+import { once } from 'node:events'
+import { mock } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import Fastify from 'fastify'
+import { useFakeTimers } from 'sinon'
+import gracefulPlugin from '../index.ts'
+import { createApp, fork, listen, portOf, RawClient } from './helpers.ts'
+
+/** Milliseconds that close() takes after a fetch over keep-alive. */
+async function closeAfterFetch (withPlugin: boolean, options: object, listens = listen): Promise<number> {
+  const app = Fastify() as FastifyInstance
+  if (withPlugin) await app.register(gracefulPlugin, options)
+  app.get('/', async () => 'served')
+  const port = await listens(app)
+  await (await fetch(`http://127.0.0.1:${port}/`)).text()
+  const start = performance.now()
+  await app.close()
+  return performance.now() - start
+}
+
+function median (values: number[]): number {
+  return values.sort((a, b) => a - b)[Math.floor(values.length / 2)] as number
+}
+
+async function listenWithServer (app: FastifyInstance): Promise<number> {
+  await app.ready()
+  await once(app.server.listen(0, '127.0.0.1'), 'listening')
+  return (app.server.address() as AddressInfo).port
+}
+
+for (const [how, listens] of [['listen()', listen], ['server.listen()', listenWithServer]] as const) {
+  t.test(`close() after ${how} and a fetch over keep-alive takes at most 5 ms longer than with Fastify alone`, async t => {
+    const alone: number[] = []
+    const ours: number[] = []
+    for (let round = 0; round < 21; round++) {
+      alone.push(await closeAfterFetch(false, {}, listens))
+      ours.push(await closeAfterFetch(true, {}, listens))
+    }
+    const more = median(ours) - median(alone)
+    t.ok(more <= 5, `${more}ms longer`)
+  })
+}
+
+t.test('a server that the test suite opens and closes for each request, as supertest does, is no shutdown', async t => {
+  const { app } = await createApp(t)
+  app.get('/', async () => 'served')
+  await app.ready()
+  for (let round = 0; round < 2; round++) {
+    app.server.listen(0, '127.0.0.1')
+    await once(app.server, 'listening')
+    const client = new RawClient((app.server.address() as AddressInfo).port).get('/')
+    await client.until(/200 OK[^]*served$/)
+    await new Promise(resolve => { app.server.close(resolve) })
+    await client.closed
+    t.equal(app.gracefulShutdown.phase, 'running')
+  }
+  const start = performance.now()
+  await app.close()
+  t.ok(performance.now() - start < 50)
+})
+
+t.test('close() waits for late requests if the signals are left to the application, because it may be a deploy', async t => {
+  const time = await closeAfterFetch(true, { signals: ['SIGINT'] })
+  t.ok(time >= 90, `took ${time}ms`)
+})
+
+t.test('close() called because of a signal waits for late requests, too', async t => {
+  const program = fork(t, 'close-on-signal')
+  const port = await portOf(program)
+  const client = new RawClient(port).get('/')
+  await client.until(/200 OK/)
+  program.kill('SIGTERM')
+  const { report } = await program.log.line(/^Graceful shutdown complete/) as unknown as { report: { phases: { draining: number } } }
+  t.ok(report.phases.draining >= 90, `drained for ${report.phases.draining}ms`)
+  t.match(await program.exit, { code: 0 })
+})
+
+/** The ways to fake the time, each with its undo function. */
+const fakes: Record<string, () => () => void> = {
+  'node:test' () {
+    mock.timers.enable()
+    return () => { mock.timers.reset() }
+  },
+  sinon () {
+    // With a process.nextTick() that does not run, Fastify's own close() does not resolve.
+    const clock = useFakeTimers({ toNotFake: ['nextTick', 'queueMicrotask'] })
+    return () => { clock.restore() }
+  }
+}
+
+for (const [name, fake] of Object.entries(fakes)) {
+  t.test(`close() resolves while ${name} fakes the time`, async t => {
+    const app = Fastify() as FastifyInstance
+    await app.register(gracefulPlugin, { shutdownDelay: 10 })
+    app.get('/', async () => 'served')
+    app.addHook('preClose', async () => {})
+    let ran = 0
+    app.registerShutdownCallback(() => { ran++ })
+    const client = new RawClient(await listen(app)).get('/')
+    await client.until(/served/)
+    const undo = fake()
+    t.teardown(undo)
+    await app.close()
+    undo()
+    t.equal(ran, 1)
+    await client.closed
+  })
+}
+
+t.test('close() resolves while vitest fakes the time', async t => {
+  const root = fileURLToPath(new URL('fixtures/vitest', import.meta.url))
+  const vitest = fileURLToPath(new URL('../node_modules/vitest/vitest.mjs', import.meta.url))
+  // By way of `env`: the test runner adds its environment to each Node process that it sees started, but vitest compiles the
+  // source in its own way, which confuses the coverage.
+  const clean = ['-i', `PATH=${process.env.PATH}`, process.execPath]
+  const { stdout } = await promisify(execFile)('env', [...clean, vitest, 'run', '--root', root])
+  t.match(stdout, /1 passed/)
+})
