@@ -174,6 +174,28 @@ t.test('two hundred instances leave no listener and no warning behind', async t 
   t.strictSame(warnings, [])
 })
 
+t.test('in a worker thread, errors start a shutdown, and a list with signals gets a coded error', async t => {
+  const service = fork(t, 'worker-thread')
+  t.equal((await service.log.line(/^exited:/)).msg, 'exited: 1')
+  t.strictSame(service.log.messages(/A worker thread receives no signals|^Uncaught error|callback runs|^error:/), [
+    'error: FST_ERR_GRACEFUL_WORKER_THREAD', 'A worker thread receives no signals: let the main thread tell it when to call fastify.close()',
+    'Uncaught error', 'callback runs: uncaughtException'
+  ])
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: null, signal: 'SIGTERM' })
+})
+
+for (const runtime of ['bun', 'deno']) {
+  t.test(`${runtime} gets a coded error at registration`, async t => {
+    const { versions } = process
+    t.teardown(() => { Object.defineProperty(process, 'versions', { value: versions }) })
+    Object.defineProperty(process, 'versions', { value: { ...versions, [runtime]: '1.0.0' } })
+    await t.rejects(async () => { await Fastify().register(gracefulPlugin) }, {
+      code: 'FST_ERR_GRACEFUL_RUNTIME_UNSUPPORTED', message: `fastify-graceful needs Node.js; ${runtime} is not supported`
+    })
+  })
+}
+
 t.test('does not listen on, nor touch the process, when closed while it began to listen', async t => {
   const before = process.listenerCount('SIGTERM')
   const app = Fastify()

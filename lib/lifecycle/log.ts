@@ -1,6 +1,7 @@
 // The log during a shutdown: if it throws, the shutdown goes on; if there is none, errors go to stderr.
 
 import type { FastifyBaseLogger } from 'fastify'
+import type { EventEmitter } from 'node:events'
 import { writeSync } from 'node:fs'
 import process from 'node:process'
 import { now, setTimeout } from '../clock.ts'
@@ -41,23 +42,35 @@ export class SafeLog {
     }
   }
 
-  /**
-   * Waits until the lines so far are written. pino's destination writes what is left when the process exits, but it may overtake
-   * a write in progress, and if the reader of a pipe has gone and no write has failed yet, it tries forever.
-   */
+  /** Waits until the lines so far are written. */
   async flush (): Promise<void> {
-    if (this.#log.flush === undefined) return
-    this.startFlush()
-    await new Promise<void>(resolve => { afterFileWrites(now() + LOG_FLUSH, resolve) })
+    await new Promise<void>(resolve => { this.afterFlush(resolve) })
   }
 
-  /** Makes a logger that collects its lines write them. */
-  startFlush (): void {
+  /**
+   * Calls back when the lines so far are written, after LOG_FLUSH at the latest. pino writes asynchronously and, when the process
+   * exits, what is left. But that may overtake a write in progress, and if the reader of a pipe has gone and no write has failed
+   * yet, it tries forever. Uses timers only: if errors are thrown again and again, promises do not settle.
+   */
+  afterFlush (callback: () => void): void {
+    const end = now() + LOG_FLUSH
+    let sonicBoom: EventEmitter | undefined
     try {
       this.#log.flush?.()
+      sonicBoom = sonicBoomOf(this.#log)
     } catch {
-      // Lost, as they would be without a flush.
+      // The lines that it has collected are lost, as they would be without a flush.
     }
+    let isWriting = !this.#isMute && isAnyFileWritten()
+    // A full pipe makes it pause between writes.
+    const done = () => { isWriting = false }
+    if (isWriting) sonicBoom?.once('drain', done).once('error', done)
+    const look = () => {
+      if (sonicBoom === undefined) isWriting &&= isAnyFileWritten()
+      if (isWriting && now() < end) setTimeout(look, 1)
+      else callback()
+    }
+    look()
   }
 
   /** Fastify's default logger, and pino at level `silent`, have the same empty function for all levels. */
@@ -84,13 +97,18 @@ export class SafeLog {
   }
 }
 
-/**
- * Calls back when no file is being written asynchronously, or at `end`, on the clock of now(). That is how pino writes by default,
- * and it tells nobody when it has. Uses timers only: if errors are thrown again and again, promises do not settle.
- */
-export function afterFileWrites (end: number, callback: () => void): void {
-  if (!process.getActiveResourcesInfo().includes('FSReqCallback') || now() >= end) callback()
-  else setTimeout(afterFileWrites, 1, end, callback)
+/** Whether fs is writing, or reading, with a callback. */
+function isAnyFileWritten (): boolean {
+  return process.getActiveResourcesInfo().includes('FSReqCallback')
+}
+
+/** pino's default destination; undefined for any other. A logger keeps it, or inherits it, under `pino.symbols.streamSym`. */
+function sonicBoomOf (log: object | null): EventEmitter | undefined {
+  if (log === null) return undefined
+  const symbol = Object.getOwnPropertySymbols(log).find(({ description }) => description === 'pino.stream')
+  if (symbol === undefined) return sonicBoomOf(Object.getPrototypeOf(log) as object | null)
+  const destination = (log as Record<symbol, EventEmitter>)[symbol] as EventEmitter
+  return 'minLength' in destination ? destination : undefined
 }
 
 function inOneLine (message: string, details: { err?: Error } | undefined): string {

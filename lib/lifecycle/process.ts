@@ -15,7 +15,6 @@ import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
 import { LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
 import { toError } from '../values.ts'
-import { afterFileWrites } from './log.ts'
 
 const ERROR_EVENTS: ReadonlySet<string> = new Set(['uncaughtException', 'unhandledRejection'])
 
@@ -121,7 +120,7 @@ function receive (name: string): void {
   const time = now()
   const { signal } = registry
   if (signal !== undefined) {
-    if (name !== signal.name || time > signal.time + SIGNAL_COPY) exit(`Second signal, ${name}: exiting at once`, time + LOG_FLUSH)
+    if (name !== signal.name || time > signal.time + SIGNAL_COPY) exit(`Second signal, ${name}: exiting at once`)
     return
   }
   registry.signal = { name, time }
@@ -177,21 +176,22 @@ function onExit (): void {
 }
 
 function exitAtDeadline (): void {
-  exit('The process has not ended within shutdownTimeout: exiting', registry.deadline + LOG_FLUSH)
+  exit('The process has not ended within shutdownTimeout: exiting')
+  // Errors thrown again and again in queueMicrotask() also hold up the writing of the log.
+  if (now() > registry.deadline + LOG_FLUSH) process.exit(1)
 }
 
-/** Exits with 1, as soon as the log is written, or at `end`. Does not wait for promises. */
-function exit (message: string, end: number): void {
-  if (!registry.isForced) {
-    registry.isForced = true
-    // A shutdown that ends meanwhile does not exit with 0.
-    process.exitCode = registry.exitCode = 1
-    // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
-    for (const { log, shutdown } of registry.members) {
-      log.error(message)
-      shutdown.exit()
-      log.startFlush()
-    }
+/** Exits with 1 as soon as the log is written. Does not wait for promises. */
+function exit (message: string): void {
+  if (registry.isForced) return
+  registry.isForced = true
+  // A shutdown that ends meanwhile does not exit with 0.
+  process.exitCode = registry.exitCode = 1
+  let pending = registry.members.size
+  // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
+  for (const { log, shutdown } of registry.members) {
+    log.error(message)
+    shutdown.exit()
+    log.afterFlush(() => { if (--pending === 0) process.exit(1) })
   }
-  afterFileWrites(end, () => { process.exit(1) })
 }
