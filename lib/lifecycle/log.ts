@@ -75,7 +75,8 @@ export class SafeLog {
 
   /** Fastify's default logger, and pino at level `silent`, have the same empty function for all levels. */
   get #isMute (): boolean {
-    return this.#log.fatal === this.#log.info
+    const { error, fatal, info } = this.#log
+    return error === fatal && error === info
   }
 
   #write (level: Level, message: string, details: { err?: Error } | undefined): void {
