@@ -35,7 +35,7 @@ import { Callbacks } from './lib/lifecycle/callbacks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
 import { PreCloseHooks } from './lib/lifecycle/pre-close.ts'
-import { joinProcess } from './lib/lifecycle/process.ts'
+import { assertNode, joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
 import { resolveOptions, resolveRouteOptions } from './lib/options.ts'
@@ -49,6 +49,7 @@ import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
 
 async function graceful (fastify: FastifyInstance, input: GracefulOptions): Promise<void> {
+  assertNode()
   if (isOwned(fastify) || fastify.hasDecorator('gracefulShutdown')) throw new AlreadyRegisteredError()
   // `close` is an own property of the root instance; child contexts inherit it.
   if (!Object.hasOwn(fastify, 'close')) throw new NotRootError()

@@ -12,6 +12,22 @@ export const OptionInvalidError = createError<[option: string, value: string, al
 export const OptionUnknownError = createError<[option: string, known: string, advice: string]>(
   'FST_ERR_GRACEFUL_OPTION_UNKNOWN', 'Unknown %s, known are %s%s')
 
+/** Listening to a crash keeps the process from crashing. */
+export const CrashSignalError = createError<[signal: string]>(
+  'FST_ERR_GRACEFUL_CRASH_SIGNAL',
+  'Option "signals" must not name %s, the signal of a crash: a process that listens to it may freeze instead of crashing, and an ' +
+  'out-of-bounds access of WebAssembly ends it instead of throwing')
+
+/** A worker thread receives no signals. */
+export const WorkerThreadError = createError<[signal: string]>(
+  'FST_ERR_GRACEFUL_WORKER_THREAD',
+  'Option "signals" names %s, but a worker thread receives no signals: leave the option out, and let the main thread tell the ' +
+  'worker when to call fastify.close()')
+
+/** Bun and Deno. */
+export const RuntimeUnsupportedError = createError<[runtime: string]>(
+  'FST_ERR_GRACEFUL_RUNTIME_UNSUPPORTED', 'fastify-graceful needs Node.js; %s is not supported')
+
 /** The time limits do not fit into each other. */
 export const BudgetError = createError<[delay: number, drain: number, shutdown: number]>(
   'FST_ERR_GRACEFUL_BUDGET',

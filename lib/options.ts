@@ -2,16 +2,24 @@
 
 import type { FastifySchema } from 'fastify'
 import type { GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
-import { BudgetError, OptionInvalidError, OptionUnknownError, ProbePathError } from './errors.ts'
+import { isMainThread } from 'node:worker_threads'
+import { BudgetError, CrashSignalError, OptionInvalidError, OptionUnknownError, ProbePathError, WorkerThreadError } from './errors.ts'
 import { CHECK_TIMEOUT, LONGEST_TIMER } from './times.ts'
 import { show } from './values.ts'
 
-/** All events that close-with-grace listens to. It does not export its lists; a test compares them. */
-export const PROCESS_EVENTS: readonly ProcessEvent[] = [
-  'SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGILL', 'SIGTRAP', 'SIGABRT',
-  'SIGBUS', 'SIGFPE', 'SIGSEGV', 'SIGUSR2', 'SIGTERM',
-  'uncaughtException', 'unhandledRejection', 'beforeExit'
+/** The events that `signals: true` stands for. */
+export const DEFAULT_EVENTS: readonly ProcessEvent[] = [
+  'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'uncaughtException', 'unhandledRejection'
 ]
+
+/** The events that `signals` may name. Operators use SIGUSR2 for heap snapshots and reports, so it is not a default. */
+export const PROCESS_EVENTS: readonly ProcessEvent[] = [...DEFAULT_EVENTS, 'SIGUSR2', 'beforeExit']
+
+/**
+ * The signals of a crash. A listener freezes a process that crashes, because the faulty instruction runs again and again. It
+ * also replaces the trap handler with which V8 turns an out-of-bounds access of WebAssembly into an exception.
+ */
+export const CRASH_SIGNALS = ['SIGSEGV', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGABRT'] as const
 
 export const DEFAULTS = {
   shutdownTimeout: 30_000,
@@ -126,11 +134,17 @@ function timeout (name: string, value: unknown): Timeout {
 }
 
 function processEvents (value: unknown): readonly ProcessEvent[] {
-  if (value === true) return PROCESS_EVENTS
+  if (value === true) return DEFAULT_EVENTS
   if (value === false) return []
-  const isList = Array.isArray(value) && value.length > 0 && value.every(event => PROCESS_EVENTS.includes(event as ProcessEvent))
-  assertValid(isList, 'option "signals"', value, `true, false or a list out of ${PROCESS_EVENTS.join(', ')}`)
-  return [...new Set<ProcessEvent>(value)]
+  const allowed = `true, false or a list out of ${PROCESS_EVENTS.join(', ')}`
+  assertValid(Array.isArray(value) && value.length > 0, 'option "signals"', value, allowed)
+  const crash = CRASH_SIGNALS.find(signal => value.includes(signal))
+  if (crash !== undefined) throw new CrashSignalError(crash)
+  assertValid(value.every(event => PROCESS_EVENTS.includes(event as ProcessEvent)), 'option "signals"', value, allowed)
+  const events = [...new Set<ProcessEvent>(value)]
+  const signal = events.find(event => event.startsWith('SIG'))
+  if (signal !== undefined && !isMainThread) throw new WorkerThreadError(signal)
+  return events
 }
 
 function probe (name: 'health' | 'ready', value: unknown): Probe | false {

@@ -2,14 +2,14 @@
 
 import { inspect, types } from 'node:util'
 
-/** The maximum length of a shown value. */
+/** The maximum length of a shown value, by default. */
 const MOST_CHARACTERS = 500
 
-/** A value as written in code, with its type if that may be the mistake. */
-export function show (value: unknown): string {
+/** A value as written in code, with its type if that may be the mistake; an error with its stack. */
+export function show (value: unknown, most = MOST_CHARACTERS): string {
   try {
     const text = inspect(value, { depth: 1, breakLength: Infinity, maxStringLength: 80 })
-    if (text.length > MOST_CHARACTERS) return `${text.slice(0, MOST_CHARACTERS)}…`
+    if (text.length > most) return `${text.slice(0, most)}…`
     return typeof value === 'object' || typeof value === 'function' ? text : `${text} (${typeof value})`
   } catch {
     // A getter or a custom inspect function threw.

@@ -80,7 +80,7 @@ t.test('who is let down by an exit before its time is named', async t => {
   await Promise.all([service.log.line(/stuck request is in/), service.log.line(/slow request is in/)])
   service.kill('SIGTERM')
   await service.log.line(/Waiting for 2 in-flight requests/)
-  service.kill('SIGTERM')
+  service.kill('SIGINT')
   t.strictSame(await service.exit, { code: 1, signal: null })
   await Promise.all(clients.map(async ({ closed }) => { await closed }))
   const named = service.log.lines.filter(({ code }) => code === 'FST_ERR_GRACEFUL_EXIT')

@@ -377,7 +377,7 @@ t.test('background work that is cut at the drain timeout is logged once, also if
   await log.line(/listening at/)
   kill('SIGTERM')
   await log.line(/^callback$/)
-  kill('SIGTERM')
+  kill('SIGINT')
   t.match(await exit, { code: 1 })
   t.match(log.messages(/^Second signal/), [/exiting at once/])
   t.strictSame(log.messages(/^Background work cut/), ['Background work cut: import'])

@@ -8,7 +8,7 @@ import { signalEvents } from 'close-with-grace/events/signal.events.js'
 import { errorEvents } from 'close-with-grace/events/error.events.js'
 import { exitEvents } from 'close-with-grace/events/exit.events.js'
 import gracefulPlugin from '../index.ts'
-import { DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
+import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
 import { createApp, listen } from './helpers.ts'
 import type { GracefulOptions } from '../types/index.ts'
 
@@ -37,13 +37,13 @@ t.test('has the documented defaults', async t => {
     idleTimeout: 120_000
   })
   t.equal(given.size, 0)
-  t.strictSame(signals, PROCESS_EVENTS)
+  t.strictSame(signals, ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'uncaughtException', 'unhandledRejection'])
   t.match(health, { path: '/health', checks: {}, checkTimeout: 1_000 })
   t.match(ready, { path: '/ready', checks: {}, checkTimeout: 1_000 })
 })
 
-t.test('listens to what close-with-grace listens to', async t => {
-  t.strictSame([...PROCESS_EVENTS].sort(), [...signalEvents, ...errorEvents, ...exitEvents].sort())
+t.test('knows every event that close-with-grace listens to, which must not listen itself', async t => {
+  t.strictSame([...PROCESS_EVENTS, ...CRASH_SIGNALS].sort(), [...signalEvents, ...errorEvents, ...exitEvents].sort())
 })
 
 t.test('takes undefined as not given', async t => {
@@ -174,7 +174,12 @@ t.test('refuses bad signals', async t => {
     const error = await registrationError({ signals })
     t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
     t.match(error.message, 'option "signals"')
-    t.match(error.message, 'true, false or a list out of SIGHUP')
+    t.match(error.message, 'true, false or a list out of SIGTERM')
+  }
+  for (const signal of CRASH_SIGNALS) {
+    const error = await registrationError({ signals: ['SIGTERM', signal] })
+    t.equal(error.code, 'FST_ERR_GRACEFUL_CRASH_SIGNAL')
+    t.match(error.message, `must not name ${signal}`)
   }
 })
 

@@ -1,7 +1,7 @@
 import t from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { PROCESS_EVENTS } from '../lib/options.ts'
+import { CRASH_SIGNALS, DEFAULT_EVENTS, PROCESS_EVENTS } from '../lib/options.ts'
 import { fork, listen, portOf, RawClient } from './helpers.ts'
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
@@ -102,10 +102,16 @@ t.test('lets go of the process once closed', async t => {
   t.equal((await service.log.line(/^left behind:/)).msg, 'left behind: 0')
 })
 
-t.test('an event loop that runs empty shuts down, too', async t => {
-  const service = fork(t, 'service', { AFTER_LISTEN: 'unref' })
+t.test('an event loop that runs empty shuts down if beforeExit is listed', async t => {
+  const service = fork(t, 'service', { AFTER_LISTEN: 'unref', OPTIONS: '{"signals":["beforeExit"]}' })
   t.strictSame(await service.exit, { code: 0, signal: null })
   await service.log.line(/callback runs: beforeExit/)
+})
+
+t.test('an event loop that runs empty ends the process, as without the plugin', async t => {
+  const service = fork(t, 'service', { AFTER_LISTEN: 'unref' })
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.strictSame(service.log.messages(/callback runs/), [])
 })
 
 t.test('signals: false leaves the process to its owner', async t => {
@@ -121,7 +127,8 @@ t.test('signals: false leaves the process to its owner', async t => {
 })
 
 t.test('touches the process only while listening, and once for all instances', async t => {
-  const counts = () => PROCESS_EVENTS.map(event => process.listenerCount(event))
+  const events = [...PROCESS_EVENTS, ...CRASH_SIGNALS]
+  const counts = () => events.map(event => process.listenerCount(event))
   const before = counts()
   const create = async () => {
     const app = Fastify()
@@ -134,8 +141,8 @@ t.test('touches the process only while listening, and once for all instances', a
   const others = [await create(), await create()]
   await listen(first)
   const touched = counts()
-  // close-with-grace's or the plugin's own listener, and for signals one that stays while close-with-grace changes its.
-  t.strictSame(touched, PROCESS_EVENTS.map((event, index) => (before[index] as number) + (event.startsWith('SIG') ? 2 : 1)))
+  const listensTo = (event: string): boolean => (DEFAULT_EVENTS as readonly string[]).includes(event)
+  t.strictSame(touched, events.map((event, index) => (before[index] as number) + (listensTo(event) ? 1 : 0)))
   for (const app of others) {
     await listen(app)
     t.strictSame(counts(), touched)
@@ -166,6 +173,28 @@ t.test('two hundred instances leave no listener and no warning behind', async t 
   t.strictSame(counts(), before)
   t.strictSame(warnings, [])
 })
+
+t.test('in a worker thread, errors start a shutdown, and a list with signals gets a coded error', async t => {
+  const service = fork(t, 'worker-thread')
+  t.equal((await service.log.line(/^exited:/)).msg, 'exited: 1')
+  t.strictSame(service.log.messages(/A worker thread receives no signals|^Uncaught error|callback runs|^error:/), [
+    'error: FST_ERR_GRACEFUL_WORKER_THREAD', 'A worker thread receives no signals: let the main thread tell it when to call fastify.close()',
+    'Uncaught error', 'callback runs: uncaughtException'
+  ])
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: null, signal: 'SIGTERM' })
+})
+
+for (const runtime of ['bun', 'deno']) {
+  t.test(`${runtime} gets a coded error at registration`, async t => {
+    const { versions } = process
+    t.teardown(() => { Object.defineProperty(process, 'versions', { value: versions }) })
+    Object.defineProperty(process, 'versions', { value: { ...versions, [runtime]: '1.0.0' } })
+    await t.rejects(async () => { await Fastify().register(gracefulPlugin) }, {
+      code: 'FST_ERR_GRACEFUL_RUNTIME_UNSUPPORTED', message: `fastify-graceful needs Node.js; ${runtime} is not supported`
+    })
+  })
+}
 
 t.test('does not listen on, nor touch the process, when closed while it began to listen', async t => {
   const before = process.listenerCount('SIGTERM')

@@ -5,12 +5,10 @@ import type { FastifyBaseLogger, FastifyContextConfig, FastifySchema } from 'fas
 /** The phase of a shutdown. It is also `closing` while callbacks run. */
 export type Phase = 'running' | 'delaying' | 'draining' | 'closing' | 'closed'
 
-/** A signal that close-with-grace listens to. */
-export type ShutdownSignal =
-  | 'SIGHUP' | 'SIGINT' | 'SIGQUIT' | 'SIGILL' | 'SIGTRAP' | 'SIGABRT'
-  | 'SIGBUS' | 'SIGFPE' | 'SIGSEGV' | 'SIGUSR2' | 'SIGTERM'
+/** A signal that can start a shutdown. The signals of a crash (SIGSEGV, SIGABRT…) cannot. */
+export type ShutdownSignal = 'SIGTERM' | 'SIGINT' | 'SIGHUP' | 'SIGQUIT' | 'SIGUSR2'
 
-/** The events that close-with-grace can listen to: signals, uncaught errors, and an empty event loop. */
+/** The process events that can start a shutdown: signals, uncaught errors, and an empty event loop. */
 export type ProcessEvent = ShutdownSignal | 'uncaughtException' | 'unhandledRejection' | 'beforeExit'
 
 /**
@@ -55,7 +53,10 @@ export interface HealthProbeOptions extends ProbeOptions {
 
 /** Options of the plugin. All times are in milliseconds. */
 export interface GracefulOptions {
-  /** Limit for the shutdown; forces the exit only if a process event started it. Default: 30000. */
+  /**
+   * Limit for the shutdown. If a process event started it, the process exits after this time at the latest, also if other code
+   * called `close()`. Default: 30000.
+   */
   shutdownTimeout?: number
   /**
    * How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. Default: five sixths of what
@@ -64,7 +65,7 @@ export interface GracefulOptions {
   drainTimeout?: number
   /**
    * How long the instance still serves requests after its readiness probe starts to fail, so that load balancers can send
-   * requests elsewhere first. Skipped if the instance does not listen. Default: 0.
+   * requests elsewhere first. Skipped if the instance does not listen, and on SIGINT. Default: 0.
    */
   shutdownDelay?: number
   /**
@@ -95,9 +96,11 @@ export interface GracefulOptions {
    */
   idleTimeout?: number | false
   /**
-   * Which process events start the shutdown: `true` for all that close-with-grace listens to (signals, uncaught errors), a
-   * list for these only, `false` for none. With any, a worker of node:cluster also shuts down when its primary exits or
-   * disconnects it. Default: true.
+   * Which process events start the shutdown: `true` for SIGTERM, SIGINT, SIGHUP, SIGQUIT and uncaught errors, a list for
+   * these only, `false` for none. With any, a worker of node:cluster also shuts down when its primary exits or disconnects it.
+   * The process then exits, unless other code has called `close()` or `shutdown()`, which then decides when it exits.
+   * Throws `FST_ERR_GRACEFUL_CRASH_SIGNAL` for the signal of a crash, and in a worker thread, which receives no signals,
+   * `FST_ERR_GRACEFUL_WORKER_THREAD` for a list with signals. Default: true.
    */
   signals?: boolean | readonly ProcessEvent[]
   /** The liveness probe: a path, an object, or `false` for none. Default: `/health`. */

@@ -1,18 +1,22 @@
-// The log during a shutdown: if it throws, the shutdown goes on.
+// The log during a shutdown: if it throws, the shutdown goes on; if there is none, errors go to stderr.
 
 import type { FastifyBaseLogger } from 'fastify'
+import type { EventEmitter } from 'node:events'
 import { writeSync } from 'node:fs'
-import { messageOf } from '../values.ts'
+import process from 'node:process'
+import { now, setTimeout } from '../clock.ts'
+import { LOG_FLUSH } from '../times.ts'
+import { messageOf, show } from '../values.ts'
 
 type Level = 'debug' | 'info' | 'warn' | 'error'
 type Write = (message: string, details?: object) => void
 
 /**
  * Wraps Fastify's logger so that no method throws. A shutdown callback may have destroyed the destination, or a user's logger
- * may have a bug. An error that cannot be logged is then written to stderr.
+ * may have a bug. An error that cannot be logged is then written to stderr, and so is every error if there is no logger.
  */
 export class SafeLog {
-  readonly #log: FastifyBaseLogger
+  readonly #log: FastifyBaseLogger & { flush?: () => unknown }
 
   constructor (log: FastifyBaseLogger) {
     this.#log = log
@@ -23,6 +27,12 @@ export class SafeLog {
   readonly warn: Write = (message, details) => { this.#write('warn', message, details) }
   readonly error: Write = (message, details) => { this.#write('error', message, details) }
 
+  /** Logs an error that nothing caught. Without a logger, stderr gets its stack, as Node prints it. */
+  uncaught (error: Error): void {
+    if (this.#isMute) toStderr(show(error, Infinity))
+    else this.error('Uncaught error', { err: error })
+  }
+
   /** A logger for a shutdown callback, with its name. Errors that its own calls throw are the callback's. */
   child (bindings: object): FastifyBaseLogger {
     try {
@@ -32,14 +42,52 @@ export class SafeLog {
     }
   }
 
+  /** Waits until the lines so far are written. */
+  async flush (): Promise<void> {
+    await new Promise<void>(resolve => { this.afterFlush(resolve) })
+  }
+
+  /**
+   * Calls back when the lines so far are written, after LOG_FLUSH at the latest. pino writes asynchronously and, when the process
+   * exits, what is left. But that may overtake a write in progress, and if the reader of a pipe has gone and no write has failed
+   * yet, it tries forever. Uses timers only: if errors are thrown again and again, promises do not settle.
+   */
+  afterFlush (callback: () => void): void {
+    const end = now() + LOG_FLUSH
+    let sonicBoom: EventEmitter | undefined
+    try {
+      this.#log.flush?.()
+      sonicBoom = sonicBoomOf(this.#log)
+    } catch {
+      // The lines that it has collected are lost, as they would be without a flush.
+    }
+    let isWriting = !this.#isMute && isAnyFileWritten()
+    // A full pipe makes it pause between writes.
+    const done = () => { isWriting = false }
+    if (isWriting) sonicBoom?.once('drain', done).once('error', done)
+    const look = () => {
+      if (sonicBoom === undefined) isWriting &&= isAnyFileWritten()
+      if (isWriting && now() < end) setTimeout(look, 1)
+      else callback()
+    }
+    look()
+  }
+
+  /** Fastify's default logger, and pino at level `silent`, have the same empty function for all levels. */
+  get #isMute (): boolean {
+    const { error, fatal, info } = this.#log
+    return error === fatal && error === info
+  }
+
   #write (level: Level, message: string, details: { err?: Error } | undefined): void {
-    // If an error cannot be serialized, only its message is logged.
     if (this.#tryWrite(level, message, details) || level !== 'error') return
-    const text = details?.err === undefined ? message : `${message}: ${messageOf(details.err)}`
+    // If an error cannot be serialized, only its message is logged.
+    const text = inOneLine(message, details)
     if (!this.#tryWrite(level, text, undefined)) toStderr(text)
   }
 
   #tryWrite (level: Level, message: string, details: object | undefined): boolean {
+    if (this.#isMute) return false
     try {
       if (details === undefined) this.#log[level](message)
       else this.#log[level](details, message)
@@ -50,9 +98,28 @@ export class SafeLog {
   }
 }
 
-function toStderr (message: string): void {
+/** Whether fs is writing, or reading, with a callback. */
+function isAnyFileWritten (): boolean {
+  return process.getActiveResourcesInfo().includes('FSReqCallback')
+}
+
+/** pino's default destination; undefined for any other. A logger keeps it, or inherits it, under `pino.symbols.streamSym`. */
+function sonicBoomOf (log: object | null): EventEmitter | undefined {
+  if (log === null) return undefined
+  const symbol = Object.getOwnPropertySymbols(log).find(({ description }) => description === 'pino.stream')
+  if (symbol === undefined) return sonicBoomOf(Object.getPrototypeOf(log) as object | null)
+  const destination = (log as Record<symbol, EventEmitter>)[symbol] as EventEmitter
+  return 'minLength' in destination ? destination : undefined
+}
+
+function inOneLine (message: string, details: { err?: Error } | undefined): string {
+  if (details === undefined) return message
+  return details.err === undefined ? `${message} ${show(details)}` : `${message}: ${messageOf(details.err)}`
+}
+
+function toStderr (text: string): void {
   try {
-    writeSync(2, `${message}\n`)
+    writeSync(2, `${text}\n`)
   } catch {
     // There is nowhere left to report it.
   }

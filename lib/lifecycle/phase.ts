@@ -1,6 +1,7 @@
 // The phase of the shutdown.
 
 import type { Phase } from '../../types/index.ts'
+import { setMaxListeners } from 'node:events'
 
 /** The current phase. Only the shutdown advances it. */
 export class PhaseClock {
@@ -9,6 +10,11 @@ export class PhaseClock {
   readonly #abort = new AbortController()
   /** Aborts when the instance leaves `running`. */
   readonly signal: AbortSignal = this.#abort.signal
+
+  constructor () {
+    // Each event stream adds a listener. Node would warn of a leak at the eleventh.
+    setMaxListeners(0, this.signal)
+  }
 
   /** Advances to a later phase. Phases may be skipped. */
   advance (next: Phase): void {

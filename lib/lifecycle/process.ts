@@ -1,24 +1,28 @@
-// The only close-with-grace of the process, and the only file that touches `process`. Two of them would race: the first to
-// finish would end the process under the other. So all instances share one, even across copies of this package. It exists only
-// while an instance listens, so that it does not disturb test runners.
+// The only file that acts on `process`. All instances share one set of listeners and one close-with-grace, even across copies of
+// this package: with two of them, the first to finish would end the process under the other. The listeners exist only while an
+// instance listens, so that they do not disturb test runners. close-with-grace runs the shutdown but hears no event itself: it
+// takes any second signal for an order to exit at once, and exits even if other code has closed the instance and goes on.
 
-import cluster from 'node:cluster'
-import closeWithGrace from 'close-with-grace'
 import type { Options } from '../options.ts'
 import type { SafeLog } from './log.ts'
 import type { Shutdown } from './shutdown.ts'
+import cluster from 'node:cluster'
+import process from 'node:process'
+import { isMainThread } from 'node:worker_threads'
+import closeWithGrace from 'close-with-grace'
 import { now, setTimeout } from '../clock.ts'
-import { PROCESS_EVENTS } from '../options.ts'
+import { RuntimeUnsupportedError } from '../errors.ts'
+import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
+import { LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
 import { toError } from '../values.ts'
 
-/** close-with-grace exits at once on a second error, even with requests in flight, so these are handled here. */
 const ERROR_EVENTS: ReadonlySet<string> = new Set(['uncaughtException', 'unhandledRejection'])
 
 /** An instance that shuts down with the process. */
 export interface Member {
   readonly options: Pick<Options, 'signals' | 'shutdownTimeout'>
   readonly log: SafeLog
-  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'fail' | 'exit'>
+  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'fail' | 'exit' | 'skipDelay' | 'hasCaller'>
 }
 
 interface Registry {
@@ -27,23 +31,39 @@ interface Registry {
   uninstall: (() => void) | undefined
   /** Why the process shuts down; undefined until it does. */
   reason: string | undefined
+  /** The first signal, and when it came, on the clock of now(). */
+  signal: { name: string, time: number } | undefined
   /** When it exits at the latest, on the clock of now(). */
   deadline: number
+  /** The worst exit code of all instances that have ended, also of those that other code has closed. */
+  exitCode: 0 | 1
+  /** Whether it exits before the shutdown is complete. */
+  isForced: boolean
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.3')
+const kRegistry = Symbol.for('fastify-graceful.process.4')
 
 const shared = globalThis as { [kRegistry]?: Registry }
-const registry: Registry = shared[kRegistry] ??= { members: new Set(), uninstall: undefined, reason: undefined, deadline: Infinity }
+const registry: Registry = shared[kRegistry] ??= {
+  members: new Set(), uninstall: undefined, reason: undefined, signal: undefined, deadline: Infinity, exitCode: 0, isForced: false
+}
+
+/** Bun and Deno lack the channels and properties of node:http that the plugin relies on. */
+export function assertNode (): void {
+  const runtime = ['bun', 'deno'].find(name => process.versions[name] !== undefined)
+  if (runtime !== undefined) throw new RuntimeUnsupportedError(runtime)
+}
 
 /** Until its end, this instance shuts down with the process; at once, if the process is already shutting down. */
 export function joinProcess (member: Member): void {
-  const { options, shutdown } = member
+  const { options, log, shutdown } = member
   if (options.signals.length === 0 || registry.members.has(member)) return
+  if (!isMainThread) log.warn('A worker thread receives no signals: let the main thread tell it when to call fastify.close()')
   registry.members.add(member)
-  void shutdown.ended.then(() => {
-    // If the process shuts down, it stays a member, for its exit code.
+  void shutdown.ended.then(({ exitCode }) => {
+    registry.exitCode ||= exitCode
+    // If the process shuts down, it stays a member, and so the process knows whether other code has closed it.
     if (registry.reason === undefined && registry.members.delete(member)) install()
   })
   if (registry.reason === undefined) install()
@@ -67,39 +87,15 @@ function install (): void {
 
 /** Returns the undo function. */
 function listen (): () => void {
-  const wanted = new Set([...registry.members].flatMap(({ options: { signals } }) => signals))
-  const options = {
-    // A timer of ours forces the exit: this one needs a promise.
-    delay: null,
-    logger: false as const,
-    onSecondSignal: (signal: string) => { logAll(`Second signal, ${signal}: exiting at once`) }
-  }
-  const skip = PROCESS_EVENTS.filter(event => !wanted.has(event) || ERROR_EVENTS.has(event))
-  const grace = closeWithGrace({ ...options, skip }, async ({ signal = 'beforeExit' }) => { await endAll(signal) })
-  const trigger = (event: string) => {
-    if (registry.reason !== undefined) return
-    // Has no events of its own: the next signal joins this shutdown, and only the one after that exits at once.
-    closeWithGrace({ ...options, skip: [...PROCESS_EVENTS] }, async () => { await endAll(event) }).close()
-  }
-
-  const undo = [() => { grace.uninstall() }]
+  const undo: Array<() => void> = []
   const on = (emitter: NodeJS.EventEmitter, event: string, listener: (argument: unknown) => void) => {
     emitter.on(event, listener)
     undo.push(() => { emitter.off(event, listener) })
   }
-  for (const event of wanted) {
-    if (ERROR_EVENTS.has(event)) {
-      on(process, event, thrown => {
-        for (const { shutdown } of registry.members) shutdown.fail(toError(thrown))
-        trigger(event)
-        if (now() > registry.deadline) exitAtDeadline()
-      })
-    } else if (event.startsWith('SIG')) {
-      // close-with-grace removes its listeners on the first signal and adds others for a second one. If they were the last,
-      // Node stops listening and starts again: a second signal that was already received is lost, and one that arrives in
-      // between ends the process silently.
-      on(process, event, () => {})
-    }
+  for (const event of new Set([...registry.members].flatMap(({ options: { signals } }) => signals))) {
+    if (ERROR_EVENTS.has(event)) on(process, event, thrown => { fail(event, toError(thrown)) })
+    else if (event.startsWith('SIG')) on(process, event, () => { receive(event) })
+    else on(process, event, () => { begin(event) })
   }
   const { worker } = cluster
   if (worker !== undefined) {
@@ -107,7 +103,7 @@ function listen (): () => void {
     // `exitedAfterDisconnect` were not set.
     on(worker, 'disconnect', () => {
       worker.exitedAfterDisconnect = true
-      trigger('disconnect')
+      begin('disconnect')
     })
     // A worker that stops listening notifies its primary. If that has just gone, the write fails with EPIPE.
     on(worker, 'error', error => {
@@ -117,35 +113,90 @@ function listen (): () => void {
   return () => { for (const stop of undo) stop() }
 }
 
-/** Resolves when all are shut down, including those that start to listen meanwhile; close-with-grace then exits. */
+/** An uncaught error starts a shutdown, or makes the one in progress unclean. */
+function fail (event: string, error: Error): void {
+  for (const { shutdown } of registry.members) shutdown.fail(error)
+  begin(event)
+  if (now() > registry.deadline) exitAtDeadline()
+}
+
+/** The first signal joins a shutdown in progress. A second one exits at once, unless it is a copy of the first. */
+function receive (name: string): void {
+  const time = now()
+  const { signal } = registry
+  if (signal !== undefined) {
+    if (name !== signal.name || time > signal.time + SIGNAL_COPY) exit(`Second signal, ${name}: exiting at once`)
+    return
+  }
+  registry.signal = { name, time }
+  if (name === 'SIGINT') {
+    // From a keyboard, or from PM2, which sends no more requests: there is nothing to delay for.
+    for (const { shutdown } of registry.members) shutdown.skipDelay()
+  }
+  begin(name)
+}
+
+function begin (reason: string): void {
+  if (registry.reason !== undefined) return
+  registry.reason = reason
+  const limit = Math.max(...[...registry.members].map(({ options }) => options.shutdownTimeout))
+  // A plain timer: errors thrown again and again in process.nextTick() keep promises from settling, but not timers. Errors
+  // thrown in queueMicrotask() also hold up timers; the error listener checks the deadline then. If nothing is left to wait for,
+  // the process ends by itself.
+  registry.deadline = now() + limit
+  setTimeout(exitAtDeadline, limit).unref()
+  // Before other listeners, because pino closes its destination on exit.
+  process.prependListener('exit', onExit)
+  // Listens to nothing, also after close().
+  const skip = [...PROCESS_EVENTS, ...CRASH_SIGNALS]
+  closeWithGrace({ delay: null, logger: false, skip }, async () => { await endAll(reason) }).close()
+}
+
+/**
+ * Shuts all instances down, including those that start to listen meanwhile, and ends the process. If other code has closed one of
+ * them, it may have more to do, and the process is left to it.
+ */
 async function endAll (reason: string): Promise<void> {
   const { members } = registry
-  if (registry.reason === undefined) {
-    registry.reason = reason
-    const limit = Math.max(...[...members].map(({ options }) => options.shutdownTimeout))
-    // A plain timer: errors thrown again and again in process.nextTick() keep promises from settling, but not timers. Errors
-    // thrown in queueMicrotask() also hold up timers; the error listener checks the deadline then.
-    registry.deadline = now() + limit
-    setTimeout(exitAtDeadline, limit)
-    // Before other listeners, because pino closes its destination on exit.
-    process.prependOnceListener('exit', () => {
-      const codes = [...members].map(({ shutdown }) => shutdown.exit())
-      // Also if other code ends the process, such as fastify-cli's or a user's own close-with-grace: the worst code wins.
-      if (codes.includes(1)) process.exitCode ||= 1
-    })
-  }
   let known: number
   do {
     known = members.size
     await Promise.all([...members].map(async ({ shutdown }) => await shutdown.start(reason)))
   } while (members.size > known)
+  // Before the exit, so that all exit listeners get the right code.
+  process.exitCode ||= registry.exitCode
+  if ([...members].some(({ shutdown }) => shutdown.hasCaller)) {
+    registry.uninstall?.()
+    // close-with-grace would exit.
+    await new Promise(() => {})
+  }
+  process.exit()
+}
+
+/** Also if other code ends the process, such as fastify-cli's or a user's own close-with-grace, the worst code wins. */
+function onExit (): void {
+  if (registry.isForced) return
+  const codes = [...registry.members].map(({ shutdown }) => shutdown.exit())
+  process.exitCode ||= Math.max(registry.exitCode, ...codes)
 }
 
 function exitAtDeadline (): void {
-  logAll('Not shut down within shutdownTimeout: exiting')
-  process.exit(1)
+  exit('The process has not ended within shutdownTimeout: exiting')
+  // Errors thrown again and again in queueMicrotask() also hold up the writing of the log.
+  if (now() > registry.deadline + LOG_FLUSH) process.exit(1)
 }
 
-function logAll (message: string): void {
-  for (const { log } of registry.members) log.error(message)
+/** Exits with 1 as soon as the log is written. Does not wait for promises. */
+function exit (message: string): void {
+  if (registry.isForced) return
+  registry.isForced = true
+  // A shutdown that ends meanwhile does not exit with 0.
+  process.exitCode = registry.exitCode = 1
+  let pending = registry.members.size
+  // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
+  for (const { log, shutdown } of registry.members) {
+    log.error(message)
+    shutdown.exit()
+    log.afterFlush(() => { if (--pending === 0) process.exit(1) })
+  }
 }

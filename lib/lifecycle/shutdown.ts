@@ -54,6 +54,7 @@ export class Shutdown {
   /** Resolved once other code has closed the listeners. */
   readonly #unlistened = new Deferred<void>()
   #closer: 'shutdown' | 'other code' | undefined
+  #hasCaller = false
   /** Aborted when the delay is to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
   #isStarted = false
@@ -87,8 +88,19 @@ export class Shutdown {
     return this.#ended.promise
   }
 
+  /** Whether other code has called `close()` or `shutdown()`. It goes on when that resolves, so it decides when the process exits. */
+  get hasCaller (): boolean {
+    return this.#hasCaller
+  }
+
+  /** Hooks and callbacks of a shutdown may shut down other instances; they are waited for anyway. */
+  #noteCaller (): void {
+    this.#hasCaller ||= context.getStore() === undefined
+  }
+
   /** For users: starts the shutdown if necessary, and waits for its end. */
   async join (reason: unknown): Promise<ShutdownReport> {
+    this.#noteCaller()
     void this.start(reason)
     return await this.wait()
   }
@@ -127,6 +139,7 @@ export class Shutdown {
   /** Runs before Fastify closes: starts the shutdown if other code calls Fastify's own close, and waits for the drain. */
   async beforeClose (): Promise<void> {
     this.#closer ??= 'other code'
+    this.#noteCaller()
     void this.start('close')
     await this.#drained.promise
   }
@@ -141,7 +154,7 @@ export class Shutdown {
   /** An uncaught error makes the shutdown unclean, but does not stop it. */
   fail (error: Error): void {
     // The log may be what fails, and each line may cause another error, so errors beyond the limit are not logged.
-    if (this.#parts.outcome.addError(error)) this.#parts.log.error('Uncaught error', { err: error })
+    if (this.#parts.outcome.addError(error)) this.#parts.log.uncaught(error)
   }
 
   /** The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged. Returns its exit code. */
@@ -188,6 +201,7 @@ export class Shutdown {
     this.#exitCode = report.exitCode
     if (report.exitCode === 0) log.info('Graceful shutdown complete', { report })
     else log.error('Shutdown complete, but not everything went well', { report: loggable(report) })
+    await log.flush()
     return report
   }
 

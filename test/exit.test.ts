@@ -1,0 +1,68 @@
+// Who ends the process, when, and with which code.
+
+import t from 'tap'
+import type { Test } from 'tap'
+import type { Program } from './helpers.ts'
+import { fork, portOf, RawClient } from './helpers.ts'
+
+interface End {
+  service: Program
+  code: number | null
+  signal: NodeJS.Signals | null
+  said: string[]
+}
+
+/** SIGTERM, with or without a request that must be cut, and what is seen of the end. */
+async function endOf (t: Test, how: string, { cuts = false, options = {} }: { cuts?: boolean, options?: object } = {}): Promise<End> {
+  const service = fork(t, 'own-exit', { HOW: how, OPTIONS: JSON.stringify({ drainTimeout: 200, ...options }) })
+  const port = await portOf(service)
+  await service.log.line(/^ready$/)
+  if (cuts) {
+    new RawClient(port).get('/stuck')
+    await service.log.line(/stuck request is in/)
+  }
+  service.kill('SIGTERM')
+  const { code, signal } = await service.exit
+  return { service, code, signal, said: service.log.messages(/^(?:flushed|beforeExit .*|exit .*)$/) }
+}
+
+for (const how of ['closes all', 'closes one', 'closes with a kept close', 'calls shutdown()']) {
+  t.test(`a signal handler that ${how} and then flushes is not cut off, and the process ends by itself`, async t => {
+    t.match(await endOf(t, how), { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 0'] })
+  })
+}
+
+t.test('if a request was cut, the process that ends by itself exits with 1, and all listeners see that', async t => {
+  t.match(await endOf(t, 'closes all', { cuts: true }), { code: 1, signal: null, said: ['flushed', 'beforeExit 1', 'exit 1 1'] })
+})
+
+t.test('if a request was cut, the exit code is 1 even if the caller of close() exits with 0', async t => {
+  t.match(await endOf(t, 'exits with 0', { cuts: true }), { code: 1, signal: null, said: ['flushed', 'exit 0 1'] })
+})
+
+t.test('shutdownTimeout ends a process whose closer does not', async t => {
+  const { service, ...end } = await endOf(t, 'never exits', { options: { shutdownTimeout: 1_500 } })
+  t.match(end, { code: 1, signal: null, said: ['flushed', 'exit 1 1'] })
+  await service.log.line(/has not ended within shutdownTimeout/)
+  t.strictSame(service.log.messages(/before the shutdown is complete/), [])
+})
+
+t.test('code that closes the instance and sends itself the signal again dies by it, as without the plugin', async t => {
+  t.match(await endOf(t, 'dies by the signal, as NestJS does'), { code: null, signal: 'SIGTERM', said: ['flushed'] })
+})
+
+t.test('a callback that closes another instance leaves the exit to the plugin', async t => {
+  t.match(await endOf(t, 'closes another in a callback'), { code: 0, signal: null, said: ['exit 0 0'] })
+})
+
+t.test('exit listeners see the exit code of a shutdown that failed', async t => {
+  t.match(await endOf(t, 'fails'), { code: 1, signal: null, said: ['exit 1 1'] })
+})
+
+t.test('an exit code that the application sets is kept', async t => {
+  t.match(await endOf(t, 'sets exitCode'), { code: 3, signal: null, said: ['exit 3 3'] })
+})
+
+t.test('an instance that was closed before the signal and failed decides the exit code', async t => {
+  t.match(await endOf(t, 'has closed another one'), { code: 1, signal: null, said: ['exit 1 1'] })
+})

@@ -1,0 +1,79 @@
+// The log at the end: nothing that matters is lost, the report is the last line, and a reader that has gone holds nothing up.
+
+import t from 'tap'
+import type { Test } from 'tap'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fixture, fork, portOf, RawClient } from './helpers.ts'
+
+async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
+  const service = fork(t, 'no-logger', { LOGGER })
+  new RawClient(await portOf(service)).get('/stuck')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  return service.output()
+}
+
+for (const logger of ['no logger', 'logger: false', 'level silent', 'a logger that throws']) {
+  t.test(`with ${logger}, what must not be lost goes to stderr`, async t => {
+    const output = await withoutLogger(t, logger)
+    t.match(output, /^Request cut: The request was not answered .* method: 'GET', route: '\/stuck', url: '\/stuck', reqId: .*$/m)
+    t.match(output, /^Background work cut: stuck work .*$/m)
+    t.match(output, /^Shutdown callback "cleanup" failed after \d+ms: callback on purpose$/m)
+    t.match(output, /^Shutdown complete, but not everything went well/m)
+    if (logger === 'a logger that throws') t.match(output, /^Uncaught error: uncaught on purpose$/m)
+    else t.match(output, /^Error: uncaught on purpose\n {4}at .*no-logger\.ts[^]*cause on purpose/m, 'with its stack')
+    t.notMatch(output, 'Waiting for')
+  })
+}
+
+t.test('a logger whose level leaves errors out is obeyed', async t => {
+  t.notMatch(await withoutLogger(t, 'level fatal'), 'on purpose')
+})
+
+/** Ends a service that logs much as it shuts down, and returns its log. */
+async function logOfExit (t: Test, isFile: boolean): Promise<string> {
+  const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
+  t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
+  const path = join(directory, 'log')
+  const stdout = isFile ? openSync(path, 'w') : 'pipe'
+  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, '--import=tsx', fixture('many-lines')], { stdio: ['ignore', stdout, 'inherit'] })
+  let log = ''
+  child.stdout?.on('data', (chunk: Buffer) => { log += chunk.toString() })
+  t.strictSame(await once(child, 'close'), [0, null])
+  return isFile ? readFileSync(path, 'utf8') : log
+}
+
+for (const target of ['a pipe', 'a file']) {
+  t.test(`the report is the last line of a log to ${target}, and no line is lost`, async t => {
+    for (let round = 0; round < Number(process.env['ROUNDS'] ?? 3); round++) {
+      const lines = (await logOfExit(t, target === 'a file')).trimEnd().split('\n').map(line => (JSON.parse(line) as { msg: string }).msg)
+      t.equal(lines.at(-1), 'Graceful shutdown complete')
+      t.equal(lines.filter(line => line === 'one of many').length, 300)
+    }
+  })
+}
+
+for (const [what, env] of [
+  ['a failed callback', { CALLBACK: 'throws' }],
+  ['a second signal', { CALLBACK: 'hangs' }]
+] as const) {
+  t.test(`the process ends if the first lines after its log's reader has gone are those of ${what}`, async t => {
+    const service = fork(t, 'service', { ...env, LOG_LEVEL: 'warn', OPTIONS: '{"shutdownTimeout":20000,"drainTimeout":100}' })
+    await service.log.line(/^ready$/)
+    service.stopReading()
+    service.kill('SIGTERM')
+    if (what === 'a second signal') service.kill('SIGINT')
+    t.strictSame(await service.exit, { code: 1, signal: null })
+  })
+}
+
+t.test('the process ends at shutdownTimeout if that is what the first lines are about', async t => {
+  const service = fork(t, 'service', { LOG_LEVEL: 'warn', AFTER_LISTEN: 'close on SIGTERM', OPTIONS: '{"shutdownTimeout":1000,"drainTimeout":100}' })
+  await service.log.line(/^ready$/)
+  service.stopReading()
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+})

@@ -1,0 +1,126 @@
+// Which signals start a shutdown, and what a repeated one means.
+
+import t from 'tap'
+import type { Test } from 'tap'
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { createApp, eventually, fixture, fork, portOf, RawClient, runCommand, runNode } from './helpers.ts'
+
+const modules = fileURLToPath(new URL('../node_modules/', import.meta.url))
+const node = [process.execPath, '--import=tsx']
+
+function directoryOf (t: Test): string {
+  const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
+  t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
+  return directory
+}
+
+/** A package whose script starts the service. */
+function packageOf (t: Test): string {
+  const directory = directoryOf(t)
+  const start = `${process.execPath} --import=${modules}tsx/dist/loader.mjs ${fixture('service')}`
+  writeFileSync(join(directory, 'package.json'), JSON.stringify({ name: 'service', scripts: { start } }))
+  return directory
+}
+
+const runners: Array<[name: string, command: (t: Test) => string[]]> = [
+  ['node --watch', () => [...node, '--watch', fixture('service')]],
+  ['tsx watch', () => [process.execPath, `${modules}tsx/dist/cli.mjs`, 'watch', fixture('service')]],
+  ['nodemon', () => [process.execPath, `${modules}nodemon/bin/nodemon.js`, '--quiet', '--exec', node.join(' '), fixture('service')]],
+  ['npm run', t => ['npm', '--prefix', packageOf(t), 'run', '--silent', 'start']]
+]
+
+for (const [name, command] of runners) {
+  t.test(`Ctrl-C under ${name} is one graceful shutdown, without a delay`, async t => {
+    const service = runCommand(t, command(t), { OPTIONS: '{"shutdownDelay":20000,"shutdownTimeout":50000}' })
+    const client = new RawClient(await portOf(service)).get('/slow?ms=600')
+    await service.log.line(/slow request is in/)
+    service.killGroup('SIGINT')
+    await client.closed
+    t.match(client.text, /200 OK[^]*slow$/)
+    await service.log.line(/^Graceful shutdown complete$/)
+    await service.exit
+    t.strictSame(service.log.messages(/received|Second signal|callback runs/), ['SIGINT received, shutting down', 'callback runs: SIGINT'])
+  })
+}
+
+for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const) {
+  t.test(`${signal} shuts down, and a copy of it 40 ms later changes nothing`, async t => {
+    const service = fork(t, 'service')
+    const port = await portOf(service)
+    const client = new RawClient(port).get('/slow?ms=400')
+    await service.log.line(/slow request is in/)
+    new RawClient(port).get(`/signal-twice/${signal}`)
+    await client.closed
+    t.match(client.text, /200 OK[^]*slow$/)
+    t.strictSame(await service.exit, { code: 0, signal: null })
+    t.strictSame(service.log.messages(/received|Second signal/), [`${signal} received, shutting down`])
+  })
+}
+
+t.test('SIGINT ends a delay that another trigger has started', async t => {
+  const service = fork(t, 'service', { OPTIONS: '{"shutdownDelay":20000,"shutdownTimeout":50000}' })
+  new RawClient(await portOf(service)).get('/throw')
+  await service.log.line(/still serving for 20000ms/)
+  service.kill('SIGINT')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await service.log.line(/callback runs: uncaughtException/)
+})
+
+t.test('SIGUSR2 is not listened to by default', async t => {
+  const service = fork(t, 'service')
+  await portOf(service)
+  service.kill('SIGUSR2')
+  t.strictSame(await service.exit, { code: null, signal: 'SIGUSR2' })
+})
+
+t.test('with --heapsnapshot-signal=SIGUSR2, the service writes a snapshot and serves on', async t => {
+  const directory = directoryOf(t)
+  const service = runNode(t, ['--heapsnapshot-signal=SIGUSR2', `--diagnostic-dir=${directory}`, fixture('service')])
+  const port = await portOf(service)
+  service.kill('SIGUSR2')
+  await eventually(() => readdirSync(directory).some(name => name.endsWith('.heapsnapshot')), 30_000)
+  const client = new RawClient(port).get('/', ['Connection: close'])
+  await client.closed
+  t.match(client.text, /200 OK[^]*served$/)
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 0, signal: null })
+})
+
+t.test('an out-of-bounds access of WebAssembly is an exception, and the service goes on', async t => {
+  const service = fork(t, 'service')
+  const port = await portOf(service)
+  for (let round = 0; round < 2; round++) {
+    const client = new RawClient(port).get('/wasm', ['Connection: close'])
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 500[^]*memory access out of bounds/)
+  }
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 0, signal: null })
+})
+
+for (const signal of ['SIGSEGV', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGABRT'] as const) {
+  t.test(`a crash, ${signal}, stays a crash`, async t => {
+    const service = fork(t, 'service')
+    const port = await portOf(service)
+    if (signal === 'SIGABRT') new RawClient(port).get('/abort')
+    else service.kill(signal)
+    t.strictSame(await service.exit, { code: null, signal })
+  })
+}
+
+t.test('gracefulShutdown.signal takes any number of listeners without a warning', async t => {
+  const warnings: Error[] = []
+  const warned = (warning: Error): void => { warnings.push(warning) }
+  process.on('warning', warned)
+  const { app } = await createApp(t)
+  let aborted = 0
+  for (let index = 0; index < 50; index++) app.gracefulShutdown.signal.addEventListener('abort', () => { aborted++ })
+  await app.close()
+  await new Promise(resolve => { setImmediate(resolve) })
+  process.off('warning', warned)
+  t.equal(aborted, 50)
+  t.strictSame(warnings, [])
+})
