@@ -1,5 +1,4 @@
-// The plugin beside others, at SIGTERM: `npm run test:ecosystem`, or `npm run test:ecosystem -- static sse` for only these, with
-// what is pending for them.
+// The plugin beside others, at SIGTERM: `npm run test:ecosystem`, or `npm run test:ecosystem -- static sse` for only these.
 //
 // Each test forks a program of `programs`, as in an application: in CommonJS, with the packages that packages/package.json
 // pins, and with `fastify-graceful` as built from this checkout.
@@ -21,7 +20,7 @@ const { status } = spawnSync(process.execPath, [join(ROOT, 'node_modules/.bin/ta
 process.exit(status ?? 1)
 
 function testFiles (names: readonly string[]): string[] {
-  const wanted = names.length > 0 ? names.flatMap(name => [`${name}.test.ts`, `${name}.pending.ts`]) : readdirSync(HERE).filter(name => name.endsWith('.test.ts'))
+  const wanted = names.length > 0 ? names.map(name => `${name}.test.ts`) : readdirSync(HERE).filter(name => name.endsWith('.test.ts'))
   const found = wanted.map(name => join(HERE, name)).filter(file => existsSync(file))
   if (found.length === 0) throw new Error(`No test files: ${wanted.join(', ')}`)
   return found

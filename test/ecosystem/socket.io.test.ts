@@ -22,3 +22,22 @@ t.test('clients are disconnected, and requests in flight are answered', async t 
   t.match(await disconnected, ['transport close'])
   t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
 })
+
+for (const transport of ['websocket', 'polling'] as const) {
+  t.test(`clients are disconnected as draining starts, and requests in flight are answered (${transport})`, async t => {
+    const service = await start(t, 'socket.io')
+    const { client, greeted } = connectSocketIo(t, service.port, transport)
+    const disconnected = once(client, 'disconnect')
+    await greeted
+    const body = new PassThrough()
+    body.write('half, ')
+    const uploaded = service.post('/upload', body, { 'content-type': 'text/plain' })
+    await service.log.line(/^incoming request$/)
+    await service.sigterm()
+    await disconnected
+    body.end('whole')
+
+    t.match(await uploaded, { status: 200, complete: true, body: /^half, whole$/ })
+    t.match(await service.ended(), { code: 0, report: { cut: [] }, complaints: [] })
+  })
+}

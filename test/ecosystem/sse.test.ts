@@ -16,3 +16,17 @@ t.test('an event stream that watches gracefulShutdown.signal ends with its last 
   t.match(await held, { status: 200, complete: true })
   t.match(await service.ended(), { code: 0, report: { completed: 2, cut: [] }, complaints: [] })
 })
+
+t.test('event streams that a preClose hook ends are over as draining starts', async t => {
+  const service = await start(t, 'sse')
+  const client = service.stream('/subscription', ['Accept: text/event-stream'])
+  const held = service.get('/held')
+  await Promise.all([service.holds('/subscription'), service.holds('/held')])
+  await service.sigterm()
+  await client.closed
+  await service.release()
+
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*data: "first"\n\n[^]*event: bye\ndata: "last"\n\n\r\n0\r\n\r\n$/)
+  t.match(await held, { status: 200, complete: true })
+  t.match(await service.ended(), { code: 0, report: { completed: 2, cut: [] }, complaints: [] })
+})
