@@ -62,7 +62,7 @@ for (const { requests, how, late, options } of [
   })
 }
 
-for (const { log, shutdownTimeout } of [{ log: '', shutdownTimeout: 5_000 }, { log: 'error', shutdownTimeout: 3_000 }]) {
+for (const { log, shutdownTimeout } of [{ log: '', shutdownTimeout: 5_000 }, { log: 'error', shutdownTimeout: 5_000 }]) {
   for (const connections of [400, 1]) {
     const over = `over ${connections} connection${connections === 1 ? '' : 's'}`
     t.test(`20,000 requests in flight ${over}, all of which are cut, do not delay the exit${log === '' ? '' : ', with a logger'}`, async t => {
