@@ -36,8 +36,8 @@ function idOf (id: unknown): string {
 function urlOf (request: { url?: unknown, originalUrl?: unknown }, log: unknown): string | undefined {
   const serialize = (log as WithSerializers | null)?.[kSerializers]?.req
   // Middleware of Express has its prefix removed from the URL while it runs.
-  const url = request.originalUrl ?? request.url
-  if (serialize === undefined) return withoutQuery(text(() => url))
+  const url = text(() => request.originalUrl ?? request.url)
+  if (serialize === undefined) return withoutQuery(url)
   return text(() => (serialize(Object.create(request, { url: { value: url } })) as { url?: unknown }).url)
 }
 
