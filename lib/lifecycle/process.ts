@@ -59,7 +59,8 @@ export function assertNode (): void {
 export function joinProcess (member: Member): void {
   const { options, log, shutdown } = member
   if (options.signals.length === 0 || registry.members.has(member)) return
-  if (!isMainThread) log.warn('A worker thread receives no signals: let the main thread tell it when to call fastify.close()')
+  // A list with signals has been rejected, so these are the defaults.
+  if (!isMainThread && options.signals.includes('SIGTERM')) log.warn('A worker thread receives no signals: let the main thread tell it when to call fastify.close()')
   registry.members.add(member)
   void shutdown.ended.then(({ exitCode }) => {
     registry.exitCode ||= exitCode
