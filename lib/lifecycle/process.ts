@@ -67,8 +67,12 @@ export function joinProcess (member: Member): void {
     // If the process shuts down, it stays a member, and so the process knows whether other code has closed it.
     if (registry.reason === undefined && registry.members.delete(member)) install()
   })
-  if (registry.reason === undefined) install()
-  else void shutdown.start(registry.reason)
+  if (registry.reason === undefined) {
+    install()
+    return
+  }
+  if (registry.signal?.name === 'SIGINT') shutdown.skipDelay()
+  void shutdown.start(registry.reason)
 }
 
 /** Whether the process shuts down. */
