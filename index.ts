@@ -3,7 +3,7 @@
 //
 //   lib/options.ts               options, defaults, validation
 //   lib/requests/                what is being served
-//     exchange.ts                  a request and its response; only this file treats HTTP/1 and HTTP/2 differently
+//     exchange.ts                  a request and its response; only this file treats HTTP/1 and HTTP/2 requests differently
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
 //     tasks.ts, thenable.ts        background work; user promises and thenables
@@ -23,6 +23,7 @@
 //   lib/probes.ts, check.ts      /health and /ready; a check behind them
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
+//   types/index.ts               the public types, and what the plugin adds to Fastify's
 
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preValidationHookHandler } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'

@@ -224,6 +224,23 @@ t.test('a refused upload whose client leaves is over at once', async t => {
   t.match(await report, { completed: 1, refused: 2, exitCode: 0 })
 })
 
+t.test('a refused upload that readTimeout has cut is not answered twice', async t => {
+  const { app, log } = await createApp(t, { readTimeout: 200 })
+  const held = heldRoute(app)
+  app.post('/', async () => 'never')
+  const port = await listen(app)
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nab')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 408 [^]*FST_ERR_GRACEFUL_READ_TIMEOUT/)
+  held.release()
+  await busy.closed
+  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  t.strictSame(log.messages(/already sent/), [])
+})
+
 const TRIES = 100
 
 t.test(`a client that writes all of a refused upload before it reads sees its 503, ${TRIES} times out of ${TRIES}`, async t => {

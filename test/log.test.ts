@@ -7,7 +7,10 @@ import { once } from 'node:events'
 import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fixture, fork, portOf, RawClient } from './helpers.ts'
+import Fastify from 'fastify'
+import { destination, pino } from 'pino'
+import gracefulPlugin from '../index.ts'
+import { fixture, fork, listen, portOf, RawClient } from './helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
   const service = fork(t, 'no-logger', { LOGGER })
@@ -76,4 +79,19 @@ t.test('the process ends at shutdownTimeout if that is what the first lines are 
   service.stopReading()
   service.kill('SIGTERM')
   t.strictSame(await service.exit, { code: 1, signal: null })
+})
+
+t.test('instances that share a logger leave no listener on its destination', async t => {
+  const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
+  t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
+  const stream = destination({ dest: join(directory, 'log'), sync: false })
+  const counts = () => ['error', 'drain'].map(event => stream.listenerCount(event))
+  const before = counts()
+  for (let index = 0; index < 3; index++) {
+    const app = Fastify({ loggerInstance: pino(stream) })
+    await app.register(gracefulPlugin)
+    await listen(app as never)
+    await app.close()
+  }
+  t.strictSame(counts(), before)
 })

@@ -6,8 +6,9 @@ import type { Test } from 'tap'
 import type { GracefulOptions, ShutdownReport } from '../index.ts'
 import type { TestApp } from './helpers.ts'
 import { generate } from 'selfsigned'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 interface Pipeline extends TestApp {
   client: RawClient
@@ -123,4 +124,19 @@ t.test('a pipeline that is answered in time is whole, and clean', async t => {
   t.strictSame(statuses(client), ['200', '200', '200'])
   onlyLastMayClose(t, client)
   t.match(await report, { completed: 3, cut: [], exitCode: 0 })
+})
+
+t.test('an upload that is rejected at once, but waits for its turn, does not cost the request ahead of it its answer', async t => {
+  const { app, log } = await createApp(t, { readTimeout: 200 })
+  const held = heldRoute(app)
+  app.post('/', async () => 'never')
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: un/known\r\nContent-Length: 4\r\n\r\nab')
+  await log.line(/Unsupported Media Type/)
+  await sleep(600)
+  held.release()
+  await client.closed
+  t.strictSame(statuses(client), ['200', '415'])
+  t.strictSame(log.messages(/^Request cut/), [])
 })

@@ -214,6 +214,12 @@ for (const what of ['another one begins to listen', 'another one closes', 'anoth
   })
 }
 
+t.test('SIGINT skips the delay of an instance that begins to listen afterwards, too', async t => {
+  const service = fork(t, 'coming-and-going', { CASE: 'another one, with a delay, begins to listen after SIGINT' })
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.strictSame(service.log.messages(/cleans up$|still serving/).sort(), ['first cleans up', 'second cleans up'])
+})
+
 /** The port of the fixture's workers, once both listen. */
 async function portOfWorkers (service: Program): Promise<number> {
   await eventually(() => service.log.messages(/listening at/).length === 2, FORKED)

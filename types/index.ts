@@ -235,7 +235,10 @@ export interface GracefulShutdown {
    * Ends the current `shutdownDelay`, or skips it if it has not started. Call it if no load balancer sends requests any more.
    */
   skipDelay (): void
-  /** Waits for the end of a shutdown, whatever starts it. Never rejects. */
+  /**
+   * Waits for the end of a shutdown, whatever starts it, and resolves to the report. Never rejects. Inside a shutdown callback, a
+   * `preClose` or an `onClose` hook, it resolves at once, as `shutdown()` does.
+   */
   wait (): Promise<ShutdownReport>
   /** Everything in flight: requests, oldest first, then background work. */
   inFlight (): InFlightEntry[]

@@ -31,9 +31,10 @@ export class Connections {
   readonly #late = new Set<Socket>()
   #accepted = 0
   #lastAccepted = -Infinity
-  #isLastCalled = false
+  /** Whether `disableKeepAlive()` has been called. */
+  #isKeepAliveDisabled = false
   /** Whether Fastify's own listen() has opened the listeners. */
-  #areFastifys = false
+  #isOpenedByFastify = false
   #isStopped = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
@@ -69,7 +70,7 @@ export class Connections {
     const { close } = server
     server.close = callback => {
       // A server that the application itself listens with is closed as without the plugin; supertest does so after each request.
-      if (!this.#areFastifys || !server.listening) return close.call(server, callback)
+      if (!this.#isOpenedByFastify || !server.listening) return close.call(server, callback)
       const closed = new Promise<void>(resolve => { server.once('close', resolve) })
       // Node emits 'close' again each time, and Fastify closes a listener that the shutdown has closed before it.
       server.close = later => {
@@ -89,7 +90,7 @@ export class Connections {
 
   #accept (socket: Socket): void {
     this.#accepted++
-    if (!this.#isLastCalled) return
+    if (!this.#isKeepAliveDisabled) return
     this.#lastAccepted = now()
     this.#keep(socket, this.#late)
   }
@@ -136,7 +137,7 @@ export class Connections {
     // No connection reports the end of an HTTP/2 stream, an injected request, or a request to a server that is not ours.
     if (connection === undefined) exchange.onClose(() => { this.#inFlight.closed(exchange) })
     else connection.push(exchange)
-    if (this.#isLastCalled) this.#arriveLate(exchange)
+    if (this.#isKeepAliveDisabled) this.#arriveLate(exchange)
     return exchange
   }
 
@@ -156,7 +157,7 @@ export class Connections {
   /** A response has been sent. Unless it said `Connection: close`, another request may follow. */
   responded (exchange: Exchange): void {
     exchange.connection?.responded(exchange)
-    if (this.#isLastCalled && exchange.response.shouldKeepAlive) this.lastActivity = now()
+    if (this.#isKeepAliveDisabled && exchange.response.shouldKeepAlive) this.lastActivity = now()
   }
 
   /** Sets `lastActivity`. Not called for each request before the shutdown: reading the clock would cost too much. */
@@ -214,7 +215,7 @@ export class Connections {
   /** The shutdown starts: pending responses become the last ones on their connections. Idle connections stay usable. */
   disableKeepAlive (): void {
     this.noteArrivals()
-    this.#isLastCalled = true
+    this.#isKeepAliveDisabled = true
     for (const { newest } of this.#speaking) if (newest !== undefined) this.#endWhenReceived(newest)
     for (const session of this.#sessions) closeSession(session)
   }
@@ -245,12 +246,12 @@ export class Connections {
 
   /** Fastify's own listen() has opened the listeners. */
   fastifyListens (): void {
-    this.#areFastifys = true
+    this.#isOpenedByFastify = true
   }
 
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */
   stopListening (): void {
-    if (!this.#areFastifys) return
+    if (!this.#isOpenedByFastify) return
     this.#isStopped = true
     for (const server of this.#servers) if (server.listening) server.close()
   }

@@ -64,11 +64,16 @@ export class SafeLog {
     let isWriting = !this.#isMute && isAnyFileWritten()
     // A full pipe makes it pause between writes.
     const done = () => { isWriting = false }
-    if (isWriting) sonicBoom?.once('drain', done).once('error', done)
+    if (isWriting) sonicBoom?.on('drain', done).on('error', done)
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= isAnyFileWritten()
-      if (isWriting && now() < end) setTimeout(look, 1)
-      else callback()
+      if (isWriting && now() < end) {
+        setTimeout(look, 1)
+        return
+      }
+      // Several instances may have one logger.
+      sonicBoom?.off('drain', done).off('error', done)
+      callback()
     }
     look()
   }

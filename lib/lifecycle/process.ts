@@ -59,15 +59,20 @@ export function assertNode (): void {
 export function joinProcess (member: Member): void {
   const { options, log, shutdown } = member
   if (options.signals.length === 0 || registry.members.has(member)) return
-  if (!isMainThread) log.warn('A worker thread receives no signals: let the main thread tell it when to call fastify.close()')
+  // A list with signals has been rejected, so these are the defaults.
+  if (!isMainThread && options.signals.includes('SIGTERM')) log.warn('A worker thread receives no signals: let the main thread tell it when to call fastify.close()')
   registry.members.add(member)
   void shutdown.ended.then(({ exitCode }) => {
     registry.exitCode ||= exitCode
     // If the process shuts down, it stays a member, and so the process knows whether other code has closed it.
     if (registry.reason === undefined && registry.members.delete(member)) install()
   })
-  if (registry.reason === undefined) install()
-  else void shutdown.start(registry.reason)
+  if (registry.reason === undefined) {
+    install()
+    return
+  }
+  if (registry.signal?.name === 'SIGINT') shutdown.skipDelay()
+  void shutdown.start(registry.reason)
 }
 
 /** Whether the process shuts down. */

@@ -1,7 +1,7 @@
 // A request and its response. Only this file treats HTTP/1 and HTTP/2 requests differently.
 //
-// Two fields decide when a request is over: `wire`, the state of the response, and `handler`, what is known of the handler.
-// Only in-flight.ts changes them.
+// in-flight.ts decides by four fields when a request is over: `wire`, the state of the response, which only in-flight.ts
+// changes; and `handlers`, `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes.
 
 import type { FastifyError } from '@fastify/error'
 import type { FastifyReply } from 'fastify'
@@ -79,7 +79,7 @@ export class Exchange {
   /** Whether Fastify has parsed the body; set only on routes that may have one. */
   isParsed = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
-  answered = false
+  hasAnswered = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
   startedAt = 0
   /** When a sweep first found no sign of the handler after the client left, on the clock of now(). */

@@ -95,6 +95,8 @@ export class Gate {
 
   /** @param isReading whether the connection stays open until the body is received */
   #refuse (exchange: Exchange, isReading = false): void {
+    // While its upload was read or its refusal was held, `readTimeout` may have cut it.
+    if (exchange.isAnswered) return
     if (this.#holding) {
       this.#held.push(exchange)
       return

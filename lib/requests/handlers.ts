@@ -50,7 +50,7 @@ export class Handlers {
     // Once for each response: its error handlers may be reached many times.
     if (!isAsync && !exchange.isObserved) {
       exchange.isObserved = true
-      watchWebStreams(reply as FastifyReply, () => { exchange.answered = true })
+      watchWebStreams(reply as FastifyReply, () => { exchange.hasAnswered = true })
     }
     if (exchange.handler === 'unreached') exchange.handler = 'returned'
     return exchange

@@ -169,8 +169,8 @@ export class InFlight {
     exchange.keepAge()
     exchange.wire = 'orphaned'
     // A hijacked reply is over when its connection closes.
-    exchange.answered ||= exchange.isAnswered || exchange.reply?.sent === true
-    exchange.answered ||= exchange.handler === 'unreached' && exchange.isBodyLost
+    exchange.hasAnswered ||= exchange.isAnswered || exchange.reply?.sent === true
+    exchange.hasAnswered ||= exchange.handler === 'unreached' && exchange.isBodyLost
   }
 
   /**
@@ -178,10 +178,10 @@ export class InFlight {
    * @fastify/reply-from sets it, and then sends nothing if the client has left.
    */
   awaitAnswer (exchange: Exchange): void {
-    const { handlers, answered: isAnswered, reply, response } = exchange
-    if (handlers > 0 || isAnswered) return
+    const { handlers, hasAnswered, reply, response } = exchange
+    if (handlers > 0 || hasAnswered) return
     const answered = () => {
-      exchange.answered = true
+      exchange.hasAnswered = true
       this.check(exchange)
     }
     if (reply !== undefined) for (const name of ['send', 'code', 'status'] as const) beforeCall(reply, name, answered)
@@ -205,7 +205,7 @@ export class InFlight {
 
   /** Counts a request again whose client has gone, because Fastify calls another handler. */
   reenter (exchange: Exchange): void {
-    exchange.hasLeft = exchange.answered = false
+    exchange.hasLeft = exchange.hasAnswered = false
     this.#add(exchange)
     this.awaitAnswer(exchange)
   }
@@ -221,10 +221,10 @@ export class InFlight {
 }
 
 /** Whether a request is over: no client waits for it, and its handler is done. */
-function isOver ({ wire, handlers, handler, answered }: Exchange): boolean {
+function isOver ({ wire, handlers, handler, hasAnswered }: Exchange): boolean {
   if (wire === 'open' || handlers > 0) return false
   // A handler that returned no promise may still work for a client that has gone: its answer shows the end.
-  return wire === 'finished' || handler === 'settled' || answered
+  return wire === 'finished' || handler === 'settled' || hasAnswered
 }
 
 type Methods<K extends string> = Record<K, (...args: never[]) => unknown>

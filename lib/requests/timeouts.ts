@@ -144,8 +144,9 @@ export class Timeouts {
   }
 
   #enforceRead (exchange: Exchange): void {
-    // What was answered in the handler's place is being dropped, for a limited time.
-    if (exchange.wire === 'orphaned') return
+    // What was answered in the handler's place is being dropped, for a limited time. A whole answer that waits for the previous one
+    // is sent first: to cut it would lose both.
+    if (exchange.wire === 'orphaned' || exchange.isWaitingForTurn) return
     const limit = exchange.options.readTimeout ?? (this.#isRequestTimeoutKept && !exchange.isStream ? false : this.#read)
     // Its age must not stop with an early response.
     exchange.keepAge()
