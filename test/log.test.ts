@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import Fastify from 'fastify'
 import { destination, pino } from 'pino'
 import gracefulPlugin from '../index.ts'
-import { fixture, fork, listen, portOf, RawClient } from './helpers.ts'
+import { fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
   const service = fork(t, 'no-logger', { LOGGER })
@@ -94,4 +94,15 @@ t.test('instances that share a logger leave no listener on its destination', asy
     await app.close()
   }
   t.strictSame(counts(), before)
+})
+
+t.test('an uncaught error goes to stderr if the transport of the log cannot start', async t => {
+  const program = runNode(t, ['--input-type=module', '--eval', `
+    import Fastify from 'fastify'
+    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+    const app = Fastify({ logger: { transport: { target: 'pino/file', options: { destination: '/nonexistent/log' } } } })
+    await app.register(gracefulPlugin)
+    await app.listen({ port: 0, host: '127.0.0.1' })`])
+  t.match(await program.exit, { code: 1 })
+  t.match(program.output(), /ENOENT.*nonexistent/)
 })

@@ -2,7 +2,7 @@ import t from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { CRASH_SIGNALS, DEFAULT_EVENTS, PROCESS_EVENTS } from '../lib/options.ts'
-import { fork, listen, portOf, RawClient } from './helpers.ts'
+import { fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   t.test(`${signal} with a request in flight: answers it, cleans up, exits 0`, async t => {
@@ -141,7 +141,8 @@ t.test('touches the process only while listening, and once for all instances', a
   const others = [await create(), await create()]
   await listen(first)
   const touched = counts()
-  const listensTo = (event: string): boolean => (DEFAULT_EVENTS as readonly string[]).includes(event)
+  // Node turns unhandled rejections into uncaught exceptions.
+  const listensTo = (event: string): boolean => (DEFAULT_EVENTS as readonly string[]).includes(event) && event !== 'unhandledRejection'
   t.strictSame(touched, events.map((event, index) => (before[index] as number) + (listensTo(event) ? 1 : 0)))
   for (const app of others) {
     await listen(app)
@@ -205,4 +206,25 @@ t.test('does not listen on, nor touch the process, when closed while it began to
   await listening
   t.notOk(app.server.listening)
   t.equal(process.listenerCount('SIGTERM'), before)
+})
+
+for (const [how, args] of [['the flag none', ['--unhandled-rejections=none']], ['the flag warn', ['--unhandled-rejections=warn']], ['a listener', []]] as const) {
+  t.test(`an unhandled rejection that Node leaves alone (${how}) does not start a shutdown`, async t => {
+    const service = runNode(t, [...args, fixture('service')], how === 'a listener' ? { AFTER_LISTEN: 'listen to rejections' } : {})
+    const port = await portOf(service)
+    await new RawClient(port).get('/slow?ms=10&then=/reject', ['Connection: close']).closed
+    const client = new RawClient(port).get('/slow?ms=300', ['Connection: close'])
+    await client.closed
+    t.match(client.text, /200 OK/)
+    t.strictSame(service.log.messages(/shutting down/i), [])
+    service.kill('SIGTERM')
+    t.match(await service.exit, { code: 0 })
+  })
+}
+
+t.test('unhandledRejection, listed without uncaughtException, starts a shutdown', async t => {
+  const service = fork(t, 'service', { OPTIONS: '{"signals":["unhandledRejection"]}' })
+  new RawClient(await portOf(service)).get('/slow?ms=10&then=/reject')
+  t.match(await service.log.line(/^Graceful shutdown|^Shutdown complete/), { report: { reason: 'unhandledRejection' } })
+  t.match(await service.exit, { code: 1 })
 })

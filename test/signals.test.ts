@@ -124,3 +124,15 @@ t.test('gracefulShutdown.signal takes any number of listeners without a warning'
   t.equal(aborted, 50)
   t.strictSame(warnings, [])
 })
+
+t.test('a third signal, while the log is written, does not disturb the exit', async t => {
+  const program = runNode(t, ['--input-type=module', '--eval', `
+    import Fastify from 'fastify'
+    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+    const app = Fastify({ logger: true })
+    await app.register(gracefulPlugin)
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    for (const signal of ['SIGTERM', 'SIGHUP', 'SIGQUIT']) process.emit(signal, signal)`])
+  t.strictSame(await program.exit, { code: 1, signal: null })
+  t.strictSame(program.log.messages(/^Second signal/), ['Second signal, SIGHUP: exiting at once'])
+})

@@ -2,7 +2,7 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { Program } from './helpers.ts'
+import type { LogLine, Program } from './helpers.ts'
 import { cpSync, mkdirSync, rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { SIGNAL_COPY } from '../lib/times.ts'
@@ -238,6 +238,15 @@ t.test('node:cluster: Ctrl-C ends the primary at once, and the workers end what 
   // Not by lines: two processes write to one pipe.
   t.equal(service.output().match(/"msg":"callback runs: (SIGINT|disconnect)"/g)?.length, 2)
   t.equal(service.output().match(/"msg":"Graceful shutdown complete"/g)?.length, 2)
+})
+
+t.test('node:cluster: the drain waits for the preClose hooks, although a worker stops listening first', async t => {
+  const service = fork(t, 'cluster', { PRE_CLOSE: '500' })
+  await portOf(service)
+  service.killGroup('SIGINT')
+  const { pid } = (await service.log.line(/^Graceful shutdown complete$/)) as LogLine & { pid: number }
+  const told = service.log.lines.filter(line => line['pid'] === pid).map(({ msg }) => msg)
+  t.ok(told.indexOf('preClose hook ends') < told.findIndex(msg => msg.startsWith('All requests drained')), told.join('; '))
 })
 
 t.test('node:cluster: a primary that is gone ends its workers in order', async t => {

@@ -481,3 +481,35 @@ t.test('writeTimeout does not cut what code serves that took over the server\'s 
   t.match(slow.text, /503/)
   t.equal(log.messages(/^Request cut/).length, 1)
 })
+
+t.test('a handler that reads a body which is cut by readTimeout is told', async t => {
+  const { app } = await createApp(t, { readTimeout: 300 })
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('*', (_request, payload, done) => { done(null, payload) })
+  const told = new Deferred()
+  app.post('/', async ({ raw }) => {
+    try {
+      for await (const chunk of raw) void chunk
+    } finally {
+      told.resolve()
+    }
+  })
+  const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 1000\r\n\r\nx')
+  await client.until(/408 Request Timeout/)
+  client.socket.destroy()
+  await told.promise
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('the media type of an event stream may be in capitals', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 200 })
+  app.get('/', (_request, { raw }) => {
+    raw.writeHead(200, { 'content-type': 'Text/Event-Stream' })
+    raw.write('data: x\n\n')
+    setTimeout(() => { raw.end() }, 1_000)
+  })
+  const client = new RawClient(await listen(app)).get('/', ['Connection: close', 'Accept: Text/Event-Stream'])
+  await client.closed
+  t.match(client.text, /data: x[^]*0\r\n\r\n$/)
+  t.strictSame(log.messages(/^Request cut/), [])
+})

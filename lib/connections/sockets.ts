@@ -34,7 +34,7 @@ export class Connections {
   /** Whether `disableKeepAlive()` has been called. */
   #isKeepAliveDisabled = false
   /** Whether Fastify's own listen() has opened the listeners. */
-  #isOpenedByFastify = false
+  isOpenedByFastify = false
   #isStopped = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
@@ -70,11 +70,12 @@ export class Connections {
     const { close } = server
     server.close = callback => {
       // A server that the application itself listens with is closed as without the plugin; supertest does so after each request.
-      if (!this.#isOpenedByFastify || !server.listening) return close.call(server, callback)
+      if (!this.isOpenedByFastify || !server.listening) return close.call(server, callback)
       const closed = new Promise<void>(resolve => { server.once('close', resolve) })
       // Node emits 'close' again each time, and Fastify closes a listener that the shutdown has closed before it.
       server.close = later => {
         void closed.then(() => { later?.() })
+        onServerClose()
         return server
       }
       // Node's close() calls it: it destroys connections that are about to send a request or whose response is not flushed.
@@ -246,12 +247,12 @@ export class Connections {
 
   /** Fastify's own listen() has opened the listeners. */
   fastifyListens (): void {
-    this.#isOpenedByFastify = true
+    this.isOpenedByFastify = true
   }
 
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */
   stopListening (): void {
-    if (!this.#isOpenedByFastify) return
+    if (!this.isOpenedByFastify) return
     this.#isStopped = true
     for (const server of this.#servers) if (server.listening) server.close()
   }

@@ -6,7 +6,7 @@ import { writeSync } from 'node:fs'
 import process from 'node:process'
 import { now, setTimeout } from '../clock.ts'
 import { LOG_FLUSH } from '../times.ts'
-import { messageOf, show } from '../values.ts'
+import { messageOf, show, tryRead } from '../values.ts'
 
 type Level = 'debug' | 'info' | 'warn' | 'error'
 type Write = (message: string, details?: object) => void
@@ -78,10 +78,13 @@ export class SafeLog {
     look()
   }
 
-  /** Fastify's default logger, and pino at level `silent`, have the same empty function for all levels. */
+  /**
+   * Whether nothing that is logged arrives. Fastify's default logger, and pino at level `silent`, have the same empty function for
+   * all levels; the destination of another one is destroyed, such as a transport whose worker could not start.
+   */
   get #isMute (): boolean {
     const { error, fatal, info } = this.#log
-    return error === fatal && error === info
+    return (error === fatal && error === info) || tryRead(() => streamOf(this.#log)?.destroyed) === true
   }
 
   #write (level: Level, message: string, details: { err?: Error } | undefined): void {
@@ -108,13 +111,20 @@ function isAnyFileWritten (): boolean {
   return process.getActiveResourcesInfo().includes('FSReqCallback')
 }
 
-/** pino's default destination; undefined for any other. A logger keeps it, or inherits it, under `pino.symbols.streamSym`. */
-function sonicBoomOf (log: object | null): EventEmitter | undefined {
+type Destination = EventEmitter & { destroyed?: boolean }
+
+/** The destination of pino. A logger keeps it, or inherits it, under `pino.symbols.streamSym`. */
+function streamOf (log: object | null): Destination | undefined {
   if (log === null) return undefined
   const symbol = Object.getOwnPropertySymbols(log).find(({ description }) => description === 'pino.stream')
-  if (symbol === undefined) return sonicBoomOf(Object.getPrototypeOf(log) as object | null)
-  const destination = (log as Record<symbol, EventEmitter>)[symbol] as EventEmitter
-  return 'minLength' in destination ? destination : undefined
+  if (symbol === undefined) return streamOf(Object.getPrototypeOf(log) as object | null)
+  return (log as Record<symbol, Destination>)[symbol]
+}
+
+/** pino's default destination; undefined for any other. */
+function sonicBoomOf (log: object): EventEmitter | undefined {
+  const stream = streamOf(log)
+  return stream !== undefined && 'minLength' in stream ? stream : undefined
 }
 
 function inOneLine (message: string, details: { err?: Error } | undefined): string {

@@ -16,8 +16,6 @@ import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
 import { LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
 import { toError } from '../values.ts'
 
-const ERROR_EVENTS: ReadonlySet<string> = new Set(['uncaughtException', 'unhandledRejection'])
-
 /** An instance that shuts down with the process. */
 export interface Member {
   readonly options: Pick<Options, 'signals' | 'shutdownTimeout'>
@@ -93,12 +91,16 @@ function install (): void {
 /** Returns the undo function. */
 function listen (): () => void {
   const undo: Array<() => void> = []
-  const on = (emitter: NodeJS.EventEmitter, event: string, listener: (argument: unknown) => void) => {
+  const on = (emitter: NodeJS.EventEmitter, event: string, listener: (argument: unknown, origin: string) => void) => {
     emitter.on(event, listener)
     undo.push(() => { emitter.off(event, listener) })
   }
-  for (const event of new Set([...registry.members].flatMap(({ options: { signals } }) => signals))) {
-    if (ERROR_EVENTS.has(event)) on(process, event, thrown => { fail(event, toError(thrown)) })
+  const events = new Set([...registry.members].flatMap(({ options: { signals } }) => signals))
+  // Node turns an unhandled rejection into an uncaught exception, unless a flag or a listener of the application says otherwise.
+  if (events.has('uncaughtException')) events.delete('unhandledRejection')
+  for (const event of events) {
+    if (event === 'uncaughtException') on(process, event, (thrown, origin) => { fail(origin, toError(thrown)) })
+    else if (event === 'unhandledRejection') on(process, event, thrown => { fail(event, toError(thrown)) })
     else if (event.startsWith('SIG')) on(process, event, () => { receive(event) })
     else on(process, event, () => { begin(event) })
   }
@@ -154,7 +156,8 @@ function begin (reason: string): void {
   process.prependListener('exit', onExit)
   // Listens to nothing, also after close().
   const skip = [...PROCESS_EVENTS, ...CRASH_SIGNALS]
-  closeWithGrace({ delay: null, logger: false, skip }, async () => { await endAll(reason) }).close()
+  // It is not told of the end: it would exit, even if other code has closed the instance and goes on.
+  closeWithGrace({ delay: null, logger: false, skip }, () => { void endAll(reason) }).close()
 }
 
 /**
@@ -172,8 +175,7 @@ async function endAll (reason: string): Promise<void> {
   process.exitCode ||= registry.exitCode
   if ([...members].some(({ shutdown }) => shutdown.hasCaller)) {
     registry.uninstall?.()
-    // close-with-grace would exit.
-    await new Promise(() => {})
+    return
   }
   process.exit()
 }

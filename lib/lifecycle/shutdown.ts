@@ -281,8 +281,8 @@ export class Shutdown {
   /** Handlers may track work while they run, and work may start requests. */
   async #idle (preClosed: Promise<void>): Promise<void> {
     const { inFlight, tasks, connections } = this.#parts
-    // Hooks may rely on a listener while it is open. One that closes it may wait until its connections are closed, too.
-    if (connections.isListening) await Promise.race([preClosed, this.#unlistened.promise])
+    // Not for a hook that closes the listener: it may wait until all connections are closed.
+    if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#unlistened.promise])
     while (inFlight.count + tasks.count > 0) {
       await inFlight.idle()
       await tasks.idle()

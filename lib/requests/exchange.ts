@@ -185,7 +185,7 @@ export class Exchange {
   get #isEventStream (): boolean {
     const { request, response, reply } = this
     const type = tryRead(() => response.getHeader('content-type') ?? reply?.getHeader('content-type'))
-    return String(type ?? (this.isHijacked ? EVENT_STREAM : request.headers.accept)).includes(EVENT_STREAM)
+    return String(type ?? (this.isHijacked ? EVENT_STREAM : request.headers.accept)).toLowerCase().includes(EVENT_STREAM)
   }
 
   /** Whether the user's code limits the time: its own timer on the response, or Fastify's `handlerTimeout` until it has begun. */
@@ -202,7 +202,7 @@ export class Exchange {
 
   /** While it is still: milliseconds without a 1xx response, as far as the sweep has seen. */
   get stillFor (): number {
-    const sent = this.socket?.bytesWritten ?? 0
+    const sent = Number(this.socket?.bytesWritten)
     if (sent !== this.#sent && this.#sent >= 0) this.#sentAt = now()
     this.#sent = sent
     return Math.min(this.age, now() - this.#sentAt)
@@ -256,7 +256,10 @@ export class Exchange {
 
   /** Tells the response that its connection is gone: Node 20 and 22 do not tell a response that is still queued. */
   tellClosed (): void {
-    if (this.#stream === undefined && !this.response.destroyed) this.response.destroy().emit('close')
+    if (this.#stream !== undefined) return
+    if (!this.response.destroyed) this.response.destroy().emit('close')
+    // Nor, on any version, a request that is still being received after its answer: a handler that reads it would wait forever.
+    if (!this.request.complete) this.request.destroy()
   }
 
   /** HTTP/2: if the stream is closed, `reply.then` never settles, nor does a handler that returns its reply. */
