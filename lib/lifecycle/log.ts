@@ -129,7 +129,7 @@ function sonicBoomOf (log: object): EventEmitter | undefined {
 
 function inOneLine (message: string, details: { err?: Error } | undefined): string {
   if (details === undefined) return message
-  return details.err === undefined ? `${message} ${show(details)}` : `${message}: ${messageOf(details.err)}`
+  return details.err === undefined ? `${message} ${JSON.stringify(details)}` : `${message}: ${messageOf(details.err)}`
 }
 
 function toStderr (text: string): void {

@@ -259,7 +259,7 @@ export class Exchange {
     if (this.#stream !== undefined) return
     if (!this.response.destroyed) this.response.destroy().emit('close')
     // Nor, on any version, a request that is still being received after its answer: a handler that reads it would wait forever.
-    if (!this.request.complete) this.request.destroy()
+    if (this.connection !== undefined && !this.request.complete) this.request.destroy()
   }
 
   /** HTTP/2: if the stream is closed, `reply.then` never settles, nor does a handler that returns its reply. */
