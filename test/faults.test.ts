@@ -48,6 +48,12 @@ for (const fault of faults) {
   }
 }
 
+t.test('errors from microtask, again and again, while the log is being written, end the process in time', async t => {
+  const program = boundedFork(t, 'endless-errors', { KIND: 'microtask', LEVEL: 'error' })
+  new RawClient(await portOf(program)).get('/start')
+  t.equal(await goneInTime(t, program, 1_500, undefined), 1)
+})
+
 for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'rejection']) {
   t.test(`errors from ${kind}, again and again, end the process in time`, async t => {
     const program = boundedFork(t, 'endless-errors', { KIND: kind })
