@@ -137,7 +137,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     done()
   })
   // Before the instance's `close` is replaced: if this throws, it still closes as it does without the plugin.
-  await probes.route(fastify)
+  probes.route(fastify)
 
   adoptServers(fastify, server => {
     timeouts.apply(server)

@@ -20,8 +20,8 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   readonly #healthChecks: readonly Check[]
   readonly #readyChecks: readonly Check[]
   #isReady = true
-  /** Whether their own routes have been added. */
-  #areRouted = false
+  /** Whether a route of their own is being added. */
+  #isAdding = false
 
   constructor (options: Options, phase: PhaseClock, inFlight: InFlight, log: SafeLog) {
     this.#options = options
@@ -71,7 +71,7 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   }
 
   /** Adds the routes of the probes, for GET and HEAD; after the plugin's own hooks. */
-  async route (fastify: FastifyInstance): Promise<void> {
+  route (fastify: FastifyInstance): void {
     for (const [option, { path: url, guarded, schema, config, logLevel }] of this.#paths) {
       const handler = option === 'health' ? this.healthHandler : this.readyHandler
       const route = {
@@ -84,10 +84,15 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
         config: { ...config, gracefulShutdown: false as const },
         logLevel: logLevel as 'silent'
       }
-      if (guarded) fastify.route(route)
-      else await fastify.register(async context => { this.#routeAhead(context, route) })
+      if (guarded) this.#add(fastify, route)
+      else void fastify.register(async context => { this.#routeAhead(context, route) })
     }
-    this.#areRouted = true
+  }
+
+  #add (context: FastifyInstance, route: RouteOptions): void {
+    this.#isAdding = true
+    context.route(route)
+    this.#isAdding = false
   }
 
   /**
@@ -99,12 +104,12 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
       this.#inFlight.optOut(Exchange.of(reply) as Exchange)
       return await route.handler(request, reply)
     })
-    context.route(route)
+    this.#add(context, route)
   }
 
   /** @throws ProbePathError if a later route has the path of a probe, because Fastify's own error names no option */
   assertNotTaken ({ method, url, constraints }: RouteOptions): void {
-    if (!this.#areRouted || Object.keys(constraints ?? {}).length > 0) return
+    if (this.#isAdding || Object.keys(constraints ?? {}).length > 0) return
     if (![method].flat().some(name => METHODS.includes(name))) return
     for (const [option, { path }] of this.#paths) if (url === path) throw new ProbePathError(option, path, 'a route', option)
   }
