@@ -513,3 +513,17 @@ t.test('the media type of an event stream may be in capitals', async t => {
   t.match(client.text, /data: x[^]*0\r\n\r\n$/)
   t.strictSame(log.messages(/^Request cut/), [])
 })
+
+t.test('HTTP/2: writeTimeout does not disturb an onTimeout hook', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 300 }, HTTP2)
+  const ran: string[] = []
+  app.addHook('onTimeout', async () => { ran.push('onTimeout') })
+  app.get('/', async () => { await sleep(5_000, undefined, { ref: false }) })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  t.teardown(() => { session.destroy() })
+  const stream = session.request({ ':path': '/' }).resume()
+  const [headers] = await once(stream, 'response') as [Record<string, unknown>]
+  t.equal(headers[':status'], 503)
+  t.match(await log.line(/^Request cut/), { code: 'FST_ERR_GRACEFUL_WRITE_TIMEOUT' })
+  t.strictSame(ran, [])
+})

@@ -13,6 +13,7 @@ import type { Connection } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { errorBody } from '../errors.ts'
+import { LATENESS } from '../times.ts'
 import { tryRead } from '../values.ts'
 
 /**
@@ -346,29 +347,34 @@ function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: 
   response.prependOnceListener('finish', () => { socket.setTimeout?.(0) })
 }
 
-/** Any progress of the session restarts Node's stream timer, so that timer only detects a silent source. */
-function watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): void {
-  const silent = () => {
-    // The handler has set its own timer since.
-    if (stream.timeout !== limit) return
-    callback()
-    stream.setTimeout(limit, silent)
+/**
+ * Not with Node's stream timer: with an onTimeout hook, Fastify listens to its 'timeout' event and throws. As for that timer, any
+ * traffic of the session is progress, unless the stream itself waits for its flow-control window to open.
+ */
+function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): void {
+  const traffic = (): number => {
+    const { bytesRead = 0, bytesWritten = 0 } = stream.session?.socket ?? {}
+    return bytesRead + bytesWritten
   }
-  stream.setTimeout(limit, silent)
-
-  // If its flow-control window is closed, what waits to be written does not change.
   let waiting = stream.writableLength
+  let before = traffic()
   let since = now()
   const progress = () => { since = now() }
   const timer = setInterval(() => {
-    if (stream.closed) clearInterval(timer)
-    if (waiting > 0 && stream.writableLength === waiting && now() - since < limit) return
-    if (waiting > 0 && stream.writableLength === waiting && stream.timeout === limit) callback()
+    // Gone, or the handler has set its own timer meanwhile.
+    if (stream.closed || Number((stream as Timed).timeout) > 0) {
+      clearInterval(timer)
+      return
+    }
+    // If its flow-control window is closed, what waits to be written does not change.
+    const moves = stream.writableLength !== waiting || (waiting === 0 && traffic() !== before)
     waiting = stream.writableLength
+    before = traffic()
+    if (!moves && now() - since < limit) return
+    if (!moves) callback()
     progress()
-  }, Math.max(1, limit / 4)).unref()
+  }, Math.max(1, limit * LATENESS.part)).unref()
   stream.on('drain', progress)
-  stream.once('close', () => { clearInterval(timer) })
 }
 
 /** The headers that a browser needs to read a cross-origin error. */
