@@ -352,10 +352,11 @@ function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: 
  * traffic of the session is progress, unless the stream itself waits for its flow-control window to open.
  */
 function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): void {
-  const traffic = (): number => {
-    const { bytesRead = 0, bytesWritten = 0 } = stream.session?.socket ?? {}
+  // Unreadable once the session is destroyed.
+  const traffic = () => tryRead(() => {
+    const { bytesRead = 0, bytesWritten = 0 } = (stream.session as ServerHttp2Session).socket
     return bytesRead + bytesWritten
-  }
+  })
   let waiting = stream.writableLength
   let before = traffic()
   let since = now()
