@@ -80,11 +80,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const probes = new Probes(options, phase, inFlight, log)
   probes.assertFree(fastify)
   // A route's own settings are applied by a hook on that route, so that other routes pay nothing for them.
-  const afterParsing: preValidationHookHandler = (_request, reply, done) => {
-    const exchange = Exchange.of(reply)
-    if (exchange !== undefined) exchange.isParsed = true
-    done()
-  }
+  const afterParsing: preValidationHookHandler = hookFor(exchange => { exchange.isParsed = true })
   fastify.addHook('onRoute', route => {
     probes.assertNotTaken(route)
     const own = probes.isHandler(route.handler) ? false : resolveRouteOptions(route.url, route.config?.gracefulShutdown)
@@ -202,13 +198,19 @@ function observeOtherHandlers (fastify: FastifyInstance, handlers: Handlers): vo
   Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
 }
 
-function prependOnRequest (route: RouteOptions, apply: (exchange: Exchange) => void): void {
-  const hook: onRequestHookHandler = (_request, reply, done) => {
+type Apply = (exchange: Exchange) => void
+
+/** A hook of a route that the plugin adds. */
+function hookFor (apply: Apply): onRequestHookHandler {
+  return (_request, reply, done) => {
     const exchange = Exchange.of(reply)
     if (exchange !== undefined) apply(exchange)
     done()
   }
-  route.onRequest = [hook, ...[route.onRequest ?? []].flat()]
+}
+
+function prependOnRequest (route: RouteOptions, apply: Apply): void {
+  route.onRequest = [hookFor(apply), ...[route.onRequest ?? []].flat()]
 }
 
 /** `fastify.close()`, with a promise or a callback, as in Fastify. */

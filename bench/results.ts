@@ -42,8 +42,8 @@ export interface Verdict {
 }
 
 /**
- * The budgets of the request path: at most `most` times the instructions of another subject. They are missed today, by what an
- * almost empty process pays for loading modules and by the table of requests; `guard` is what a change may not exceed.
+ * The budgets of the request path: at most `most` times the instructions of another subject. The one with
+ * the logger is missed by a few tenths of a percent; `guard` is what a change may not exceed.
  */
 export const BUDGETS: ReadonlyArray<{ load: LoadName, than: string, most: number, guard: number }> = [
   { load: 'without a logger', than: PAIR, most: 1.03, guard: 1.07 },

@@ -245,7 +245,7 @@ export interface GracefulShutdown {
   /**
    * Makes the drain also wait for background work. If it fails, the error is logged; during a shutdown, it is also added to the
    * report's errors. A lazy thenable, such as a query builder, is not started: await it yourself.
-   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if it is not a promise.
+   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if it is not a promise, or is a frozen thenable.
    * @param name its name in `inFlight()`, log and report. Default: `task`.
    * @returns the same promise
    */

@@ -73,7 +73,7 @@ export class Exchange {
   handlers = 0
   /** Whether it counted and its client has gone. Fastify may still call another handler, such as the error handler. */
   hasLeft = false
-  /** Whether it asks for another protocol. It counts only while a handler serves it as a request. */
+  /** Whether it asks for another protocol. It counts until its reply is hijacked. */
   isUpgrade = false
   /** Whether web streams that are sent as its response are observed. */
   isObserved = false

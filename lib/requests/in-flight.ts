@@ -14,7 +14,7 @@ import { Exchange } from './exchange.ts'
 export class InFlight {
   /** In any order: a request that leaves is replaced by the last one. */
   readonly #counted: Exchange[] = []
-  /** Refused, opted out, upgrades, or arrived after the gate shut: nothing waits for them. */
+  /** Refused, opted out, upgraded, or arrived after the gate shut: nothing waits for them. */
   readonly #uncounted = new Set<Exchange>()
   /** The newest request to arrive. Usually its onRequest hook runs before the next one arrives. */
   #newest: Exchange | undefined
@@ -105,12 +105,12 @@ export class InFlight {
     return describe(exchange, this.#log)
   }
 
-  /** Whether a request counts: it arrived before the gate shut, is not over, has not opted out, and is no upgrade. */
+  /** Whether a request counts: it arrived before the gate shut, is not over, has not opted out, and is not upgraded. */
   counts (exchange: Exchange): boolean {
     return exchange.index >= 0
   }
 
-  /** This request no longer counts: its route has opted out, or it is an upgrade. */
+  /** This request no longer counts: its route has opted out, or another protocol has taken its connection. */
   optOut (exchange: Exchange): void {
     if (!this.#delete(exchange)) return
     this.#uncounted.add(exchange)
