@@ -22,7 +22,8 @@ async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
 for (const logger of ['no logger', 'logger: false', 'level silent', 'a logger that throws']) {
   t.test(`with ${logger}, what must not be lost goes to stderr`, async t => {
     const output = await withoutLogger(t, logger)
-    t.match(output, /^Request cut: The request was not answered .* {"kind":"request","method":"GET","route":"\/stuck","url":"\/stuck","reqId":.*$/m)
+    const [, entry = ''] = /^Request cut: The request was not answered .*? (\{.*\})$/m.exec(output) ?? []
+    t.match(JSON.parse(entry), { kind: 'request', method: 'GET', route: '/stuck', url: '/stuck', reqId: /./ })
     t.match(output, /^Background work cut: stuck work .*$/m)
     t.match(output, /^Shutdown callback "cleanup" failed after \d+ms: callback on purpose$/m)
     t.match(output, /^Shutdown complete, but not everything went well/m)

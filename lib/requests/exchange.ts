@@ -354,7 +354,8 @@ function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: 
 function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): void {
   // Unreadable once the session is destroyed.
   const traffic = () => tryRead(() => {
-    const { bytesRead = 0, bytesWritten = 0 } = (stream.session as ServerHttp2Session).socket
+    // A server may also be given a stream that is no socket.
+    const { bytesRead = 0, bytesWritten = 0 } = (stream.session as ServerHttp2Session).socket as Partial<Socket>
     return bytesRead + bytesWritten
   })
   let waiting = stream.writableLength

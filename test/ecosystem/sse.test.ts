@@ -3,30 +3,21 @@
 import t from 'tap'
 import { start } from './service.ts'
 
-t.test('an event stream that watches gracefulShutdown.signal ends with its last event, and the drain goes on', async t => {
-  const service = await start(t, 'sse')
-  const client = service.stream('/events', ['Accept: text/event-stream'])
-  const held = service.get('/held')
-  await Promise.all([service.holds('/events'), service.holds('/held')])
-  await service.sigterm()
-  await client.closed
-  await service.release()
+for (const [what, path] of [
+  ['an event stream that watches gracefulShutdown.signal ends with its last event, and the drain goes on', '/events'],
+  ['event streams that a preClose hook ends are over as draining starts', '/subscription']
+] as const) {
+  t.test(what, async t => {
+    const service = await start(t, 'sse')
+    const client = service.stream(path, ['Accept: text/event-stream'])
+    const held = service.get('/held')
+    await Promise.all([service.holds(path), service.holds('/held')])
+    await service.sigterm()
+    await client.closed
+    await service.release()
 
-  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*data: "first"\n\n[^]*event: bye\ndata: "last"\n\n\r\n0\r\n\r\n$/)
-  t.match(await held, { status: 200, complete: true })
-  t.match(await service.ended(), { code: 0, report: { completed: 2, cut: [] }, complaints: [] })
-})
-
-t.test('event streams that a preClose hook ends are over as draining starts', async t => {
-  const service = await start(t, 'sse')
-  const client = service.stream('/subscription', ['Accept: text/event-stream'])
-  const held = service.get('/held')
-  await Promise.all([service.holds('/subscription'), service.holds('/held')])
-  await service.sigterm()
-  await client.closed
-  await service.release()
-
-  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*data: "first"\n\n[^]*event: bye\ndata: "last"\n\n\r\n0\r\n\r\n$/)
-  t.match(await held, { status: 200, complete: true })
-  t.match(await service.ended(), { code: 0, report: { completed: 2, cut: [] }, complaints: [] })
-})
+    t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*data: "first"\n\n[^]*event: bye\ndata: "last"\n\n\r\n0\r\n\r\n$/)
+    t.match(await held, { status: 200, complete: true })
+    t.match(await service.ended(), { code: 0, report: { completed: 2, cut: [] }, complaints: [] })
+  })
+}
