@@ -61,8 +61,9 @@ for (const suite of suites) {
   for (const text of outcome.unexplained) console.error(`Unexplained: ${text}\n`)
 }
 console.table(table)
-for (const text of stale) console.error(`No longer so, remove it from differences.ts: ${text}`)
-process.exit(unexplained.length + stale.length > 0 ? 1 : 0)
+// Not a failure: some of these tests depend on which of two packets comes first.
+for (const text of stale) console.error(`Listed in differences.ts, but not seen in this run: ${text}`)
+process.exit(unexplained.length > 0 ? 1 : 0)
 
 function readFlags () {
   try {
