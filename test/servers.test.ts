@@ -9,6 +9,7 @@ import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { CLOSE_GRACE } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { createApp, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
 
@@ -242,6 +243,24 @@ for (const how of ['before', 'after'] as const) {
     t.strictSame(result, { closings: 1, calls: [true] })
   })
 }
+
+t.test('an idle connection is closed at once if a wrapped server.close() closes the listener later', async t => {
+  const { app } = await createApp(t)
+  app.get('/', async () => 'served')
+  const { close } = app.server
+  // As @fastify/http-proxy does: once its WebSockets are closed.
+  app.server.close = function (callback) {
+    setImmediate(() => { close.call(this, callback) })
+    return this
+  }
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/served/)
+  const start = performance.now()
+  const report = await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.match(report, { exitCode: 0 })
+  t.ok(performance.now() - start < CLOSE_GRACE.most / 2)
+})
 
 t.test("'close' of the server is emitted once if the instance never listened", async t => {
   const { app } = await createApp(t)

@@ -36,6 +36,8 @@ export class Connections {
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
   #isStopped = false
+  /** Whether `closeAll()` has been called. */
+  #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
   /** When a request last arrived, or was answered so that another one may follow, on the clock of now(). */
@@ -83,6 +85,7 @@ export class Connections {
       Object.assign(server, { closeIdleConnections: () => {} })
       close.call(server, callback)
       Object.assign(server, { closeIdleConnections })
+      if (this.#isClosing) this.closeAll()
       // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
       if (!this.#isStopped && !this.isListening) onServerClose()
       return server
@@ -279,6 +282,8 @@ export class Connections {
 
   /** Closes every connection that speaks HTTP. Upgraded sockets stay open, so that their owners can close them. */
   closeAll (): void {
+    this.#isClosing = true
+    // A close() that another plugin has replaced may call the real one later; then this runs again.
     if (this.isListening) return
     for (const session of this.#sessions) session.destroy()
     let areAllHttp1 = true
