@@ -250,6 +250,7 @@ t.test('an idle connection is closed at once if a wrapped server.close() closes 
   const { close } = app.server
   // As @fastify/http-proxy does: once its WebSockets are closed.
   app.server.close = function (callback) {
+    this.close = later => this.once('close', () => { later?.() })
     setImmediate(() => { close.call(this, callback) })
     return this
   }

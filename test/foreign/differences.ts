@@ -126,12 +126,6 @@ export const DIFFERENCES: readonly Difference[] = [
     reason: 'The tests count the hooks of their instances, and the plugin has one of its own.'
   },
   {
-    suite: '@fastify/http-proxy',
-    file: 'test/ws-prefix-rewrite-core.js',
-    what: ['slow: test/ws-prefix-rewrite-core.js:14'],
-    reason: 'An upgraded socket is still open when the connections are closed, and is destroyed a second later.'
-  },
-  {
     suite: '@fastify/websocket',
     file: 'test/base.test.js',
     what: ['fails: Should gracefully close when clients attempt to connect after calling close'],
