@@ -449,6 +449,43 @@ t.test('an aborted pipeline leaves nobody behind', async t => {
   await nobodyLeft(t, target)
 })
 
+t.test('each response of a pipeline emits one close event when its client leaves', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  const closes: number[] = []
+  app.addHook('onRequest', async (_request, reply) => {
+    const index = closes.push(0) - 1
+    reply.raw.on('close', () => { (closes[index] as number)++ })
+  })
+  const { client, leave } = await visit(app, await listen(app))
+  client.get('/held').get('/held')
+  await eventually(() => app.inFlightRequests === 2)
+  await leave()
+  held.release()
+  await eventually(() => app.inFlightRequests === 0)
+  t.strictSame(closes, [1, 1])
+})
+
+t.test('a queued response whose stream has failed stops counting when its client leaves', async t => {
+  const { app } = await createApp(t)
+  const slow = heldRoute(app)
+  const failed = new Deferred()
+  app.get('/stream', async (_request, reply) => {
+    const stream = new PassThrough()
+    stream.write('part')
+    setImmediate(() => { stream.destroy(new Error('the stream fails')) })
+    reply.raw.once('error', () => {})
+    stream.once('close', () => { failed.resolve() })
+    return reply.send(stream)
+  })
+  const { client, leave } = await visit(app, await listen(app))
+  client.get('/held').get('/stream')
+  await Promise.all([slow.entered, failed.promise])
+  await leave()
+  slow.release()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 t.test('a long pipeline on one connection keeps at most one finished reply', async t => {
   const target = await createApp(t)
   const { app } = target

@@ -255,12 +255,18 @@ export class Exchange {
     (this.#stream ?? this.response).prependOnceListener('close', callback)
   }
 
-  /** Tells the response that its connection is gone: Node 20 and 22 do not tell a response that is still queued. */
+  /**
+   * Its connection is gone. Node 20 and 22 do not tell a response that is still queued; nor does any version tell a request that
+   * is still being received after its answer, so a handler that reads it would wait forever.
+   */
   tellClosed (): void {
-    if (this.#stream !== undefined) return
-    if (!this.response.destroyed) this.response.destroy().emit('close')
-    // Nor, on any version, a request that is still being received after its answer: a handler that reads it would wait forever.
-    if (this.connection !== undefined && !this.request.complete) this.request.destroy()
+    const { connection, request, response } = this
+    if (connection === undefined) return
+    // After Node's own listeners, which tell the others.
+    process.nextTick(() => {
+      if (!response.closed) response.destroy().emit('close')
+      if (!request.complete) request.destroy()
+    })
   }
 
   /** HTTP/2: if the stream is closed, `reply.then` never settles, nor does a handler that returns its reply. */
