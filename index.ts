@@ -25,7 +25,7 @@
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
 //   types/index.ts               the public types, and what the plugin adds to Fastify's
 
-import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preValidationHookHandler } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preParsingHookHandler } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
 import fp from 'fastify-plugin'
 import { adoptServers, assertNotShared, isOwned } from './lib/connections/servers.ts'
@@ -42,8 +42,8 @@ import { Shutdown } from './lib/lifecycle/shutdown.ts'
 import { resolveOptions, resolveRouteOptions } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
-import { Exchange, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
-import { Gate, isUpgrade } from './lib/requests/gate.ts'
+import { Exchange, isUpgrade, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
+import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
 import { Tasks } from './lib/requests/tasks.ts'
@@ -80,7 +80,13 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const probes = new Probes(options, phase, inFlight, log)
   probes.assertFree(fastify)
   // A route's own settings are applied by a hook on that route, so that other routes pay nothing for them.
-  const afterParsing: preValidationHookHandler = hookFor(exchange => { exchange.isParsed = true })
+  const beforeParsing: preParsingHookHandler = (_request, reply, payload, done) => {
+    const exchange = Exchange.of(reply)
+    exchange?.parse(payload)
+    if (exchange?.wire === 'orphaned') inFlight.check(exchange)
+    done()
+  }
+  const afterParsing = hookFor(exchange => { exchange.parsed() })
   fastify.addHook('onRoute', route => {
     probes.assertNotTaken(route)
     const own = probes.isHandler(route.handler) ? false : resolveRouteOptions(route.url, route.config?.gracefulShutdown)
@@ -92,6 +98,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     route.handler = handlers.observe(route.handler)
     if (route.errorHandler !== undefined) route.errorHandler = handlers.observe(route.errorHandler)
     if ([route.method].flat().some(method => !METHODS_WITHOUT_BODY.has(method))) {
+      route.preParsing = [...[route.preParsing ?? []].flat(), beforeParsing]
       route.preValidation = [afterParsing, ...[route.preValidation ?? []].flat()]
     }
     if (Object.keys(own).length === 0) return
@@ -109,7 +116,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const member = { options, log, shutdown }
 
   const enter = (request: FastifyRequest, reply: FastifyReply) => {
-    const exchange = connections.arrive(request.raw, reply.raw)
+    // It may be passed to `fastify.routing` once more.
+    const known = connections.reports(request.raw) ? inFlight.find(reply.raw) : undefined
+    const exchange = known ?? connections.arrive(request.raw, reply.raw)
     exchange.attach(reply)
     if (!isUpgrade(request.raw)) return exchange
     inFlight.arriveUpgrade(exchange, reply)
@@ -118,7 +127,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     return exchange
   }
   // V8 inlines a hook into Fastify's code only if it is short, so rare cases are in separate functions.
-  // Node has reported the request already, unless it is injected, comes from another server, or asks for an upgrade.
+  // Usually Node has reported the request already.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
     const exchange = inFlight.reach(reply) ?? enter(request, reply)
     if (phase.current === 'running' || gate.admits(exchange)) done()

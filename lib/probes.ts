@@ -20,6 +20,8 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   readonly #healthChecks: readonly Check[]
   readonly #readyChecks: readonly Check[]
   #isReady = true
+  /** Those of the unguarded probes. */
+  readonly #contexts: FastifyInstance[] = []
   /** Whether a route of their own is being added. */
   #isAdding = false
 
@@ -31,23 +33,26 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     this.#readyChecks = checksOf(options.ready, log)
   }
 
-  readonly healthHandler: ProbeHandler = async (_request, reply) => {
-    const { health } = this.#options
-    if (this.#isShuttingDown) return await answer(reply, health === false ? 503 : health.duringShutdown, { status: 'shutting_down' })
-    const failed = await failedOf(this.#healthChecks)
-    return failed.length === 0
-      ? await answer(reply, 200, { status: 'healthy' })
-      : await answer(reply, 503, { status: 'unhealthy', checks: failed })
+  readonly #answers = {
+    health: async (): Promise<Answer> => {
+      const { health } = this.#options
+      if (this.#isShuttingDown) return [health === false ? 503 : health.duringShutdown, { status: 'shutting_down' }]
+      const checks = await failedOf(this.#healthChecks)
+      return checks.length === 0 ? [200, { status: 'healthy' }] : [503, { status: 'unhealthy', checks }]
+    },
+    ready: async (): Promise<Answer> => {
+      if (this.#isShuttingDown) return [503, { ready: false, reason: 'shutting_down' }]
+      if (!this.#isReady) return [503, { ready: false, reason: 'not_ready' }]
+      const checks = await failedOf(this.#readyChecks)
+      return checks.length === 0
+        ? [200, { ready: true, in_flight_requests: this.#inFlight.count }]
+        : [503, { ready: false, reason: 'check_failed', checks }]
+    }
   }
 
-  readonly readyHandler: ProbeHandler = async (_request, reply) => {
-    if (this.#isShuttingDown) return await answer(reply, 503, { ready: false, reason: 'shutting_down' })
-    if (!this.#isReady) return await answer(reply, 503, { ready: false, reason: 'not_ready' })
-    const failed = await failedOf(this.#readyChecks)
-    return failed.length === 0
-      ? await answer(reply, 200, { ready: true, in_flight_requests: this.#inFlight.count })
-      : await answer(reply, 503, { ready: false, reason: 'check_failed', checks: failed })
-  }
+  readonly healthHandler: ProbeHandler = async (_request, reply) => await send(reply, await this.#answers.health())
+
+  readonly readyHandler: ProbeHandler = async (_request, reply) => await send(reply, await this.#answers.ready())
 
   readonly setReady = (value: boolean): void => {
     if (typeof value !== 'boolean') throw new OptionInvalidError('argument of setReady()', show(value), 'true or false')
@@ -72,6 +77,7 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
 
   /** Adds the routes of the probes, for GET and HEAD; after the plugin's own hooks. */
   route (fastify: FastifyInstance): void {
+    this.#passDecorations(fastify)
     for (const [option, { path: url, guarded, schema, config, logLevel }] of this.#paths) {
       const handler = option === 'health' ? this.healthHandler : this.readyHandler
       const route = {
@@ -85,7 +91,7 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
         logLevel: logLevel as 'silent'
       }
       if (guarded) this.#add(fastify, route)
-      else void fastify.register(async context => { this.#routeAhead(context, route) })
+      else void fastify.register(async context => { this.#routeAhead(context, route, this.#answers[option]) })
     }
   }
 
@@ -97,14 +103,30 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
 
   /**
    * Adds a route that is answered by a hook of its context. Fastify appends to a context the hooks that are registered in its
-   * parent later, so they run after this one, as do hooks that earlier onRoute hooks add to the route.
+   * parent later, so they run after this one, as do hooks that earlier onRoute hooks add to the route. Nor do onSend hooks run:
+   * they may need what those would have set.
    */
-  #routeAhead (context: FastifyInstance, route: RouteOptions & { handler: ProbeHandler }): void {
-    context.addHook('onRequest', async (request, reply) => {
-      this.#inFlight.optOut(Exchange.of(reply) as Exchange)
-      return await route.handler(request, reply)
+  #routeAhead (context: FastifyInstance, route: RouteOptions, answer: () => Promise<Answer>): void {
+    context.addHook('onRequest', (_request, reply) => {
+      const exchange = Exchange.of(reply) as Exchange
+      this.#inFlight.optOut(exchange)
+      void answer().then(([status, body]) => { exchange.answer(status, JSON.stringify(body), reply.getHeaders()) })
     })
     this.#add(context, route)
+    this.#contexts.push(context)
+  }
+
+  /** Hooks that are registered later may read what requests and replies are decorated with later, which a context does not inherit. */
+  #passDecorations (fastify: FastifyInstance): void {
+    const contexts = this.#contexts
+    for (const name of ['decorateRequest', 'decorateReply'] as const) {
+      const decorate = fastify[name] as (this: FastifyInstance, ...args: unknown[]) => FastifyInstance
+      const decorateAll: typeof decorate = function (...args) {
+        if (this === fastify) for (const context of contexts) decorate.apply(context, args)
+        return decorate.apply(this, args)
+      }
+      Object.assign(fastify, { [name]: decorateAll })
+    }
   }
 
   /** @throws ProbePathError if a later route has the path of a probe, because Fastify's own error names no option */
@@ -121,7 +143,10 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   }
 }
 
-async function answer (reply: FastifyReply, status: number, body: object): Promise<FastifyReply> {
+/** A status and a body. */
+type Answer = [number, object]
+
+async function send (reply: FastifyReply, [status, body]: Answer): Promise<FastifyReply> {
   // Serialized here, so that a user's serializer cannot change the body.
   return reply.code(status).header('cache-control', 'no-store').type('application/json; charset=utf-8').send(JSON.stringify(body))
 }

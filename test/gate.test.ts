@@ -1,5 +1,6 @@
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { finished } from 'node:stream/promises'
@@ -11,6 +12,10 @@ import { InFlight } from '../lib/requests/in-flight.ts'
 import { PhaseClock } from '../lib/lifecycle/phase.ts'
 import { QUIET } from '../lib/times.ts'
 import { createApp, createAppBehind, Deferred, eventually, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
+
+interface Timed {
+  start: bigint
+}
 
 const refusal = {
   statusCode: 503,
@@ -41,11 +46,16 @@ t.test('refuses what is new while draining, in the shape of a Fastify error', as
   t.strictSame(log.lines.filter(({ level }) => level > 30), [], 'a refusal is no error in the log')
 })
 
-t.test('gives a refusal to onSend hooks and to no handler', async t => {
-  const { app } = await createApp(t)
+t.test('gives a refusal to no later hook and to no handler; it has the headers that earlier hooks have set', async t => {
+  const app = await createAppBehind(t, ahead => {
+    ahead.addHook('onRequest', async (_request, reply) => { reply.header('x-first', 'yes') })
+  })
   const held = heldRoute(app)
   const seen: string[] = []
-  app.addHook('onSend', async (_request, reply) => { reply.header('x-sent', 'yes') })
+  // It fails without the onRequest hook ahead of it.
+  app.decorateRequest('start')
+  app.addHook('onRequest', async request => { (request as Partial<Timed>).start = process.hrtime.bigint() })
+  app.addHook('onSend', async (request, reply) => { reply.header('x-time', String(process.hrtime.bigint() - (request as unknown as Timed).start)) })
   app.addHook('preParsing', async request => { seen.push(request.url) })
   app.setErrorHandler(async () => 'mine')
   app.post('/new', async () => 'never')
@@ -55,10 +65,11 @@ t.test('gives a refusal to onSend hooks and to no handler', async t => {
   const refused = await app.inject({ method: 'POST', url: '/new', payload: { a: 1 } })
   t.equal(refused.statusCode, 503)
   t.strictSame(refused.json(), refusal)
-  t.equal(refused.headers['x-sent'], 'yes')
+  t.equal(refused.headers['x-first'], 'yes')
+  t.equal(refused.headers['x-time'], undefined)
   t.strictSame(seen, ['/held'])
   held.release()
-  await answer
+  t.match((await answer).headers, { 'x-first': 'yes', 'x-time': /^\d+$/ })
 })
 
 t.test('serves a route that has opted out, and does not count it', async t => {
@@ -205,7 +216,13 @@ t.test('a refused upload whose client leaves is over at once', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   const answered = new Deferred()
-  app.addHook('onSend', async request => { if (request.method === 'POST') answered.resolve() })
+  app.server.prependListener('request', ({ method }: IncomingMessage, response: ServerResponse) => {
+    const { end } = response
+    response.end = ((...args: Parameters<typeof end>) => {
+      if (method === 'POST') answered.resolve()
+      return end.apply(response, args)
+    }) as typeof end
+  })
   app.post('/', async () => 'never')
   const port = await listen(app)
   const busy = new RawClient(port).get('/held')

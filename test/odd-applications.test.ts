@@ -211,6 +211,73 @@ t.test('an upload that is in, and that no parser has read, counts until its hand
   t.strictSame(events, ['worked', 'cleanup'])
 })
 
+/** Where a request with a body, which has been parsed, may be held before its handler runs. */
+const holds: Record<string, (app: FastifyInstance, hold: () => Promise<void>) => string> = {
+  'an app-wide preValidation hook': (app, hold) => {
+    app.addHook('preValidation', hold)
+    return '/'
+  },
+  'a body parser that has all of it': (app, hold) => {
+    app.addContentTypeParser('application/json', { parseAs: 'buffer' }, async () => { await hold() })
+    return '/'
+  },
+  'a preHandler hook of the not-found handler': (app, hold) => {
+    app.setNotFoundHandler({ preHandler: hold }, async () => 'not found')
+    return '/nowhere'
+  }
+}
+
+for (const [what, add] of Object.entries(holds)) {
+  t.test(`an upload that ${what} holds counts until it is answered, although its client has left`, async t => {
+    const { app } = await createApp(t)
+    const [entered, released] = [new Deferred(), new Deferred()]
+    let answered = false
+    const url = add(app, async () => {
+      entered.resolve()
+      await released.promise
+    })
+    app.post('/', async () => 'kept')
+    app.addHook('onSend', async () => { answered = true })
+    app.gracefulShutdown.onShutdown(() => { t.ok(answered, 'cleanup runs after the answer') })
+    const { client, leave } = await visit(app, await listen(app))
+    client.send(`POST ${url} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}`)
+    await entered.promise
+    await leave()
+    t.equal(app.inFlightRequests, 1)
+    const report = app.gracefulShutdown.shutdown()
+    released.resolve()
+    t.match(await report, { cut: [], callbacks: [{}], exitCode: 0 })
+  })
+}
+
+t.test('instances that share connections each count their own requests, also when a client leaves', async t => {
+  const { app: front } = await createApp(t)
+  const { app: back } = await createApp(t)
+  const here = heldRoute(front, '/here')
+  const there = heldRoute(back, '/there')
+  await back.ready()
+  front.get('/there', (request, reply) => {
+    reply.hijack()
+    back.routing(request.raw, reply.raw)
+  })
+  const port = await listen(front)
+  const staying = new RawClient(port).get('/here')
+  await here.entered
+  const { client, leave } = await visit(front, port)
+  client.get('/there')
+  await there.entered
+  await leave()
+  there.release()
+  await eventually(() => back.inFlightRequests === 0)
+  await eventually(() => front.inFlightRequests === 1)
+  t.match(front.gracefulShutdown.inFlight(), [{ url: '/here' }])
+  const report = front.gracefulShutdown.shutdown()
+  here.release()
+  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+  await staying.closed
+  t.match(staying.text, /^HTTP\/1\.1 200 /)
+})
+
 /** Plugins that take upgrades. */
 const upgraders: Record<string, (app: FastifyInstance) => Promise<void>> = {
   '@fastify/websocket': async app => { await app.register(websocket) },

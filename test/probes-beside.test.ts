@@ -85,14 +85,34 @@ t.test('HTTP/2: probes are answered ahead of hooks that are registered later', a
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('onSend and onResponse hooks that are registered later see the probes', async t => {
+t.test('of the hooks that are registered later, only onResponse hooks see the probes', async t => {
   const { app, log } = await createApp(t)
   const seen: string[] = []
   app.addHook('onSend', async ({ url }) => { seen.push(`onSend ${url}`) })
   app.addHook('onResponse', async ({ url }) => { seen.push(`onResponse ${url}`) })
   await app.inject('/health')
-  t.strictSame(seen, ['onSend /health', 'onResponse /health'])
+  t.strictSame(seen, ['onResponse /health'])
   t.strictSame(log.messages(), ['incoming request', 'request completed'])
+})
+
+t.test('a hook that is registered later finds on a probe what requests and replies are decorated with later', async t => {
+  const { app } = await createApp(t)
+  app.decorateRequest('visits', 0)
+  app.decorateReply('visits', 0)
+  const seen: unknown[] = []
+  app.addHook('onResponse', async (request, reply) => {
+    seen.push((request as { visits?: number }).visits, (reply as { visits?: number }).visits)
+  })
+  await app.inject('/health')
+  t.strictSame(seen, [0, 0])
+})
+
+t.test('an onSend hook that needs an onRequest hook, both registered later, does not fail a probe', async t => {
+  const { app } = await createApp(t)
+  app.decorateRequest('start')
+  app.addHook('onRequest', async request => { (request as unknown as { start: bigint }).start = process.hrtime.bigint() })
+  app.addHook('onSend', async request => { app.log.info(String(process.hrtime.bigint() - (request as unknown as { start: bigint }).start)) })
+  t.match(await app.inject('/health'), { statusCode: 200, body: '{"status":"healthy"}' })
 })
 
 t.test('a guarded probe is left to the hooks of the application, and is still neither refused nor counted', async t => {

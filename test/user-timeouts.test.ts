@@ -182,13 +182,16 @@ for (const [name, server, connect] of protocols) {
       }
     }
     const ended = new Deferred()
+    const timedOut: string[] = []
     const { fastify, log, port } = await start(t, { writeTimeout: 100 }, server, app => {
+      app.addHook('onTimeout', async ({ url }) => { timedOut.push(url) })
       for (const [way, serve] of Object.entries(ways)) app.get(`/${way}`, async (_request, reply) => serve(reply))
     })
     const texts = Object.keys(ways).map(async way => await getText(t, name, port, `/${way}`, way === 'asked'))
     await eventually(() => fastify.inFlightRequests === 4)
     await sleep(600)
     t.strictSame(log.messages(/^Request cut/), [])
+    t.strictSame(timedOut, [], 'no onTimeout hook runs')
     ended.resolve()
     for (const text of await Promise.all(texts)) t.match(text, /data: 1[^]*data: 2/)
   })

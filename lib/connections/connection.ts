@@ -38,9 +38,10 @@ export class Connection {
     socket.on('close', onSocketClose)
   }
 
-  /** The HTTP/1 connection of a request, if one of our listeners accepted it. */
-  static of ({ socket }: Exchange): Connection | undefined {
-    return socket === undefined ? undefined : connections.get(socket)
+  /** The connection of a socket, if this owner has accepted it: another instance may pass a request on. */
+  static of (socket: Socket | undefined, owner: ConnectionOwner): Connection | undefined {
+    const connection = socket === undefined ? undefined : connections.get(socket)
+    return connection?.owner === owner ? connection : undefined
   }
 
   /** Adds the next request on this connection. */

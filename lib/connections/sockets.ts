@@ -7,7 +7,7 @@ import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
 import { Server as TlsServer } from 'node:tls'
 import { now, setImmediate, sleep, within } from '../clock.ts'
-import { closeSession, onStreamRequest } from '../requests/exchange.ts'
+import { closeSession, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals } from './connection.ts'
 import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, RECONNECT_WINDOW } from '../times.ts'
 
@@ -133,10 +133,16 @@ export class Connections {
     await new Promise<void>(resolve => { this.#whenGone = resolve })
   }
 
+  /** Whether Node reports the arrival of such a request: not if it is injected, comes from another server, or asks for an upgrade. */
+  reports (request: IncomingMessage): boolean {
+    if (isUpgrade(request)) return false
+    return request.httpVersionMajor === 2 || Connection.of(request.socket, this) !== undefined
+  }
+
   /** A request has arrived; on HTTP/1, in the order of the connection. */
   arrive (request: IncomingMessage, response: ServerResponse, known?: Connection): Exchange {
     const exchange = this.#inFlight.arrive(request, response)
-    const connection = known ?? Connection.of(exchange)
+    const connection = known ?? Connection.of(exchange.socket, this)
     exchange.connection = connection
     // No connection reports the end of an HTTP/2 stream, an injected request, or a request to a server that is not ours.
     if (connection === undefined) exchange.onClose(() => { this.#inFlight.closed(exchange) })

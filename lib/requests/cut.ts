@@ -1,5 +1,5 @@
 // Cuts requests that take too long: the client gets an answer if that is still possible, and log and report name the request.
-// `Exchange.answer` is called only here and by the gate.
+// `Exchange.answer` is called only here, by the gate and by the probes.
 
 import type { FastifyError } from '@fastify/error'
 import type { Connections } from '../connections/sockets.ts'
@@ -9,6 +9,7 @@ import type { Outcome } from '../lifecycle/report.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
+import { errorBody } from '../errors.ts'
 
 /** How many requests cut by a shutdown have a log line of their own: thousands would delay the exit. */
 const MOST_NAMED = 1_000
@@ -45,7 +46,7 @@ export class Cuts {
     }
     this.#inFlight.orphan(exchange)
     this.#connections.endConnectionOf(exchange)
-    exchange.answer(error)
+    exchange.answer(error.statusCode as number, errorBody(error))
     this.#inFlight.awaitAnswer(exchange)
     this.#inFlight.check(exchange)
   }

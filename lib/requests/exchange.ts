@@ -3,16 +3,15 @@
 // in-flight.ts decides by four fields when a request is over: `wire`, the state of the response, which only in-flight.ts
 // changes; and `handlers`, `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes.
 
-import type { FastifyError } from '@fastify/error'
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import type { Readable } from 'node:stream'
 import type { GracefulRouteOptions } from '../../types/index.ts'
 import type { Connection } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
-import { errorBody } from '../errors.ts'
 import { LATENESS } from '../times.ts'
 import { tryRead } from '../values.ts'
 
@@ -40,7 +39,7 @@ const NO_OPTIONS: RouteOptions = {}
 
 const EVENT_STREAM = 'text/event-stream'
 
-const ERROR_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
+const JSON_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
 
 export const kExchange = Symbol('graceful.exchange')
 
@@ -77,8 +76,10 @@ export class Exchange {
   isUpgrade = false
   /** Whether web streams that are sent as its response are observed. */
   isObserved = false
-  /** Whether Fastify has parsed the body; set only on routes that may have one. */
-  isParsed = false
+  /** What Fastify's body parser reads, while it runs; set only on routes that may have a body. */
+  #payload: Readable | undefined = undefined
+  /** Whether nothing of the payload was left to read when the parser began. */
+  #isPayloadGone = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
   hasAnswered = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
@@ -91,8 +92,8 @@ export class Exchange {
   received = 0
   /** Whether what arrives is counted by a listener; HTTP/2 only. */
   #isCounting = false
-  /** Whether a timer watches the progress of the response. */
-  watched = false
+  /** Stops the timer that watches the progress of the response; undefined if there is none. */
+  #unwatch: (() => void) | undefined = undefined
 
   /** The order of arrival. */
   readonly number: number
@@ -161,9 +162,20 @@ export class Exchange {
     return this.#stream === undefined && this.isReceiving
   }
 
-  /** Whether Fastify's body parser waits forever, as it does if the client leaves before the body is parsed. */
+  /** Fastify's body parser starts. */
+  parse (payload: Readable): void {
+    this.#payload = payload
+    this.#isPayloadGone = payload.destroyed || payload.readableEnded
+  }
+
+  /** Fastify's body parser has ended. */
+  parsed (): void {
+    this.#payload = undefined
+  }
+
+  /** Once the client has gone: whether the body parser waits for what will not come, perhaps forever. */
   get isBodyLost (): boolean {
-    return this.#hasBody && !METHODS_WITHOUT_BODY.has(this.request.method) && !this.isParsed
+    return this.#hasBody && this.#payload !== undefined && (this.#isPayloadGone || !this.#payload.readableEnded)
   }
 
   /** Whether it is a stream of an HTTP/2 session. */
@@ -299,13 +311,16 @@ export class Exchange {
   }
 
   /**
-   * Sends a whole error response in the handler's place. Not with `reply.send()`: it throws while onError hooks run, and runs
-   * onSend hooks twice if they are already running. Later writes by Fastify or the handler are ignored.
+   * Sends a whole response in the handler's place. Not with `reply.send()`: it throws while onError hooks run, and runs onSend
+   * hooks, which may already be running, or may fail without the onRequest hooks before them. Later writes by Fastify or the
+   * handler are ignored.
+   * @param body JSON
+   * @param own headers besides those of a cross-origin answer, which are kept
    */
-  answer (error: FastifyError, own: OutgoingHttpHeaders = {}): void {
+  answer (status: number, body: string, own: Record<string, unknown> = {}): void {
     if (this.needsConnection) this.connection?.linger(this)
     try {
-      this.#sendError(error, own)
+      this.#send(status, body, own)
     } catch {
       // A replaced writeHead() throws.
     }
@@ -314,31 +329,42 @@ export class Exchange {
     else this.abort()
   }
 
-  #sendError (error: FastifyError, own: OutgoingHttpHeaders): void {
+  #send (status: number, body: string, own: Record<string, unknown>): void {
     const { response, reply } = this
-    const body = errorBody(error)
     const headers = {
-      ...pick(reply?.getHeaders() ?? response.getHeaders()), ...ERROR_HEADERS, ...own, 'content-length': Buffer.byteLength(body)
+      ...pick(reply?.getHeaders() ?? response.getHeaders()), ...own, ...JSON_HEADERS, 'content-length': Buffer.byteLength(body)
     }
     // Headers that describe the handler's answer, such as its encoding, do not apply to this one.
     for (const name of response.getHeaderNames()) response.removeHeader(name)
     if (this.#stream === undefined) response.statusMessage = ''
-    response.writeHead(error.statusCode as number, headers)
+    response.writeHead(status, headers as OutgoingHttpHeaders)
     response.end(body)
+  }
+
+  /** Whether a timer watches the progress of the response. */
+  get isWatched (): boolean {
+    return this.#unwatch !== undefined
   }
 
   /** Calls back when no read or write has made progress for `limit` milliseconds, and again after each further `limit`. */
   watch (limit: number, callback: () => void): void {
-    this.watched = true
-    if (this.#stream === undefined) watchSocket(this.response, this.socket as Socket, limit, callback)
-    else watchStream(this.#stream, limit, callback)
+    this.#unwatch = this.#stream === undefined
+      ? watchSocket(this.response, this.socket as Socket, limit, callback)
+      : watchStream(this.#stream, limit, callback)
+  }
+
+  /** Stops watching. */
+  unwatch (): void {
+    this.#unwatch?.()
+    this.#unwatch = undefined
   }
 }
 
-/** Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. */
-function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: number, callback: () => void): void {
+/** Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. Returns its stop. */
+function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: number, callback: () => void): () => void {
+  const isOurs = () => (socket.timeout ?? limit) === limit
   const silent = () => {
-    if ((socket.timeout ?? limit) !== limit) {
+    if (!isOurs()) {
       // The handler has set its own timer since. If it does not listen to it, the connection is closed, as Node does.
       response.off('timeout', silent)
       if (response.listenerCount('timeout') === 0) socket.destroy?.()
@@ -348,16 +374,21 @@ function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: 
     // While a response waits behind others, nothing else restarts the timer.
     socket.setTimeout?.(limit)
   }
+  const stop = () => {
+    response.off('timeout', silent).off('finish', stop)
+    if (isOurs()) socket.setTimeout?.(0)
+  }
   response.setTimeout(limit, silent)
   // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
-  response.prependOnceListener('finish', () => { socket.setTimeout?.(0) })
+  response.prependOnceListener('finish', stop)
+  return stop
 }
 
 /**
  * Not with Node's stream timer: with an onTimeout hook, Fastify listens to its 'timeout' event and throws. As for that timer, any
- * traffic of the session is progress, unless the stream itself waits for its flow-control window to open.
+ * traffic of the session is progress, unless the stream itself waits for its flow-control window to open. Returns its stop.
  */
-function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): void {
+function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): () => void {
   // Unreadable once the session is destroyed.
   const traffic = () => tryRead(() => {
     // A server may also be given a stream that is no socket.
@@ -368,10 +399,14 @@ function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => 
   let before = traffic()
   let since = now()
   const progress = () => { since = now() }
+  const stop = () => {
+    clearInterval(timer)
+    stream.off('drain', progress)
+  }
   const timer = setInterval(() => {
     // Gone, or the handler has set its own timer meanwhile.
     if (stream.closed || Number((stream as Timed).timeout) > 0) {
-      clearInterval(timer)
+      stop()
       return
     }
     // If its flow-control window is closed, what waits to be written does not change.
@@ -383,6 +418,7 @@ function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => 
     progress()
   }, Math.max(1, limit * LATENESS.part)).unref()
   stream.on('drain', progress)
+  return stop
 }
 
 /** The headers that a browser needs to read a cross-origin error. */
@@ -410,6 +446,15 @@ function seal (response: ServerResponse): void {
     writeHead: ignore, setHeader: ignore, setHeaders: ignore, appendHeader: ignore, removeHeader: ignore, flushHeaders: ignore,
     addTrailers: ignore, write, end
   })
+}
+
+/**
+ * Whether a request asks for an upgrade and the server listens for upgrades, so that Node has detached its socket. Node sets
+ * the field, but its types lack it; a WebSocket injected by @fastify/websocket has no socket.
+ */
+export function isUpgrade (request: IncomingMessage): boolean {
+  const { upgrade, socket } = request as { upgrade?: boolean, socket?: unknown }
+  return upgrade === true || socket === undefined
 }
 
 /**

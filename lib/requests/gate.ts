@@ -1,27 +1,16 @@
 // The gate: handles requests that arrive after a shutdown has started.
 
-import type { IncomingMessage } from 'node:http'
 import type { Connections } from '../connections/sockets.ts'
 import type { PhaseClock } from '../lifecycle/phase.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
-import type { FastifyReply } from 'fastify'
 import { ShuttingDownError, errorBody } from '../errors.ts'
 import { dropBody } from './body.ts'
 
 /** The retry goes to another instance, which can be asked at once. */
 const RETRY_AFTER_SECONDS = '1'
 
-const body = errorBody(new ShuttingDownError())
-
-/**
- * Whether a request asks for an upgrade and the server listens for upgrades, so that Node has detached its socket. Node sets
- * the field, but its types lack it; a WebSocket injected by @fastify/websocket has no socket.
- */
-export function isUpgrade (request: IncomingMessage): boolean {
-  const { upgrade, socket } = request as { upgrade?: boolean, socket?: unknown }
-  return upgrade === true || socket === undefined
-}
+const BODY = errorBody(new ShuttingDownError())
 
 export class Gate {
   readonly #phase: PhaseClock
@@ -89,7 +78,7 @@ export class Gate {
       if (exchange.isGone || exchange.isAnswered) continue
       // It never reached the gate.
       if (exchange.reply === undefined) this.refused++
-      exchange.answer(new ShuttingDownError(), { 'retry-after': RETRY_AFTER_SECONDS })
+      sendRefusal(exchange)
     }
   }
 
@@ -102,21 +91,19 @@ export class Gate {
       return
     }
     if (!isReading) this.#connections.endAfter(exchange)
-    sendRefusal(exchange.reply as FastifyReply)
+    sendRefusal(exchange)
   }
 }
 
-/** As text: an Error would run error handlers and log a stack for each refused request. */
-function sendRefusal (reply: FastifyReply): void {
-  reply.code(503)
-    .header('retry-after', RETRY_AFTER_SECONDS)
-    .type('application/json; charset=utf-8')
-    .send(body)
+/** Not with `reply.send()`: its onSend hooks may need what onRequest hooks that did not run would have set. */
+function sendRefusal (exchange: Exchange): void {
+  exchange.answer(503, BODY, { ...exchange.reply?.getHeaders(), 'retry-after': RETRY_AFTER_SECONDS })
 }
 
 /** Node has detached the socket of an upgrade, and the plugin that took it has not seen the request. */
-function refuseUpgrade ({ response, socket, reply }: Exchange): void {
+function refuseUpgrade (exchange: Exchange): void {
+  const { response, socket } = exchange
   response.shouldKeepAlive = false
   response.once('finish', () => { socket?.end() })
-  sendRefusal(reply as FastifyReply)
+  sendRefusal(exchange)
 }

@@ -70,19 +70,23 @@ export class InFlight {
     return true
   }
 
-  /** A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival. */
+  /** A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival, or if it comes again. */
   reach (reply: FastifyReply): Exchange | undefined {
     const { raw } = reply
-    const exchange = this.#newest?.response === raw ? this.#newest : this.#find(raw)
+    const exchange = this.#newest?.response === raw ? this.#newest : this.#release(raw)
     exchange?.attach(reply)
     return exchange
   }
 
-  #find (response: ServerResponse): Exchange | undefined {
+  #release (response: ServerResponse): Exchange | undefined {
     const held = this.#held.get(response)
     this.#held.delete(response)
-    // A request that is passed to `fastify.routing` once more has another reply.
-    return held ?? [...this.#counted, ...this.#uncounted].find(exchange => exchange.response === response)
+    return held
+  }
+
+  /** The exchange of a response, if it is not over. Searches all of them. */
+  find (response: ServerResponse): Exchange | undefined {
+    return [...this.#counted, ...this.#uncounted].find(exchange => exchange.response === response)
   }
 
   /** A copy of the list of requests in flight, in the order of arrival. */
@@ -170,7 +174,6 @@ export class InFlight {
     exchange.wire = 'orphaned'
     // A hijacked reply is over when its connection closes.
     exchange.hasAnswered ||= exchange.isAnswered || exchange.reply?.sent === true
-    exchange.hasAnswered ||= exchange.handler === 'unreached' && exchange.isBodyLost
   }
 
   /**
@@ -221,10 +224,11 @@ export class InFlight {
 }
 
 /** Whether a request is over: no client waits for it, and its handler is done. */
-function isOver ({ wire, handlers, handler, hasAnswered }: Exchange): boolean {
+function isOver (exchange: Exchange): boolean {
+  const { wire, handlers, handler, hasAnswered } = exchange
   if (wire === 'open' || handlers > 0) return false
   // A handler that returned no promise may still work for a client that has gone: its answer shows the end.
-  return wire === 'finished' || handler === 'settled' || hasAnswered
+  return wire === 'finished' || handler === 'settled' || hasAnswered || (handler === 'unreached' && exchange.isBodyLost)
 }
 
 type Methods<K extends string> = Record<K, (...args: never[]) => unknown>

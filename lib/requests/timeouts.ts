@@ -156,8 +156,13 @@ export class Timeouts {
   }
 
   #enforceWrite (exchange: Exchange): void {
+    if (exchange.isWatched) {
+      // A timer of the connection also runs Fastify's onTimeout hooks.
+      if (exchange.isPausing) exchange.unwatch()
+      return
+    }
     const limit = exchange.options.writeTimeout ?? (exchange.isTimedByUser ? false : this.#write)
-    if (limit === false || exchange.watched) return
+    if (limit === false || exchange.isPausing) return
     // Code that took over the server's 'request' event serves it: the long polls of socket.io, for example.
     if (exchange.reply === undefined && this.#isShared) return
     // A timer would cost more memory than the exchange.
