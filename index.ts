@@ -31,7 +31,7 @@ import fp from 'fastify-plugin'
 import { adoptServers, assertNotShared, isOwned } from './lib/connections/servers.ts'
 import { Connections } from './lib/connections/sockets.ts'
 import { WebSockets } from './lib/connections/upgraded.ts'
-import { AlreadyRegisteredError, NotRootError } from './lib/errors.ts'
+import { AlreadyRegisteredError, DecoratorTakenError, NotRootError } from './lib/errors.ts'
 import { Callbacks } from './lib/lifecycle/callbacks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
@@ -39,7 +39,7 @@ import { PreCloseHooks } from './lib/lifecycle/pre-close.ts'
 import { assertNode, joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
-import { resolveOptions, resolveRouteOptions } from './lib/options.ts'
+import { resolveOptions, resolveRouteOptions, secondsWarnings } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
@@ -49,9 +49,13 @@ import { InFlight } from './lib/requests/in-flight.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
 
+const DECORATORS = ['gracefulShutdown', 'registerShutdownCallback', 'isShuttingDown', 'inFlightRequests']
+
 async function graceful (fastify: FastifyInstance, input: GracefulOptions): Promise<void> {
   assertNode()
-  if (isOwned(fastify) || fastify.hasDecorator('gracefulShutdown')) throw new AlreadyRegisteredError()
+  if (isOwned(fastify)) throw new AlreadyRegisteredError()
+  const taken = DECORATORS.find(name => fastify.hasDecorator(name))
+  if (taken !== undefined) throw new DecoratorTakenError(taken, DECORATORS.join(', '))
   // `close` is an own property of the root instance; child contexts inherit it.
   if (!Object.hasOwn(fastify, 'close')) throw new NotRootError()
   assertNotShared(fastify)
@@ -147,6 +151,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
 
   fastify.addHook('onListen', done => {
+    for (const warning of secondsWarnings(options)) log.warn(warning)
     connections.fastifyListens()
     // Fastify completes a listen() that was in progress when the instance was closed.
     if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()

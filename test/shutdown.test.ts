@@ -262,6 +262,21 @@ t.test('cuts a response under way at the drain timeout', async t => {
   t.equal(app.inFlightRequests, 0)
 })
 
+t.test('the largest drainTimeout that fits leaves time to close and for callbacks', async t => {
+  const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 1_800 })
+  const held = heldRoute(app)
+  let left = 0
+  app.registerShutdownCallback(({ deadline }) => { left = deadline - Date.now() })
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  const { errors, callbacks } = await app.gracefulShutdown.shutdown()
+  await client.closed
+  held.release()
+  t.strictSame(errors, [])
+  t.match(callbacks, [{ error: undefined }])
+  t.ok(left > 20, `${left}ms left`)
+})
+
 t.test('the signal tells long-lived ones to end', async t => {
   const { app } = await createApp(t)
   app.get('/events', (_request, reply) => {

@@ -19,7 +19,7 @@ import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET } from '../times.ts'
+import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { isProcessEnding } from './process.ts'
 import { loggable } from './report.ts'
@@ -342,10 +342,6 @@ export class Shutdown {
     if (await within(grace, closed) === TIMED_OUT) connections.destroy()
     await closed
   }
-}
-
-function partOf (time: number, { part, most }: { part: number, most: number }): number {
-  return Math.min(most, time * part)
 }
 
 class Deferred<T> {
