@@ -160,6 +160,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   // Whatever closes the instance runs the whole shutdown and waits for its end.
   fastify.close = closeWith(shutdown, fastify, close) as typeof fastify.close
+  observeListenSignals(fastify, shutdown)
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
   const beforeClose = async () => { await shutdown.beforeClose() }
   fastify.addHook('onClose', async () => {
@@ -233,6 +234,16 @@ function closeWith (shutdown: Shutdown, fastify: FastifyInstance, close: () => P
     shutdown.close().then(() => { call(null) }, call)
     return fastify
   }
+}
+
+/** Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's. */
+function observeListenSignals (fastify: FastifyInstance, shutdown: Shutdown): void {
+  const { listen } = fastify as unknown as { listen: (this: unknown, options?: { signal?: Partial<AbortSignal> }, ...rest: unknown[]) => unknown }
+  const observed: typeof listen = function (options, ...rest) {
+    options?.signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
+    return listen.call(this, options, ...rest)
+  }
+  Object.assign(fastify, { listen: observed })
 }
 
 const plugin = fp(graceful, { name: 'fastify-graceful', fastify: '5.x' })

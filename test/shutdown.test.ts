@@ -52,6 +52,14 @@ t.test('tells the log what happens, in order', async t => {
   t.match(told.at(-1), { report: { reason: 'SIGTERM', completed: 2, exitCode: 0 } })
 })
 
+t.test('only the name of a signal is logged as received', async t => {
+  for (const [reason, message] of [['SIGHUP', 'SIGHUP received, shutting down'], ['SIGNAL lost', 'Shutting down: SIGNAL lost']] as const) {
+    const { app, log } = await createApp(t)
+    await app.gracefulShutdown.shutdown(reason)
+    t.strictSame(log.messages(/shutting down/i), [message])
+  }
+})
+
 t.test('tells each second how many are waited for, and at debug who', async t => {
   const { app, log } = await createApp(t)
   const held = heldRoute(app)

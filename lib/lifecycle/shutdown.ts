@@ -17,6 +17,7 @@ import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import cluster from 'node:cluster'
 import { once } from 'node:events'
+import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
@@ -42,6 +43,9 @@ export interface Parts {
   readonly close: () => Promise<void>
 }
 
+/** What starts a shutdown: an event of the process; `close()` in any form, or a closed listener; a user's `shutdown()`. */
+export type Trigger = 'process' | 'close' | 'shutdown'
+
 /** The shutdowns whose hooks or callbacks the current code runs in. */
 const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
 
@@ -57,7 +61,8 @@ export class Shutdown {
   #hasCaller = false
   /** Aborted when the delay is to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
-  #isStarted = false
+  #trigger: Trigger | undefined
+  #isListenAborted = false
   #reason = ''
   #startedAt = 0
   #stepStartedAt = 0
@@ -74,10 +79,10 @@ export class Shutdown {
   }
 
   /** Starts the shutdown, or joins the one in progress. Resolves when it is complete; never rejects. */
-  async start (reason: unknown): Promise<ShutdownReport> {
-    if (!this.#isStarted) {
+  async start (reason: unknown, trigger: Trigger = 'process'): Promise<ShutdownReport> {
+    if (this.#trigger === undefined) {
       // Before the first log line, which may call back into here.
-      this.#isStarted = true
+      this.#trigger = trigger
       this.#ended.resolve(this.#run(reason))
     }
     return await this.ended
@@ -101,7 +106,7 @@ export class Shutdown {
   /** For users: starts the shutdown if necessary, and waits for its end. */
   async join (reason: unknown): Promise<ShutdownReport> {
     this.#noteCaller()
-    void this.start(reason)
+    void this.start(reason, 'shutdown')
     return await this.wait()
   }
 
@@ -127,20 +132,29 @@ export class Shutdown {
   listenersClosed (): void {
     this.skipDelay()
     this.#unlistened.resolve()
-    void this.start('close')
+    void this.start('close', 'close')
+  }
+
+  /** A signal given to `listen()` is aborted. Fastify calls `close()` next, but no code goes on when that resolves. */
+  listenAborted (): void {
+    this.#isListenAborted = true
   }
 
   /** `fastify.close()`: the same, but it rejects if Fastify's own close does. */
   async close (): Promise<void> {
-    await this.join('close')
-    if (this.#closeError !== undefined) throw this.#closeError
+    const isAwaited = !this.#isListenAborted
+    this.#isListenAborted = false
+    if (isAwaited) this.#noteCaller()
+    void this.start('close', 'close')
+    await this.wait()
+    if (isAwaited && this.#closeError !== undefined) throw this.#closeError
   }
 
   /** Runs before Fastify closes: starts the shutdown if other code calls Fastify's own close, and waits for the drain. */
   async beforeClose (): Promise<void> {
     this.#closer ??= 'other code'
     this.#noteCaller()
-    void this.start('close')
+    void this.start('close', 'close')
     await this.#drained.promise
   }
 
@@ -173,7 +187,7 @@ export class Shutdown {
     const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     this.#completedBefore = inFlight.completed
     this.#reason = this.#resolveReason(given)
-    log.info(this.#reason.startsWith('SIG') ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
+    log.info(Object.hasOwn(constants.signals, this.#reason) ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
 
     const delay = this.#startDelay()
     // Without a delay, the gate shuts synchronously.
@@ -294,7 +308,7 @@ export class Shutdown {
    * leaves the signals to the plugin.
    */
   get #isDeploy (): boolean {
-    return this.#reason !== 'close' || !this.#parts.options.signals.includes('SIGTERM') || isProcessEnding()
+    return this.#trigger !== 'close' || !this.#parts.options.signals.includes('SIGTERM') || isProcessEnding()
   }
 
   /** Waits until, for a short time, no request has arrived and no response has been sent that another request may follow. */
