@@ -17,7 +17,7 @@
 //   lib/lifecycle/               how far the shutdown is
 //     phase.ts                     running, delaying, draining, closing, closed
 //     shutdown.ts                  the shutdown, step by step
-//     pre-close.ts                 the preClose hooks of other plugins
+//     close-hooks.ts               the preClose and onClose hooks of other plugins
 //     callbacks.ts, report.ts      cleanup, in order; what was cut or failed
 //     process.ts, log.ts           signals, uncaught errors, the exit; a log that never throws
 //   lib/probes.ts, check.ts      /health and /ready; a check behind them
@@ -33,9 +33,9 @@ import { Connections } from './lib/connections/sockets.ts'
 import { WebSockets } from './lib/connections/upgraded.ts'
 import { AlreadyRegisteredError, DecoratorTakenError, NotRootError } from './lib/errors.ts'
 import { Callbacks } from './lib/lifecycle/callbacks.ts'
+import { CloseHooks } from './lib/lifecycle/close-hooks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
-import { PreCloseHooks } from './lib/lifecycle/pre-close.ts'
 import { assertNode, joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
@@ -76,9 +76,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const gate = new Gate(phase, connections, inFlight)
   const cuts = new Cuts(phase, inFlight, tasks, connections, outcome, log)
   const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
-  const preClose = new PreCloseHooks(fastify, error => {
-    outcome.addError(error)
-    log.error('A preClose hook failed', { err: error })
+  const closeHooks = new CloseHooks(fastify, (hook, error) => {
+    if (outcome.addError(error)) log.error(`The ${hook} failed`, { err: error })
   })
   const callbacks = new Callbacks(options.shutdownTimeout, log)
   const probes = new Probes(options, phase, inFlight, log)
@@ -108,7 +107,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   const close = fastify.close.bind(fastify) as () => Promise<void>
   const shutdown = new Shutdown({
-    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, preClose, callbacks, close
+    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, closeHooks, callbacks, close
   })
   const member = { options, log, shutdown }
 
@@ -162,17 +161,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.close = closeWith(shutdown, fastify, close) as typeof fastify.close
   observeListenSignals(fastify, shutdown)
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
-  const beforeClose = async () => { await shutdown.beforeClose() }
-  fastify.addHook('onClose', async () => {
-    // An instance that never became ready has no other hook.
-    await beforeClose()
-    await shutdown.afterClose()
-  })
-  fastify.addHook('onReady', done => {
-    // Only a handler added this late runs before Fastify's own, which makes Fastify answer everything with 503.
-    (fastify as unknown as { onClose: (handler: () => Promise<void>) => void }).onClose(beforeClose)
-    done()
-  })
+  closeHooks.attach(shutdown)
+  fastify.addHook('onClose', async () => { await shutdown.afterClose() })
 
   const controller: GracefulShutdown = {
     get phase () { return phase.current },

@@ -10,9 +10,9 @@ import type { InFlight } from '../requests/in-flight.ts'
 import type { Tasks } from '../requests/tasks.ts'
 import type { Timeouts } from '../requests/timeouts.ts'
 import type { Callbacks } from './callbacks.ts'
+import type { CloseHooks } from './close-hooks.ts'
 import type { SafeLog } from './log.ts'
 import type { PhaseClock } from './phase.ts'
-import type { PreCloseHooks } from './pre-close.ts'
 import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import cluster from 'node:cluster'
@@ -37,7 +37,7 @@ export interface Parts {
   readonly cuts: Cuts
   readonly gate: Gate
   readonly timeouts: Timeouts
-  readonly preClose: PreCloseHooks
+  readonly closeHooks: CloseHooks
   readonly callbacks: Callbacks
   /** Fastify's own close: listeners, and the onClose hooks of all plugins. */
   readonly close: () => Promise<void>
@@ -70,6 +70,8 @@ export class Shutdown {
   #completedBefore = 0
   /** The shutdowns of other instances that its callbacks and hooks wait for. */
   readonly #awaited = new Set<Shutdown>()
+  /** It, and the shutdowns whose hook or callback started it. */
+  #inside: ReadonlySet<Shutdown> = new Set([this])
   #closeError: Error | undefined
   /** 1 until the report says otherwise. */
   #exitCode: ShutdownReport['exitCode'] = 1
@@ -152,10 +154,17 @@ export class Shutdown {
 
   /** Runs before Fastify closes: starts the shutdown if other code calls Fastify's own close, and waits for the drain. */
   async beforeClose (): Promise<void> {
-    this.#closer ??= 'other code'
-    this.#noteCaller()
-    void this.start('close', 'close')
+    if (this.#closer === undefined) {
+      this.#closer = 'other code'
+      this.#noteCaller()
+      void this.start('close', 'close')
+    }
     await this.#drained.promise
+  }
+
+  /** Calls a hook of this shutdown. Its context does not come with Fastify's close, which may go on in the event of a socket. */
+  async within (call: () => Promise<void>): Promise<void> {
+    await context.run(this.#inside, call)
   }
 
   /** Runs after the onClose hooks of other plugins. Fastify's own close, called by other code, then waits for the callbacks. */
@@ -184,6 +193,7 @@ export class Shutdown {
   async #run (given: unknown): Promise<ShutdownReport> {
     const { options, log, phase, inFlight, callbacks, timeouts } = this.#parts
     this.#startedAt = this.#stepStartedAt = now()
+    this.#inside = new Set([...context.getStore() ?? [], this])
     const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     this.#completedBefore = inFlight.completed
     this.#reason = this.#resolveReason(given)
@@ -196,13 +206,12 @@ export class Shutdown {
 
     inFlight.stopCounting()
     phase.advance('draining')
-    const inside = new Set([...context.getStore() ?? [], this])
-    await this.#drain(context.run(inside, async () => { await this.#runPreClose() }))
+    await this.#drain(this.#runPreClose())
     this.#endStep('draining')
     this.#drained.resolve()
 
     phase.advance('closing')
-    await context.run(inside, async () => {
+    await this.within(async () => {
       await this.#close(deadline)
       this.#endStep('closing')
       await callbacks.run(this.#reason, deadline)
@@ -266,16 +275,16 @@ export class Shutdown {
   /** Runs the preClose hooks; that of @fastify/websocket closes WebSockets. */
   async #runPreClose (): Promise<void> {
     this.#parts.webSockets.goAway()
-    await this.#parts.preClose.run()
+    await this.#parts.closeHooks.preClose()
   }
 
   /** Waits until nothing is in flight and the preClose hooks have run, or cuts the rest. */
   async #drain (preClosed: Promise<void>): Promise<void> {
-    const { options: { drainTimeout }, log, inFlight, tasks, preClose, connections, cuts } = this.#parts
+    const { options: { drainTimeout }, log, inFlight, tasks, closeHooks, connections, cuts } = this.#parts
     const start = now()
     connections.closeIdle()
     inFlight.checkAll()
-    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, preClose.isRunning)} to complete...`) }
+    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, closeHooks.isPreClosing)} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
       inFlight.checkAll()
@@ -324,15 +333,14 @@ export class Shutdown {
 
   /** Closes connections and Fastify. If there are callbacks, half of the time left is kept for them. */
   async #close (deadline: number): Promise<void> {
-    const { callbacks, outcome, log } = this.#parts
+    const { callbacks, closeHooks, outcome, log } = this.#parts
     const left = Math.max(0, deadline - now())
     const limit = callbacks.isEmpty ? left : left / 2
     try {
-      if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit))
+      if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit), closeHooks.hanging)
     } catch (thrown) {
       this.#closeError = toError(thrown)
-      outcome.addError(this.#closeError)
-      log.error('Fastify was not closed cleanly', { err: this.#closeError })
+      if (outcome.addError(this.#closeError)) log.error('Fastify was not closed cleanly', { err: this.#closeError })
     }
   }
 
