@@ -6,7 +6,7 @@ import type { Test } from 'tap'
 import { Writable } from 'node:stream'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, eventually, listen, Log, RawClient } from './helpers.ts'
+import { createApp, listen, Log } from './helpers.ts'
 
 interface Kept {
   app: FastifyInstance
@@ -55,23 +55,6 @@ for (const [name, wait] of Object.entries(waits)) {
     })
   }
 }
-
-t.test('an onClose hook may await wait() although Fastify goes on closing in the event of a socket', async t => {
-  const { app } = await createApp(t)
-  app.addHook('onClose', async () => { await app.gracefulShutdown.wait() })
-  app.server.on('upgrade', (_request, socket) => {
-    socket.on('error', () => {})
-    socket.write('HTTP/1.1 101 Switching Protocols\r\n\r\n')
-  })
-  const client = new RawClient(await listen(app)).get('/', ['Connection: Upgrade', 'Upgrade: test'])
-  await client.until(/101/)
-  const report = app.gracefulShutdown.shutdown()
-  await eventually(() => !app.server.listening && app.gracefulShutdown.phase === 'closing')
-  client.socket.destroy()
-  const { errors, time } = await report
-  t.strictSame(errors, [])
-  t.ok(time < 3_000, `took ${time}ms`)
-})
 
 for (const closer of ['kept', 'own'] as const) {
   t.test(`errors of onClose hooks are logged with their names and reported, if Fastify is closed by its ${closer} close()`, async t => {

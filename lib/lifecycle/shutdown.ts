@@ -162,7 +162,7 @@ export class Shutdown {
     await this.#drained.promise
   }
 
-  /** Calls a hook of this shutdown. Its context does not come with Fastify's close, which may go on in the event of a socket. */
+  /** Calls a hook or callback of this shutdown, which then knows it, also if other code has called Fastify's own close. */
   async within (call: () => Promise<void>): Promise<void> {
     await context.run(this.#inside, call)
   }
