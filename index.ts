@@ -226,10 +226,12 @@ function closeWith (shutdown: Shutdown, fastify: FastifyInstance, close: () => P
   }
 }
 
+type Listen = (this: unknown, options?: { signal?: Partial<AbortSignal> }, ...rest: unknown[]) => unknown
+
 /** Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's. */
 function observeListenSignals (fastify: FastifyInstance, shutdown: Shutdown): void {
-  const { listen } = fastify as unknown as { listen: (this: unknown, options?: { signal?: Partial<AbortSignal> }, ...rest: unknown[]) => unknown }
-  const observed: typeof listen = function (options, ...rest) {
+  const { listen } = fastify as unknown as { listen: Listen }
+  const observed: Listen = function (options, ...rest) {
     options?.signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
     return listen.call(this, options, ...rest)
   }

@@ -52,6 +52,12 @@ t.test('if a request was cut, the exit code is 1 even if the caller of close() e
   t.match(await endOf(t, 'exits with 0', { cuts: true }), { code: 1, signal: null, said: ['flushed', 'exit 0 1'] })
 })
 
+t.test('after the caller of close() has closed all instances, a new one that starts to listen shuts down at once and says why', async t => {
+  const { service, ...end } = await endOf(t, 'closes all and listens anew')
+  t.match(end, { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 0'] })
+  t.match(await service.log.line(/^The process is shutting down \(SIGTERM\), so an instance that starts to listen now/), { level: 40 })
+})
+
 t.test('shutdownTimeout ends a process whose closer does not', async t => {
   const { service, ...end } = await endOf(t, 'never exits', { options: { shutdownTimeout: 1_500 } })
   t.match(end, { code: 1, signal: null, said: ['flushed', 'exit 1 1'] })

@@ -101,7 +101,8 @@ t.test('refuses times that do not fit into each other', async t => {
 })
 
 t.test('refuses a budget that leaves no time for closing and callbacks, and says what fits', async t => {
-  for (const [shutdownTimeout, shutdownDelay, most] of [[2_000, 0, 1_800], [1_000, 300, 600], [30_000, 10_000, 19_500], [60_000, 0, 59_500]] as const) {
+  const budgets = [[2_000, 0, 1_800], [1_000, 300, 600], [30_000, 10_000, 19_500], [60_000, 0, 59_500]] as const
+  for (const [shutdownTimeout, shutdownDelay, most] of budgets) {
     const error = await registrationError({ shutdownTimeout, shutdownDelay, drainTimeout: most + 1 })
     t.equal(error.code, 'FST_ERR_GRACEFUL_BUDGET')
     t.match(error.message, `drainTimeout (${most + 1} ms) must be at most ${shutdownDelay + most} ms`)
