@@ -44,7 +44,7 @@ export interface Parts {
 }
 
 /** What starts a shutdown: an event of the process; `close()` in any form, or a closed listener; a user's `shutdown()`. */
-export type Trigger = 'process' | 'close' | 'shutdown'
+type Trigger = 'process' | 'close' | 'shutdown'
 
 /** The shutdowns whose hooks or callbacks the current code runs in. */
 const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
