@@ -17,7 +17,7 @@
 //   lib/lifecycle/               how far the shutdown is
 //     phase.ts                     running, delaying, draining, closing, closed
 //     shutdown.ts                  the shutdown, step by step
-//     pre-close.ts                 the preClose hooks of other plugins
+//     close-hooks.ts               the preClose and onClose hooks of other plugins
 //     callbacks.ts, report.ts      cleanup, in order; what was cut or failed
 //     process.ts, log.ts           signals, uncaught errors, the exit; a log that never throws
 //   lib/probes.ts, check.ts      /health and /ready; a check behind them
@@ -31,15 +31,15 @@ import fp from 'fastify-plugin'
 import { adoptServers, assertNotShared, isOwned } from './lib/connections/servers.ts'
 import { Connections } from './lib/connections/sockets.ts'
 import { WebSockets } from './lib/connections/upgraded.ts'
-import { AlreadyRegisteredError, NotRootError } from './lib/errors.ts'
+import { AlreadyRegisteredError, DecoratorTakenError, NotRootError } from './lib/errors.ts'
 import { Callbacks } from './lib/lifecycle/callbacks.ts'
+import { CloseHooks } from './lib/lifecycle/close-hooks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
-import { PreCloseHooks } from './lib/lifecycle/pre-close.ts'
 import { assertNode, joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
-import { resolveOptions, resolveRouteOptions } from './lib/options.ts'
+import { resolveOptions, resolveRouteOptions, secondsWarnings } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, isUpgrade, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
@@ -49,9 +49,13 @@ import { InFlight } from './lib/requests/in-flight.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
 
+const DECORATORS = ['gracefulShutdown', 'registerShutdownCallback', 'isShuttingDown', 'inFlightRequests']
+
 async function graceful (fastify: FastifyInstance, input: GracefulOptions): Promise<void> {
   assertNode()
-  if (isOwned(fastify) || fastify.hasDecorator('gracefulShutdown')) throw new AlreadyRegisteredError()
+  if (isOwned(fastify)) throw new AlreadyRegisteredError()
+  const taken = DECORATORS.find(name => fastify.hasDecorator(name))
+  if (taken !== undefined) throw new DecoratorTakenError(taken, DECORATORS.join(', '))
   // `close` is an own property of the root instance; child contexts inherit it.
   if (!Object.hasOwn(fastify, 'close')) throw new NotRootError()
   assertNotShared(fastify)
@@ -72,9 +76,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const gate = new Gate(phase, connections, inFlight)
   const cuts = new Cuts(phase, inFlight, tasks, connections, outcome, log)
   const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
-  const preClose = new PreCloseHooks(fastify, error => {
-    outcome.addError(error)
-    log.error('A preClose hook failed', { err: error })
+  const closeHooks = new CloseHooks(fastify, (hook, error) => {
+    if (outcome.addError(error)) log.error(`The ${hook} failed`, { err: error })
   })
   const callbacks = new Callbacks(options.shutdownTimeout, log)
   const probes = new Probes(options, phase, inFlight, log)
@@ -111,7 +114,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   const close = fastify.close.bind(fastify) as () => Promise<void>
   const shutdown = new Shutdown({
-    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, preClose, callbacks, close
+    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, closeHooks, callbacks, close
   })
   const member = { options, log, shutdown }
 
@@ -156,6 +159,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
 
   fastify.addHook('onListen', done => {
+    for (const warning of secondsWarnings(options)) log.warn(warning)
     connections.fastifyListens()
     // Fastify completes a listen() that was in progress when the instance was closed.
     if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()
@@ -164,18 +168,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   // Whatever closes the instance runs the whole shutdown and waits for its end.
   fastify.close = closeWith(shutdown, fastify, close) as typeof fastify.close
+  observeListenSignals(fastify, shutdown)
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
-  const beforeClose = async () => { await shutdown.beforeClose() }
-  fastify.addHook('onClose', async () => {
-    // An instance that never became ready has no other hook.
-    await beforeClose()
-    await shutdown.afterClose()
-  })
-  fastify.addHook('onReady', done => {
-    // Only a handler added this late runs before Fastify's own, which makes Fastify answer everything with 503.
-    (fastify as unknown as { onClose: (handler: () => Promise<void>) => void }).onClose(beforeClose)
-    done()
-  })
+  closeHooks.attach(shutdown)
+  fastify.addHook('onClose', async () => { await shutdown.afterClose() })
 
   const controller: GracefulShutdown = {
     get phase () { return phase.current },
@@ -237,6 +233,18 @@ function closeWith (shutdown: Shutdown, fastify: FastifyInstance, close: () => P
     shutdown.close().then(() => { call(null) }, call)
     return fastify
   }
+}
+
+type Listen = (this: unknown, options?: { signal?: Partial<AbortSignal> }, ...rest: unknown[]) => unknown
+
+/** Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's. */
+function observeListenSignals (fastify: FastifyInstance, shutdown: Shutdown): void {
+  const { listen } = fastify as unknown as { listen: Listen }
+  const observed: Listen = function (options, ...rest) {
+    options?.signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
+    return listen.call(this, options, ...rest)
+  }
+  Object.assign(fastify, { listen: observed })
 }
 
 const plugin = fp(graceful, { name: 'fastify-graceful', fastify: '5.x' })

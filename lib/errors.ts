@@ -29,9 +29,10 @@ export const RuntimeUnsupportedError = createError<[runtime: string]>(
   'FST_ERR_GRACEFUL_RUNTIME_UNSUPPORTED', 'fastify-graceful needs Node.js; %s is not supported')
 
 /** The time limits do not fit into each other. */
-export const BudgetError = createError<[delay: number, drain: number, shutdown: number]>(
+export const BudgetError = createError<[delay: number, drain: number, most: number, shutdown: number]>(
   'FST_ERR_GRACEFUL_BUDGET',
-  'shutdownDelay (%d ms) + drainTimeout (%d ms) must be less than shutdownTimeout (%d ms), or no time is left to close and clean up')
+  'shutdownDelay (%d ms) + drainTimeout (%d ms) must be at most %d ms, because shutdownTimeout (%d ms) includes the time to close, ' +
+  'clean up and exit')
 
 /** A probe has the path of a route or of the other probe. */
 export const ProbePathError = createError<[option: string, path: string, other: string, option: string]>(
@@ -41,6 +42,12 @@ export const ProbePathError = createError<[option: string, path: string, other: 
 /** A server shuts down once, with one set of options. */
 export const AlreadyRegisteredError = createError(
   'FST_ERR_GRACEFUL_ALREADY_REGISTERED', 'fastify-graceful is already registered in this instance')
+
+/** Another plugin for shutdown, or the application, uses the name of one of the plugin's decorators. */
+export const DecoratorTakenError = createError<[name: string, all: string]>(
+  'FST_ERR_GRACEFUL_DECORATOR_TAKEN',
+  'The instance already has a decorator "%s", of the application, of another plugin, or of a second copy of fastify-graceful. Rename ' +
+  'or remove it: fastify-graceful adds %s')
 
 /** A plugin in a child context sees no requests of the root context or of its siblings, so it cannot protect them. */
 export const NotRootError = createError(
@@ -68,8 +75,8 @@ export const CheckFailedError = createError<[name: string]>(
 export const CheckTimeoutError = createError<[name: string, limit: number]>(
   'FST_ERR_GRACEFUL_CHECK_TIMEOUT', 'The check "%s" did not finish within %d ms')
 
-export const CloseTimeoutError = createError<[limit: number]>(
-  'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Fastify did not close within %d ms: an onClose or preClose hook hangs')
+export const CloseTimeoutError = createError<[limit: number, what: string]>(
+  'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Fastify did not close within %d ms: %s hangs')
 
 export const TrackInvalidError = createError<[value: string]>(
   'FST_ERR_GRACEFUL_TRACK_INVALID', 'track() takes a promise, or a thenable that is not frozen, got %s')

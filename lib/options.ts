@@ -4,7 +4,7 @@ import type { FastifySchema } from 'fastify'
 import type { GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
 import { isMainThread } from 'node:worker_threads'
 import { BudgetError, CrashSignalError, OptionInvalidError, OptionUnknownError, ProbePathError, WorkerThreadError } from './errors.ts'
-import { CHECK_TIMEOUT, LONGEST_TIMER } from './times.ts'
+import { CHECK_TIMEOUT, CLEANUP, LONGEST_TIMER, partOf } from './times.ts'
 import { show } from './values.ts'
 
 /** The events that `signals: true` stands for. */
@@ -68,8 +68,9 @@ export function resolveOptions (input: GracefulOptions): Options {
   const options = { ...DEFAULTS, ...given } as Required<GracefulOptions>
   const shutdownTimeout = milliseconds('option "shutdownTimeout"', options.shutdownTimeout, 1)
   const shutdownDelay = milliseconds('option "shutdownDelay"', options.shutdownDelay, 0)
-  const left = Math.max(0, shutdownTimeout - shutdownDelay)
-  const { drainTimeout = Math.min(DEFAULTS.drainTimeout, Math.floor(left * DRAIN_PART)) } = given as GracefulOptions
+  const most = Math.floor(shutdownTimeout - partOf(shutdownTimeout, CLEANUP))
+  const fitting = Math.min(DEFAULTS.drainTimeout, Math.floor((shutdownTimeout - shutdownDelay) * DRAIN_PART), most - shutdownDelay)
+  const { drainTimeout = Math.max(0, fitting) } = given as GracefulOptions
   const resolved: Options = {
     shutdownTimeout,
     drainTimeout: milliseconds('option "drainTimeout"', drainTimeout, 0),
@@ -83,19 +84,19 @@ export function resolveOptions (input: GracefulOptions): Options {
     given: new Set(Object.keys(given))
   }
   const { health, ready } = resolved
-  if (shutdownDelay + drainTimeout >= shutdownTimeout) throw new BudgetError(shutdownDelay, drainTimeout, shutdownTimeout)
+  if (shutdownDelay + drainTimeout > most) throw new BudgetError(shutdownDelay, drainTimeout, most, shutdownTimeout)
   if (health !== false && ready !== false && health.path === ready.path) {
     throw new ProbePathError('ready', ready.path, 'option "health"', 'ready')
   }
   return Object.freeze(resolved)
 }
 
-/** The options given in milliseconds that look as if they were meant in seconds. A short `shutdownDelay` makes sense. */
-export function perhapsSeconds (options: Options): Array<[name: string, value: number]> {
+/** A warning for each timeout given that looks as if it was meant in seconds. A short `shutdownDelay` makes sense. */
+export function secondsWarnings (options: Options): string[] {
   const { shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout, given } = options
-  const limits = Object.entries({ shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout })
-  return limits.map(([name, value]): [string, number] => [name, Number(value)])
-    .filter(([name, value]) => given.has(name) && value > 0 && value < 1_000)
+  return Object.entries({ shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout })
+    .filter(([name, value]) => given.has(name) && Number(value) > 0 && Number(value) < 1_000)
+    .map(([name, value]) => `Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${Number(value) * 1_000}`)
 }
 
 /** Validates a route's `config.gracefulShutdown`. */

@@ -18,13 +18,23 @@ export const PROGRESS_INTERVAL = 1_000
 /** The steps of a shutdown end this long before shutdownTimeout, so that the report is written before the forced exit. */
 export const EXIT_MARGIN = { part: 1 / 20, most: 250 }
 
+/** The part of shutdownTimeout, EXIT_MARGIN included, that shutdownDelay and drainTimeout must leave for closing and callbacks. */
+export const CLEANUP = { part: 1 / 10, most: 500 }
+
+export function partOf (time: number, { part, most }: { part: number, most: number }): number {
+  return Math.min(most, time * part)
+}
+
 /**
  * A client that has just been answered over keep-alive sends its next request at once, and should get a 503, not a reset. So no
  * request may have arrived for `milliseconds` before connections are closed; `most` limits the wait.
  */
 export const QUIET = { milliseconds: 100, most: 200 }
 
-/** Tools that run a program (nodemon, tsx, npm) may deliver one Ctrl-C twice, so the first signal again within this time is a copy. */
+/**
+ * A signal within this time after the first one comes with it. Tools that run a program (nodemon, tsx, npm) may deliver one Ctrl-C
+ * twice, a supervisor may pass SIGTERM on while the terminal sends SIGINT, and systemd's SendSIGHUP sends SIGHUP right after SIGTERM.
+ */
 export const SIGNAL_COPY = 200
 
 /** An exit waits for at most this long until the last lines of the log are written. */

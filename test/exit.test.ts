@@ -26,11 +26,23 @@ async function endOf (t: Test, how: string, { cuts = false, options = {} }: { cu
   return { service, code, signal, said: service.log.messages(/^(?:flushed|beforeExit .*|exit .*)$/) }
 }
 
-for (const how of ['closes all', 'closes one', 'closes with a kept close', 'calls shutdown()']) {
+for (const how of ['closes all', 'closes one', 'closes with a kept close', 'calls shutdown()', 'aborts its listen signal and closes']) {
   t.test(`a signal handler that ${how} and then flushes is not cut off, and the process ends by itself`, async t => {
     t.match(await endOf(t, how), { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 0'] })
   })
 }
+
+t.test('a signal handler that only aborts the signal given to listen() leaves the exit to the plugin', async t => {
+  t.match(await endOf(t, 'aborts its listen signal'), { code: 0, signal: null, said: ['exit 0 0'] })
+  t.match(await endOf(t, 'aborts its listen signal', { cuts: true }), { code: 1, signal: null, said: ['exit 1 1'] })
+})
+
+t.test('an onClose hook that fails after listen() was aborted is reported once, and is no uncaught error', async t => {
+  const { service, ...end } = await endOf(t, 'aborts its listen signal, and a hook fails')
+  t.match(end, { code: 1, signal: null, said: ['exit 1 1'] })
+  t.match(await service.log.line(/not everything went well/), { report: { errors: ['onClose on purpose'] } })
+  t.strictSame(service.log.messages(/^Uncaught error/), [])
+})
 
 t.test('if a request was cut, the process that ends by itself exits with 1, and all listeners see that', async t => {
   t.match(await endOf(t, 'closes all', { cuts: true }), { code: 1, signal: null, said: ['flushed', 'beforeExit 1', 'exit 1 1'] })
@@ -38,6 +50,12 @@ t.test('if a request was cut, the process that ends by itself exits with 1, and 
 
 t.test('if a request was cut, the exit code is 1 even if the caller of close() exits with 0', async t => {
   t.match(await endOf(t, 'exits with 0', { cuts: true }), { code: 1, signal: null, said: ['flushed', 'exit 0 1'] })
+})
+
+t.test('after the caller of close() has closed all instances, a new one that starts to listen shuts down at once and says why', async t => {
+  const { service, ...end } = await endOf(t, 'closes all and listens anew')
+  t.match(end, { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 0'] })
+  t.match(await service.log.line(/^The process is shutting down \(SIGTERM\), so an instance that starts to listen now/), { level: 40 })
 })
 
 t.test('shutdownTimeout ends a process whose closer does not', async t => {

@@ -7,9 +7,11 @@ import { once } from 'node:events'
 import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import { destination, pino } from 'pino'
 import gracefulPlugin from '../index.ts'
+import { SIGNAL_COPY } from '../lib/times.ts'
 import { fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
@@ -69,7 +71,10 @@ for (const [what, env] of [
     await service.log.line(/^ready$/)
     service.stopReading()
     service.kill('SIGTERM')
-    if (what === 'a second signal') service.kill('SIGINT')
+    if (what === 'a second signal') {
+      await sleep(2 * SIGNAL_COPY)
+      service.kill('SIGINT')
+    }
     t.strictSame(await service.exit, { code: 1, signal: null })
   })
 }

@@ -434,7 +434,8 @@ t.test('background work that is cut at the drain timeout is logged once, also if
     import Fastify from 'fastify'
     import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
     const app = Fastify({ logger: true })
-    await app.register(gracefulPlugin, { drainTimeout: 100 })
+    // Longer than a signal that comes with the first one may take.
+    await app.register(gracefulPlugin, { drainTimeout: 300 })
     app.gracefulShutdown.track(new Promise(() => {}), 'import')
     app.gracefulShutdown.onShutdown(async () => {
       app.log.info('callback')

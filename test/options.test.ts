@@ -96,16 +96,26 @@ t.test('refuses times that do not fit into each other', async t => {
   ]) {
     const error = await registrationError(options)
     t.equal(error.code, 'FST_ERR_GRACEFUL_BUDGET')
-    t.match(error.message, /shutdownDelay \(\d+ ms\) \+ drainTimeout \(\d+ ms\) must be less than shutdownTimeout \(\d+ ms\)/)
+    t.match(error.message, /shutdownDelay \(\d+ ms\) \+ drainTimeout \(\d+ ms\) must be at most \d+ ms, because shutdownTimeout \(\d+ ms\)/)
   }
-  t.ok(resolveOptions({ shutdownTimeout: 1_000, drainTimeout: 600, shutdownDelay: 399 }))
+})
+
+t.test('refuses a budget that leaves no time for closing and callbacks, and says what fits', async t => {
+  const budgets = [[2_000, 0, 1_800], [1_000, 300, 600], [30_000, 10_000, 19_500], [60_000, 0, 59_500]] as const
+  for (const [shutdownTimeout, shutdownDelay, most] of budgets) {
+    const error = await registrationError({ shutdownTimeout, shutdownDelay, drainTimeout: most + 1 })
+    t.equal(error.code, 'FST_ERR_GRACEFUL_BUDGET')
+    t.match(error.message, `drainTimeout (${most + 1} ms) must be at most ${shutdownDelay + most} ms`)
+    t.equal(resolveOptions({ shutdownTimeout, shutdownDelay, drainTimeout: most }).drainTimeout, most)
+  }
 })
 
 t.test('derives a drainTimeout that is not given from what the delay leaves', async t => {
   for (const [options, drainTimeout] of [
     [{}, 25_000], [{ shutdownTimeout: 60_000 }, 25_000], [{ shutdownDelay: 10_000 }, 16_666], [{ shutdownTimeout: 10_000 }, 8_333],
     [{ shutdownTimeout: 20_000, shutdownDelay: 5_000 }, 12_500], [{ shutdownTimeout: 60_000, shutdownDelay: 40_000 }, 16_666],
-    [{ shutdownTimeout: 1 }, 0], [{ shutdownTimeout: 10_000, drainTimeout: undefined }, 8_333]
+    [{ shutdownTimeout: 1 }, 0], [{ shutdownTimeout: 10_000, drainTimeout: undefined }, 8_333],
+    [{ shutdownDelay: 28_500 }, 1_000], [{ shutdownDelay: 29_500 }, 0]
   ] as Array<[GracefulOptions, number]>) {
     t.equal(resolveOptions(options).drainTimeout, drainTimeout, inspect(options))
   }
@@ -236,6 +246,20 @@ t.test('refuses to be registered twice', async t => {
   await app.register(gracefulPlugin)
   await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_ALREADY_REGISTERED' })
 })
+
+for (const name of ['gracefulShutdown', 'registerShutdownCallback', 'isShuttingDown', 'inFlightRequests']) {
+  t.test(`says that the decorator ${name} of other code is in the way`, async t => {
+    const app = Fastify()
+    let isClosed = false
+    app.addHook('onClose', async () => { isClosed = true })
+    app.decorate(name, null)
+    await t.rejects(async () => { await app.register(gracefulPlugin) }, {
+      code: 'FST_ERR_GRACEFUL_DECORATOR_TAKEN', message: new RegExp(`already has a decorator "${name}".*adds gracefulShutdown, `)
+    })
+    await app.close().catch(() => {})
+    t.ok(isClosed)
+  })
+}
 
 t.test('refuses to be registered in a child context, where it would protect no other route, and says how to register it', async t => {
   const app = Fastify()

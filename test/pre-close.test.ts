@@ -104,7 +104,7 @@ t.test('a hook that fails is logged and reported, the others run, and close() re
   const { errors, exitCode } = await app.gracefulShutdown.wait()
   t.strictSame(errors.map(({ message }) => message), ['first', 'second', "Not an error: 'third' (string)"])
   t.equal(exitCode, 1)
-  t.equal(log.messages(/^A preClose hook failed/).length, 3)
+  t.equal(log.messages(/^The (?:anonymous )?preClose hook .*failed/).length, 3)
 })
 
 t.test('a hook that hangs does not hold up the shutdown beyond its time', async t => {

@@ -52,6 +52,14 @@ t.test('tells the log what happens, in order', async t => {
   t.match(told.at(-1), { report: { reason: 'SIGTERM', completed: 2, exitCode: 0 } })
 })
 
+t.test('only the name of a signal is logged as received', async t => {
+  for (const [reason, message] of [['SIGHUP', 'SIGHUP received, shutting down'], ['SIGNAL lost', 'Shutting down: SIGNAL lost']] as const) {
+    const { app, log } = await createApp(t)
+    await app.gracefulShutdown.shutdown(reason)
+    t.strictSame(log.messages(/shutting down/i), [message])
+  }
+})
+
 t.test('tells each second how many are waited for, and at debug who', async t => {
   const { app, log } = await createApp(t)
   const held = heldRoute(app)
@@ -260,6 +268,21 @@ t.test('cuts a response under way at the drain timeout', async t => {
   await client.closed
   t.match(report, { cut: [{ route: '/stream' }], exitCode: 1 })
   t.equal(app.inFlightRequests, 0)
+})
+
+t.test('the largest drainTimeout that fits leaves time to close and for callbacks', async t => {
+  const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 1_800 })
+  const held = heldRoute(app)
+  let left = 0
+  app.registerShutdownCallback(({ deadline }) => { left = deadline - Date.now() })
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  const { errors, callbacks } = await app.gracefulShutdown.shutdown()
+  await client.closed
+  held.release()
+  t.strictSame(errors, [])
+  t.match(callbacks, [{ error: undefined }])
+  t.ok(left > 20, `${left}ms left`)
 })
 
 t.test('the signal tells long-lived ones to end', async t => {

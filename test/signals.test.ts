@@ -6,6 +6,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { SIGNAL_COPY } from '../lib/times.ts'
 import { createApp, eventually, fixture, fork, portOf, RawClient, runCommand, runNode } from './helpers.ts'
 
 const modules = fileURLToPath(new URL('../node_modules/', import.meta.url))
@@ -132,7 +133,10 @@ t.test('a third signal, while the log is written, does not disturb the exit', as
     const app = Fastify({ logger: true })
     await app.register(gracefulPlugin)
     await app.listen({ port: 0, host: '127.0.0.1' })
-    for (const signal of ['SIGTERM', 'SIGHUP', 'SIGQUIT']) process.emit(signal, signal)`])
+    app.registerShutdownCallback(async () => { await new Promise(() => {}) })
+    process.emit('SIGTERM', 'SIGTERM')
+    await new Promise(resolve => { setTimeout(resolve, ${SIGNAL_COPY + 50}) })
+    for (const signal of ['SIGHUP', 'SIGQUIT']) process.emit(signal, signal)`])
   t.strictSame(await program.exit, { code: 1, signal: null })
   t.strictSame(program.log.messages(/^Second signal/), ['Second signal, SIGHUP: exiting at once'])
 })

@@ -71,6 +71,16 @@ t.test('close() waits for late requests if the signals are left to the applicati
   t.ok(time >= 90, `took ${time}ms`)
 })
 
+t.test("shutdown('close') is no close(), so it waits for late requests", async t => {
+  const app = Fastify() as FastifyInstance
+  await app.register(gracefulPlugin)
+  app.get('/', async () => 'served')
+  await (await fetch(`http://127.0.0.1:${await listen(app)}/`)).text()
+  const { reason, phases } = await app.gracefulShutdown.shutdown('close')
+  t.equal(reason, 'close')
+  t.ok(phases.draining >= 90, `drained for ${phases.draining}ms`)
+})
+
 t.test('close() called because of a signal waits for late requests, too', async t => {
   const program = fork(t, 'close-on-signal')
   const port = await portOf(program)

@@ -29,8 +29,8 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       await service.log.line(/stuck request is in/)
       service.kill('SIGTERM')
       await service.log.line(message)
-      // The same signal within this time is a copy.
-      if (signal === 'SIGTERM') await new Promise(resolve => { setTimeout(resolve, SIGNAL_COPY + 1) })
+      // A signal within this time comes with the first.
+      await new Promise(resolve => { setTimeout(resolve, SIGNAL_COPY + 1) })
       const start = performance.now()
       service.kill(signal)
       t.strictSame(await service.exit, { code: 1, signal: null })
@@ -298,17 +298,20 @@ t.test('node:cluster: a worker that its primary disconnects ends what it has beg
   for (const { socket } of idle) socket.destroy()
 })
 
-t.test('a second signal that comes with the first one exits at once', async t => {
-  const service = fork(t, 'service')
-  const port = await portOf(service)
-  const client = new RawClient(port).get('/stuck')
-  await service.log.line(/stuck request is in/)
-  new RawClient(port).get('/two-signals')
-  t.strictSame(await service.exit, { code: 1, signal: null })
-  await client.closed
-  await service.log.line(/Second signal, SIG(TERM|INT): exiting at once/)
-  await service.log.line(/exits before the shutdown is complete/)
-})
+for (const signals of ['SIGTERM,SIGHUP', 'SIGHUP,SIGTERM', 'SIGTERM,SIGINT', 'SIGINT,SIGTERM']) {
+  t.test(`two signals at once, ${signals}, are one graceful shutdown, and SIGINT skips the delay`, async t => {
+    const delay = signals.includes('SIGINT') ? 20_000 : 100
+    const service = fork(t, 'service', { OPTIONS: `{"shutdownDelay":${delay},"shutdownTimeout":50000}` })
+    const port = await portOf(service)
+    const client = new RawClient(port).get('/slow?ms=400')
+    await service.log.line(/slow request is in/)
+    new RawClient(port).get(`/signals/${signals}`)
+    await client.closed
+    t.match(client.text, /200 OK[^]*slow$/)
+    t.strictSame(await service.exit, { code: 0, signal: null })
+    t.equal(service.log.messages(/received, shutting down/).length, 1)
+  })
+}
 
 t.test('a signal after an uncaught error joins, and a second one exits at once', async t => {
   const service = fork(t, 'service')

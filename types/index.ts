@@ -59,8 +59,9 @@ export interface GracefulOptions {
    */
   shutdownTimeout?: number
   /**
-   * How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. Default: five sixths of what
-   * `shutdownDelay` leaves of `shutdownTimeout`, at most 25000.
+   * How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. With `shutdownDelay`, it must leave
+   * a tenth of `shutdownTimeout`, or 500 ms if that is less. Default: five sixths of what `shutdownDelay` leaves of
+   * `shutdownTimeout`, at most 25000, and no more than fits.
    */
   drainTimeout?: number
   /**

@@ -10,16 +10,17 @@ import type { InFlight } from '../requests/in-flight.ts'
 import type { Tasks } from '../requests/tasks.ts'
 import type { Timeouts } from '../requests/timeouts.ts'
 import type { Callbacks } from './callbacks.ts'
+import type { CloseHooks } from './close-hooks.ts'
 import type { SafeLog } from './log.ts'
 import type { PhaseClock } from './phase.ts'
-import type { PreCloseHooks } from './pre-close.ts'
 import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import cluster from 'node:cluster'
 import { once } from 'node:events'
+import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET } from '../times.ts'
+import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { isProcessEnding } from './process.ts'
 import { loggable } from './report.ts'
@@ -36,11 +37,14 @@ export interface Parts {
   readonly cuts: Cuts
   readonly gate: Gate
   readonly timeouts: Timeouts
-  readonly preClose: PreCloseHooks
+  readonly closeHooks: CloseHooks
   readonly callbacks: Callbacks
   /** Fastify's own close: listeners, and the onClose hooks of all plugins. */
   readonly close: () => Promise<void>
 }
+
+/** What starts a shutdown: an event of the process; `close()` in any form, or a closed listener; a user's `shutdown()`. */
+type Trigger = 'process' | 'close' | 'shutdown'
 
 /** The shutdowns whose hooks or callbacks the current code runs in. */
 const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
@@ -57,7 +61,8 @@ export class Shutdown {
   #hasCaller = false
   /** Aborted when the delay is to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
-  #isStarted = false
+  #trigger: Trigger | undefined
+  #isListenAborted = false
   #reason = ''
   #startedAt = 0
   #stepStartedAt = 0
@@ -65,6 +70,8 @@ export class Shutdown {
   #completedBefore = 0
   /** The shutdowns of other instances that its callbacks and hooks wait for. */
   readonly #awaited = new Set<Shutdown>()
+  /** It, and the shutdowns whose hook or callback started it. */
+  #inside: ReadonlySet<Shutdown> = new Set([this])
   #closeError: Error | undefined
   /** 1 until the report says otherwise. */
   #exitCode: ShutdownReport['exitCode'] = 1
@@ -74,10 +81,10 @@ export class Shutdown {
   }
 
   /** Starts the shutdown, or joins the one in progress. Resolves when it is complete; never rejects. */
-  async start (reason: unknown): Promise<ShutdownReport> {
-    if (!this.#isStarted) {
+  async start (reason: unknown, trigger: Trigger = 'process'): Promise<ShutdownReport> {
+    if (this.#trigger === undefined) {
       // Before the first log line, which may call back into here.
-      this.#isStarted = true
+      this.#trigger = trigger
       this.#ended.resolve(this.#run(reason))
     }
     return await this.ended
@@ -101,7 +108,7 @@ export class Shutdown {
   /** For users: starts the shutdown if necessary, and waits for its end. */
   async join (reason: unknown): Promise<ShutdownReport> {
     this.#noteCaller()
-    void this.start(reason)
+    void this.start(reason, 'shutdown')
     return await this.wait()
   }
 
@@ -127,21 +134,37 @@ export class Shutdown {
   listenersClosed (): void {
     this.skipDelay()
     this.#unlistened.resolve()
-    void this.start('close')
+    void this.start('close', 'close')
+  }
+
+  /** A signal given to `listen()` is aborted. Fastify calls `close()` next, but no code goes on when that resolves. */
+  listenAborted (): void {
+    this.#isListenAborted = true
   }
 
   /** `fastify.close()`: the same, but it rejects if Fastify's own close does. */
   async close (): Promise<void> {
-    await this.join('close')
-    if (this.#closeError !== undefined) throw this.#closeError
+    const isAwaited = !this.#isListenAborted
+    this.#isListenAborted = false
+    if (isAwaited) this.#noteCaller()
+    void this.start('close', 'close')
+    await this.wait()
+    if (isAwaited && this.#closeError !== undefined) throw this.#closeError
   }
 
   /** Runs before Fastify closes: starts the shutdown if other code calls Fastify's own close, and waits for the drain. */
   async beforeClose (): Promise<void> {
-    this.#closer ??= 'other code'
-    this.#noteCaller()
-    void this.start('close')
+    if (this.#closer === undefined) {
+      this.#closer = 'other code'
+      this.#noteCaller()
+      void this.start('close', 'close')
+    }
     await this.#drained.promise
+  }
+
+  /** Calls a hook or callback of this shutdown, which then knows it, also if other code has called Fastify's own close. */
+  async within (call: () => Promise<void>): Promise<void> {
+    await context.run(this.#inside, call)
   }
 
   /** Runs after the onClose hooks of other plugins. Fastify's own close, called by other code, then waits for the callbacks. */
@@ -170,10 +193,11 @@ export class Shutdown {
   async #run (given: unknown): Promise<ShutdownReport> {
     const { options, log, phase, inFlight, callbacks, timeouts } = this.#parts
     this.#startedAt = this.#stepStartedAt = now()
+    this.#inside = new Set([...context.getStore() ?? [], this])
     const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     this.#completedBefore = inFlight.completed
     this.#reason = this.#resolveReason(given)
-    log.info(this.#reason.startsWith('SIG') ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
+    log.info(Object.hasOwn(constants.signals, this.#reason) ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
 
     const delay = this.#startDelay()
     // Without a delay, the gate shuts synchronously.
@@ -182,13 +206,12 @@ export class Shutdown {
 
     inFlight.stopCounting()
     phase.advance('draining')
-    const inside = new Set([...context.getStore() ?? [], this])
-    await this.#drain(context.run(inside, async () => { await this.#runPreClose() }))
+    await this.#drain(this.#runPreClose())
     this.#endStep('draining')
     this.#drained.resolve()
 
     phase.advance('closing')
-    await context.run(inside, async () => {
+    await this.within(async () => {
       await this.#close(deadline)
       this.#endStep('closing')
       await callbacks.run(this.#reason, deadline)
@@ -252,16 +275,16 @@ export class Shutdown {
   /** Runs the preClose hooks; that of @fastify/websocket closes WebSockets. */
   async #runPreClose (): Promise<void> {
     this.#parts.webSockets.goAway()
-    await this.#parts.preClose.run()
+    await this.#parts.closeHooks.preClose()
   }
 
   /** Waits until nothing is in flight and the preClose hooks have run, or cuts the rest. */
   async #drain (preClosed: Promise<void>): Promise<void> {
-    const { options: { drainTimeout }, log, inFlight, tasks, preClose, connections, cuts } = this.#parts
+    const { options: { drainTimeout }, log, inFlight, tasks, closeHooks, connections, cuts } = this.#parts
     const start = now()
     connections.closeIdle()
     inFlight.checkAll()
-    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, preClose.isRunning)} to complete...`) }
+    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, closeHooks.isPreClosing)} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
       inFlight.checkAll()
@@ -294,7 +317,7 @@ export class Shutdown {
    * leaves the signals to the plugin.
    */
   get #isDeploy (): boolean {
-    return this.#reason !== 'close' || !this.#parts.options.signals.includes('SIGTERM') || isProcessEnding()
+    return this.#trigger !== 'close' || !this.#parts.options.signals.includes('SIGTERM') || isProcessEnding()
   }
 
   /** Waits until, for a short time, no request has arrived and no response has been sent that another request may follow. */
@@ -310,15 +333,14 @@ export class Shutdown {
 
   /** Closes connections and Fastify. If there are callbacks, half of the time left is kept for them. */
   async #close (deadline: number): Promise<void> {
-    const { callbacks, outcome, log } = this.#parts
+    const { callbacks, closeHooks, outcome, log } = this.#parts
     const left = Math.max(0, deadline - now())
     const limit = callbacks.isEmpty ? left : left / 2
     try {
-      if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit))
+      if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit), closeHooks.hanging)
     } catch (thrown) {
       this.#closeError = toError(thrown)
-      outcome.addError(this.#closeError)
-      log.error('Fastify was not closed cleanly', { err: this.#closeError })
+      if (outcome.addError(this.#closeError)) log.error('Fastify was not closed cleanly', { err: this.#closeError })
     }
   }
 
@@ -342,10 +364,6 @@ export class Shutdown {
     if (await within(grace, closed) === TIMED_OUT) connections.destroy()
     await closed
   }
-}
-
-function partOf (time: number, { part, most }: { part: number, most: number }): number {
-  return Math.min(most, time * part)
 }
 
 class Deferred<T> {

@@ -8,7 +8,7 @@ import type { ServerHttp2Session } from 'node:http2'
 import type { Server } from 'node:net'
 import type { Connections } from '../connections/sockets.ts'
 import type { SafeLog } from '../lifecycle/log.ts'
-import { type Options, type Timeout, perhapsSeconds } from '../options.ts'
+import type { Options, Timeout } from '../options.ts'
 import type { Cuts } from './cut.ts'
 import type { Exchange, RouteOptions } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
@@ -100,9 +100,6 @@ export class Timeouts {
   start (): void {
     if (this.#sweeper !== undefined) return
     this.#sweeper = setInterval(() => { this.#sweep() }, lateness(this.#shortest)).unref()
-    for (const [name, value] of perhapsSeconds(this.#options)) {
-      this.#log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
-    }
   }
 
   stop (): void {

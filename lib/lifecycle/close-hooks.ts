@@ -1,0 +1,154 @@
+// preClose and onClose hooks. Plugins end event streams and WebSockets in preClose hooks, and Fastify runs them while it still
+// listens. With a drain before Fastify's close, they must run as the drain starts: otherwise it would wait for these streams until
+// drainTimeout. onClose hooks run when Fastify closes, and wait for the drain, whatever closes it.
+
+import type { FastifyInstance } from 'fastify'
+import { nameOf, toError } from '../values.ts'
+
+type Done = (error?: Error | null) => void
+type Run = () => Promise<void>
+type Hook = (this: FastifyInstance, done?: Done) => unknown
+type CloseHook = (instance: FastifyInstance, done?: Done) => unknown
+type AddHook = (this: FastifyInstance, name: string, hook: unknown) => FastifyInstance
+type OnClose = (this: FastifyInstance, hook: unknown) => FastifyInstance
+
+/** The shutdown that the hooks belong to. */
+interface Owner {
+  /** Resolves when Fastify may close. */
+  readonly beforeClose: Run
+  /** Calls a hook so that the shutdown recognizes it. */
+  readonly within: (call: Run) => Promise<void>
+}
+
+export class CloseHooks {
+  readonly #fastify: FastifyInstance
+  readonly #contexts = new Map<FastifyInstance, Context>()
+  readonly #root: Context = { hooks: [], children: [] }
+  readonly #onError: (hook: string, error: Error) => void
+  readonly #running = new Set<string>()
+  #owner: Owner | undefined
+  isPreClosing = false
+
+  /**
+   * Notes each hook that is added to the instance or its children; those added before cannot be noted.
+   * @param onError is called with the description and the error of each hook that fails
+   */
+  constructor (fastify: FastifyInstance, onError: (hook: string, error: Error) => void) {
+    this.#fastify = fastify
+    this.#onError = onError
+    this.#contexts.set(fastify, this.#root)
+    const hooks = this
+    const { addHook, onClose } = fastify as unknown as { addHook: AddHook, onClose: OnClose }
+    const noting: AddHook = function (name, hook) {
+      if (name !== 'preClose' || typeof hook !== 'function') return addHook.call(this, name, hook)
+      const run = hooks.#once(this, hook as Hook)
+      // Fastify may reject the hook.
+      const instance = addHook.call(this, name, wrap(hook as Hook, run))
+      hooks.#contextOf(this).hooks.push(run)
+      return instance
+    }
+    // Fastify's own handler, which makes it answer everything with 503 and closes the server, must wait, too. It is not a hook:
+    // Fastify's addHook() calls this with a bound function.
+    const waiting: OnClose = function (hook) {
+      if (typeof hook !== 'function') return onClose.call(this, hook)
+      const run = async () => { await call(done => (hook as CloseHook)(this, done), hook.length > 1) }
+      const [, name] = /^bound (.*)/.exec(nameOf(hook.name)) ?? []
+      return onClose.call(this, async () => {
+        await hooks.#owner?.beforeClose()
+        await (name === undefined ? run() : hooks.#call(hooks.#describe('onClose', name, this), run))
+      })
+    }
+    // Children inherit them.
+    Object.assign(fastify, { addHook: noting, onClose: waiting })
+  }
+
+  /** The hooks belong to this shutdown from now on. */
+  attach (owner: Owner): void {
+    this.#owner = owner
+  }
+
+  /** Runs all preClose hooks, one after another, in Fastify's order: those of an instance before those of its children. */
+  async preClose (): Promise<void> {
+    this.isPreClosing = true
+    for (const run of inOrder(this.#root)) await run().catch(() => {})
+    this.isPreClosing = false
+  }
+
+  /** What the close waits for, as far as it is known. */
+  get hanging (): string {
+    return [...this.#running].map(hook => `the ${hook}`).join(' and ') || 'a hook added before fastify-graceful, or the server,'
+  }
+
+  /** Returns a function that runs the preClose hook, unless that has been done, and waits for its end. */
+  #once (instance: FastifyInstance, hook: Hook): Run {
+    let outcome: Promise<void> | undefined
+    return async () => {
+      const name = this.#describe('preClose', nameOf(hook.name), instance)
+      outcome ??= this.#call(name, async () => { await call(done => hook.call(instance, done), hook.length === 1) })
+      await outcome
+    }
+  }
+
+  async #call (name: string, run: Run): Promise<void> {
+    this.#running.add(name)
+    try {
+      await (this.#owner?.within(run) ?? run())
+    } catch (thrown) {
+      const error = toError(thrown)
+      this.#onError(name, error)
+      throw error
+    } finally {
+      this.#running.delete(name)
+    }
+  }
+
+  /** A plugin that is wrapped in fastify-plugin has no instance of its own. */
+  #describe (kind: 'preClose' | 'onClose', name: string, instance: FastifyInstance): string {
+    const plugin = instance === this.#fastify ? '' : ` of plugin "${instance.pluginName}"`
+    return (name === '' ? `anonymous ${kind} hook` : `${kind} hook "${name}"`) + plugin
+  }
+
+  /** A child's prototype is its parent. */
+  #contextOf (instance: FastifyInstance | null): Context {
+    // The application has called addHook() on something else, such as a proxy.
+    if (instance === null) return this.#root
+    const known = this.#contexts.get(instance)
+    if (known !== undefined) return known
+    const context: Context = { hooks: [], children: [] }
+    this.#contexts.set(instance, context)
+    this.#contextOf(Object.getPrototypeOf(instance) as FastifyInstance | null).children.push(context)
+    return context
+  }
+}
+
+/** The preClose hooks of one instance, and of its children. */
+interface Context {
+  readonly hooks: Run[]
+  readonly children: Context[]
+}
+
+function * inOrder ({ hooks, children }: Context): Generator<Run> {
+  yield * hooks
+  for (const child of children) yield * inOrder(child)
+}
+
+/** The hook that Fastify gets. A proxy, because Fastify looks at the kind of the function and at its number of parameters. */
+function wrap (hook: Hook, run: Run): Hook {
+  return new Proxy(hook, {
+    apply: (_hook, _instance, [done]: [Done?]) => done === undefined ? run() : void run().then(() => { done() }, done)
+  })
+}
+
+/** Calls a hook as Fastify does. */
+async function call (hook: (done?: Done) => unknown, takesDone: boolean): Promise<void> {
+  if (!takesDone) {
+    await hook()
+    return
+  }
+  await new Promise<void>((resolve, reject) => {
+    hook(error => {
+      if (error) reject(error)
+      else resolve()
+    })
+  })
+}
