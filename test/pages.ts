@@ -59,6 +59,14 @@ export function codes (text: string): string[] {
   return [...text.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code)
 }
 
+/** The times that snippets and inline code give to the plugin, each with where it is. */
+export function timesGiven ({ path, text }: Page): Array<{ where: string, options: Record<string, number> }> {
+  return [...text.matchAll(/\{([^{}]*\b(?:shutdownTimeout|drainTimeout|shutdownDelay): [\d_]+[^{}]*)/g)].map(({ index, 1: inner = '' }) => ({
+    where: `${path}:${text.slice(0, index).split('\n').length}`,
+    options: Object.fromEntries([...inner.matchAll(/(\w+): ([\d_]+)/g)].map(([, name = '', value = '']) => [name, Number(value.replaceAll('_', ''))]))
+  }))
+}
+
 /** The names that GitHub gives to the headings of a page. */
 export function anchors ({ text }: Page): Set<string> {
   const names = new Set<string>()
