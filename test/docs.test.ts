@@ -65,7 +65,7 @@ t.test('CommonJS, JSON and YAML snippets can be parsed', async t => {
     const { language, name, code } = snippet
     if (language === 'cjs') t.equal(spawnSync(process.execPath, ['--check', fileOf(snippet)], { encoding: 'utf8' }).stderr, '', name)
     if (language === 'json') t.doesNotThrow(() => JSON.parse(code) as unknown, name)
-    if (language === 'yaml') for (const { errors } of parseAllDocuments(code)) t.strictSame(errors, [], name)
+    if (language === 'yaml') for (const document of parseAllDocuments(code)) t.strictSame(document.errors, [], name)
   }
 })
 
