@@ -230,6 +230,7 @@ function closeWith (shutdown: Shutdown, fastify: FastifyInstance, close: () => P
   }
 }
 
+/** The plugin, for `fastify.register()`: first, and in the root instance. */
 const plugin = fp(graceful, { name: 'fastify-graceful', fastify: '5.x' })
 
 // main.cjs exports it for CommonJS and ES modules.

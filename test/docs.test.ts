@@ -157,6 +157,7 @@ t.test('the API table has the members of the public types', async t => {
   const own = listed.filter(code => code.startsWith('fastify.')).map(code => /\.(\w+)/.exec(code)?.[1])
   const ofController = listed.filter(code => code.startsWith('.')).map(code => /\.(\w+)/.exec(code)?.[1])
   t.strictSame(new Set(own), new Set(membersOf('FastifyInstance')))
+  t.strictSame(names(page('tools/typedoc/index.md').text), membersOf('FastifyInstance'), 'the API pages do not show them otherwise')
   t.strictSame(ofController, membersOf('GracefulShutdown'))
   t.strictSame(new Set(ofController), new Set(Object.keys(app.gracefulShutdown)))
 })
