@@ -209,6 +209,22 @@ t.test('the bodies of the probes, and of a rejected request, are those of the pl
   t.ok(lifecycle.text.includes(errors.errorBody(new errors.ShuttingDownError())))
 })
 
+t.test('the files, classes and methods that the pages name exist', async t => {
+  const inCode = readdirSync(`${ROOT}lib`, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.ts'))
+    .map(name => readFileSync(`${ROOT}lib/${name}`, 'utf8'))
+  for (const one of [...all, page('CONTRIBUTING.md')]) {
+    for (const [path] of one.text.matchAll(/(?<![\w/.])(?:lib|types|test|example|bench)\/[\w./-]*\w/g)) t.ok(existsSync(`${ROOT}${path}`), `${one.path}: ${path}`)
+  }
+  for (const one of [page('docs/internals.md'), page('CONTRIBUTING.md')]) {
+    for (const code of codes(one.text)) {
+      const [, owner, member] = /^([A-Z]\w+)(?:\.(#?\w+)(?:\(\))?)?$/.exec(code) ?? []
+      if (owner === undefined || /[A-Z]{2}|^Abort/.test(owner)) continue
+      const source = inCode.find(text => text.includes(`class ${owner} `))
+      t.ok(source !== undefined && (member === undefined || new RegExp(`\\b${member.replace('#', '')}\\b`).test(source)), `${one.path}: ${code}`)
+    }
+  }
+})
+
 /** What the code logs: the level, and the message as a pattern. */
 function loggedByCode (): Array<{ level: string, pattern: RegExp }> {
   const files = readdirSync(`${ROOT}lib`, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.ts')).map(name => `lib/${name}`)
