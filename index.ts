@@ -247,6 +247,7 @@ function observeListenSignals (fastify: FastifyInstance, shutdown: Shutdown): vo
   Object.assign(fastify, { listen: observed })
 }
 
+/** The plugin, for `fastify.register()`: first, and in the root instance. */
 const plugin = fp(graceful, { name: 'fastify-graceful', fastify: '5.x' })
 
 // main.cjs exports it for CommonJS and ES modules.

@@ -12,6 +12,7 @@ import { parse } from 'yaml'
 import { readConfig } from '../example/config.ts'
 import { resolveOptions } from '../lib/options.ts'
 import { eventually, Log, RawClient } from './helpers.ts'
+import { pages } from './pages.ts'
 import { CHECKS, DELAY, TOLD_LATE } from './rolling/balancers.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -262,21 +263,27 @@ t.test('Compose, systemd and PM2 run what the image runs, and wait longer than t
   t.ok(pm2.kill_timeout >= readConfig(pm2.env).shutdownTimeout + 5_000)
 })
 
-t.test("the README's blocks say what the files do", async t => {
-  const readme = readFileSync(`${root}/README.md`, 'utf8')
-  const block = (heading: string): unknown => parse(/```yaml\n([^]*?)```/.exec(readme.split(`\n## ${heading}\n`)[1] ?? '')?.[1] ?? '')
-  const { spec: { containers: [told], terminationGracePeriodSeconds } } = block('Kubernetes') as { spec: Deployment['spec']['template']['spec'] }
-  const { spec: { template: { spec } } } = parse(read('kubernetes/deployment.yaml')) as Deployment
-  t.equal(terminationGracePeriodSeconds, spec.terminationGracePeriodSeconds)
-  const { startupProbe, readinessProbe, livenessProbe, ports } = spec.containers[0]
-  t.match(told, { startupProbe, readinessProbe, livenessProbe, ports })
-  t.equal(told.command[0], 'node')
+t.test('the manifests in README and docs say what the files do', async t => {
+  type Block = { spec?: Partial<Deployment['spec']['template']['spec']>, services?: { api: Service } } | null
+  const blocks = pages().flatMap(({ path, fences }) => fences.filter(({ language }) => language === 'yaml')
+    .map(({ code, line }) => ({ where: `${path}:${line}`, block: parse(code) as Block })))
 
-  const { services: { api } } = block('Compose') as { services: { api: Service } }
+  const { spec: { template: { spec } } } = parse(read('kubernetes/deployment.yaml')) as Deployment
+  const { startupProbe, readinessProbe, livenessProbe, ports } = spec.containers[0]
+  const pods = blocks.filter(({ block }) => block?.spec?.containers?.[0].startupProbe !== undefined)
+  t.strictSame(pods.map(({ where }) => where.replace(/:.*/, '')), ['README.md', 'docs/kubernetes.md'])
+  for (const { where, block } of pods) {
+    t.equal(block?.spec?.terminationGracePeriodSeconds, spec.terminationGracePeriodSeconds, where)
+    t.match(block?.spec?.containers?.[0], { command: ['node'], startupProbe, readinessProbe, livenessProbe, ports }, where)
+  }
+
   const compose = parse(read('docker/compose.yaml')) as { services: { api: Service } }
   const { init, stop_grace_period: period, healthcheck } = compose.services.api
-  t.match(api, { init, stop_grace_period: period, healthcheck, stop_signal: argumentsOf('STOPSIGNAL')[0] })
-  t.equal(api.command?.[0], 'node')
+  const services = blocks.filter(({ block }) => block?.services?.api !== undefined)
+  t.strictSame(services.map(({ where }) => where.replace(/:.*/, '')), ['docs/deployment.md'])
+  for (const { where, block } of services) {
+    t.match(block?.services?.api, { init, stop_grace_period: period, healthcheck, stop_signal: argumentsOf('STOPSIGNAL')[0], command: ['node'] }, where)
+  }
 })
 
 t.test('the image runs one command, listens to the network, and has what that imports and no more', async t => {

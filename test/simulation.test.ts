@@ -15,10 +15,10 @@ import {
 } from '../example/simulation/tables.ts'
 import { resolveOptions } from '../lib/options.ts'
 import { createApp, listen, RawClient } from './helpers.ts'
+import { page, timesGiven } from './pages.ts'
 
 type Change = Parameters<typeof rollout>[0]
 const run = (change: Change, seed = 1) => simulate(rollout(change), seed)
-const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
 
 t.test('without a delay, it loses what is sent until the proxies have heard', async t => {
   const { lost } = run({ shutdownDelay: 0, pods: 200, connections: 0 })
@@ -135,13 +135,14 @@ t.test('what is recommended for a service is more than what must be, and loses n
   }
 })
 
-t.test('the README has the tables and the recommended numbers, and so has the example for Kubernetes', async t => {
-  for (const table of [lossesByDelay(), lossesByPreStop(), leastOfEach()]) t.ok(readme.includes(`\n${table}\n`), table)
+t.test('README and docs/kubernetes.md have the tables and the recommended numbers, and so has the example for Kubernetes', async t => {
+  const [readme, kubernetes] = [page('README.md'), page('docs/kubernetes.md')]
+  for (const table of [lossesByDelay(), lossesByPreStop(), leastOfEach()]) t.ok(kubernetes.text.includes(`\n${table}\n`), table)
   const { shutdownDelay, drainTimeout, shutdownTimeout } = RECOMMENDED.options
-  const grouped = (ms: number) => String(ms).replace(/(\d)(\d{3})$/, '$1_$2')
-  const options = `{ shutdownDelay: ${grouped(shutdownDelay)}, drainTimeout: ${grouped(drainTimeout)}, shutdownTimeout: ${grouped(shutdownTimeout)} }`
-  t.ok(readme.includes(options), options)
-  t.ok(readme.includes(`terminationGracePeriodSeconds: ${RECOMMENDED.grace / 1_000}`))
+  for (const one of [readme, kubernetes]) {
+    t.strictSame(timesGiven(one)[0]?.options, { shutdownDelay, drainTimeout, shutdownTimeout }, one.path)
+    t.ok(one.text.includes(`terminationGracePeriodSeconds: ${RECOMMENDED.grace / 1_000}`), one.path)
+  }
   const { config, grace } = deployment('deployment.yaml')
   t.equal(config.shutdownDelay, shutdownDelay)
   t.ok(config.drainTimeout >= drainTimeout)

@@ -149,7 +149,9 @@ export interface CallbackOptions {
 
 /** A request in flight. */
 export interface RequestInFlight {
+  /** `task` for background work, see {@link TaskInFlight}. */
   kind: 'request'
+  /** The HTTP method. */
   method: string
   /** The route's pattern; undefined if no route matched. */
   route: string | undefined
@@ -166,7 +168,9 @@ export interface RequestInFlight {
 
 /** Background work in flight, from {@link GracefulShutdown.track}. */
 export interface TaskInFlight {
+  /** `request` for a request, see {@link RequestInFlight}. */
   kind: 'task'
+  /** The name given to `track()`. */
   name: string
   /** Milliseconds since `track()` was called. */
   age: number
@@ -177,6 +181,7 @@ export type InFlightEntry = RequestInFlight | TaskInFlight
 
 /** The result of a shutdown callback. */
 export interface CallbackReport {
+  /** Its name, see {@link CallbackOptions.name}. */
   name: string
   /** Milliseconds that it took. */
   time: number
@@ -192,7 +197,16 @@ export interface ShutdownReport {
    */
   reason: string
   /** Milliseconds that each step took. */
-  phases: { delaying: number, draining: number, closing: number, callbacks: number }
+  phases: {
+    /** `shutdownDelay`, unless it was skipped. */
+    delaying: number
+    /** The wait for requests and background work in flight, and for `preClose` hooks. */
+    draining: number
+    /** The end of listeners and connections, and the `onClose` hooks. */
+    closing: number
+    /** All shutdown callbacks. */
+    callbacks: number
+  }
   /** Milliseconds from start to end. */
   time: number
   /** Requests that were answered in full after the shutdown had started. */
