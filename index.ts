@@ -39,7 +39,7 @@ import { PhaseClock } from './lib/lifecycle/phase.ts'
 import { assertNode, joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
-import { resolveOptions, resolveRouteOptions, secondsWarnings } from './lib/options.ts'
+import { perhapsSeconds, resolveOptions, resolveRouteOptions } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, isUpgrade, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
@@ -159,7 +159,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
 
   fastify.addHook('onListen', done => {
-    for (const warning of secondsWarnings(options)) log.warn(warning)
+    for (const [name, value] of perhapsSeconds(options)) {
+      log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
+    }
     connections.fastifyListens()
     // Fastify completes a listen() that was in progress when the instance was closed.
     if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()

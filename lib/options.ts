@@ -91,12 +91,12 @@ export function resolveOptions (input: GracefulOptions): Options {
   return Object.freeze(resolved)
 }
 
-/** A warning for each timeout given that looks as if it was meant in seconds. A short `shutdownDelay` makes sense. */
-export function secondsWarnings (options: Options): string[] {
+/** The timeouts given that look as if they were meant in seconds. A short `shutdownDelay` makes sense. */
+export function perhapsSeconds (options: Options): Array<[name: string, value: number]> {
   const { shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout, given } = options
-  return Object.entries({ shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout })
-    .filter(([name, value]) => given.has(name) && Number(value) > 0 && Number(value) < 1_000)
-    .map(([name, value]) => `Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${Number(value) * 1_000}`)
+  const limits = Object.entries({ shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout })
+  return limits.map(([name, value]): [string, number] => [name, Number(value)])
+    .filter(([name, value]) => given.has(name) && value > 0 && value < 1_000)
 }
 
 /** Validates a route's `config.gracefulShutdown`. */
