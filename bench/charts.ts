@@ -1,14 +1,12 @@
 // The results as pictures: bars for each subject, lines for the growth.
 
+import type { Colour } from '../tools/picture.ts'
 import type { Costs } from './growth.ts'
 import type { LoadName, Results } from './results.ts'
+import { box, drawPicture, line, LINE, MARGIN, round, text, ticks, top, WIDTH } from '../tools/picture.ts'
 import { medians } from './results.ts'
 import { OURS } from './subjects.ts'
 import { grouped } from './tables.ts'
-
-const WIDTH = 760
-const FONT = 'font-family="system-ui, sans-serif" font-size="13"'
-const COLOURS = { ours: '#1f8a53', others: '#9aa4b1', text: '#1f2733', faint: '#5b6675' }
 
 const FILES: Record<LoadName, string> = {
   'without a logger': 'instructions',
@@ -16,38 +14,45 @@ const FILES: Record<LoadName, string> = {
   'without a logger, pipelined 16 deep': 'instructions-pipelined'
 }
 
-/** By file name. */
+/** By subject. */
+type Figures = Record<string, number>
+
+/** By file name. Pictures that are looked at together have the same scale. */
 export function drawCharts (results: Results): Record<string, string> {
   const { instructions = {}, throughput, exit = {}, memory, refusals, growth } = results
   const charts: Record<string, string> = {}
-  for (const [load, counts] of Object.entries(instructions)) {
-    charts[FILES[load as LoadName]] = bars(`Instructions a request, ${load}`, medians(counts))
+  const add = (axis: string, note: string, panels: Array<[file: string, title: string, figures: Figures, ours?: string]>) => {
+    const most = Math.max(...panels.flatMap(([,, figures]) => Object.values(figures)))
+    for (const [file, title, figures, ours = OURS] of panels) charts[file] = drawBars({ file, title, axis, note, figures, most, ours })
   }
+  add('instructions per request', 'Lower is better.', Object.entries(instructions).map(([load, counts]) =>
+    [FILES[load as LoadName], `Instructions per request, ${load}`, medians(counts)]))
   if (throughput !== undefined) {
-    charts['throughput'] = bars('Requests a second', only(throughput, 'requestsPerSecond'))
-    charts['p99'] = bars('The slowest of a hundred requests (p99), in ms', only(throughput, 'p99'))
+    add('requests per second', 'Higher is better.', [['throughput', 'Requests per second', only(throughput, 'requestsPerSecond')]])
+    add('milliseconds', 'Lower is better.', [['p99', 'Latency of a request, 99th percentile', only(throughput, 'p99')]])
   }
-  for (const [idle, times] of Object.entries(exit)) {
-    charts[`exit-${idle}`] = bars(`SIGTERM → process gone, ${grouped(Number(idle))} idle connections, in ms (up to 1,000 drawn)`, times, { most: 1_000 })
-  }
+  add('milliseconds from SIGTERM to the exit', 'Lower is better.', Object.entries(exit).map(([idle, times]) =>
+    [`exit-${idle}`, `SIGTERM to exit, ${idle === '0' ? 'no' : grouped(Number(idle))} idle connections`, times]))
   if (memory !== undefined) {
-    charts['memory-idle'] = bars('Bytes of heap for an idle connection', only(memory, 'idle'))
-    charts['memory-in-flight'] = bars('Bytes of heap for a connection with a request in flight', only(memory, 'inFlight'))
+    add('bytes of heap per connection', 'Lower is better.', [
+      ['memory-idle', 'Memory of an idle connection', only(memory, 'idle')],
+      ['memory-in-flight', 'Memory with a request in flight', only(memory, 'inFlight')]
+    ])
   }
   if (refusals !== undefined) {
     const { refused, helloWorld } = refusals
-    const ours = `refusals of ${OURS}`
-    charts['refusals'] = bars('Responses a second, each closes its connection', {
-      [ours]: refused.requestsPerSecond, 'hello worlds of bare Fastify': helloWorld.requestsPerSecond
-    }, { ours })
+    const ours = `${OURS}, 503`
+    add('responses per second', 'Each response closes its connection. Higher is better.', [['refusals', 'Rejected requests compared with served ones', {
+      [ours]: refused.requestsPerSecond, 'bare Fastify, 200': helloWorld.requestsPerSecond
+    }, ours]])
   }
   if (growth !== undefined) {
     const ours = (what: keyof Costs) => growth.map(row => row.ours[what])
-    charts['growth'] = lines('Growth: relative to one connection', growth.map(({ connections }) => connections), {
-      'idle: SIGTERM → gone': ours('goneFromIdle'),
-      'in flight: SIGTERM → gone': ours('goneFromInFlight'),
-      'beside idle: one more request': ours('besideIdle'),
-      'in flight: one more request': ours('besideInFlight'),
+    charts['growth'] = drawGrowth(growth.map(({ connections }) => connections), {
+      'SIGTERM to exit, idle connections': ours('goneFromIdle'),
+      'SIGTERM to exit, requests in flight': ours('goneFromInFlight'),
+      'one more request, idle connections': ours('besideIdle'),
+      'one more request, requests in flight': ours('besideInFlight'),
       'reading inFlightRequests': growth.map(({ read }) => read)
     })
   }
@@ -55,56 +60,114 @@ export function drawCharts (results: Results): Record<string, string> {
 }
 
 /** One figure of each subject. */
-function only<K extends string> (figures: Record<string, Record<K, number>>, what: K): Record<string, number> {
+function only<K extends string> (figures: Record<string, Record<K, number>>, what: K): Figures {
   return Object.fromEntries(Object.entries(figures).map(([subject, figure]) => [subject, figure[what]]))
 }
 
-const BAR = { left: 220, right: WIDTH - 110, height: 18, step: 28, top: 52 }
+const BAR = { left: 258, right: WIDTH - 92, height: 20, step: 30 }
 
-/** Bars longer than `most` are cut off there. */
-function bars (title: string, figures: Record<string, number>, { ours = OURS, most = Infinity } = {}): string {
-  const longest = Math.min(most, Math.max(...Object.values(figures)))
-  const rows = Object.entries(figures).map(([subject, value], index) => {
-    const y = BAR.top + index * BAR.step
-    const width = Math.max(1, Math.round(Math.min(value, most) / longest * (BAR.right - BAR.left)))
-    const isOurs = subject === ours
-    return `<text x="${BAR.left - 10}" y="${y + 14}" text-anchor="end" fill="${COLOURS.text}"${isOurs ? ' font-weight="600"' : ''}>${subject}</text>
-<rect x="${BAR.left}" y="${y}" width="${width}" height="${BAR.height}" fill="${isOurs ? COLOURS.ours : COLOURS.others}"/>
-<text x="${BAR.left + width + 8}" y="${y + 14}" fill="${COLOURS.faint}">${value < 100 ? value.toFixed(1) : grouped(value)}</text>`
-  })
-  return svg(BAR.top + rows.length * BAR.step + 12, title, rows)
+interface Bars {
+  file: string
+  title: string
+  axis: string
+  note: string
+  figures: Figures
+  /** Where the axis ends. */
+  most: number
+  ours: string
 }
 
-const PANEL = { left: 60, right: WIDTH - 230, top: 60, height: 260 }
-const LINES = ['#1f8a53', '#e08a1e', '#2f6fd6', '#c2416b', '#8a4fbf']
-
-/** Both axes are logarithmic: linear growth is the diagonal. */
-function lines (title: string, counts: readonly number[], series: Record<string, number[]>): string {
-  const bottom = PANEL.top + PANEL.height
-  const tens = Math.log10(counts.at(-1) ?? 10)
-  const x = (count: number) => Math.round(PANEL.left + Math.log10(count) / tens * (PANEL.right - PANEL.left))
-  const y = (factor: number) => Math.round(bottom - Math.max(0, Math.log10(factor)) / tens * PANEL.height)
-  const drawn = Object.entries(series).map(([name, values], index) => {
-    const points = values.map((value, at) => `${x(counts[at] ?? 1)},${y(value / (values[0] ?? NaN))}`).join(' ')
-    const colour = LINES[index % LINES.length]
-    return `<polyline points="${points}" fill="none" stroke="${colour}" stroke-width="2.5"/>
-<text x="${PANEL.right + 12}" y="${PANEL.top + 16 + 22 * index}" fill="${colour}">${name}</text>`
+function drawBars ({ file, title, axis, note, figures, most, ours }: Bars): string {
+  const x = (value: number) => BAR.left + value / most * (BAR.right - BAR.left)
+  const first = top(1) + 4
+  const rows = Object.entries(figures).flatMap(([subject, value], index) => {
+    const y = first + index * BAR.step
+    const isOurs = subject === ours
+    return [
+      text(BAR.left - 8, y + 16, subject, { anchor: 'end', bold: isOurs }),
+      box(BAR.left, y, Math.max(1, x(value) - BAR.left), BAR.height, isOurs ? 'green' : 'grey'),
+      text(x(value) + 6, y + 16, format(value), { bold: isOurs })
+    ]
   })
-  const ticks = counts.map(count => `<text x="${x(count)}" y="${bottom + 20}" text-anchor="middle" fill="${COLOURS.faint}">${grouped(count)}</text>
-<text x="${PANEL.left - 8}" y="${y(count) + 4}" text-anchor="end" fill="${COLOURS.faint}">× ${grouped(count)}</text>`)
-  return svg(bottom + 40, title, [
-    `<path d="M${PANEL.left} ${PANEL.top}V${bottom}H${PANEL.right}" fill="none" stroke="${COLOURS.others}"/>`,
-    `<path d="M${PANEL.left} ${bottom}L${PANEL.right} ${PANEL.top}" fill="none" stroke="${COLOURS.others}" stroke-dasharray="4 4"/>`,
-    `<text x="${PANEL.right + 12}" y="${PANEL.top + 16 + 22 * drawn.length}" fill="${COLOURS.faint}">dashed: linear</text>`,
-    ...ticks, ...drawn
+  const bottom = first + Object.keys(figures).length * BAR.step
+  return drawPicture({
+    id: file,
+    title,
+    subtitle: [note],
+    description: `${axis}: ${Object.entries(figures).map(([subject, value]) => `${subject} ${format(value)}`).join('; ')}. ${note}`,
+    height: bottom + 2 * LINE + MARGIN
+  }, [
+    ...rows,
+    line(`M${BAR.left} ${bottom}H${BAR.right}`, 'faint'),
+    ...ticks(most, 3).flatMap(value => [
+      line(`M${round(x(value))} ${bottom}v6`, 'faint'),
+      text(x(value), bottom + LINE, grouped(value), { anchor: 'middle', colour: 'faint' })
+    ]),
+    text(WIDTH - MARGIN, bottom + 2 * LINE, axis, { anchor: 'end', colour: 'faint' })
   ])
 }
 
-function svg (height: number, title: string, content: readonly string[]): string {
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" ${FONT}>
-<rect width="${WIDTH}" height="${height}" fill="#ffffff"/>
-<text x="24" y="30" font-size="16" font-weight="600" fill="${COLOURS.text}">${title}</text>
-${content.join('\n')}
-</svg>
-`
+function format (value: number): string {
+  return value < 100 ? value.toFixed(1) : grouped(value)
+}
+
+const PLOT = { left: 76, right: WIDTH - 48, height: 260 }
+/** Told apart without their colours, too. */
+const LINES: ReadonlyArray<{ colour: Colour, dashes: string }> = [
+  { colour: 'green', dashes: '' },
+  { colour: 'orange', dashes: '12 4' },
+  { colour: 'blue', dashes: '6 4' },
+  { colour: 'red', dashes: '2 3' },
+  { colour: 'purple', dashes: '12 4 2 4' }
+]
+
+/** Both axes are logarithmic: linear growth is a straight line. */
+function drawGrowth (counts: readonly number[], series: Record<string, number[]>): string {
+  const factors = Object.fromEntries(Object.entries(series).map(([name, values]) => [name, values.map(value => value / (values[0] ?? NaN))]))
+  const all = Object.values(factors).flat()
+  const [low, high] = [Math.log10(Math.min(0.5, ...all)), Math.ceil(Math.log10(Math.max(10, ...all)))]
+  const most = Math.log10(counts.at(-1) ?? 10)
+  const subtitle = ['Compared with one connection. Lower is better.']
+  const legendTop = top(subtitle.length) + 12
+  const entries = Object.keys(factors)
+  const plotTop = legendTop + entries.length * LINE + LINE + 20
+  const bottom = plotTop + PLOT.height
+  const x = (count: number) => round(PLOT.left + Math.log10(count) / most * (PLOT.right - PLOT.left))
+  const y = (factor: number) => round(bottom - (Math.log10(factor) - low) / (high - low) * PLOT.height)
+  const linear = Math.min(high, most)
+  const tens = Array.from({ length: high + 1 }, (_, index) => 10 ** index)
+  return drawPicture({
+    id: 'growth',
+    title: 'Growth with the number of connections',
+    subtitle,
+    description: `With ${grouped(counts.at(-1))} connections, compared with one: ` +
+      `${Object.entries(factors).map(([name, values]) => `${name} × ${values.at(-1)?.toFixed(1)}`).join('; ')}. A dotted line shows linear growth.`,
+    height: bottom + 2 * LINE + MARGIN
+  }, [
+    ...entries.flatMap((name, index) => {
+      const { colour, dashes } = styleOf(index)
+      const middle = legendTop + index * LINE
+      return [line(`M${MARGIN} ${middle}h44`, colour, { width: 3, dashes }), text(MARGIN + 54, middle + 5, name)]
+    }),
+    text(MARGIN, plotTop - 20, 'times the cost with one connection', { colour: 'faint' }),
+    line(`M${PLOT.left} ${plotTop}V${bottom}H${PLOT.right}`, 'faint'),
+    line(`M${x(1)} ${y(1)}L${x(10 ** linear)} ${y(10 ** linear)}`, 'grey', { width: 1.5, dashes: '1 4' }),
+    text(x(10 ** linear) + 8, y(10 ** linear) + 12, 'linear growth', { colour: 'faint' }),
+    ...counts.flatMap(count => [
+      line(`M${x(count)} ${bottom}v6`, 'faint'), text(x(count), bottom + LINE, grouped(count), { anchor: 'middle', colour: 'faint' })
+    ]),
+    ...tens.flatMap(factor => [
+      line(`M${PLOT.left} ${y(factor)}h-6`, 'faint'), text(PLOT.left - 10, y(factor) + 6, `× ${grouped(factor)}`, { anchor: 'end', colour: 'faint' })
+    ]),
+    text((PLOT.left + PLOT.right) / 2, bottom + 2 * LINE, 'connections', { anchor: 'middle', colour: 'faint' }),
+    ...Object.values(factors).map((values, index) => {
+      const { colour, dashes } = styleOf(index)
+      const points = values.map((factor, at) => `${x(counts[at] ?? 1)} ${y(factor)}`)
+      return line(`M${points.join('L')}`, colour, { width: 3, dashes })
+    })
+  ])
+}
+
+function styleOf (index: number): typeof LINES[number] {
+  return LINES[index % LINES.length] as typeof LINES[number]
 }

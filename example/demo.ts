@@ -1,7 +1,7 @@
 // `npm run demo`: the example service goes down while 50 requests are in flight, and nobody loses an answer. It starts
-// the service as a child process, sends it SIGTERM, goes on asking for more, shows what happens, and draws it:
+// the service as a child process, sends it SIGTERM, goes on asking for more, and shows what happens. With --picture, it also draws it:
 //
-//   npm run demo [-- picture.svg]      the picture's default is example/timeline.svg
+//   npm run demo [-- --picture FILE.svg]
 //
 // Exits with 1 if anything was lost.
 
@@ -10,7 +10,7 @@ import { writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
 import { allInFlight, knock, newConnections, probe, sendLoad } from './demo/clients.ts'
 import { newRecording } from './demo/recording.ts'
 import { Service } from './demo/service.ts'
@@ -19,14 +19,14 @@ import { drawTimeline } from './demo/timeline.ts'
 import { judge } from './demo/verdict.ts'
 
 const SHUTDOWN_TIMEOUT_SECONDS = 10
-const SHUTDOWN_DELAY = 500
+const SHUTDOWN_DELAY = 1_000
 /** How long to look at the running service before the signal. */
-const BEFORE = 200
+const BEFORE = 300
 /** The service ends itself within its shutdownTimeout. If it does not, the demo has failed, and must end all the same. */
 const TIME_TO_STOP = 1000 * SHUTDOWN_TIMEOUT_SECONDS + 2_000
 const TIME_TO_START = 20_000
 
-const picture = process.argv[2] ?? fileURLToPath(new URL('timeline.svg', import.meta.url))
+const { values: { picture } } = parseArgs({ options: { picture: { type: 'string' } } })
 const directory = mkdtempSync(join(tmpdir(), 'fastify-graceful-demo-'))
 const remains = { database: join(directory, 'notes.sqlite'), metricsFile: join(directory, 'last.prom') }
 process.on('exit', () => { rmSync(directory, { recursive: true, force: true }) })
@@ -77,6 +77,5 @@ terminal.stop()
 
 const verdict = await judge(recording, remains)
 terminal.table(verdict)
-await writeFile(picture, drawTimeline(recording))
-terminal.note(`Drawn in ${picture}`)
+if (picture !== undefined) await writeFile(picture, drawTimeline(recording))
 process.exitCode = verdict.isGood ? 0 : 1

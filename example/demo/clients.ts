@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent, request } from 'undici'
 
 /** One every 12 ms stays below the service's 100 requests a second. */
-const LOAD = { requests: 50, every: 12, shortest: 600, longest: 4_000 }
+const LOAD = { requests: 50, every: 12, shortest: 900, longest: 4_000 }
 const KNOCK_EVERY = 50
 const PROBE_EVERY = 100
 

@@ -1,213 +1,185 @@
-// The run as a picture: an SVG that needs no script, no font of its own, and no background but its own.
+// The run as a picture: what happened to each request, and what the probes answered, over time.
 
+import type { Colour } from '../../tools/picture.ts'
 import type { Call, Outcome, Recording } from './recording.ts'
+import { box, drawPicture, line, LINE, MARGIN, round, text, top, WIDTH } from '../../tools/picture.ts'
 import { count } from './recording.ts'
 
-const WIDTH = 900
-const PLOT = { left: 112, right: WIDTH - 66, top: 96 }
-const LANE = { height: 6.5, bar: 4.5 }
-const STRIP = 24
-const GAP = 12
-const KNOCKS = 26
-const PROBE = 14
+/** On the right is room for the name of a phase that ends with the process. */
+const PLOT = { left: MARGIN, right: WIDTH - 84 }
+const LANE = { height: 5, bar: 3.5 }
+const STRIP = 26
+const GAP = 14
+const KNOCKS = 28
+const PROBE = 24
+/** Milliseconds before the first request and after the exit. */
+const MARGIN_MS = 60
 
-const INK = '#1f2733'
-const FAINT = '#5b6675'
-const COLOURS = {
-  read: '#3f7fd6',
-  write: '#7b55c7',
-  answered: '#1f8a53',
-  refused: '#e08a1e',
-  'turned away': '#9aa4b1',
-  lost: '#d1242f'
-} as const
-const PHASES: Readonly<Record<string, { tint: string, strip: string }>> = {
-  running: { tint: '#f1f9f4', strip: '#cdebd9' },
-  delaying: { tint: '#fff8e6', strip: '#fbe5b0' },
-  draining: { tint: '#eef4fd', strip: '#cfe0f8' },
-  closing: { tint: '#f5eefb', strip: '#dcc8ee' }
+const OUTCOMES: Record<Outcome, { colour: Colour, height: number, name: string }> = {
+  answered: { colour: 'green', height: KNOCKS, name: 'answered' },
+  refused: { colour: 'orange', height: 18, name: '503' },
+  'turned away': { colour: 'grey', height: 9, name: 'not connected' },
+  lost: { colour: 'red', height: KNOCKS, name: 'lost' }
 }
-/** A phase narrower than this has no room for its name. */
-const ROOM_FOR_NAME = 60
-
-export function drawTimeline (recording: Recording): string {
-  const { load, signalAt, exitAt } = recording
-  const start = Math.min(...load.map(call => call.start)) - 60
-  const end = exitAt + 60
-  const x = (at: number) => round(PLOT.left + (at - start) / (end - start) * (PLOT.right - PLOT.left))
-
-  const lanesTop = PLOT.top + STRIP + GAP
-  const knocksTop = lanesTop + load.length * LANE.height + GAP
-  const probesTop = knocksTop + KNOCKS + GAP
-  const bottom = probesTop + 2 * PROBE + 4 + GAP
-  const height = bottom + 76
-
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${height}" viewBox="0 0 ${WIDTH} ${height}"`,
-    `  font-family="system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif" font-size="12" fill="${INK}"`,
-    '  role="img" aria-labelledby="title desc">',
-    `<title id="title">${escape(titleOf(recording))}</title>`,
-    `<desc id="desc">${escape(describe(recording))}</desc>`,
-    `<rect x="0.5" y="0.5" width="${WIDTH - 1}" height="${height - 1}" rx="8" fill="#ffffff" stroke="#d5dbe3"/>`,
-    text(24, 36, titleOf(recording), 'font-size="18" font-weight="600"'),
-    text(24, 58, summary(recording), `font-size="13" fill="${FAINT}"`),
-    ...phases(recording, x, bottom),
-    ...axis(signalAt, start, end, x, bottom),
-    ...label(lanesTop + 10, `${load.length} requests`, 'in flight'),
-    ...lanes(load, x, lanesTop),
-    ...label(knocksTop + KNOCKS / 2 + 4, 'new requests'),
-    ...knocks(recording, x, knocksTop),
-    ...probes(recording, '/health', x, probesTop),
-    ...probes(recording, '/ready', x, probesTop + PROBE + 4),
-    ...marker(x(signalAt), 'SIGTERM', bottom, INK),
-    ...marker(x(exitAt), `exit ${recording.killed ? 'by force' : recording.exitCode}`, bottom, INK),
-    ...legend(recording, bottom + 56),
-    '</svg>',
-    ''
-  ].join('\n')
+const TINTS: Readonly<Record<string, Colour>> = {
+  running: 'tint-green', delaying: 'tint-yellow', draining: 'tint-blue', closing: 'tint-purple'
 }
+/** Text cannot be measured here. No letter of a usual font is wider than this, on average. */
+const LETTER = 10
 
 type Scale = (at: number) => number
 
-/** A band for each phase, its name above it. */
-function phases ({ phases: list, exitAt }: Recording, x: Scale, bottom: number): string[] {
+export function drawTimeline (recording: Recording): string {
+  const { load, knocks, probes, signalAt, exitAt } = recording
+  const start = Math.min(...load.map(call => call.start)) - MARGIN_MS
+  const end = exitAt + MARGIN_MS
+  const x = (at: number) => round(PLOT.left + (at - start) / (end - start) * (PLOT.right - PLOT.left))
+
+  const subtitle = summary(recording)
+  const stripTop = top(subtitle.length) + LINE
+  const drawn = [
+    text(x(signalAt), stripTop - 8, 'SIGTERM', { anchor: 'middle', bold: true }),
+    text(x(exitAt), stripTop - 8, `exit ${recording.killed ? 'by force' : recording.exitCode}`, { anchor: 'middle', bold: true }),
+    ...phases(recording, x, stripTop)
+  ]
+  let y = stripTop + STRIP + GAP
+  /** A heading with the legend, and below it what `draw` returns, on the bands of the phases. */
+  const block = (heading: string, entries: Array<[name: string, colour: Colour]>, height: number, draw: (top: number) => string[]) => {
+    drawn.push(text(PLOT.left, y + 15, heading), ...legend(entries, y + 15))
+    y += LINE + 1
+    drawn.push(...bands(recording, x, y, height), ...draw(y), ...marks(recording, x, y, height))
+    y += height + GAP
+  }
+  const isLost = load.some(({ outcome }) => outcome !== 'answered')
+  block(`${load.length} requests, a bar each`, [['read', 'blue'], ['write', 'purple'], ...isLost ? [['lost', 'red']] satisfies Array<[string, Colour]> : []],
+    load.length * LANE.height, lanesTop => lanes(load, x, lanesTop))
+  block('New requests', outcomesOf(knocks).map(outcome => [OUTCOMES[outcome].name, OUTCOMES[outcome].colour]),
+    KNOCKS, knocksTop => knockTicks(knocks, x, knocksTop))
+  for (const path of ['/health', '/ready'] as const) {
+    const own = probes.filter(sample => sample.path === path && sample.at <= exitAt)
+    block(`Probe ${path}`, [], PROBE, probeTop => probeBars(own, exitAt, x, probeTop))
+  }
+  y -= GAP
+  drawn.push(...axis(signalAt, start, end, x, y))
+  return drawPicture({
+    id: 'timeline', title: titleOf(recording), subtitle, description: describe(recording), height: y + 2 * LINE + 16
+  }, drawn)
+}
+
+interface Span { phase: string, left: number, width: number }
+
+function spans ({ phases: list, exitAt }: Recording, x: Scale): Span[] {
   const shown = list.filter(({ phase }) => phase !== 'closed')
-  return shown.flatMap(({ phase, at }, index) => {
+  return shown.map(({ phase, at }, index) => {
     const left = index === 0 ? PLOT.left : x(at)
-    const right = x(shown[index + 1]?.at ?? exitAt)
-    const { tint, strip } = PHASES[phase] ?? { tint: '#ffffff', strip: '#eeeeee' }
-    const width = round(right - left)
-    const name = width >= ROOM_FOR_NAME
-      ? text(left + width / 2, PLOT.top + 16, phase, 'text-anchor="middle" font-weight="600"')
-      : text(right + 6, PLOT.top + 16, phase, 'font-weight="600"')
-    return [
-      `<rect x="${left}" y="${PLOT.top}" width="${width}" height="${bottom - PLOT.top}" fill="${tint}"/>`,
-      `<rect x="${left}" y="${PLOT.top}" width="${width}" height="${STRIP}" fill="${strip}"/>`,
-      name
-    ]
+    return { phase, left, width: round(x(shown[index + 1]?.at ?? exitAt) - left) }
   })
 }
 
-/** Seconds, counted from the signal. */
-function axis (zero: number, start: number, end: number, x: Scale, bottom: number): string[] {
+/** The names of the phases. One without room for its name has it on its right, if it is the last. */
+function phases (recording: Recording, x: Scale, stripTop: number): string[] {
+  const all = spans(recording, x)
+  const names = all.map(({ phase, left, width }, index) => {
+    if (width >= phase.length * LETTER) return text(left + width / 2, stripTop + 18, phase, { anchor: 'middle' })
+    return index === all.length - 1 ? text(left + width + 6, stripTop + 18, phase) : ''
+  })
+  return [...bands(recording, x, stripTop, STRIP), ...marks(recording, x, stripTop, STRIP), ...names.filter(name => name !== '')]
+}
+
+function bands (recording: Recording, x: Scale, y: number, height: number): string[] {
+  return spans(recording, x).map(({ phase, left, width }) => box(left, y, width, height, TINTS[phase] ?? 'page'))
+}
+
+/** The signal and the exit. */
+function marks ({ signalAt, exitAt }: Recording, x: Scale, y: number, height: number): string[] {
+  return [signalAt, exitAt].map(at => line(`M${x(at)} ${round(y)}v${round(height)}`, 'ink', { width: 1.5, dashes: '4 3' }))
+}
+
+function axis (zero: number, start: number, end: number, x: Scale, y: number): string[] {
   const STEP = 500
-  const lines = [`<path d="M${PLOT.left} ${bottom}H${PLOT.right}" stroke="${FAINT}"/>`]
+  const drawn = [line(`M${PLOT.left} ${round(y)}H${PLOT.right}`, 'faint')]
   for (let at = zero + Math.ceil((start - zero) / STEP) * STEP; at <= end; at += STEP) {
     const isWhole = (at - zero) % 1000 === 0
-    lines.push(`<path d="M${x(at)} ${bottom}v${isWhole ? 6 : 4}" stroke="${FAINT}"/>`)
-    if (isWhole) lines.push(text(x(at), bottom + 19, String((at - zero) / 1000), `text-anchor="middle" fill="${FAINT}"`))
+    drawn.push(line(`M${x(at)} ${round(y)}v${isWhole ? 7 : 4}`, 'faint'))
+    // A number at the very left would stand out of the plot.
+    if (isWhole && x(at) >= PLOT.left + LETTER) drawn.push(text(x(at), y + LINE, String((at - zero) / 1000).replace('-', '−'), { anchor: 'middle', colour: 'faint' }))
   }
-  lines.push(text(PLOT.right + 6, bottom + 4, 'seconds', `fill="${FAINT}"`))
-  return lines
+  return [...drawn, text((PLOT.left + PLOT.right) / 2, y + 2 * LINE, 'seconds since SIGTERM', { anchor: 'middle', colour: 'faint' })]
 }
 
 /** A bar for each request, from its start to its answer; those that ended first are on top. */
-function lanes (load: readonly Call[], x: Scale, top: number): string[] {
+function lanes (load: readonly Call[], x: Scale, lanesTop: number): string[] {
   const endOf = (call: Call) => call.end ?? Infinity
   return load.toSorted((a, b) => endOf(a) - endOf(b)).map((call, lane) => {
     const left = x(call.start)
-    const width = round(Math.max(1, x(Math.min(endOf(call), Number.MAX_SAFE_INTEGER)) - left))
-    const fill = call.outcome === 'answered' ? COLOURS[call.method === 'POST' ? 'write' : 'read'] : COLOURS.lost
-    return `<rect x="${left}" y="${round(top + lane * LANE.height)}" width="${width}" height="${LANE.bar}" rx="2" fill="${fill}"/>`
+    const width = Math.max(1, Math.min(x(endOf(call)), PLOT.right) - left)
+    const colour = call.outcome === 'answered' ? (call.method === 'POST' ? 'purple' : 'blue') : OUTCOMES.lost.colour
+    return box(left, lanesTop + lane * LANE.height, width, LANE.bar, colour, 1.5)
   })
 }
 
-/** A tick for each new request where it was sent; the taller, the better it fared. */
-function knocks ({ knocks: calls }: Recording, x: Scale, top: number): string[] {
-  const heights: Record<Outcome, number> = { answered: KNOCKS, refused: 16, 'turned away': 8, lost: KNOCKS }
+/** A tick for each new request when it was sent. Its height says how the request ended, as its colour does. */
+function knockTicks (calls: readonly Call[], x: Scale, knocksTop: number): string[] {
   return calls.map(({ start, outcome = 'lost' }) => {
-    const height = heights[outcome]
-    return `<rect x="${round(x(start) - 1.5)}" y="${top + KNOCKS - height}" width="3" height="${height}" rx="1" fill="${COLOURS[outcome]}"/>`
+    const { height, colour } = OUTCOMES[outcome]
+    return box(x(start) - 1.5, knocksTop + KNOCKS - height, 3, height, colour, 1)
   })
 }
 
-/** What a probe says, changing colour. */
-function probes ({ probes: samples, exitAt }: Recording, path: string, x: Scale, top: number): string[] {
-  const own = samples.filter(sample => sample.path === path && sample.at <= exitAt)
-  const changes = own.filter(({ status }, index) => index === 0 || own[index - 1]?.status !== status)
-  const bars = changes.map(({ at, status }, index) => {
+function outcomesOf (calls: readonly Call[]): Outcome[] {
+  return (Object.keys(OUTCOMES) as Outcome[]).filter(outcome => count(calls, outcome) > 0)
+}
+
+/** What a probe answered, with its status where there is room for it. */
+function probeBars (samples: Recording['probes'], exitAt: number, x: Scale, probeTop: number): string[] {
+  const changes = samples.filter(({ status }, index) => index === 0 || samples[index - 1]?.status !== status)
+  return changes.map(({ at, status }, index) => {
     const left = x(at)
-    const width = round(Math.max(0, x(changes[index + 1]?.at ?? exitAt) - left))
-    const fill = status === 200 ? COLOURS.answered : status === 503 ? COLOURS.refused : COLOURS['turned away']
-    const bar = `<rect x="${left}" y="${top}" width="${width}" height="${PROBE}" fill="${fill}"/>`
-    if (status === undefined || width < ROOM_FOR_NAME) return bar
-    return bar + text(left + 8, top + 11, String(status), `font-size="11" font-weight="600" fill="${status === 200 ? '#ffffff' : INK}"`)
-  })
-  return [...label(top + 11, path), ...bars]
-}
-
-function marker (x: number, name: string, bottom: number, colour: string): string[] {
-  return [
-    `<path d="M${x} ${PLOT.top - 8}V${bottom}" stroke="${colour}" stroke-width="1.5" stroke-dasharray="4 3"/>`,
-    text(x, PLOT.top - 13, name, 'text-anchor="middle" font-weight="600"')
-  ]
-}
-
-function legend (recording: Recording, y: number): string[] {
-  const entries: Array<[colour: string, name: string]> = [
-    [COLOURS.read, 'reads'],
-    [COLOURS.write, 'writes to the database'],
-    [COLOURS.answered, 'answered, probe 200'],
-    [COLOURS.refused, 'refused, probe 503'],
-    [COLOURS['turned away'], 'nobody listens any more']
-  ]
-  if (losses(recording) > 0) entries.push([COLOURS.lost, 'lost'])
-  // Text cannot be measured here; a letter is some 6.3 pixels wide at this size.
-  let x = PLOT.left
-  return entries.flatMap(([colour, name]) => {
-    const left = x
-    x += 16 + name.length * 6.3 + 22
-    return [
-      `<rect x="${round(left)}" y="${y - 9}" width="10" height="10" rx="2" fill="${colour}"/>`,
-      text(left + 16, y, name, `fill="${FAINT}"`)
-    ]
+    const width = Math.max(0, x(changes[index + 1]?.at ?? exitAt) - left)
+    const colour = OUTCOMES[status === 200 ? 'answered' : status === 503 ? 'refused' : 'turned away'].colour
+    const bar = box(left, probeTop, width, PROBE, colour)
+    return status === undefined || width < 5 * LETTER ? bar : bar + text(left + 8, probeTop + 18, String(status), { colour: 'page', bold: true })
   })
 }
 
-/** What a lane shows, to the left of it. */
-function label (y: number, ...lines: string[]): string[] {
-  return lines.map((line, index) => text(PLOT.left - 10, y + index * 15, line, `text-anchor="end" fill="${FAINT}"`))
+/** From the right edge to the left, on the line of a heading. */
+function legend (entries: Array<[name: string, colour: Colour]>, y: number): string[] {
+  let right = WIDTH - MARGIN
+  return entries.toReversed().flatMap(([name, colour]) => {
+    const left = right - name.length * LETTER - 16
+    const drawn = [box(left, y - 11, 11, 11, colour, 2), text(left + 16, y, name, { colour: 'faint' })]
+    right = left - 14
+    return drawn
+  })
 }
 
 function titleOf (recording: Recording): string {
   const lost = losses(recording)
-  return `SIGTERM with ${recording.inFlight} requests in flight: ${lost === 0 ? 'nothing is lost' : `${lost} lost`}`
+  return `SIGTERM with ${recording.inFlight} requests in flight: ${lost === 0 ? 'none lost' : `${lost} lost`}`
 }
 
-function summary (recording: Recording): string {
-  const { load, knocks: calls, exitAt, signalAt, exitCode } = recording
+function summary (recording: Recording): string[] {
+  const { load, knocks, exitAt, signalAt, exitCode, killed } = recording
+  const exit = killed ? 'ended by force' : `exit code ${exitCode}`
   return [
-    `${count(load, 'answered')} of ${load.length} answered`,
-    `new requests: ${count(calls, 'answered')} answered, ${count(calls, 'refused')} refused with 503`,
-    `exit code ${exitCode} after ${seconds(exitAt - signalAt)}`
-  ].join('  ·  ')
+    `${count(load, 'answered')} of ${load.length} requests answered, ${exit} after ${seconds(exitAt - signalAt)}`,
+    `New requests: ${count(knocks, 'answered')} answered, ${count(knocks, 'refused')} rejected with 503`
+  ]
 }
 
 /** The picture in words. */
 function describe (recording: Recording): string {
   const { phases: list, signalAt } = recording
   const steps = list.filter(({ phase }) => phase !== 'running')
-    .map(({ phase, at }) => `${phase} from ${seconds(at - signalAt)}`)
-  return `${summary(recording)}. After the signal: ${steps.join(', ')}. ` +
-    'A bar for each request in flight, a tick for each new request, and the answers of the probes /health and /ready over time.'
+    .map(({ phase, at }) => `${phase} after ${seconds(at - signalAt)}`)
+  return `${summary(recording).join('. ')}. Phases after SIGTERM: ${steps.join(', ')}. ` +
+    'The picture shows a bar for each request in flight, a mark for each new request, and the status of the probes /health and /ready, over time.'
 }
 
-function losses ({ load, knocks: calls }: Recording): number {
-  return load.length - count(load, 'answered') + count(calls, 'lost')
+function losses ({ load, knocks }: Recording): number {
+  return load.length - count(load, 'answered') + count(knocks, 'lost')
 }
 
 function seconds (milliseconds: number): string {
   return `${(milliseconds / 1000).toFixed(1)} s`
-}
-
-function text (x: number, y: number, content: string, attributes: string): string {
-  return `<text x="${round(x)}" y="${round(y)}" ${attributes}>${escape(content)}</text>`
-}
-
-function escape (content: string): string {
-  return content.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;')
-}
-
-function round (value: number): number {
-  return Math.round(value * 10) / 10
 }

@@ -2,6 +2,8 @@
 
 import type { BalancerName } from './balancers.ts'
 import type { Failed } from './load.ts'
+import type { Colour } from '../../tools/picture.ts'
+import { drawPicture, line, LINE, MARGIN, text, ticks, top, WIDTH } from '../../tools/picture.ts'
 
 export type VariantName = 'fastify-graceful' | 'fastify-graceful, no delay' | 'close-with-grace'
 
@@ -18,6 +20,21 @@ export interface Run {
   unclean: number
   /** Failures per restart that the simulation predicts. */
   predicted: number | undefined
+}
+
+/** What the picture shows of a run. */
+export interface Drawn {
+  balancer: BalancerName
+  variant: VariantName
+  restarts: number
+  /** Milliseconds of load. */
+  time: number
+  /** When requests failed, in milliseconds since the load began. */
+  failed: number[]
+}
+
+export function toDrawn ({ balancer, variant, times, time, failed }: Run): Drawn {
+  return { balancer, variant, restarts: times.length, time: Math.round(time), failed: failed.map(({ at }) => at) }
 }
 
 const MOST_FAILURES = 20
@@ -56,44 +73,74 @@ function byKind (failed: readonly Failed[]): Map<string, Failed[]> {
   return kinds
 }
 
-const WIDTH = 900
-const PANEL = { left: 60, right: WIDTH - 230, height: 170, gap: 60, top: 70 }
-const COLOURS: Record<VariantName, string> = {
-  'fastify-graceful': '#1f8a53',
-  'fastify-graceful, no delay': '#e08a1e',
-  'close-with-grace': '#d1242f'
+const NAMES: Record<BalancerName, string> = { haproxy: 'HAProxy', nginx: 'nginx', direct: 'direct connections, as with kube-proxy' }
+/** Told apart without their colours, too. */
+const STYLES: Record<VariantName, { colour: Colour, dashes: string }> = {
+  'fastify-graceful': { colour: 'green', dashes: '' },
+  'fastify-graceful, no delay': { colour: 'orange', dashes: '9 4' },
+  'close-with-grace': { colour: 'red', dashes: '3 3' }
 }
+const PLOT = { left: 60, right: WIDTH - 64, height: 150, gap: 28 }
 
-/** Failed requests, added up over the time of the run: a panel for each balancer, a line for each variant. */
-export function drawFailures (runs: readonly Run[]): string {
+/** Failed requests so far: a panel for each balancer, all with the same scale, and a line for each variant. */
+export function drawFailures (runs: readonly Drawn[]): string {
   const balancers = [...new Set(runs.map(({ balancer }) => balancer))]
-  const height = PANEL.top + balancers.length * (PANEL.height + PANEL.gap)
-  const panels = balancers.map((balancer, index) =>
-    drawPanel(runs.filter(run => run.balancer === balancer), balancer, PANEL.top + index * (PANEL.height + PANEL.gap)))
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="system-ui, sans-serif" font-size="13">
-<rect width="${WIDTH}" height="${height}" fill="#ffffff"/>
-<text x="24" y="32" font-size="18" font-weight="600" fill="#1f2733">Failed requests during rolling restarts, added up</text>
-${panels.join('\n')}
-</svg>
-`
+  const variants = [...new Set(runs.map(({ variant }) => variant))]
+  const scale = {
+    most: Math.max(1, ...runs.map(({ failed }) => failed.length)),
+    longest: Math.max(...runs.map(({ time }) => time))
+  }
+  const subtitle = ['40 clients that never retry; each instance restarts in turn']
+  const legendTop = top(subtitle.length) + 12
+  const legend = variants.flatMap((variant, index) => {
+    const middle = legendTop + index * LINE
+    return [line(`M${MARGIN} ${middle}h44`, STYLES[variant].colour, { width: 3, dashes: STYLES[variant].dashes }), text(MARGIN + 54, middle + 5, variant)]
+  })
+  const first = legendTop + variants.length * LINE + 16
+  const step = PLOT.height + 4 * LINE + PLOT.gap
+  const panels = balancers.flatMap((balancer, index) =>
+    drawPanel(runs.filter(run => run.balancer === balancer), NAMES[balancer], first + index * step, scale))
+  return drawPicture({
+    id: 'rolling',
+    title: 'Failed requests during rolling restarts',
+    subtitle,
+    description: `Failed requests by load balancer and by what shuts the instances down. ${balancers.map(balancer =>
+      `${NAMES[balancer]}: ${runs.filter(run => run.balancer === balancer).map(({ variant, failed }) => `${variant} ${failed.length}`).join('; ')}`).join('. ')}.`,
+    height: first + balancers.length * step - PLOT.gap + MARGIN
+  }, [...legend, ...panels])
 }
 
-function drawPanel (runs: readonly Run[], balancer: string, top: number): string {
-  const bottom = top + PANEL.height
-  const most = Math.max(1, ...runs.map(({ failed }) => failed.length))
-  const longest = Math.max(...runs.map(({ time }) => time))
-  const x = (at: number) => Math.round(PANEL.left + at / longest * (PANEL.right - PANEL.left))
-  const y = (count: number) => Math.round(bottom - count / most * PANEL.height)
-  const lines = runs.map(({ variant, failed, time }, line) => {
-    const steps = failed.map(({ at }, index) => `H${x(at)}V${y(index + 1)}`).join('')
-    return `<path d="M${x(0)} ${y(0)}${steps}H${x(time)}" fill="none" stroke="${COLOURS[variant]}" stroke-width="2.5"/>
-<text x="${PANEL.right + 10}" y="${top + 16 + 22 * line}" fill="${COLOURS[variant]}">${variant}: ${failed.length}</text>`
+function drawPanel (runs: readonly Drawn[], name: string, panelTop: number, { most, longest }: { most: number, longest: number }): string[] {
+  const plotTop = panelTop + 2 * LINE
+  const bottom = plotTop + PLOT.height
+  const x = (at: number) => Math.round(PLOT.left + at / longest * (PLOT.right - PLOT.left))
+  const y = (count: number) => Math.round(bottom - count / most * PLOT.height)
+  return [
+    text(MARGIN, panelTop + 10, `${name}, ${runs[0]?.restarts} restarts`, { bold: true }),
+    text(MARGIN, panelTop + 10 + LINE, 'failed requests so far', { colour: 'faint' }),
+    line(`M${PLOT.left} ${plotTop}V${bottom}H${PLOT.right}`, 'faint'),
+    ...ticks(most).flatMap(count => [
+      line(`M${PLOT.left} ${y(count)}h-6`, 'faint'), text(PLOT.left - 10, y(count) + 6, String(count), { anchor: 'end', colour: 'faint' })
+    ]),
+    ...ticks(longest / 1_000).flatMap(seconds => [
+      line(`M${x(1_000 * seconds)} ${bottom}v6`, 'faint'), text(x(1_000 * seconds), bottom + LINE, String(seconds), { anchor: 'middle', colour: 'faint' })
+    ]),
+    text((PLOT.left + PLOT.right) / 2, bottom + 2 * LINE, 'seconds', { anchor: 'middle', colour: 'faint' }),
+    ...runs.map(({ variant, failed, time }) => {
+      const steps = failed.map((at, index) => `H${x(at)}V${y(index + 1)}`).join('')
+      return line(`M${x(0)} ${y(0)}${steps}H${x(time)}`, STYLES[variant].colour, { width: 3, dashes: STYLES[variant].dashes })
+    }),
+    ...totals(runs, y).map(({ total, variant, time, at }) =>
+      text(x(time) + 8, Math.min(at, bottom - 5), String(total), { colour: STYLES[variant].colour, bold: true }))
+  ]
+}
+
+/** At the ends of the lines. If they are too near each other, the upper one is moved up. */
+function totals (runs: readonly Drawn[], y: (count: number) => number) {
+  let lowest = Infinity
+  const labels = runs.map(({ variant, time, failed: { length: total } }) => ({ variant, time, total }))
+  return labels.sort((a, b) => a.total - b.total || b.time - a.time).map(label => {
+    lowest = Math.min(y(label.total) + 6, lowest - LINE + 2)
+    return { ...label, at: lowest }
   })
-  const seconds = Math.round(longest / 1000)
-  return `<text x="${PANEL.left}" y="${top - 12}" font-weight="600" fill="#1f2733">${balancer}, ${runs[0]?.times.length} restarts</text>
-<path d="M${PANEL.left} ${top}V${bottom}H${PANEL.right}" fill="none" stroke="#9aa4b1"/>
-<text x="${PANEL.left - 8}" y="${top + 5}" text-anchor="end" fill="#5b6675">${most}</text>
-<text x="${PANEL.left - 8}" y="${bottom + 4}" text-anchor="end" fill="#5b6675">0</text>
-<text x="${PANEL.right}" y="${bottom + 18}" text-anchor="end" fill="#5b6675">${seconds} s</text>
-${lines.join('\n')}`
 }

@@ -5,7 +5,7 @@
 // also if what is lost without the delay is far from what the simulation says.
 
 import type { BalancerName } from './balancers.ts'
-import type { Run, VariantName } from './report.ts'
+import type { Drawn, Run, VariantName } from './report.ts'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -17,7 +17,7 @@ import { resolveOptions } from '../../lib/options.ts'
 import { BALANCERS, CHECKS, DELAY, freePort, START, TOLD_LATE } from './balancers.ts'
 import { Instance } from './instance.ts'
 import { CLIENTS, startLoad } from './load.ts'
-import { drawFailures, printFailures, table } from './report.ts'
+import { drawFailures, printFailures, table, toDrawn } from './report.ts'
 
 /** What is restarted, by the name that the report gives it. */
 const VARIANTS: Record<VariantName, { program: string, delay: number }> = {
@@ -31,12 +31,12 @@ const BETWEEN = 500
 /** The simulation is trusted as long as it is not off by more than this factor. */
 const FACTOR = 3
 
-const HELP = `npm run test:rolling -- [--restarts 3] [--balancer haproxy|nginx|direct] [--compare] [--picture file.svg]
+const HELP = `npm run test:rolling -- [--restarts 3] [--balancer haproxy|nginx|direct] [--compare] [--write]
 
   --restarts N   how many restarts behind each balancer; default: 3, each instance once
   --balancer B   only behind this one
   --compare      also without a delay, and with close-with-grace alone
-  --picture F    draws the failures over time
+  --write        writes test/rolling/results.json and example/rolling.svg anew
 `
 
 const values = readFlags()
@@ -72,11 +72,17 @@ try {
   process.exit(1)
 }
 console.log(`\n${table(runs)}`)
-if (values.picture !== undefined) await writeFile(values.picture, drawFailures(runs))
+if (values.write) await write(runs.map(toDrawn))
 const strangers = runs.filter(isFarFromPrediction)
 for (const { balancer, variant } of strangers) console.error(`${variant} behind ${balancer} is far from what the simulation says`)
 const failed = runs.some(({ variant, failed: { length }, unclean }) => variant === variants[0] && length + unclean > 0)
 process.exit(failed || strangers.length > 0 ? 1 : 0)
+
+async function write (drawn: Drawn[]): Promise<void> {
+  const root = new URL('../..', import.meta.url)
+  await writeFile(new URL('test/rolling/results.json', root), `[\n${drawn.map(run => JSON.stringify(run)).join(',\n')}\n]\n`)
+  await writeFile(new URL('example/rolling.svg', root), drawFailures(drawn))
+}
 
 function readFlags () {
   try {
@@ -85,7 +91,7 @@ function readFlags () {
         restarts: { type: 'string', default: String(INSTANCES) },
         balancer: { type: 'string' },
         compare: { type: 'boolean', default: false },
-        picture: { type: 'string' },
+        write: { type: 'boolean', default: false },
         help: { type: 'boolean', default: false }
       }
     }).values

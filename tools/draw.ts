@@ -1,0 +1,28 @@
+// `npm run pictures`: draws the pictures of the benchmarks and of the rolling restarts again, from the stored results. The picture of
+// the demo is drawn by a run: npm run demo -- --picture example/timeline.svg
+
+import type { Results } from '../bench/results.ts'
+import type { Drawn } from '../test/rolling/report.ts'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { drawCharts } from '../bench/charts.ts'
+import { drawFailures } from '../test/rolling/report.ts'
+
+const ROOT = new URL('..', import.meta.url)
+
+/** By path from the root of the project. */
+export function picturesOfResults (): Record<string, string> {
+  const charts = drawCharts(read('bench/results/results.json') as Results)
+  return {
+    ...Object.fromEntries(Object.entries(charts).map(([name, svg]) => [`bench/results/${name}.svg`, svg])),
+    'example/rolling.svg': drawFailures(read('test/rolling/results.json') as Drawn[])
+  }
+}
+
+function read (path: string): unknown {
+  return JSON.parse(readFileSync(new URL(path, ROOT), 'utf8'))
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  for (const [path, svg] of Object.entries(picturesOfResults())) writeFileSync(new URL(path, ROOT), svg)
+}
