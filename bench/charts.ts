@@ -123,7 +123,8 @@ const LINES: ReadonlyArray<{ colour: Colour, dashes: string }> = [
 
 /** Both axes are logarithmic: linear growth is a straight line. */
 function drawGrowth (counts: readonly number[], series: Record<string, number[]>): string {
-  const factors = Object.fromEntries(Object.entries(series).map(([name, values]) => [name, values.map(value => value / (values[0] ?? NaN))]))
+  const factors = Object.fromEntries(Object.entries(series).map(([name, values]) =>
+    [name, values.map(value => value / (values[0] ?? NaN))]))
   const all = Object.values(factors).flat()
   const [low, high] = [Math.log10(Math.min(0.5, ...all)), Math.ceil(Math.log10(Math.max(10, ...all)))]
   const most = Math.log10(counts.at(-1) ?? 10)

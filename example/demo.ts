@@ -1,4 +1,4 @@
-// `npm run demo`: the example service goes down while 50 requests are in flight, and nobody loses an answer. It starts
+// `npm run demo`: the example service shuts down while 50 requests are in flight, and each of them is answered. It starts
 // the service as a child process, sends it SIGTERM, goes on asking for more, and shows what happens. With --picture, it also draws it:
 //
 //   npm run demo [-- --picture FILE.svg]

@@ -255,9 +255,9 @@ export function runCommand (t: Test, command: readonly string[], env: Record<str
   // Line by line, so that lines of the two do not mix.
   const read = (stream: Readable): void => {
     let rest = ''
-    stream.on('data', (chunk: Buffer) => {
-      output += chunk.toString()
-      const lines = (rest + chunk.toString()).split('\n')
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      output += chunk
+      const lines = (rest + chunk).split('\n')
       rest = lines.pop() ?? ''
       for (const line of lines) log.write(`${line}\n`)
     })

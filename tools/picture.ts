@@ -47,12 +47,12 @@ export function top (subtitleLines: number): number {
   return 44 + subtitleLines * LINE
 }
 
-export function drawPicture ({ id, title, subtitle, description, height }: Picture, content: readonly string[]): string {
+export function drawPicture ({ id, title, subtitle, description, height }: Picture, drawing: readonly string[]): string {
   const drawn = [
     `<rect x="0.5" y="0.5" width="${WIDTH - 1}" height="${height - 1}" rx="8" class="page frame-line"/>`,
     text(MARGIN, 34, title, { bold: true, size: TITLE_SIZE }),
-    ...subtitle.map((line, index) => text(MARGIN, 34 + (index + 1) * LINE, line, { colour: 'faint' })),
-    ...content
+    ...subtitle.map((content, index) => text(MARGIN, 34 + (index + 1) * LINE, content, { colour: 'faint' })),
+    ...drawing
   ].join('\n')
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${height}" viewBox="0 0 ${WIDTH} ${height}" role="img" aria-labelledby="${id}-title ${id}-description"
   font-family="system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif" font-size="${FONT_SIZE}">

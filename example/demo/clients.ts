@@ -1,4 +1,4 @@
-// Those who ask: 50 requests of different lengths, somebody who goes on knocking, and a prober.
+// The clients: 50 requests of different lengths, a client that keeps sending new ones, and a prober.
 
 import type { Dispatcher } from 'undici'
 import type { Call, InFlightCall, Recording } from './recording.ts'
@@ -10,7 +10,7 @@ const LOAD = { requests: 50, every: 12, shortest: 900, longest: 4_000 }
 const KNOCK_EVERY = 50
 const PROBE_EVERY = 100
 
-/** Whoever waits so long for a byte gives up: then the request is lost. */
+/** A client that waits so long for a byte gives up, and the request is lost. */
 const PATIENCE = { headersTimeout: 8_000, bodyTimeout: 8_000 }
 
 const JSON_TYPE = { 'content-type': 'application/json' }

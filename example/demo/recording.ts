@@ -5,7 +5,7 @@ import type { Phase, ShutdownReport } from '../../index.ts'
 
 /**
  * How a request ended. `answered` in full, as asked; `refused` by the gate, with its 503; `turned away` because
- * nobody listens any more (connection refused), which a load balancer that has looked away never sees; `lost` is
+ * the port is closed (connection refused), which never happens behind a load balancer that has removed the instance; `lost` is
  * everything else: a reset, a truncated body, a time-out, another status.
  */
 export type Outcome = 'answered' | 'refused' | 'turned away' | 'lost'
@@ -16,7 +16,7 @@ export interface Call {
   start: number
   end: number | undefined
   outcome: Outcome | undefined
-  /** What was wrong where it was lost. */
+  /** Why it is lost. */
   detail: string
 }
 
@@ -26,7 +26,7 @@ export interface InFlightCall extends Call {
   note: { id: number, text: string } | undefined
 }
 
-/** What a probe said: a status, or undefined where there was no answer. */
+/** The answer of a probe: a status, or undefined if there was none. */
 export interface ProbeSample {
   at: number
   path: '/health' | '/ready'
@@ -35,7 +35,7 @@ export interface ProbeSample {
 
 export interface Recording {
   load: InFlightCall[]
-  /** New requests, which go on and on. */
+  /** New requests, sent one after another until the end. */
   knocks: Call[]
   probes: ProbeSample[]
   /** The phases, each with its beginning, as the service's log tells. */

@@ -6,8 +6,8 @@ import { readFile } from 'node:fs/promises'
 import Database from 'libsql'
 import { count } from './recording.ts'
 
-/** So many of the lost ones are told one by one. */
-const FEW = 10
+/** At most so many lost requests have a row of their own. */
+const FEW = 8
 
 export interface Verdict {
   rows: Array<{ name: string, value: string, isGood?: boolean }>
@@ -30,22 +30,22 @@ export async function judge (recording: Recording, remains: Remains): Promise<Ve
   const rows: Verdict['rows'] = [
     { name: 'In flight at SIGTERM', value: String(inFlight) },
     { name: '  answered', value: `${count(load, 'answered')} of ${load.length}`, isGood: count(load, 'answered') === load.length },
-    { name: 'New requests since', value: String(since.length) },
+    { name: 'New requests after SIGTERM', value: String(since.length) },
     { name: '  answered', value: String(count(since, 'answered')) },
-    { name: '  refused with 503', value: String(count(since, 'refused')) },
-    { name: '  turned away: nobody listens any more', value: String(count(since, 'turned away')) },
+    { name: '  rejected with 503', value: String(count(since, 'refused')) },
+    { name: '  not connected: port closed', value: String(count(since, 'turned away')) },
     { name: 'Lost', value: String(lost.length), isGood: lost.length === 0 },
     { name: 'Writes found in the database', value: `${found} of ${writes.length}`, isGood: found === writes.length },
     {
       name: "The service's own report",
-      value: report === undefined ? 'missing' : `${report.completed} completed, ${report.refused} refused, ${report.cut.length} cut`,
+      value: report === undefined ? 'missing' : `${report.completed} completed, ${report.refused} rejected, ${report.cut.length} cut`,
       isGood: report?.cut.length === 0
     },
     { name: 'Last metrics', value: metrics, isGood: metrics !== 'missing' },
     { name: 'Exit code', value: killed ? 'none: ended by force' : String(exitCode), isGood: exitCode === 0 && !killed },
     { name: 'Time from SIGTERM to exit', value: `${((exitAt - signalAt) / 1000).toFixed(2)} s` },
     ...lost.slice(0, FEW).map(({ method, outcome, detail, start }) =>
-      ({ name: `  lost: ${method} at ${((start - signalAt) / 1000).toFixed(2)} s`, value: `${outcome} ${detail}`, isGood: false }))
+      ({ name: `  lost: ${method} at ${((start - signalAt) / 1000).toFixed(2)} s`, value: `${outcome} ${detail.replace(/\s+/g, ' ')}`, isGood: false }))
   ]
   return { rows, isGood: rows.every(({ isGood }) => isGood !== false) }
 }
@@ -67,7 +67,7 @@ async function lastMetrics (path: string): Promise<string> {
   try {
     const text = await readFile(path, 'utf8')
     const value = (name: string) => Number(new RegExp(`^${name} (\\S+)$`, 'm').exec(text)?.[1])
-    return `${value('http_requests_in_flight')} in flight, shutdown took ${value('shutdown_duration_seconds').toFixed(2)} s so far`
+    return `${value('http_requests_in_flight')} in flight, shutdown ${value('shutdown_duration_seconds').toFixed(2)} s`
   } catch {
     return 'missing'
   }

@@ -20,6 +20,10 @@ export function rgb (colour: string): Rgb {
 }
 
 function luminance (colour: Rgb): number {
-  const [red = 0, green = 0, blue = 0] = colour.map(value => value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4)
+  const [red = 0, green = 0, blue = 0] = colour.map(value => linear(value / 255))
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+}
+
+function linear (value: number): number {
+  return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4
 }

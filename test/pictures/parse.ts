@@ -7,7 +7,9 @@ export interface Element {
   content: string
 }
 
-const TOKEN = /<(?<close>\/?)(?<name>[a-zA-Z]+)(?<attributes>(?:\s+[\w:-]+="[^"<&]*")*)\s*(?<empty>\/?)>|(?<text>(?:[^<&]|&(?:amp|lt|gt|quot);)+)/y
+const TAG = /<(?<close>\/?)(?<name>[a-zA-Z]+)(?<attributes>(?:\s+[\w:-]+="[^"<&]*")*)\s*(?<empty>\/?)>/
+const TEXT = /(?<text>(?:[^<&]|&(?:amp|lt|gt|quot);)+)/
+const TOKEN = new RegExp(`${TAG.source}|${TEXT.source}`, 'y')
 
 /** In the order of the document. */
 export function parse (xml: string): Element[] {

@@ -5,6 +5,7 @@
 import type { Browser, Page } from 'playwright-core'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { chromium } from 'playwright-core'
 import { contrast, LEAST, rgb } from './contrast.ts'
@@ -79,7 +80,7 @@ async function open (scheme: Scheme, width: number): Promise<Page> {
 
 async function show (page: Page, html: string): Promise<void> {
   await page.setContent(`<!doctype html><style>body { margin: 0 } svg, img { display: block; height: auto }</style>${html}`)
-  await page.addScriptTag({ path: new URL('in-page.js', import.meta.url).pathname })
+  await page.addScriptTag({ path: fileURLToPath(new URL('in-page.js', import.meta.url)) })
 }
 
 /** Adds what is wrong with the picture to the faults. */

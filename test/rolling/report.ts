@@ -110,7 +110,9 @@ export function drawFailures (runs: readonly Drawn[]): string {
   }, [...legend, ...panels])
 }
 
-function drawPanel (runs: readonly Drawn[], name: string, panelTop: number, { most, longest }: { most: number, longest: number }): string[] {
+type Scale = Record<'most' | 'longest', number>
+
+function drawPanel (runs: readonly Drawn[], name: string, panelTop: number, { most, longest }: Scale): string[] {
   const plotTop = panelTop + 2 * LINE
   const bottom = plotTop + PLOT.height
   const x = (at: number) => Math.round(PLOT.left + at / longest * (PLOT.right - PLOT.left))
@@ -138,9 +140,9 @@ function drawPanel (runs: readonly Drawn[], name: string, panelTop: number, { mo
 /** At the ends of the lines. If they are too near each other, the upper one is moved up. */
 function totals (runs: readonly Drawn[], y: (count: number) => number) {
   let lowest = Infinity
-  const labels = runs.map(({ variant, time, failed: { length: total } }) => ({ variant, time, total }))
-  return labels.sort((a, b) => a.total - b.total || b.time - a.time).map(label => {
-    lowest = Math.min(y(label.total) + 6, lowest - LINE + 2)
-    return { ...label, at: lowest }
+  const sorted = [...runs].sort((a, b) => a.failed.length - b.failed.length || b.time - a.time)
+  return sorted.map(({ variant, time, failed: { length: total } }) => {
+    lowest = Math.min(y(total) + 6, lowest - LINE + 2)
+    return { variant, time, total, at: lowest }
   })
 }
