@@ -1,0 +1,70 @@
+// Compares shutdown packages: `npm run test:comparison`, or `npm run test:comparison -- fastify-graceful lightship` for only
+// these. Prints the table, and fails if docs/comparison.md says otherwise. `--write` writes the tables there instead.
+//
+// Each package has a program in `programs`, set up as its own documentation recommends, with the packages that
+// packages/package.json pins.
+
+import type { Answers, Question } from './questions.ts'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { ROOT, installPrograms } from '../packages.ts'
+import { Program } from './program.ts'
+import { QUESTIONS, SCENARIOS } from './questions.ts'
+import { SUBJECTS, differences, longTable, shortTable, withTables } from './tables.ts'
+
+/** Most of the time, a program waits. */
+const CONCURRENCY = 12
+const DOCUMENT = join(ROOT, 'docs/comparison.md')
+
+const args = process.argv.slice(2)
+const names = args.filter(arg => !arg.startsWith('--'))
+const subjects = names.length > 0 ? names : Object.keys(SUBJECTS)
+const running = new Set<Program>()
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
+process.on('exit', () => { for (const program of running) program.end() })
+
+const folder = installPrograms('comparison')
+const answers: Record<string, Answers> = Object.fromEntries(subjects.map(subject => [subject, {}]))
+/** The scenario that answers a question. */
+const scenarioOf = new Map<Question, string>()
+const tasks = Object.keys(SCENARIOS).flatMap(scenario => subjects.map(subject => ({ scenario, subject })))
+await Promise.all(Array.from({ length: CONCURRENCY }, async () => {
+  for (let task = tasks.shift(); task !== undefined; task = tasks.shift()) await ask(task.subject, task.scenario)
+}))
+
+const document = readFileSync(DOCUMENT, 'utf8')
+if (args.includes('--write')) {
+  writeFileSync(DOCUMENT, withTables(document, answers))
+} else {
+  // A busy machine may have been too slow for an answer: such a question is asked once more, alone.
+  const doubtful = new Set(differences(document, answers).map(({ subject, question }) => `${subject} ${scenarioOf.get(question)}`))
+  for (const pair of doubtful) await ask(...pair.split(' ') as [string, string])
+}
+console.log(longTable(answers))
+console.log(`\n${shortTable(answers)}`)
+const wrong = differences(readFileSync(DOCUMENT, 'utf8'), answers)
+for (const { subject, question, expected, actual } of wrong) {
+  console.error(`${subject}, ${QUESTIONS[question]}: "${expected}" in docs/comparison.md, but found "${actual}"`)
+}
+process.exit(wrong.length > 0 ? 1 : 0)
+
+async function ask (subject: string, scenario: string): Promise<void> {
+  const started: Program[] = []
+  try {
+    const found = await SCENARIOS[scenario]?.(settings => {
+      const program = new Program(folder, subject, settings ?? {})
+      started.push(program)
+      running.add(program)
+      return program
+    })
+    Object.assign(answers[subject] as Answers, found)
+    for (const question of Object.keys(found ?? {}) as Question[]) scenarioOf.set(question, scenario)
+  } catch (error) {
+    throw new Error(`${subject}, ${scenario}`, { cause: error })
+  } finally {
+    for (const program of started) {
+      program.end()
+      running.delete(program)
+    }
+  }
+}
