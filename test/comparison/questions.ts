@@ -12,32 +12,32 @@ import { LIMIT, answer, get, getOnce, within } from './program.ts'
 /** The rows of the table. */
 export const QUESTIONS = {
   answered: 'a request in flight is answered',
-  readiness: 'readiness fails before the listener closes',
-  delayed: 'during the delay: a request on an open connection',
-  delayedClose: 'during the delay: responses say `Connection: close`',
-  drainingOpen: 'while draining: a request on an idle connection',
-  drainingNew: 'while draining: a request on a new connection',
-  close: 'the response in flight says `Connection: close`',
-  exit: 'exits after that response, while its client keeps the connection open',
-  exitCode: 'exit code of a clean shutdown',
-  idle: 'an idle keep-alive connection does not delay the exit',
-  silent: 'a silent connection, or half a header, does not delay it',
-  upload: 'a stalled upload',
+  readiness: 'the readiness probe fails before the listener closes',
+  delayed: 'request on an open connection during the delay',
+  delayedClose: 'responses during the delay say `Connection: close`',
+  drainingOpen: 'request on an idle connection while draining',
+  drainingNew: 'request on a new connection while draining',
+  close: 'the last response says `Connection: close`',
+  exit: 'exits although that client keeps its connection open',
+  idle: 'exits although an idle connection is open',
+  silent: 'exits although a connection is silent or has sent half a header',
+  upload: 'exits although an upload stalls',
+  exitCode: 'exit code if all went well',
   download: 'a slow reader gets its whole response',
   goaway: 'HTTP/2: GOAWAY while a stream is in flight',
-  stream: 'HTTP/2: the stream in flight is answered',
-  webSocket: 'a WebSocket is closed with',
+  stream: 'HTTP/2: a stream in flight is answered',
+  webSocket: 'close code of a WebSocket',
   cleanup: 'cleanup waits for a handler',
-  cleanupEarly: 'cleanup waits for a handler that has sent its 202',
+  cleanupEarly: 'cleanup waits for a handler that works on after its 202',
   cleanupGone: 'cleanup waits for a handler whose client has left',
   bounded: 'a request that never ends is cut',
-  cutCleanup: 'cleanup still runs then',
-  cutExit: 'exit code then',
-  cutNamed: 'the log names that request',
+  cutCleanup: 'cleanup runs after that cut',
+  cutExit: 'exit code after that cut',
+  cutNamed: 'the log names the request that was cut',
   hangingCleanup: 'a cleanup that hangs is cut',
-  instances: 'two instances in a process',
-  second: 'a second SIGTERM',
-  uncaught: 'an uncaught error: a request in flight is answered'
+  instances: 'several instances in one process all finish',
+  second: 'second SIGTERM',
+  uncaught: 'a request in flight is answered after an uncaught error'
 } as const
 
 export type Question = keyof typeof QUESTIONS
@@ -123,7 +123,7 @@ export const SCENARIOS: Record<string, (start: Start) => Promise<Answers>> = {
     await program.event('held')
     program.signal()
     const response = answer(client)
-    if (await within(program.exit, AT_ONCE) !== undefined) return { upload: `answered ${(await response).result}` }
+    if (await within(program.exit, AT_ONCE) !== undefined) return { upload: `yes, with ${(await response).result}` }
     return { upload: await within(program.exit, LIMIT - AT_ONCE + LATE) === undefined ? 'no exit' : 'at the limit' }
   },
 
@@ -226,7 +226,7 @@ export const SCENARIOS: Record<string, (start: Start) => Promise<Answers>> = {
     const { result } = await answer(held)
     await within(program.exit, AT_ONCE)
     const areClean = program.events.filter(({ event }) => event === 'cleanup').length === 2
-    return { instances: result === '200' && areClean ? 'both end' : 'one is cut' }
+    return { instances: yesNo(result === '200' && areClean) }
   },
 
   async second (start) {

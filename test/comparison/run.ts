@@ -1,5 +1,5 @@
 // Compares shutdown packages: `npm run test:comparison`, or `npm run test:comparison -- fastify-graceful lightship` for only
-// these. Prints the table, and fails if docs/comparison.md says otherwise. `--write` writes the tables there instead.
+// these. Prints the table, and fails if docs/comparison.md or README.md says otherwise. `--write` writes the answers there instead.
 //
 // Each package has a program in `programs`, set up as its own documentation recommends, with the packages that
 // packages/package.json pins.
@@ -10,11 +10,11 @@ import { join } from 'node:path'
 import { ROOT, installPrograms } from '../packages.ts'
 import { Program } from './program.ts'
 import { QUESTIONS, SCENARIOS } from './questions.ts'
-import { SUBJECTS, differences, longTable, shortTable, withTables } from './tables.ts'
+import { SUBJECTS, differences, table, withAnswers } from './tables.ts'
 
 /** Most of the time, a program waits. */
 const CONCURRENCY = 12
-const DOCUMENT = join(ROOT, 'docs/comparison.md')
+const DOCUMENTS = ['docs/comparison.md', 'README.md']
 
 const args = process.argv.slice(2)
 const names = args.filter(arg => !arg.startsWith('--'))
@@ -32,19 +32,19 @@ await Promise.all(Array.from({ length: CONCURRENCY }, async () => {
   for (let task = tasks.shift(); task !== undefined; task = tasks.shift()) await ask(task.subject, task.scenario)
 }))
 
-const document = readFileSync(DOCUMENT, 'utf8')
+const read = (document: string): string => readFileSync(join(ROOT, document), 'utf8')
+const allDifferences = () => DOCUMENTS.flatMap(document => differences(read(document), answers).map(difference => ({ document, ...difference })))
 if (args.includes('--write')) {
-  writeFileSync(DOCUMENT, withTables(document, answers))
+  for (const document of DOCUMENTS) writeFileSync(join(ROOT, document), withAnswers(read(document), answers))
 } else {
   // A busy machine may have been too slow for an answer: such a question is asked once more, alone.
-  const doubtful = new Set(differences(document, answers).map(({ subject, question }) => `${subject} ${scenarioOf.get(question)}`))
+  const doubtful = new Set(allDifferences().map(({ subject, question }) => `${subject} ${scenarioOf.get(question)}`))
   for (const pair of doubtful) await ask(...pair.split(' ') as [string, string])
 }
-console.log(longTable(answers))
-console.log(`\n${shortTable(answers)}`)
-const wrong = differences(readFileSync(DOCUMENT, 'utf8'), answers)
-for (const { subject, question, expected, actual } of wrong) {
-  console.error(`${subject}, ${QUESTIONS[question]}: "${expected}" in docs/comparison.md, but found "${actual}"`)
+console.log(table('table', answers))
+const wrong = allDifferences()
+for (const { document, subject, question, expected, actual } of wrong) {
+  console.error(`${document}: ${subject}, ${QUESTIONS[question]}: "${expected}", but found "${actual}"`)
 }
 process.exit(wrong.length > 0 ? 1 : 0)
 

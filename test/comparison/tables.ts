@@ -1,4 +1,4 @@
-// The tables of docs/comparison.md.
+// The tables of docs/comparison.md; the short one is also in the README.
 
 import type { Answers, Question } from './questions.ts'
 import { QUESTIONS } from './questions.ts'
@@ -16,45 +16,44 @@ export const SUBJECTS: Record<string, string> = {
   fastify: 'Fastify alone'
 }
 
-/** The rows of the short table, and how they are put there. */
-const SHORT: Partial<Record<Question, string>> = {
-  readiness: 'readiness fails before the listener closes',
-  delayedClose: '`Connection: close` during the delay',
-  drainingOpen: 'request on an idle connection while draining',
-  silent: 'silent connections do not delay the exit',
-  download: 'a slow reader gets its whole response',
-  goaway: 'HTTP/2 GOAWAY',
-  cleanupEarly: 'cleanup waits for a handler that has sent its 202',
-  hangingCleanup: 'a cleanup that hangs is cut',
-  cutExit: 'exit code if a request was cut',
-  instances: 'two instances in a process'
-}
+/** The rows of the short table. */
+const SHORT: readonly Question[] = [
+  'readiness', 'delayedClose', 'drainingOpen', 'silent', 'download', 'goaway', 'cleanupEarly', 'hangingCleanup', 'cutExit', 'instances'
+]
+const NOT_IN_SHORT = new Set(['fastify'])
 
-export function longTable (answers: Record<string, Answers>): string {
-  return table(QUESTIONS, answers)
+const TABLES = {
+  table: { questions: Object.keys(QUESTIONS) as Question[], has: (_subject: string): boolean => true },
+  'short table': { questions: SHORT, has: (subject: string): boolean => !NOT_IN_SHORT.has(subject) }
 }
+type TableName = keyof typeof TABLES
 
-export function shortTable (answers: Record<string, Answers>): string {
-  return table(SHORT, answers)
-}
-
-function table (labels: Partial<Record<Question, string>>, answers: Record<string, Answers>): string {
-  const subjects = Object.keys(answers)
-  const rows = (Object.keys(labels) as Question[]).map(question => [labels[question], ...subjects.map(subject => answers[subject]?.[question])])
+/** One of the tables, in Markdown. */
+export function table (name: TableName, answers: Record<string, Answers>): string {
+  const subjects = Object.keys(answers).filter(TABLES[name].has)
+  const rows = TABLES[name].questions.map(question => [QUESTIONS[question], ...subjects.map(subject => answers[subject]?.[question])])
   return [['', ...subjects.map(subject => SUBJECTS[subject])], ['---', ...subjects.map(() => '---')], ...rows]
     .map(cells => `| ${cells.join(' | ')} |`).join('\n')
 }
 
-/** The document with these tables. */
-export function withTables (document: string, answers: Record<string, Answers>): string {
-  return replaceBlock(replaceBlock(document, 'table', longTable(answers)), 'short table', shortTable(answers))
+/** The document with the answers in its tables. */
+export function withAnswers (document: string, answers: Record<string, Answers>): string {
+  const agreed = Object.fromEntries(Object.entries(answers).map(([subject, found]) => [subject, { ...found }]))
+  for (const name of tablesIn(document)) {
+    for (const question of TABLES[name].questions) {
+      for (const [subject, cells] of Object.entries(agreed)) {
+        const cell = cellOf(document, name, question, subject)
+        if (cell !== undefined && meaning(cell) === cells[question]) cells[question] = cell
+      }
+    }
+  }
+  return tablesIn(document).reduce((text, name) => (
+    text.replace(block(name), (_all, start: string, _old, end: string) => `${start}${table(name, agreed)}${end}`)
+  ), document)
 }
 
-const block = (name: string): RegExp => new RegExp(`(<!-- ${name} -->\n)([^]*?)(\n<!-- /${name} -->)`)
-
-function replaceBlock (document: string, name: string, content: string): string {
-  if (!block(name).test(document)) throw new Error(`docs/comparison.md has no block "${name}"`)
-  return document.replace(block(name), (_all, start: string, _old, end: string) => `${start}${content}${end}`)
+function tablesIn (document: string): TableName[] {
+  return (Object.keys(TABLES) as TableName[]).filter(name => block(name).test(document))
 }
 
 export interface Difference {
@@ -66,15 +65,25 @@ export interface Difference {
 
 /** The cells of the document that differ from the answers. */
 export function differences (document: string, answers: Record<string, Answers>): Difference[] {
-  return Object.entries({ table: QUESTIONS, 'short table': SHORT }).flatMap(([name, labels]) => {
-    const [headings = [], , ...rows] = (block(name).exec(document)?.[2] ?? '').split('\n').map(line => line.split('|').map(cell => cell.trim()))
-    return Object.entries(labels).flatMap(([question, label]) => {
-      const row = rows.find(cells => cells[1] === label)
-      return Object.keys(answers).flatMap(subject => {
-        const expected = row?.[headings.indexOf(SUBJECTS[subject] as string)]
-        const actual = answers[subject]?.[question as Question]
-        return expected === actual ? [] : [{ subject, question: question as Question, expected, actual }]
-      })
-    })
-  })
+  return tablesIn(document).flatMap(name => TABLES[name].questions.flatMap(question =>
+    Object.entries(answers).filter(([subject]) => TABLES[name].has(subject)).flatMap(([subject, { [question]: actual }]) => {
+      const expected = cellOf(document, name, question, subject)
+      return meaning(expected) === actual ? [] : [{ subject, question, expected, actual }]
+    })))
+}
+
+function block (name: TableName): RegExp {
+  return new RegExp(`(<!-- ${name} -->\n)([^]*?)(\n<!-- /${name} -->)`)
+}
+
+function cellOf (document: string, name: TableName, question: Question, subject: string): string | undefined {
+  const [headings = [], , ...rows] = (block(name).exec(document)?.[2] ?? '').split('\n').map(line => line.split('|').map(cell => cell.trim()))
+  return rows.find(cells => cells[1] === QUESTIONS[question])?.[headings.indexOf(SUBJECTS[subject] as string)]
+}
+
+/** What a cell says about this version of Node: an answer may be "from Node 24". */
+function meaning (cell: string | undefined): string | undefined {
+  const from = /^from Node (\d+)$/.exec(cell ?? '')?.[1]
+  if (from === undefined) return cell
+  return Number(process.versions.node.split('.')[0]) >= Number(from) ? 'yes' : 'no'
 }
