@@ -38,7 +38,7 @@ interface ProgramEvent {
 export const LIMIT = 3000
 const DEFAULTS: Settings = { delay: 0, limit: LIMIT, instances: 1, http2: false, webSocket: false, cleanupHangs: false, downloadSize: 0 }
 /** How long a program may take to do what it is asked; not a limit that an answer depends on. */
-const PATIENCE = 30_000
+const PATIENCE = 60_000
 
 export class Program {
   readonly events: ProgramEvent[] = []

@@ -57,19 +57,28 @@ function tablesIn (document: string): TableName[] {
 }
 
 export interface Difference {
+  document: string
   subject: string
   question: Question
   expected: string | undefined
   actual: string | undefined
 }
 
-/** The cells of the document that differ from the answers. */
-export function differences (document: string, answers: Record<string, Answers>): Difference[] {
-  return tablesIn(document).flatMap(name => TABLES[name].questions.flatMap(question =>
+/** The cells of a document that differ from the answers. */
+export function differences (document: string, text: string, answers: Record<string, Answers>): Difference[] {
+  return tablesIn(text).flatMap(name => TABLES[name].questions.flatMap(question =>
     Object.entries(answers).filter(([subject]) => TABLES[name].has(subject)).flatMap(([subject, { [question]: actual }]) => {
-      const expected = cellOf(document, name, question, subject)
-      return meaning(expected) === actual ? [] : [{ subject, question, expected, actual }]
+      const expected = cellOf(text, name, question, subject)
+      return meaning(expected) === actual ? [] : [{ document, subject, question, expected, actual }]
     })))
+}
+
+/** The rows that say `package version` or `package | version` with a version that is not the one tested. */
+export function staleVersions (text: string, dependencies: Record<string, string>): string[] {
+  return text.split('\n').filter(line => {
+    const [, name = '', version] = /^\| ([@\w/-]+)(?: \|)? (\d+\.\d+\.\d+)/.exec(line) ?? []
+    return name in dependencies && dependencies[name] !== version
+  })
 }
 
 function block (name: TableName): RegExp {

@@ -25,7 +25,7 @@ class Health {
 Inject(HealthCheckService)(Health, undefined, 0)
 Controller('ready')(Health)
 Get()(Health.prototype, 'check', Object.getOwnPropertyDescriptor(Health.prototype, 'check'))
-class App {}
+function App () {}
 Module({ controllers: [Health], imports: [TerminusModule.forRoot({ gracefulShutdownTimeoutMs: settings.delay })] })(App)
 
 for (let i = 0; i < settings.instances; i++) {
