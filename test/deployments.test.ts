@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
 import { readConfig } from '../example/config.ts'
 import { resolveOptions } from '../lib/options.ts'
-import { eventually, Log, RawClient } from './helpers.ts'
+import { eventually, Log, RawClient, TYPESCRIPT } from './helpers.ts'
 import { pages } from './pages.ts'
 import { CHECKS, DELAY, TOLD_LATE } from './rolling/balancers.ts'
 
@@ -300,14 +300,10 @@ t.test('the image runs one command, listens to the network, and has what that im
   const text = scripts.map(name => readFileSync(`${directory}/dist/${name}`, 'utf8')).join('\n')
   const imports = [...text.matchAll(/^(?:(?:import|export|\}) .*from|import) '((?:@[^/'\n]+\/)?[^./'\n][^/'\n]*)/gm)].map(([, name = '']) => name)
   const packages = [...new Set(imports)].filter(name => !name.startsWith('node:') && !builtinModules.includes(name)).sort()
-  const { dependencies } = load('../example/docker/package.json') as { dependencies: Record<string, string> }
-  t.strictSame(Object.keys(dependencies), packages)
-  const ours = load('../package.json') as { dependencies: object, devDependencies: object }
-  t.match({ ...ours.devDependencies, ...ours.dependencies }, dependencies, 'in the versions that are tested')
-
-  const lock = load('../example/docker/package-lock.json') as { packages: Record<string, { dependencies?: object, version?: string, resolved?: string }> }
-  t.strictSame(lock.packages['']?.dependencies, dependencies)
-  t.notOk(Object.values(lock.packages).some(({ resolved }) => resolved !== undefined), 'from whichever registry')
+  const { dependencies } = load('../example/package.json') as { dependencies: Record<string, string> }
+  const ours = load('../package.json') as { dependencies: object, devDependencies: { fastify: string } }
+  t.strictSame(Object.keys({ ...dependencies, ...ours.dependencies }).sort(), packages)
+  t.equal(dependencies['fastify'], ours.devDependencies.fastify, 'in the version that is tested')
 
   const ignored = read('docker/Dockerfile.dockerignore').split('\n').filter(line => line !== '' && !line.startsWith('#'))
   t.equal(ignored[0], '*')
@@ -383,7 +379,7 @@ t.test('the delay of the rolling restarts is longer than the balancers take to l
 
 t.test('the rolling restarts say what is wrong with how they are run', async t => {
   const run = (...args: string[]) => spawnSync('env', [
-    '-u', 'NODE_OPTIONS', `PATH=${directory}`, process.execPath, '--import=tsx', 'test/rolling/run.ts', ...args
+    '-u', 'NODE_OPTIONS', `PATH=${directory}`, process.execPath, ...TYPESCRIPT, 'test/rolling/run.ts', ...args
   ], { cwd: root, encoding: 'utf8' })
   const stranger = run('--stranger')
   t.equal(stranger.status, 1)
