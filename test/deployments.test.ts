@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
 import { readConfig } from '../example/config.ts'
 import { resolveOptions } from '../lib/options.ts'
-import { eventually, Log, RawClient } from './helpers.ts'
+import { eventually, Log, RawClient, TYPESCRIPT } from './helpers.ts'
 import { pages } from './pages.ts'
 import { CHECKS, DELAY, TOLD_LATE } from './rolling/balancers.ts'
 
@@ -379,7 +379,7 @@ t.test('the delay of the rolling restarts is longer than the balancers take to l
 
 t.test('the rolling restarts say what is wrong with how they are run', async t => {
   const run = (...args: string[]) => spawnSync('env', [
-    '-u', 'NODE_OPTIONS', `PATH=${directory}`, process.execPath, '--import=tsx', 'test/rolling/run.ts', ...args
+    '-u', 'NODE_OPTIONS', `PATH=${directory}`, process.execPath, ...TYPESCRIPT, 'test/rolling/run.ts', ...args
   ], { cwd: root, encoding: 'utf8' })
   const stranger = run('--stranger')
   t.equal(stranger.status, 1)

@@ -232,8 +232,14 @@ export function fork (t: Test, name: string, env: Record<string, string> = {}): 
   return runNode(t, [fixture(name)], env)
 }
 
+/** Whether tests that repeat the same shutdown many times, or with many clients, do so in full: `npm run test:long`. */
+export const LONG = process.env['LONG_TESTS'] === '1'
+
+/** The options with which Node runs TypeScript here. */
+export const TYPESCRIPT = [`--import=${new URL('typescript.mjs', import.meta.url).href}`]
+
 /** Starts Node, as the leader of a process group of its own, to run TypeScript unless told otherwise; ended with the test. */
-export function runNode (t: Test, args: readonly string[], env: Record<string, string> = {}, nodeOptions = ['--import=tsx']): Program {
+export function runNode (t: Test, args: readonly string[], env: Record<string, string> = {}, nodeOptions = TYPESCRIPT): Program {
   return runCommand(t, [process.execPath, ...nodeOptions, ...args], env)
 }
 

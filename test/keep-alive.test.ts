@@ -6,10 +6,10 @@ import type { Program } from './helpers.ts'
 import { Agent, get } from 'node:http'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fork, RawClient } from './helpers.ts'
+import { fork, LONG, RawClient } from './helpers.ts'
 
 const CLIENTS = 100
-const RUNS = 20
+const RUNS = LONG ? 20 : 4
 
 type Outcome = 'answered' | 'answered for the last time' | 'refused' | 'nobody listens' | `lost: ${string}`
 

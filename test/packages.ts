@@ -2,9 +2,11 @@
 
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { copyFileSync, existsSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync
+} from 'node:fs'
 import { homedir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 export const ROOT = fileURLToPath(new URL('..', import.meta.url))
@@ -23,6 +25,21 @@ export function installPackages (name: string): { cache: string, modules: string
     writeFileSync(join(packages, 'complete'), '')
   }
   return { cache, modules: realpathSync(join(packages, 'node_modules')) }
+}
+
+/**
+ * Copies `test/NAME/programs` to a folder in which they find the packages and the plugin, as built from this checkout. The
+ * folder is removed when the process exits.
+ */
+export function installPrograms (name: string): string {
+  const { modules } = installPackages(name)
+  buildPlugin()
+  const folder = mkdtempSync(join(dirname(modules), 'run-'))
+  process.on('exit', () => { rmSync(folder, { recursive: true, force: true }) })
+  cpSync(join(ROOT, 'test', name, 'programs'), folder, { recursive: true })
+  mkdirSync(join(folder, 'node_modules'))
+  symlinkSync(ROOT, join(folder, 'node_modules/fastify-graceful'))
+  return folder
 }
 
 /** Builds the plugin into dist, which main.cjs loads. Returns the path of main.cjs. */

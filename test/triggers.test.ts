@@ -372,9 +372,9 @@ t.test('node:cluster: while a worker goes, new connections are served by the oth
 
 for (const [what, ms, code] of [['answers who is in flight and exits 0', 300, 0], ['exits 1 when a request had to be cut', 5_000, 1]] as const) {
   t.test(`fastify start of fastify-cli ${what}`, async t => {
-    const cli = `${root}/node_modules/fastify-cli/cli.js`
+    const cli = fileURLToPath(import.meta.resolve('fastify-cli/cli.js'))
     const options = ['--port', '0', '--address', '127.0.0.1', '--log-level', 'info', '--close-grace-delay', '10000']
-    const service = runNode(t, [cli, 'start', ...options, fixture('cli-app')])
+    const service = runNode(t, [cli, 'start', ...options, fixture('cli-app')], {}, ['--import=tsx'])
     const client = new RawClient(await portOf(service)).get(`/slow?ms=${ms}`)
     await service.log.line(/slow request is in/)
     service.kill('SIGTERM')

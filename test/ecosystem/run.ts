@@ -4,16 +4,16 @@
 // pins, and with `fastify-graceful` as built from this checkout.
 
 import { spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ROOT, buildPlugin, installPackages } from '../packages.ts'
+import { ROOT, installPrograms } from '../packages.ts'
 
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 
 const files = testFiles(process.argv.slice(2))
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
-const programs = install()
+const programs = installPrograms('ecosystem')
 const { status } = spawnSync(process.execPath, [join(ROOT, 'node_modules/.bin/tap'), 'run', '--disable-coverage', '--reporter=terse', ...files], {
   cwd: ROOT, env: { ...process.env, ECOSYSTEM_PROGRAMS: programs }, stdio: 'inherit'
 })
@@ -24,16 +24,4 @@ function testFiles (names: readonly string[]): string[] {
   const found = wanted.map(name => join(HERE, name)).filter(file => existsSync(file))
   if (found.length === 0) throw new Error(`No test files: ${wanted.join(', ')}`)
   return found
-}
-
-/** Copies the programs to a folder in which `require()` finds the packages and the plugin; gone when the process is. */
-function install (): string {
-  const { modules } = installPackages('ecosystem')
-  buildPlugin()
-  const folder = mkdtempSync(join(dirname(modules), 'run-'))
-  process.on('exit', () => { rmSync(folder, { recursive: true, force: true }) })
-  cpSync(join(HERE, 'programs'), folder, { recursive: true })
-  mkdirSync(join(folder, 'node_modules'))
-  symlinkSync(ROOT, join(folder, 'node_modules/fastify-graceful'))
-  return folder
 }

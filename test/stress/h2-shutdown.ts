@@ -26,7 +26,7 @@ const PATHS = ['/quick', '/slow', '/big', '/big', '/throws'] as const
 export async function stressHttp2 (rounds: number): Promise<Outcome> {
   const program = fileURLToPath(new URL('../fixtures/h2-rounds.ts', import.meta.url))
   // By way of `env`: the test runner adds options of its own to each Node process it sees started.
-  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, '--import=tsx', program], {
+  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, `--import=${new URL('../typescript.mjs', import.meta.url).href}`, program], {
     env: { ...process.env, ROUNDS: String(rounds) }, stdio: ['ignore', 'pipe', 'pipe']
   })
   const outcome: Outcome = { rounds: 0, code: null, signal: null, stderr: '' }
