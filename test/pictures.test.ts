@@ -7,6 +7,7 @@ import { picturesOfResults } from '../tools/draw.ts'
 import { contrast, LEAST, rgb } from './pictures/contrast.ts'
 import { pictures } from './pictures/files.ts'
 import { parse, pointsOf, type Element } from './pictures/parse.ts'
+import { otherTimelines } from './pictures/timelines.ts'
 
 const BEHIND = (Object.keys(COLOURS) as Colour[]).filter(name => name === 'page' || name.startsWith('tint-'))
 /** What separates, and says nothing. */
@@ -67,7 +68,7 @@ t.test('declares each colour that it uses, for both colour schemes', async t => 
 })
 
 t.test('contains all coordinates, and text that is legible at a width of 380 pixels', async t => {
-  for (const { path, svg } of pictures()) {
+  for (const { path, svg } of [...pictures(), ...otherTimelines()]) {
     const elements = parse(svg)
     const { viewBox = '', width, height, 'font-size': fontSize } = (elements[0] as Element).attributes
     t.equal(viewBox, `0 0 ${width} ${height}`, path)

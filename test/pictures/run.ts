@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util'
 import { chromium } from 'playwright-core'
 import { contrast, LEAST, rgb } from './contrast.ts'
 import { pictures } from './files.ts'
+import { otherTimelines } from './timelines.ts'
 
 const HELP = `npm run test:pictures -- [--approve] [--screenshots FOLDER]
 
@@ -48,14 +49,16 @@ if (asked.help) {
   process.exit(0)
 }
 
-const all = pictures().map(({ path, svg }) => ({ path, svg: svg.replace(/font-family="[^"]*"/, `font-family="${FONT}"`) }))
+const withFont = ({ path, svg }: { path: string, svg: string }) => ({ path, svg: svg.replace(/font-family="[^"]*"/, `font-family="${FONT}"`) })
+const all = pictures().map(withFont)
+const others = otherTimelines().map(withFont)
 const faults: string[] = []
 const browser = await start()
 try {
   for (const scheme of SCHEMES) {
     for (const width of WIDTHS) {
       const page = await open(scheme, width)
-      for (const { path, svg } of all) await look(page, path, svg, { scheme, width })
+      for (const { path, svg } of [...all, ...others]) await look(page, path, svg, { scheme, width })
       await page.close()
     }
     await compare(scheme)
@@ -64,7 +67,7 @@ try {
   await browser.close()
 }
 for (const fault of faults) console.error(fault)
-console.log(`${all.length} pictures, ${faults.length} faults`)
+console.log(`${all.length + others.length} pictures, ${faults.length} faults`)
 process.exitCode = faults.length === 0 ? 0 : 1
 
 async function start (): Promise<Browser> {
