@@ -40,8 +40,8 @@ function draw ({ signalAt, exitAt, phases, killed }: Course): string {
   return drawTimeline({
     ...newRecording(),
     load,
-    knocks: load.map((call, index) => ({
-      ...call, start: exitAt * index / CALLS, outcome: outcomes[Math.floor(index * outcomes.length / CALLS)]
+    knocks: load.map(({ method, end, detail }, index) => ({
+      method, end, detail, start: exitAt * index / CALLS, outcome: outcomes[Math.floor(index * outcomes.length / CALLS)]
     })),
     probes: (['/health', '/ready'] as const).flatMap(path => [
       { path, at: 0, status: 200 }, { path, at: signalAt + 50, status: 503 }, { path, at: exitAt - 20, status: undefined }
