@@ -6,8 +6,10 @@ import type { Program } from './helpers.ts'
 import type { InFlightEntry, ShutdownReport } from '../index.ts'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { SIGNAL_COPY } from '../lib/times.ts'
 import { createApp, eventually, fork, heldRoute, listen, portOf, RawClient, visit } from './helpers.ts'
 
 const MB = 1024 * 1024
@@ -80,6 +82,7 @@ t.test('who is let down by an exit before its time is named', async t => {
   await Promise.all([service.log.line(/stuck request is in/), service.log.line(/slow request is in/)])
   service.kill('SIGTERM')
   await service.log.line(/Waiting for 2 in-flight requests/)
+  await sleep(SIGNAL_COPY)
   service.kill('SIGINT')
   t.strictSame(await service.exit, { code: 1, signal: null })
   await Promise.all(clients.map(async ({ closed }) => { await closed }))

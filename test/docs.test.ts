@@ -94,7 +94,7 @@ t.test('services', async t => {
   for (const snippet of services) {
     void t.test(`${snippet.name} serves, and exits with 0 on SIGTERM`, async t => {
       const port = await freePort()
-      const service = runNode(t, [fileOf(snippet)], { PORT: String(port), TSX_TSCONFIG_PATH: `${folder}/tsconfig.json` })
+      const service = runNode(t, [fileOf(snippet)], { PORT: String(port), TSX_TSCONFIG_PATH: `${folder}/tsconfig.json` }, ['--import=tsx'])
       t.equal(await firstStatus(port, service.exit), 200)
       service.kill('SIGTERM')
       t.strictSame(await service.exit, { code: 0, signal: null }, service.output())

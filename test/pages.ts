@@ -59,9 +59,9 @@ export function codes (text: string): string[] {
   return [...text.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code)
 }
 
-/** The times that snippets and inline code give to the plugin, each with where it is. */
+/** The times that snippets and inline code give to the plugin, each with where it is. The first argument of a call is for another one. */
 export function timesGiven ({ path, text }: Page): Array<{ where: string, options: Record<string, number> }> {
-  return [...text.matchAll(/\{([^{}]*\b(?:shutdownTimeout|drainTimeout|shutdownDelay): [\d_]+[^{}]*)/g)].map(({ index, 1: inner = '' }) => ({
+  return [...text.matchAll(/(?<!\w\()\{([^{}]*\b(?:shutdownTimeout|drainTimeout|shutdownDelay): [\d_]+[^{}]*)/g)].map(({ index, 1: inner = '' }) => ({
     where: `${path}:${text.slice(0, index).split('\n').length}`,
     options: Object.fromEntries([...inner.matchAll(/(\w+): ([\d_]+)/g)].map(([, name = '', value = '']) => [name, Number(value.replaceAll('_', ''))]))
   }))

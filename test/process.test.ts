@@ -2,7 +2,7 @@ import t from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { CRASH_SIGNALS, DEFAULT_EVENTS, PROCESS_EVENTS } from '../lib/options.ts'
-import { fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
+import { eventually, fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   t.test(`${signal} with a request in flight: answers it, cleans up, exits 0`, async t => {
@@ -74,9 +74,9 @@ for (const [path, event, message] of [
   t.test(`an uncaught error (${path}) during the drain tears nobody, is reported, and the exit code is 1`, async t => {
     const service = fork(t, 'service')
     const port = await portOf(service)
-    const client = new RawClient(port).get('/slow?ms=400')
-    const culprit = new RawClient(port).get(`/slow?ms=100&then=${path}`)
-    await service.log.line(/slow request is in/)
+    const client = new RawClient(port).get('/slow?ms=100&until=shutdown')
+    const culprit = new RawClient(port).get(`/slow?ms=0&until=shutdown&then=${path}`)
+    await eventually(() => service.log.messages(/slow request is in/).length === 2)
     service.kill('SIGTERM')
     await service.log.line(/^Uncaught error$/)
     await Promise.all([client.closed, culprit.closed])
