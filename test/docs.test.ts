@@ -7,7 +7,7 @@ import { createServer } from 'node:net'
 import { parseAllDocuments } from 'yaml'
 import * as errors from '../lib/errors.ts'
 import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
-import { createApp, runNode } from './helpers.ts'
+import { createApp, NO_COVERAGE, runNode } from './helpers.ts'
 import { anchors, codes, links, membersOf, page, pages, ROOT, rows, section, timesGiven } from './pages.ts'
 
 const LANGUAGES = new Set([
@@ -94,7 +94,7 @@ t.test('services', async t => {
   for (const snippet of services) {
     void t.test(`${snippet.name} serves, and exits with 0 on SIGTERM`, async t => {
       const port = await freePort()
-      const service = runNode(t, [fileOf(snippet)], { PORT: String(port), TSX_TSCONFIG_PATH: `${folder}/tsconfig.json` }, ['--import=tsx'])
+      const service = runNode(t, [fileOf(snippet)], { ...NO_COVERAGE, PORT: String(port), TSX_TSCONFIG_PATH: `${folder}/tsconfig.json` }, ['--import=tsx'])
       t.equal(await firstStatus(port, service.exit), 200)
       service.kill('SIGTERM')
       t.strictSame(await service.exit, { code: 0, signal: null }, service.output())

@@ -238,6 +238,9 @@ export const LONG = process.env['LONG_TESTS'] === '1'
 /** The options with which Node runs TypeScript here. */
 export const TYPESCRIPT = [`--import=${new URL('typescript.mjs', import.meta.url).href}`]
 
+/** For programs that tsx compiles, in which the code is elsewhere in its line: their coverage cannot be added to that of the others. */
+export const NO_COVERAGE = { NODE_V8_COVERAGE: '' }
+
 /** Starts Node, as the leader of a process group of its own, to run TypeScript unless told otherwise; ended with the test. */
 export function runNode (t: Test, args: readonly string[], env: Record<string, string> = {}, nodeOptions = TYPESCRIPT): Program {
   return runCommand(t, [process.execPath, ...nodeOptions, ...args], env)
