@@ -112,7 +112,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.decorateReply(kExchange, null)
   observeOtherHandlers(fastify, handlers)
 
-  const close = fastify.close.bind(fastify) as () => Promise<void>
+  const close = fastify.close.bind(fastify) as (listener?: CloseListener) => Promise<void>
   const shutdown = new Shutdown({
     options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, closeHooks, callbacks, close
   })
@@ -169,7 +169,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
 
   // Whatever closes the instance runs the whole shutdown and waits for its end.
-  fastify.close = closeWith(shutdown, fastify, close) as typeof fastify.close
+  fastify.close = closeWith(shutdown, phase, fastify, close) as typeof fastify.close
   observeListenSignals(fastify, shutdown)
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
   closeHooks.attach(shutdown)
@@ -220,19 +220,23 @@ function prependOnRequest (route: RouteOptions, apply: Apply): void {
   route.onRequest = [hookFor(apply), ...[route.onRequest ?? []].flat()]
 }
 
+type CloseListener = (error: Error | null, ...args: unknown[]) => unknown
+
 /** `fastify.close()`, with a promise or a callback, as in Fastify. */
-function closeWith (shutdown: Shutdown, fastify: FastifyInstance, close: () => Promise<void>) {
-  return function closeGracefully (listener?: (error: Error | null, instance: FastifyInstance, done: () => void) => void) {
-    if (listener === undefined) return shutdown.close()
+function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: FastifyInstance, close: (listener?: CloseListener) => Promise<void>) {
+  return function closeGracefully (listener?: CloseListener) {
+    if (listener === undefined) {
+      return shutdown.close().then(async () => {
+        // Fastify's own close waits for the callbacks of earlier calls. Called by one of its hooks, it would wait for itself.
+        if (phase.current === 'closed') await close()
+      })
+    }
     // Fastify reports an argument that is not a function.
-    if (typeof listener !== 'function') return (close as (listener: unknown) => unknown)(listener)
+    if (typeof listener !== 'function') return close(listener)
     const done = () => {}
     // avvio does not pass the instance to a listener with two parameters.
-    const call = (error: Error | null) => {
-      const args = listener.length === 2 ? [error, done] : [error, fastify, done]
-      ;(listener as (...args: unknown[]) => void)(...args)
-    }
-    shutdown.close().then(() => { call(null) }, call)
+    const fail = (error: Error) => { listener(error, ...listener.length === 2 ? [done] : [fastify, done]) }
+    shutdown.close().then(() => { void close(listener) }, error => { queueMicrotask(() => { fail(error as Error) }) })
     return fastify
   }
 }

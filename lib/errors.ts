@@ -76,7 +76,7 @@ export const CheckTimeoutError = createError<[name: string, limit: number]>(
   'FST_ERR_GRACEFUL_CHECK_TIMEOUT', 'The check "%s" did not finish within %d ms')
 
 export const CloseTimeoutError = createError<[limit: number, what: string]>(
-  'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Fastify did not close within %d ms: %s hangs')
+  'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Closing did not end within %d ms: %s hangs')
 
 export const TrackInvalidError = createError<[value: string]>(
   'FST_ERR_GRACEFUL_TRACK_INVALID', 'track() takes a promise, or a thenable that is not frozen, got %s')

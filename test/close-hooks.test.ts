@@ -6,7 +6,7 @@ import type { Test } from 'tap'
 import { Writable } from 'node:stream'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, listen, Log } from './helpers.ts'
+import { createApp, Deferred, listen, Log } from './helpers.ts'
 
 interface Kept {
   app: FastifyInstance
@@ -85,7 +85,7 @@ async function hangingOf (t: Test, add: (app: FastifyInstance) => unknown, isBef
   const { errors: [error, ...rest] } = await app.gracefulShutdown.shutdown()
   t.match(error, { code: 'FST_ERR_GRACEFUL_CLOSE_TIMEOUT' })
   t.strictSame(rest, [])
-  return String(error?.message).replace(/^Fastify did not close within \d+ ms: /, '')
+  return String(error?.message).replace(/^Closing did not end within \d+ ms: /, '')
 }
 
 const forever = async (): Promise<void> => { await new Promise(() => {}) }
@@ -118,4 +118,87 @@ t.test('hooks of an instance whose registration failed run as with Fastify alone
 t.test('what is no onClose hook gets the error that Fastify gives', async t => {
   const { app } = await createApp(t)
   t.throws(() => (app as unknown as { onClose: (hook: unknown) => void }).onClose('x'), { code: 'AVV_ERR_CALLBACK_NOT_FN' })
+})
+
+/** The number of arguments that hooks and callbacks get, by their length. */
+async function argumentCounts (register: boolean): Promise<string[]> {
+  const app = Fastify() as FastifyInstance
+  if (register) await app.register(gracefulPlugin)
+  const counts: string[] = []
+  const note = (kind: string, args: unknown[]) => { counts.push(`${kind}: ${args.length}`) }
+  app.addHook('preClose', async (...args: unknown[]) => { note('preClose of length 0', args) })
+  app.addHook('preClose', function (this: unknown, done: () => void) {
+    note('preClose of length 1', [...arguments] as unknown[])
+    done()
+  })
+  app.addHook('onClose', async (...args: unknown[]) => { note('onClose of length 0', args) })
+  app.addHook('onClose', async function (_instance) { note('onClose of length 1', [...arguments] as unknown[]) })
+  app.addHook('onClose', function (_instance, done) {
+    note('onClose of length 2', [...arguments] as unknown[])
+    done()
+  })
+  await app.ready()
+  const close = app.close as unknown as (listener: (...args: any[]) => unknown) => void // oxlint-disable-line no-explicit-any
+  close((...args: unknown[]) => { note('close callback of length 0', args) })
+  close(function (_error: unknown) { note('close callback of length 1', [...arguments] as unknown[]) })
+  close(function (_error: unknown, done: () => void) {
+    note('close callback of length 2', [...arguments] as unknown[])
+    done()
+  })
+  close(function (_error: unknown, _instance: unknown, done: () => void) {
+    note('close callback of length 3', [...arguments] as unknown[])
+    done()
+  })
+  await app.close()
+  return counts
+}
+
+t.test('hooks and close callbacks get as many arguments as with Fastify alone: one with a default parameter is not told otherwise', async t => {
+  const counts = await argumentCounts(true)
+  t.strictSame(counts, await argumentCounts(false))
+  t.equal(counts.length, 9)
+})
+
+t.test('close() waits for the callback of an earlier close(), as with Fastify alone', async t => {
+  const { app } = await createApp(t)
+  await app.ready()
+  const flushed = new Deferred()
+  let isFlushed = false
+  const close = app.close as unknown as (listener: () => Promise<void>) => void
+  close(async () => {
+    await flushed.promise
+    isFlushed = true
+  })
+  const closed = app.close()
+  await app.gracefulShutdown.wait()
+  flushed.resolve()
+  await closed
+  t.ok(isFlushed)
+})
+
+t.test('preClose hooks run in the order in which their plugins were registered, also if one adds its hook later', async t => {
+  const { app } = await createApp(t)
+  const ran: string[] = []
+  void app.register(async first => {
+    first.addHook('onReady', async () => { first.addHook('preClose', async () => { ran.push('first') }) })
+  })
+  void app.register(async second => { second.addHook('preClose', async () => { ran.push('second') }) })
+  await listen(app)
+  await app.close()
+  t.strictSame(ran, ['first', 'second'])
+})
+
+t.test('a preClose hook that never ends keeps neither later preClose hooks nor onClose hooks from running', async t => {
+  const { app, log } = await createApp(t, { drainTimeout: 100, shutdownTimeout: 5_000 })
+  const ran: string[] = []
+  app.addHook('preClose', async function endStreams () { await forever() })
+  app.addHook('preClose', async () => { ran.push('preClose') })
+  app.addHook('onClose', async () => { ran.push('onClose') })
+  app.registerShutdownCallback(() => { ran.push('cleanup') })
+  await listen(app)
+  const report = await app.gracefulShutdown.shutdown()
+  t.strictSame(ran, ['preClose', 'onClose', 'cleanup'])
+  t.match(report, { exitCode: 1, errors: [{ message: 'Closing did not end within 100 ms: the preClose hook "endStreams" hangs' }] })
+  t.ok(report.time < 2_000, `took ${report.time}ms`)
+  t.equal(log.messages(/^A preClose hook has not ended/).length, 1)
 })

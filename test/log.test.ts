@@ -1,6 +1,7 @@
 // The log at the end: nothing that matters is lost, the report is the last line, and a reader that has gone holds nothing up.
 
 import t from 'tap'
+import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -100,6 +101,16 @@ t.test('instances that share a logger leave no listener on its destination', asy
     await app.close()
   }
   t.strictSame(counts(), before)
+})
+
+t.test('a logger with one function for all levels gets the lines of the shutdown', async t => {
+  const lines: unknown[] = []
+  const write = (...args: unknown[]): void => { lines.push(args.at(-1)) }
+  const loggerInstance = { level: 'info', fatal: write, error: write, warn: write, info: write, debug: write, trace: write, silent: write, child: () => loggerInstance }
+  const app = Fastify({ loggerInstance } as unknown as FastifyServerOptions) as unknown as FastifyInstance
+  await app.register(gracefulPlugin)
+  await app.close()
+  t.ok(lines.includes('Graceful shutdown complete'))
 })
 
 t.test('an uncaught error goes to stderr if the transport of the log cannot start', async t => {

@@ -263,6 +263,39 @@ t.test('an idle connection is closed at once if a wrapped server.close() closes 
   t.ok(performance.now() - start < CLOSE_GRACE.most / 2)
 })
 
+/** What other plugins do to the server. */
+const replacements: Record<string, (app: FastifyInstance) => void> = {
+  // As @fastify/restartable does.
+  'close() relies on its callback': ({ server }) => {
+    const { close } = server
+    server.close = callback => {
+      setImmediate(() => { (callback as () => void)() })
+      return close.call(server)
+    }
+  },
+  'close() throws once': ({ server }) => {
+    const { close } = server
+    server.close = () => {
+      server.close = close
+      throw new Error('not yet')
+    }
+  }
+}
+
+for (const [what, replace] of Object.entries(replacements)) {
+  t.test(`onClose hooks run and the listener is closed if a plugin has replaced server.close(): ${what}`, async t => {
+    const app = Fastify() as FastifyInstance
+    await app.register(gracefulPlugin)
+    let isClosed = false
+    app.addHook('onClose', async () => { isClosed = true })
+    replace(app)
+    await listen(app)
+    await app.gracefulShutdown.shutdown()
+    t.ok(isClosed)
+    t.equal(app.server.listening, false)
+  })
+}
+
 t.test("'close' of the server is emitted once if the instance never listened", async t => {
   const { app } = await createApp(t)
   let closings = 0

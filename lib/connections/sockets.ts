@@ -263,7 +263,8 @@ export class Connections {
   stopListening (): void {
     if (!this.isOpenedByFastify) return
     this.#isStopped = true
-    for (const server of this.#servers) if (server.listening) server.close()
+    // Fastify passes a callback, and so may a replaced close() rely on one.
+    for (const server of this.#servers) if (server.listening) server.close(() => {})
   }
 
   /**

@@ -7,8 +7,7 @@ import { nameOf, toError } from '../values.ts'
 
 type Done = (error?: Error | null) => void
 type Run = () => Promise<void>
-type Hook = (this: FastifyInstance, done?: Done) => unknown
-type CloseHook = (instance: FastifyInstance, done?: Done) => unknown
+type Hook = (this: FastifyInstance, ...args: unknown[]) => unknown
 type AddHook = (this: FastifyInstance, name: string, hook: unknown) => FastifyInstance
 type OnClose = (this: FastifyInstance, hook: unknown) => FastifyInstance
 
@@ -26,6 +25,8 @@ export class CloseHooks {
   readonly #root: Context = { hooks: [], children: [] }
   readonly #onError: (hook: string, error: Error) => void
   readonly #running = new Set<string>()
+  #abandon!: () => void
+  readonly #abandoned = new Promise<void>(resolve => { this.#abandon = resolve })
   #owner: Owner | undefined
   isPreClosing = false
 
@@ -51,7 +52,7 @@ export class CloseHooks {
     // Fastify's addHook() calls this with a bound function.
     const waiting: OnClose = function (hook) {
       if (typeof hook !== 'function') return onClose.call(this, hook)
-      const run = async () => { await call(done => (hook as CloseHook)(this, done), hook.length > 1) }
+      const run = async () => { await call(hook as Hook, [this].slice(0, hook.length), hook.length > 1) }
       const [, name] = /^bound (.*)/.exec(nameOf(hook.name)) ?? []
       return onClose.call(this, async () => {
         await hooks.#owner?.beforeClose()
@@ -60,6 +61,8 @@ export class CloseHooks {
     }
     // Children inherit them.
     Object.assign(fastify, { addHook: noting, onClose: waiting })
+    // Fastify runs the hooks of children in the order in which these are made.
+    fastify.addHook('onRegister', instance => { this.#contextOf(instance) })
   }
 
   /** The hooks belong to this shutdown from now on. */
@@ -74,6 +77,11 @@ export class CloseHooks {
     this.isPreClosing = false
   }
 
+  /** Waits no longer for preClose hooks: each later one starts at once, and Fastify, which waits for them, too, goes on. */
+  abandonPreClose (): void {
+    this.#abandon()
+  }
+
   /** What the close waits for, as far as it is known. */
   get hanging (): string {
     return [...this.#running].map(hook => `the ${hook}`).join(' and ') || 'a hook added before fastify-graceful, or the server,'
@@ -84,8 +92,8 @@ export class CloseHooks {
     let outcome: Promise<void> | undefined
     return async () => {
       const name = this.#describe('preClose', nameOf(hook.name), instance)
-      outcome ??= this.#call(name, async () => { await call(done => hook.call(instance, done), hook.length === 1) })
-      await outcome
+      outcome ??= this.#call(name, async () => { await call(hook.bind(instance), [], hook.length === 1) })
+      await Promise.race([outcome, this.#abandoned])
     }
   }
 
@@ -139,16 +147,17 @@ function wrap (hook: Hook, run: Run): Hook {
   })
 }
 
-/** Calls a hook as Fastify does. */
-async function call (hook: (done?: Done) => unknown, takesDone: boolean): Promise<void> {
+/** Calls a hook with its arguments, to which a callback is added if it takes one. */
+async function call (hook: (...args: unknown[]) => unknown, args: unknown[], takesDone: boolean): Promise<void> {
   if (!takesDone) {
-    await hook()
+    await hook(...args)
     return
   }
   await new Promise<void>((resolve, reject) => {
-    hook(error => {
+    const done: Done = error => {
       if (error) reject(error)
       else resolve()
-    })
+    }
+    hook(...args, done)
   })
 }

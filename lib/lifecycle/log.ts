@@ -79,12 +79,12 @@ export class SafeLog {
   }
 
   /**
-   * Whether nothing that is logged arrives. Fastify's default logger, and pino at level `silent`, have the same empty function for
+   * Whether nothing that is logged arrives. Fastify's default logger, and pino at level `silent`, have an empty function `noop` for
    * all levels; the destination of another one is destroyed, such as a transport whose worker could not start.
    */
   get #isMute (): boolean {
-    const { error, fatal, info } = this.#log
-    return (error === fatal && error === info) || tryRead(() => streamOf(this.#log)?.destroyed) === true
+    const { error, fatal } = this.#log
+    return (error === fatal && error.name === 'noop') || tryRead(() => streamOf(this.#log)?.destroyed) === true
   }
 
   #write (level: Level, message: string, details: { err?: Error } | undefined): void {

@@ -63,6 +63,8 @@ export class Shutdown {
   readonly #skipDelay = new AbortController()
   #trigger: Trigger | undefined
   #isListenAborted = false
+  /** Whether the drain waits for preClose hooks. */
+  #isPreCloseDue = true
   #reason = ''
   #startedAt = 0
   #stepStartedAt = 0
@@ -298,7 +300,17 @@ export class Shutdown {
       if (this.#isDeploy) await this.#quiet()
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
+      if (this.#isPreCloseDue) this.#abandonPreClose()
     }
+  }
+
+  /** Otherwise Fastify's close would wait for the hook that hangs, and no onClose hook would run. */
+  #abandonPreClose (): void {
+    const { options: { drainTimeout }, log, outcome, closeHooks } = this.#parts
+    const error = new CloseTimeoutError(drainTimeout, closeHooks.hanging)
+    outcome.addError(error)
+    log.error('A preClose hook has not ended within drainTimeout', { err: error })
+    closeHooks.abandonPreClose()
   }
 
   /** Handlers may track work while they run, and work may start requests. */
@@ -306,6 +318,7 @@ export class Shutdown {
     const { inFlight, tasks, connections } = this.#parts
     // Not for a hook that closes the listener: it may wait until all connections are closed.
     if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#unlistened.promise])
+    this.#isPreCloseDue = false
     while (inFlight.count + tasks.count > 0) {
       await inFlight.idle()
       await tasks.idle()
@@ -333,21 +346,40 @@ export class Shutdown {
 
   /** Closes connections and Fastify. If there are callbacks, half of the time left is kept for them. */
   async #close (deadline: number): Promise<void> {
-    const { callbacks, closeHooks, outcome, log } = this.#parts
+    const { callbacks, closeHooks } = this.#parts
     const left = Math.max(0, deadline - now())
     const limit = callbacks.isEmpty ? left : left / 2
     try {
       if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit), closeHooks.hanging)
     } catch (thrown) {
-      this.#closeError = toError(thrown)
-      if (outcome.addError(this.#closeError)) log.error('Fastify was not closed cleanly', { err: this.#closeError })
+      this.#noteCloseError(thrown)
     }
   }
 
+  #noteCloseError (thrown: unknown): void {
+    const { outcome, log } = this.#parts
+    this.#closeError = toError(thrown)
+    if (outcome.addError(this.#closeError)) log.error('Fastify was not closed cleanly', { err: this.#closeError })
+  }
+
   async #closeAll (limit: number): Promise<void> {
-    const { options, connections, gate, cuts, close } = this.#parts
+    const { connections, close } = this.#parts
     const grace = partOf(limit, CLOSE_GRACE)
-    const end = now() + grace
+    try {
+      await this.#closeConnections(now() + grace)
+    } catch (thrown) {
+      // A method of the server that other code has replaced. Fastify's close and the onClose hooks must still run.
+      this.#noteCloseError(thrown)
+    }
+    this.#closer ??= 'shutdown'
+    const closed = this.#closer === 'shutdown' ? close() : this.#closed.promise
+    // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
+    if (await within(grace, closed) === TIMED_OUT) connections.destroy()
+    await closed
+  }
+
+  async #closeConnections (end: number): Promise<void> {
+    const { options, connections, gate, cuts } = this.#parts
     gate.hold()
     await connections.acceptBacklog(end)
     connections.stopListening()
@@ -358,11 +390,6 @@ export class Shutdown {
       gate.refuseRest()
     }
     connections.closeAll()
-    this.#closer ??= 'shutdown'
-    const closed = this.#closer === 'shutdown' ? close() : this.#closed.promise
-    // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
-    if (await within(grace, closed) === TIMED_OUT) connections.destroy()
-    await closed
   }
 }
 
