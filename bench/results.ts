@@ -2,12 +2,13 @@
 
 import type { Costs, Growth } from './growth.ts'
 import type { Load } from './instructions.ts'
+import type { Loading, Start } from './loading.ts'
 import type { Memory } from './memory.ts'
 import type { Refusals, Throughput } from './throughput.ts'
 import { median } from './numbers.ts'
 import { BARE, OURS, PAIR } from './subjects.ts'
 
-export const PARTS = ['instructions', 'throughput', 'exit', 'memory', 'refusals', 'growth'] as const
+export const PARTS = ['instructions', 'throughput', 'exit', 'memory', 'refusals', 'growth', 'loading'] as const
 export type Part = typeof PARTS[number]
 
 /** How the requests come in whose instructions are counted; by the name in tables and charts. */
@@ -34,6 +35,7 @@ export interface Results {
   memory?: Record<string, Memory>
   refusals?: Refusals
   growth?: Growth[]
+  loading?: Loading
 }
 
 export interface Verdict {
@@ -55,6 +57,8 @@ const EXCEEDED_BY = ['@godaddy/terminus', '@fastify/under-pressure']
 
 const MOST_EXIT: Record<string, number> = { 0: 1.1, 10_000: 1.5 }
 const MOST_BYTES = 400
+/** Milliseconds more than an empty plugin. */
+const MOST_START: Start = { import: 15, register: 3 }
 /** At ten times as many connections, a linear cost may be ten times as high, plus a quarter because times are not exact. */
 const LINEAR = 10 * 1.25
 /** From this number of connections on, they add much more to an exit than its variation of some milliseconds. */
@@ -69,7 +73,8 @@ export function judge (results: Results): Verdict[] {
     ...judgeExit(results),
     ...judgeMemory(results),
     ...judgeRefusals(results),
-    ...judgeGrowth(results)
+    ...judgeGrowth(results),
+    ...judgeLoading(results)
   ]
 }
 
@@ -126,6 +131,15 @@ function judgeGrowth ({ growth = [] }: Results): Verdict[] {
     compare(fewest, many, 'read', many.read / fewest.read, CONSTANT)
   }
   return verdicts
+}
+
+function judgeLoading ({ loading }: Results): Verdict[] {
+  if (loading === undefined) return []
+  const { ours, empty } = loading
+  return (['import', 'register'] as const).map(step => {
+    const more = ours[step] - empty[step]
+    return { what: `start, ${step}: ${more.toFixed(1)} ms more than an empty plugin, at most ${MOST_START[step]}`, holds: more <= MOST_START[step] }
+  })
 }
 
 /** Of the processes of each subject. */

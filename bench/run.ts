@@ -13,6 +13,7 @@ import { drawCharts } from './charts.ts'
 import { measureExit } from './exit.ts'
 import { measureGrowth } from './growth.ts'
 import { countInstructions } from './instructions.ts'
+import { measureLoading } from './loading.ts'
 import { measureMemory } from './memory.ts'
 import { median } from './numbers.ts'
 import { BUDGETS, judge, LOADS, PARTS, spread, type Counts, type LoadName, type Part, type Results, type Verdict } from './results.ts'
@@ -34,6 +35,7 @@ const PLAN = { rounds: 5, seconds: 3 }
 /** Exits to measure, by the number of idle connections. Without any, the time is short, and more of them are needed. */
 const EXITS = { 0: 45, 10_000: 15 }
 const MEMORY = { runs: 1, connections: 10_000 }
+const STARTS = 31
 const GROWTH = { runs: 3, connections: [1, 10, 100, 1_000, 10_000] }
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
@@ -130,6 +132,9 @@ const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
   growth: async results => {
     results.growth = []
     for (const connections of GROWTH.connections) results.growth.push(await measureGrowth(directory, connections, GROWTH.runs))
+  },
+  loading: async results => {
+    results.loading = measureLoading(directory, STARTS)
   }
 }
 

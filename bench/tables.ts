@@ -6,7 +6,7 @@ import { LOADS, medians, spread } from './results.ts'
 import { OURS, SUBJECTS } from './subjects.ts'
 
 export function tables (results: Results): string {
-  return [subjects(results), refusals(results), growth(results), notes(results)].filter(text => text !== '').join('\n\n')
+  return [subjects(results), refusals(results), growth(results), loading(results), notes(results)].filter(text => text !== '').join('\n\n')
 }
 
 /** One row for each subject. */
@@ -59,6 +59,15 @@ function growth ({ growth: rows }: Results): string {
     besideBare(microseconds, ours.besideInFlight, bare.besideInFlight),
     `${read.toFixed(1)} ns`
   ]))
+}
+
+function loading ({ loading: measured }: Results): string {
+  if (measured === undefined) return ''
+  const { ours, empty } = measured
+  return table(['start, processor time', 'the plugin', 'an empty plugin'], [
+    ['import, with all its dependencies loaded', milliseconds(ours.import), milliseconds(empty.import)],
+    ['register, until ready', milliseconds(ours.register), milliseconds(empty.register)]
+  ])
 }
 
 function besideBare (format: (value: number) => string, ours: number, bare: number): string {

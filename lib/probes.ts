@@ -20,8 +20,6 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   readonly #healthChecks: readonly Check[]
   readonly #readyChecks: readonly Check[]
   #isReady = true
-  /** Those of the unguarded probes. */
-  readonly #contexts: FastifyInstance[] = []
   /** Whether a route of their own is being added. */
   #isAdding = false
 
@@ -77,13 +75,12 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
 
   /** Adds the routes of the probes, for GET and HEAD; after the plugin's own hooks. */
   route (fastify: FastifyInstance): void {
-    this.#passDecorations(fastify)
+    const ahead = new Map<string, ProbeRoute>()
     for (const [option, { path: url, guarded, schema, config, logLevel }] of this.#paths) {
-      const handler = option === 'health' ? this.healthHandler : this.readyHandler
       const route = {
         method: 'GET' as const,
         url,
-        handler,
+        handler: option === 'health' ? this.healthHandler : this.readyHandler,
         exposeHeadRoute: true,
         ...(schema === undefined ? {} : { schema }),
         // Opted out by config, because an onRoute hook of another plugin may wrap the handler.
@@ -91,8 +88,14 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
         logLevel: logLevel as 'silent'
       }
       if (guarded) this.#add(fastify, route)
-      else void fastify.register(async context => { this.#routeAhead(context, route, this.#answers[option]) })
+      else ahead.set(url, { route, answer: this.#answers[option] })
     }
+    if (ahead.size === 0) return
+    // One context for both, because each takes time at the start.
+    void fastify.register(async context => {
+      passDecorations(fastify, context)
+      this.#routeAhead(context, ahead)
+    })
   }
 
   #add (context: FastifyInstance, route: RouteOptions): void {
@@ -102,31 +105,23 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   }
 
   /**
-   * Adds a route that is answered by a hook of its context. Fastify appends to a context the hooks that are registered in its
-   * parent later, so they run after this one, as do hooks that earlier onRoute hooks add to the route. Nor do onSend hooks run:
+   * Adds routes that are answered by a hook of their context. Fastify appends to a context the hooks that are registered in its
+   * parent later, so they run after this one, as do hooks that earlier onRoute hooks add to a route. Nor do onSend hooks run:
    * they may need what those would have set.
    */
-  #routeAhead (context: FastifyInstance, route: RouteOptions, answer: () => Promise<Answer>): void {
-    context.addHook('onRequest', (_request, reply) => {
+  #routeAhead (context: FastifyInstance, routes: ReadonlyMap<string, ProbeRoute>): void {
+    context.addHook('onRequest', (request, reply, done) => {
+      const probe = routes.get(request.routeOptions.url as string)
+      // An onRoute hook of another plugin has added it to this context.
+      if (probe === undefined) {
+        done()
+        return
+      }
       const exchange = Exchange.of(reply) as Exchange
       this.#inFlight.optOut(exchange)
-      void answer().then(([status, body]) => { exchange.answer(status, JSON.stringify(body), reply.getHeaders()) })
+      void probe.answer().then(([status, body]) => { exchange.answer(status, JSON.stringify(body), reply.getHeaders()) })
     })
-    this.#add(context, route)
-    this.#contexts.push(context)
-  }
-
-  /** Hooks that are registered later may read what requests and replies are decorated with later, which a context does not inherit. */
-  #passDecorations (fastify: FastifyInstance): void {
-    const contexts = this.#contexts
-    for (const name of ['decorateRequest', 'decorateReply'] as const) {
-      const decorate = fastify[name] as (this: FastifyInstance, ...args: unknown[]) => FastifyInstance
-      const decorateAll: typeof decorate = function (...args) {
-        if (this === fastify) for (const context of contexts) decorate.apply(context, args)
-        return decorate.apply(this, args)
-      }
-      Object.assign(fastify, { [name]: decorateAll })
-    }
+    for (const { route } of routes.values()) this.#add(context, route)
   }
 
   /** @throws ProbePathError if a later route has the path of a probe, because Fastify's own error names no option */
@@ -145,6 +140,23 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
 
 /** A status and a body. */
 type Answer = [number, object]
+
+interface ProbeRoute {
+  route: RouteOptions
+  answer: () => Promise<Answer>
+}
+
+/** Hooks that are registered later may read what requests and replies are decorated with later, which a context does not inherit. */
+function passDecorations (fastify: FastifyInstance, context: FastifyInstance): void {
+  for (const name of ['decorateRequest', 'decorateReply'] as const) {
+    const decorate = fastify[name] as (this: FastifyInstance, ...args: unknown[]) => FastifyInstance
+    const decorateBoth: typeof decorate = function (...args) {
+      if (this === fastify) decorate.apply(context, args)
+      return decorate.apply(this, args)
+    }
+    Object.assign(fastify, { [name]: decorateBoth })
+  }
+}
 
 async function send (reply: FastifyReply, [status, body]: Answer): Promise<FastifyReply> {
   // Serialized here, so that a user's serializer cannot change the body.

@@ -40,6 +40,18 @@ async function drain (app: FastifyInstance): Promise<() => Promise<ShutdownRepor
   }
 }
 
+t.test('a route that an onRoute hook adds beside a probe has the answer of its own handler', async t => {
+  const app = await createAppBehind(t, instance => {
+    instance.addHook('onRoute', function (route) {
+      if (route.method === 'GET' && PROBES.includes(route.url)) this.route({ ...route, url: `/v1${route.url}` })
+      if (route.method === 'GET' && route.url === '/ready') this.get('/own', async () => 'own')
+    })
+  })
+  t.strictSame(await statuses(app, [...PROBES, '/v1/health', '/v1/ready']), [200, 200, 200, 200])
+  t.equal((await app.inject('/v1/health')).body, '{"status":"healthy"}')
+  t.equal((await app.inject('/own')).body, 'own')
+})
+
 t.test('no hook that is registered later answers a probe in its place, while running and while draining', async t => {
   const hooks: Record<string, (app: FastifyInstance) => void> = {
     'an async hook': addAuth,
