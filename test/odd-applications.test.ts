@@ -250,6 +250,22 @@ for (const [what, add] of Object.entries(holds)) {
   })
 }
 
+t.test('a request that a handler passes to fastify.routing once more counts once', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  app.get('/old', (request, reply) => {
+    reply.hijack()
+    request.raw.url = '/held'
+    app.routing(request.raw, reply.raw)
+  })
+  const client = new RawClient(await listen(app)).get('/old')
+  await held.entered
+  t.equal(app.inFlightRequests, 1)
+  held.release()
+  await client.until(/held/)
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 t.test('instances that share connections each count their own requests, also when a client leaves', async t => {
   const { app: front } = await createApp(t)
   const { app: back } = await createApp(t)

@@ -8,6 +8,7 @@ import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
+import { connect } from 'node:net'
 import { duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
@@ -196,6 +197,33 @@ for (const [name, server, connect] of protocols) {
     for (const text of await Promise.all(texts)) t.match(text, /data: 1[^]*data: 2/)
   })
 
+  t.test(`${name}: an event stream whose client has been slow for a while may be silent afterwards`, async t => {
+    const ended = new Deferred()
+    const timedOut: string[] = []
+    const { fastify, log, port } = await start(t, { writeTimeout: 500 }, server, app => {
+      app.addHook('onTimeout', async ({ url }) => { timedOut.push(url) })
+      app.get('/', async (_request, reply) => {
+        const source = new Readable({ read () {} })
+        source.push(`data: ${'x'.repeat(16_000_000)}\n\n`)
+        void ended.promise.then(() => source.push('data: last\n\n') && source.push(null))
+        return reply.type('text/event-stream').send(source)
+      })
+    })
+    let text = ''
+    const { stream, close } = openStream(name, port)
+    t.teardown(close)
+    // Several sweeps see that it does not read.
+    await sleep(250)
+    stream.on('data', (chunk: Buffer) => { text = (text + chunk.toString('latin1')).slice(-100) })
+    await eventually(() => text.includes('x\n\n'))
+    await sleep(1_000)
+    t.strictSame(log.messages(/^Request cut/), [])
+    t.strictSame(timedOut, [], 'no onTimeout hook runs')
+    ended.resolve()
+    await eventually(() => text.includes('data: last'))
+    await eventually(() => fastify.inFlightRequests === 0)
+  })
+
   t.test(`${name}: an event stream that its client does not read is cut`, async t => {
     const { fastify, log, port } = await start(t, { writeTimeout: 150 }, server, app => {
       app.get('/', async (_request, reply) => {
@@ -267,6 +295,17 @@ for (const [name, server, connect] of protocols) {
 }
 
 /** All that comes as the answer to a GET request, until its connection or stream has closed. */
+/** Requests `/` and reads nothing of the response until there is a 'data' listener. */
+function openStream (name: string, port: number): { stream: Readable, close: () => void } {
+  if (name === 'HTTP/1') {
+    const socket = connect(port, '127.0.0.1')
+    socket.write('GET / HTTP/1.1\r\nHost: test\r\n\r\n')
+    return { stream: socket, close: () => { socket.destroy() } }
+  }
+  const session = connectHttp2(`http://127.0.0.1:${port}`)
+  return { stream: session.request({ ':path': '/' }), close: () => { session.destroy() } }
+}
+
 async function getText (t: Test, name: string, port: number, path: string, asks: boolean): Promise<string> {
   if (name === 'HTTP/1') {
     const client = new RawClient(port).get(path, ['Connection: close', ...asks ? ['Accept: text/event-stream'] : []])
