@@ -269,7 +269,29 @@ const protocols: Protocol[] = [{ protocol: 'HTTP/1', server: {}, ask: askHttp1 }
 for (const { what, route, method = 'GET', lost = [] } of ways) {
   for (const { protocol, server, ask } of protocols) {
     for (const by of ['writeTimeout', 'drainTimeout'] as const) {
-      t.test(`${protocol}: ${what}, cut at the ${by}: one whole 503, or a cut connection`, async t => {
+      t.test('a request that is cut while a hook or the body parser holds it counts until that ends', async t => {
+  for (const hook of ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const) {
+    const { app, log } = await createApp(t, { writeTimeout: 100 })
+    const [entered, released] = [new Deferred(), new Deferred()]
+    app.addHook(hook, async () => {
+      entered.resolve()
+      await released.promise
+    })
+    app.post('/', async () => 'never')
+    const answer = app.inject({ method: 'POST', url: '/', payload: { a: 1 } })
+    const client = new RawClient(await listen(app))
+    client.send('POST / HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}')
+    await entered.promise
+    await client.until(/^HTTP\/1\.1 503 /)
+    t.equal((await answer).statusCode, 503)
+    await eventually(() => log.messages(/^Request cut/).length === 2)
+    t.equal(app.inFlightRequests, 2, hook)
+    released.resolve()
+    await eventually(() => app.inFlightRequests === 0)
+  }
+})
+
+t.test(`${protocol}: ${what}, cut at the ${by}: one whole 503, or a cut connection`, async t => {
         const { app, log } = await createApp(t, { drainTimeout: 200, writeTimeout: 20_000, [by]: 60 }, server)
         const entered = new Deferred()
         const held = new Deferred()

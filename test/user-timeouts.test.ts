@@ -8,7 +8,7 @@ import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
-import { connect } from 'node:net'
+import { connect as connectTcp } from 'node:net'
 import { duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
@@ -298,7 +298,7 @@ for (const [name, server, connect] of protocols) {
 /** Requests `/` and reads nothing of the response until there is a 'data' listener. */
 function openStream (name: string, port: number): { stream: Readable, close: () => void } {
   if (name === 'HTTP/1') {
-    const socket = connect(port, '127.0.0.1')
+    const socket = connectTcp(port, '127.0.0.1')
     socket.write('GET / HTTP/1.1\r\nHost: test\r\n\r\n')
     return { stream: socket, close: () => { socket.destroy() } }
   }

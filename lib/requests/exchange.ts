@@ -233,7 +233,7 @@ export class Exchange {
 
   /** Whether the handler writes the response itself, without Fastify. */
   get isHijacked (): boolean {
-    return this.reply?.sent === true && !this.response.writableEnded
+    return !this.response.writableEnded && this.reply?.sent === true
   }
 
   /** Age in milliseconds; counted from the first sweep while a hook registered before the plugin holds it. */

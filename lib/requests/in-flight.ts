@@ -181,7 +181,7 @@ export class InFlight {
    * @fastify/reply-from sets it, and then sends nothing if the client has left.
    */
   awaitAnswer (exchange: Exchange): void {
-    const { handlers, hasAnswered, reply, response } = exchange
+    const { handlers, handler, hasAnswered, reply, response } = exchange
     if (handlers > 0 || hasAnswered) return
     const answered = () => {
       exchange.hasAnswered = true
@@ -189,6 +189,14 @@ export class InFlight {
     }
     if (reply !== undefined) for (const name of ['send', 'code', 'status'] as const) beforeCall(reply, name, answered)
     beforeCall(response, 'end', answered)
+    // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
+    if (reply !== undefined && handler === 'unreached' && response.writableEnded) {
+      const get = () => {
+        answered()
+        return true
+      }
+      Object.defineProperty(reply, 'sent', { get, configurable: true })
+    }
     // A stream that waits for its first byte is also an answer. If it is piped already, it is removed when the response closes.
     response.once('pipe', answered).once('unpipe', answered)
   }
