@@ -32,7 +32,7 @@ const waits: Record<string, (app: FastifyInstance) => Promise<unknown>> = {
 
 for (const [name, wait] of Object.entries(waits)) {
   for (const state of ['that listens', 'that never became ready']) {
-    t.test(`with a kept close of an instance ${state}, onClose hooks that await ${name} do not wait for themselves`, async t => {
+    t.test(`with a saved close() of an instance ${state}, onClose hooks that await ${name} do not wait for themselves`, async t => {
       const { app, close } = await createKept()
       const ran: string[] = []
       app.addHook('onClose', async () => {
@@ -75,7 +75,7 @@ for (const closer of ['kept', 'own'] as const) {
   })
 }
 
-/** What a shutdown whose hook hangs reports. */
+/** The error that a shutdown reports if a hook hangs. */
 async function hangingOf (t: Test, add: (app: FastifyInstance) => unknown, isBefore = false): Promise<string> {
   const app = Fastify() as FastifyInstance
   if (isBefore) add(app)
@@ -90,7 +90,7 @@ async function hangingOf (t: Test, add: (app: FastifyInstance) => unknown, isBef
 
 const forever = async (): Promise<void> => { await new Promise(() => {}) }
 
-t.test('the error names the hook that hangs, and its plugin', async t => {
+t.test('the error names the hook that hangs and its plugin', async t => {
   t.equal(await hangingOf(t, app => app.addHook('preClose', async function endStreams () { await forever() })), 'the preClose hook "endStreams" hangs')
   t.equal(await hangingOf(t, app => app.addHook('onClose', (_instance, _done) => {})), 'the anonymous onClose hook hangs')
   t.equal(await hangingOf(t, app => app.register(async function database (child) {
@@ -100,7 +100,7 @@ t.test('the error names the hook that hangs, and its plugin', async t => {
   })), 'the onClose hook "closePool" of plugin "database" hangs')
 })
 
-t.test('a hook that hangs and was added before the plugin is not known', async t => {
+t.test('a hook that hangs and was added before the plugin cannot be named', async t => {
   t.equal(await hangingOf(t, app => app.addHook('onClose', forever), true), 'a hook added before fastify-graceful, or the server, hangs')
 })
 
@@ -115,7 +115,7 @@ t.test('hooks of an instance whose registration failed run as with Fastify alone
   t.strictSame(ran, ['preClose', 'onClose'])
 })
 
-t.test('what is no onClose hook gets the error that Fastify gives', async t => {
+t.test('an invalid onClose hook gets the error of Fastify', async t => {
   const { app } = await createApp(t)
   t.throws(() => (app as unknown as { onClose: (hook: unknown) => void }).onClose('x'), { code: 'AVV_ERR_CALLBACK_NOT_FN' })
 })
