@@ -15,7 +15,7 @@ export interface Answer {
   status: number | undefined
   headers: IncomingHttpHeaders
   body: Buffer
-  /** Whether the body came to its end. */
+  /** Whether the whole body arrived. */
   complete: boolean
   /** The code of the error that the client saw. */
   error?: string
