@@ -13,7 +13,7 @@ import { readConfig } from '../example/config.ts'
 import { resolveOptions } from '../lib/options.ts'
 import { eventually, Log, RawClient, TYPESCRIPT } from './helpers.ts'
 import { pages } from './pages.ts'
-import { CHECKS, DELAY, TOLD_LATE } from './rolling/balancers.ts'
+import { CHECKS, DELAY, REMOVAL_DELAY } from './rolling/balancers.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const read = (path: string) => readFileSync(`${root}/example/${path}`, 'utf8')
@@ -374,7 +374,7 @@ t.test('the delay of the rolling restarts is longer than the balancers take to n
   const timeout = seconds(/^ *timeout check (\S+)$/m.exec(config)?.[1] ?? '') * 1_000
   t.strictSame(CHECKS, { inter, fall, timeout })
   t.ok(DELAY > CHECKS.inter * CHECKS.fall + CHECKS.timeout)
-  t.ok(DELAY > TOLD_LATE)
+  t.ok(DELAY > REMOVAL_DELAY)
 })
 
 t.test('the rolling restarts report how they are misused', async t => {

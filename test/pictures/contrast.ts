@@ -1,8 +1,8 @@
-// How well a colour can be told from another one, as the Web Content Accessibility Guidelines define it.
+// The contrast of two colours, as the Web Content Accessibility Guidelines define it.
 
 type Rgb = readonly [red: number, green: number, blue: number]
 
-/** What WCAG asks for text of a normal size (level AA). */
+/** The requirement of WCAG for text of a normal size (level AA). */
 export const LEAST = 4.5
 
 /** From 1 (the same) to 21 (black and white). https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio */
