@@ -58,7 +58,7 @@ const MOST_BYTES = 400
 /** With ten times as many connections, a linear cost may be ten times as high, plus a quarter because times are not exact. */
 const LINEAR = 10 * 1.25
 /** From this number of connections on, their share of the exit time is much larger than its variation of some milliseconds. */
-const ENOUGH = 1_000
+const MIN_CONNECTIONS = 1_000
 /** A constant cost may be this many times what it is with the fewest connections. */
 const CONSTANT = 2
 
@@ -116,7 +116,7 @@ function judgeGrowth ({ growth = [] }: Results): Verdict[] {
       if (before === undefined) continue
       compare(before, after, what, after.ours[what] / before.ours[what], LINEAR)
       // Without the time that the exit itself takes.
-      if (before.connections >= ENOUGH) compare(before, after, `${what}, added`, added(after) / added(before), LINEAR)
+      if (before.connections >= MIN_CONNECTIONS) compare(before, after, `${what}, added`, added(after) / added(before), LINEAR)
     }
   }
   for (const many of others) {

@@ -172,8 +172,8 @@ function readArguments (): { short: boolean, parts: readonly Part[] } {
   }
   if (short && only !== undefined) fail('--short measures instructions only: it goes without --only')
   const parts = only?.split(',') ?? PARTS
-  const stranger = parts.find(part => !(PARTS as readonly string[]).includes(part))
-  if (stranger !== undefined) fail(`There is nothing to measure that is called "${stranger}"`)
+  const unknown = parts.find(part => !(PARTS as readonly string[]).includes(part))
+  if (unknown !== undefined) fail(`There is nothing to measure that is called "${unknown}"`)
   return { short, parts: PARTS.filter(part => parts.includes(part)) }
 }
 

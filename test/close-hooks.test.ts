@@ -76,7 +76,7 @@ for (const closer of ['kept', 'own'] as const) {
 }
 
 /** The error that a shutdown reports if a hook hangs. */
-async function hangingOf (t: Test, add: (app: FastifyInstance) => unknown, isBefore = false): Promise<string> {
+async function hangError (t: Test, add: (app: FastifyInstance) => unknown, isBefore = false): Promise<string> {
   const app = Fastify() as FastifyInstance
   if (isBefore) add(app)
   await app.register(gracefulPlugin, { shutdownTimeout: 500, drainTimeout: 50 })
@@ -91,9 +91,9 @@ async function hangingOf (t: Test, add: (app: FastifyInstance) => unknown, isBef
 const forever = async (): Promise<void> => { await new Promise(() => {}) }
 
 t.test('the error names the hook that hangs and its plugin', async t => {
-  t.equal(await hangingOf(t, app => app.addHook('preClose', async function endStreams () { await forever() })), 'the preClose hook "endStreams" hangs')
-  t.equal(await hangingOf(t, app => app.addHook('onClose', (_instance, _done) => {})), 'the anonymous onClose hook hangs')
-  t.equal(await hangingOf(t, app => app.register(async function database (child) {
+  t.equal(await hangError(t, app => app.addHook('preClose', async function endStreams () { await forever() })), 'the preClose hook "endStreams" hangs')
+  t.equal(await hangError(t, app => app.addHook('onClose', (_instance, _done) => {})), 'the anonymous onClose hook hangs')
+  t.equal(await hangError(t, app => app.register(async function database (child) {
     child.addHook('onClose', async () => {})
     child.addHook('onClose', async function closePool () { await forever() })
     child.addHook('onClose', async () => {})
@@ -101,7 +101,7 @@ t.test('the error names the hook that hangs and its plugin', async t => {
 })
 
 t.test('a hook that hangs and was added before the plugin cannot be named', async t => {
-  t.equal(await hangingOf(t, app => app.addHook('onClose', forever), true), 'a hook added before fastify-graceful, or the server, hangs')
+  t.equal(await hangError(t, app => app.addHook('onClose', forever), true), 'a hook added before fastify-graceful, or the server, hangs')
 })
 
 t.test('hooks of an instance whose registration failed run as with Fastify alone', async t => {

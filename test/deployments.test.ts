@@ -365,7 +365,7 @@ t.test('a process manager that communicates by messages is told when the service
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 200 OK[^]*"ms":500/)
   t.strictSame((await exit)[0], 0)
-  t.ok(Date.now() - (time as number) >= 90, 'with a moment for a manager that writes the log later')
+  t.ok(Date.now() - (time as number) >= 90, 'there is a moment for a manager that writes the log later')
 })
 
 t.test('the delay of the rolling restarts is longer than the balancers take to notice', async t => {

@@ -9,7 +9,7 @@ import { fixture, portOf, RawClient, runNode } from './helpers.ts'
 const LATE = 1_000
 
 /** Sends SIGTERM, and expects the program to exit by shutdownTimeout plus a second. */
-async function goneInTime (t: Test, program: Program, shutdownTimeout: number, signal: NodeJS.Signals | undefined): Promise<number | null> {
+async function exitInTime (t: Test, program: Program, shutdownTimeout: number, signal: NodeJS.Signals | undefined): Promise<number | null> {
   const start = performance.now()
   if (signal !== undefined) program.kill(signal)
   const timer = setTimeout(() => { program.killGroup('SIGKILL') }, shutdownTimeout + 3 * LATE)
@@ -40,7 +40,7 @@ for (const fault of faults) {
       await program.log.line(/^held is in/)
       if (hasNoReader) program.stopReading()
       else if (when === 'before the signal') await new RawClient(port).get('/break').until(/broken/)
-      await goneInTime(t, program, 2_000, 'SIGTERM')
+      await exitInTime(t, program, 2_000, 'SIGTERM')
       await client.closed
       t.match(client.text, /200 OK[^]*held$/)
       t.strictSame(program.log.messages(/runs$/), ['onClose runs', 'first callback runs', 'second callback runs', 'last callback runs'])
@@ -51,7 +51,7 @@ for (const fault of faults) {
 t.test('repeated errors from microtask, while the log is being written, end the process in time', async t => {
   const program = boundedFork(t, 'endless-errors', { KIND: 'microtask', LEVEL: 'error' })
   new RawClient(await portOf(program)).get('/start')
-  t.equal(await goneInTime(t, program, 800, undefined), 1)
+  t.equal(await exitInTime(t, program, 800, undefined), 1)
 })
 
 for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'rejection']) {
@@ -59,14 +59,14 @@ for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'reje
     const program = boundedFork(t, 'endless-errors', { KIND: kind })
     new RawClient(await portOf(program)).get('/start')
     await program.log.line(/^started/)
-    t.equal(await goneInTime(t, program, 800, undefined), 1)
+    t.equal(await exitInTime(t, program, 800, undefined), 1)
   })
 
   for (const when of ['draining', 'a callback']) {
     t.test(`repeated errors from ${kind}, from ${when} on, end the process in time`, async t => {
       const program = boundedFork(t, 'endless-errors', { KIND: kind, WHEN: when })
       await portOf(program)
-      t.equal(await goneInTime(t, program, 800, 'SIGTERM'), 1)
+      t.equal(await exitInTime(t, program, 800, 'SIGTERM'), 1)
     })
   }
 }

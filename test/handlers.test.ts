@@ -192,7 +192,7 @@ t.test('a tracked promise of another realm is observed, as those of `node:fs/pro
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
-t.test('a tracked thenable whose `then` throws does not hold the drain', async t => {
+t.test('a tracked thenable whose `then` throws does not delay the end of the drain', async t => {
   const { app, log } = await createApp(t)
   const thenable = app.gracefulShutdown.track(broken(), 'broken')
   await t.rejects((async () => { await thenable })(), { message: 'broken' })

@@ -47,7 +47,7 @@ const activities: Record<string, (session: ClientHttp2Session) => void> = {
 }
 
 for (const [what, act] of Object.entries(activities)) {
-  t.test(`a stream whose window never opens is cut by writeTimeout, beside ${what} on its session`, async t => {
+  t.test(`a stream whose window never opens is cut by writeTimeout, with ${what} on its session`, async t => {
     const { app, log, session, stuck } = await startWindows(t, 1_000)
     const busy = setInterval(() => { if (!session.closed) act(session) }, 100)
     t.teardown(() => { clearInterval(busy) })

@@ -687,7 +687,7 @@ for (const when of ['while it is read', 'during a hook before it is read'] as co
         hooked.resolve()
         await hookDone.promise
       }
-    }, async () => 'not reached')
+    }, async () => 'not read')
     const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
     const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' })
     stream.on('error', () => {})
@@ -851,7 +851,7 @@ for (const protocol of ['HTTP/1', 'HTTP/2']) {
         else stream.pipe(reply.raw)
         entered.resolve()
       })
-      app.get('/', async () => 'not reached')
+      app.get('/', async () => 'not read')
       const port = await listen(app)
       if (protocol === 'HTTP/2') {
         const session = connectHttp2(`http://127.0.0.1:${port}`)

@@ -35,7 +35,7 @@ async function ask (port: number, agent: Agent, path: string): Promise<Outcome> 
 }
 
 /** Milliseconds. A client that could not run for longer does not send its next request at once. */
-const STANDSTILL = 50
+const MAX_LOOP_DELAY = 50
 const TRIES = 10
 
 /** Repeats the experiment if other load on the machine kept the clients from running after SIGTERM. */
@@ -44,7 +44,7 @@ async function undisturbed<T> (experiment: (onSignal: () => void) => Promise<T>)
   for (let tries = 1; ; tries++) {
     const result = await experiment(() => { delay.enable() })
     delay.disable()
-    if (delay.max / 1e6 < STANDSTILL || tries === TRIES) return result
+    if (delay.max / 1e6 < MAX_LOOP_DELAY || tries === TRIES) return result
     delay.reset()
   }
 }

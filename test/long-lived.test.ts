@@ -173,11 +173,11 @@ t.test('HTTP/2: sessions get GOAWAY at once; their streams, and new sessions whi
   t.match(await Promise.all(told), [[0, 1], [0, 0]], 'no error, and the last stream that is served')
   await once(idle, 'close')
 
-  const newcomer = connectHttp2(`http://127.0.0.1:${port}`)
-  const served = newcomer.request({ ':path': '/' })
+  const newSession = connectHttp2(`http://127.0.0.1:${port}`)
+  const served = newSession.request({ ':path': '/' })
   const [body] = await once(served, 'data') as [Buffer]
   t.equal(body.toString(), 'delaying')
-  await once(newcomer, 'close')
+  await once(newSession, 'close')
   t.equal(app.gracefulShutdown.phase, 'delaying')
 
   held.release()

@@ -4,7 +4,7 @@ import t from 'tap'
 import { readFileSync } from 'node:fs'
 import { COLOURS, type Colour } from '../tools/picture.ts'
 import { picturesOfResults } from '../tools/draw.ts'
-import { contrast, LEAST, rgb } from './pictures/contrast.ts'
+import { contrast, MIN_CONTRAST, rgb } from './pictures/contrast.ts'
 import { pictures } from './pictures/files.ts'
 import { parse, pointsOf, type Element } from './pictures/parse.ts'
 import { otherTimelines } from './pictures/timelines.ts'
@@ -45,7 +45,7 @@ t.test('has a contrast of at least 4.5:1 in both colour schemes', async t => {
       if (name === DECORATION || BEHIND.includes(name)) continue
       for (const behind of BEHIND) {
         const ratio = contrast(rgb(COLOURS[name][scheme]), rgb(COLOURS[behind][scheme]))
-        t.ok(ratio >= LEAST, `${['light', 'dark'][scheme]}: ${name} on ${behind}, ${ratio.toFixed(1)}:1`)
+        t.ok(ratio >= MIN_CONTRAST, `${['light', 'dark'][scheme]}: ${name} on ${behind}, ${ratio.toFixed(1)}:1`)
       }
     }
   }

@@ -58,7 +58,7 @@ function onlyLastMayClose (t: Test, client: RawClient): void {
   t.notOk(heads.slice(0, -1).some(head => /^connection: close/im.test(head)))
 }
 
-async function nothingCounts (app: FastifyInstance): Promise<void> {
+async function waitForNoneInFlight (app: FastifyInstance): Promise<void> {
   await eventually(() => app.inFlightRequests === 0)
 }
 
@@ -89,7 +89,7 @@ for (const paths of orders) {
       const before = paths.indexOf(hangs[0] ?? '')
       t.match(report, { completed: paths.length - hangs.length - before, exitCode: 1 })
       release()
-      await nothingCounts(app)
+      await waitForNoneInFlight(app)
     })
   }
 
@@ -101,7 +101,7 @@ for (const paths of orders) {
     client.socket.destroy()
     await client.closed
     release()
-    await nothingCounts(app)
+    await waitForNoneInFlight(app)
     t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
   })
 }

@@ -163,7 +163,7 @@ t.test('a server of Fastify on which the application listens is closed by Fastif
 })
 
 for (const whose of ['the application', 'an instance']) {
-  t.test(`two instances that get requests of one connection, from a server of ${whose}, each count their own, and the server's instance all of its connection`, async t => {
+  t.test(`two instances that share a connection of a server of ${whose} each count their own requests, and the owner of the server all of them`, async t => {
     const { app: first } = await createApp(t)
     const { app: second } = await createApp(t)
     first.get('/first', async () => 'first')

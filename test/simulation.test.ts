@@ -178,9 +178,9 @@ function deployment (file: string) {
 }
 
 /** Milliseconds between two requests that observe the plugin. */
-const ASK_EVERY = 30
+const REQUEST_INTERVAL = 30
 /** How long requests continue after the plugin has closed. */
-const ASKED_AFTER = 400
+const TIME_AFTER_CLOSE = 400
 /** Milliseconds that a request takes; and by which part of the previous phase a busy machine may delay a phase. */
 const SHORT = 1
 const LATE = 0.8
@@ -209,10 +209,10 @@ for (const { name, longest } of [{ name: 'all requests are answered', longest: 8
       return { at, duration, answered: now(), met: metBy(client) }
     }
     const asked: Array<ReturnType<typeof ask>> = []
-    const tillEnd = (async () => {
-      for (let after = 0; after < ASKED_AFTER; after += app.gracefulShutdown.phase === 'closed' ? ASK_EVERY : 0) {
+    const untilEnd = (async () => {
+      for (let after = 0; after < TIME_AFTER_CLOSE; after += app.gracefulShutdown.phase === 'closed' ? REQUEST_INTERVAL : 0) {
         asked.push(ask(SHORT))
-        await sleep(ASK_EVERY)
+        await sleep(REQUEST_INTERVAL)
       }
     })()
     await sleep(settings.shutdownDelay / 2)
@@ -222,7 +222,7 @@ for (const { name, longest } of [{ name: 'all requests are answered', longest: 8
     while (app.gracefulShutdown.phase === 'delaying') await sleep(2)
     await asksInDrain.get('/?ms=1').closed
     t.match(asksInDrain.text, /200 OK[^]*503 Service Unavailable[^]*connection: close/i)
-    await Promise.all([tillEnd, report])
+    await Promise.all([untilEnd, report])
 
     const all = [await lasting, ...await Promise.all(asked)]
     const model = timeline({ options: resolveOptions(settings), preStop: 0, grace: 60_000 }, all)

@@ -61,7 +61,7 @@ function parse (text: string): Answer {
   }
 }
 
-const saysClose = /^connection: close$/im
+const CONNECTION_CLOSE = /^connection: close$/im
 
 t.test('JSON', async t => {
   const { service, port } = await start(t)
@@ -70,7 +70,7 @@ t.test('JSON', async t => {
   await client.closed
   const { head, body } = parse(client.text)
   t.match(head, /^HTTP\/1\.1 200 OK/)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, json({ a: '1' }))
   await exited(t, service)
 })
@@ -118,7 +118,7 @@ t.test('an upload that has been sent in part', async t => {
   client.socket.write(body.subarray(MIB))
   await client.closed
   const { head, body: answer } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(answer, JSON.stringify({ bytes: body.length, hash: hash(body) }))
   await exited(t, service)
 })
@@ -134,7 +134,7 @@ t.test('Expect: 100-continue, with the body sent afterwards', async t => {
   client.send('body')
   await client.closed
   const { head, body } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, JSON.stringify({ bytes: 4, hash: hash('body') }))
   await exited(t, service)
 })
@@ -145,7 +145,7 @@ t.test('a response with trailers', async t => {
   await stop(service)
   await client.closed
   const { head, body, trailers } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, 'with trailers')
   t.equal(trailers, `x-hash: ${hash('with trailers')}\r\n\r\n`)
   await exited(t, service)
@@ -158,7 +158,7 @@ t.test('three pipelined requests, of which only the last response says Connectio
   await client.closed
   const answers = client.text.split(/(?=HTTP\/1\.1 200 OK)/).map(parse)
   t.strictSame(answers.map(({ body }) => body), ['1', '2', '3'].map(n => json({ n })))
-  t.strictSame(answers.map(({ head }) => saysClose.test(head)), [false, false, true])
+  t.strictSame(answers.map(({ head }) => CONNECTION_CLOSE.test(head)), [false, false, true])
   await exited(t, service, 3)
 })
 
@@ -191,7 +191,7 @@ t.test('HTTPS', async t => {
   await stop(service)
   await client.closed
   const { head, body } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, json({ a: '1' }))
   await exited(t, service)
 })
@@ -203,7 +203,7 @@ t.test('a Unix socket', async t => {
   await stop(service)
   await client.closed
   const { head, body } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, json({ a: '1' }))
   await exited(t, service)
 })
@@ -215,7 +215,7 @@ t.test('both listeners of localhost', async t => {
   await Promise.all(clients.map(async ({ closed }) => { await closed }))
   for (const { text } of clients) {
     const { head, body } = parse(text)
-    t.match(head, saysClose)
+    t.match(head, CONNECTION_CLOSE)
     t.equal(body, json({ a: '1' }))
   }
   await exited(t, service, 2)
@@ -259,8 +259,8 @@ t.test('a connection whose streamed response ends while other requests are in fl
   const ended = performance.now()
   await client.closed
   t.ok(performance.now() - ended < 2_000, 'after 100 ms; Node 20 adds a second')
-  t.notMatch(parse(client.text).head, saysClose, 'it could not be set in time')
-  t.strictSame(service.log.messages(/^Request cut/), [], 'the drain still continues')
+  t.notMatch(parse(client.text).head, CONNECTION_CLOSE, 'it could not be set in time')
+  t.strictSame(service.log.messages(/^Request cut/), [], 'the drain still runs')
   stuck.socket.destroy()
   service.kill('SIGKILL')
 })

@@ -61,7 +61,7 @@ async function startWrapped (t: Test, wrap: (response: ServerResponse) => void, 
 
 for (const [what, wrap] of Object.entries(wraps)) {
   for (const isAhead of [true, false]) {
-    const where = isAhead ? 'ahead of the plugin' : 'behind the plugin'
+    const where = isAhead ? 'registered before the plugin' : 'registered after the plugin'
 
     t.test(`a request is cut although a middleware ${where} ${what}`, async t => {
       const { app, entered, release } = await startWrapped(t, wrap, isAhead, false)

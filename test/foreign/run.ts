@@ -15,7 +15,7 @@ import { runFile, WHOLE_FILE, type FileResult } from './program.ts'
 import { SUITES } from './suites.ts'
 
 /** How often a file runs again, alone, before a difference is reported. */
-const AGAIN = 2
+const RETRIES = 2
 
 const HELP = `npm run test:foreign -- [--short] [--only NAME] [--file TEXT] [--jobs N]
 
@@ -142,7 +142,7 @@ async function compareFile (suite: string, file: string): Promise<Compared> {
 /** Keeps only the differences that occur each time. A known one that did not occur also gets a second chance. */
 async function repeat (suite: string, first: Compared): Promise<void> {
   const known = knownDifferences(suite, first.file)
-  for (let times = 0; times < AGAIN && !isExplained(first, known); times++) {
+  for (let times = 0; times < RETRIES && !isExplained(first, known); times++) {
     const again = await compareFile(suite, first.file)
     for (const what of first.differences.keys()) {
       if (!known.has(what) && !again.differences.has(what)) first.differences.delete(what)

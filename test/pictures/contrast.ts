@@ -3,7 +3,7 @@
 type Rgb = readonly [red: number, green: number, blue: number]
 
 /** The requirement of WCAG for text of a normal size (level AA). */
-export const LEAST = 4.5
+export const MIN_CONTRAST = 4.5
 
 /** From 1 (the same) to 21 (black and white). https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio */
 export function contrast (one: Rgb, other: Rgb): number {

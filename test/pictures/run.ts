@@ -8,7 +8,7 @@ import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { chromium } from 'playwright-core'
-import { contrast, LEAST, rgb } from './contrast.ts'
+import { contrast, MIN_CONTRAST, rgb } from './contrast.ts'
 import { pictures } from './files.ts'
 import { otherTimelines } from './timelines.ts'
 
@@ -110,7 +110,7 @@ async function look (page: Page, path: string, svg: string, { scheme, width }: {
   const colours = await page.evaluate(`coloursIn(${JSON.stringify(background)}, ${boxes})`) as string[][]
   for (const [index, { content, colour }] of texts.entries()) {
     const least = Math.min(...(colours[index] ?? []).map(behind => contrast(rgb(colour), rgb(behind))))
-    if (!(least >= LEAST)) fault(`"${content}" has a contrast of ${least.toFixed(1)}:1 with what is behind it`)
+    if (!(least >= MIN_CONTRAST)) fault(`"${content}" has a contrast of ${least.toFixed(1)}:1 with what is behind it`)
   }
 }
 

@@ -138,18 +138,18 @@ class Program {
   readonly #name: string
   readonly #child: ChildProcess
   readonly #killedWith: NodeJS.Signals
-  #said = ''
+  #output = ''
   #failure: Error | undefined
 
   constructor (name: string, args: readonly string[], env: Record<string, string>, killedWith: NodeJS.Signals = 'SIGKILL') {
     this.#name = name
     this.#killedWith = killedWith
     this.#child = spawn(name, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'pipe'] })
-    this.#child.stderr?.on('data', (chunk: Buffer) => { this.#said += chunk.toString() })
+    this.#child.stderr?.on('data', (chunk: Buffer) => { this.#output += chunk.toString() })
     this.#child.on('error', (error: NodeJS.ErrnoException) => {
       this.#failure = error.code === 'ENOENT' ? new Error(`${name} is not installed: apt-get install haproxy nginx`) : error
     })
-    this.#child.on('close', code => { this.#failure ??= new Error(`${name} has exited with ${code}:\n${this.#said}`) })
+    this.#child.on('close', code => { this.#failure ??= new Error(`${name} has exited with ${code}:\n${this.#output}`) })
   }
 
   /** Waits for a condition; rejects if the program exits, or after `PATIENCE`. */
@@ -157,7 +157,7 @@ class Program {
     const end = performance.now() + PATIENCE
     while (!await condition()) {
       if (this.#failure !== undefined) throw this.#failure
-      if (performance.now() > end) throw new Error(`${this.#name} is not ready:\n${this.#said}`)
+      if (performance.now() > end) throw new Error(`${this.#name} is not ready:\n${this.#output}`)
       await sleep(POLL_INTERVAL)
     }
   }
