@@ -851,7 +851,7 @@ for (const protocol of ['HTTP/1', 'HTTP/2']) {
         else stream.pipe(reply.raw)
         entered.resolve()
       })
-      app.get('/', async () => 'not read')
+      app.get('/', async () => 'not reached')
       const port = await listen(app)
       if (protocol === 'HTTP/2') {
         const session = connectHttp2(`http://127.0.0.1:${port}`)
