@@ -1,6 +1,6 @@
 // Publishes the version that package.json names: npm run release. With `-- --dry-run`, it only shows what would be published.
 //
-// The README on npm has no repository around it. So its relative links and pictures are made absolute, to the files of the
+// The README on npm has no repository around it, so its relative links and images are made absolute, to the files of the
 // released tag. The published package.json has no fields for development.
 
 import { execFileSync } from 'node:child_process'
@@ -61,7 +61,7 @@ function run (command: string, ...args: string[]): string {
   return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 26 }).trimEnd()
 }
 
-/** The changelog's section for this version; in a dry run before there is one, what is unreleased. */
+/** The changelog's section for this version. In a dry run without one, the unreleased section. */
 function readChanges (): string {
   const sections = new Map(readFileSync('CHANGELOG.md', 'utf8').split(/^## /m).slice(1).map(section => {
     const [heading = '', ...lines] = section.split('\n')
@@ -77,7 +77,7 @@ function readChanges (): string {
   return section
 }
 
-/** Makes the tarball: as npm packs it, except for the README's links and the fields for development. */
+/** Creates the tarball as npm packs it, except for the README's links and the fields for development. */
 function pack (): { packed: Packed, urls: string[] } {
   rmSync(join(OUT, 'package'), { recursive: true, force: true })
   const first = parsePacked(run('npm', 'pack', '--json', '--silent', '--pack-destination', OUT))
@@ -89,7 +89,7 @@ function pack (): { packed: Packed, urls: string[] } {
   return { urls: links, packed: parsePacked(run('npm', 'pack', `./${OUT}/package`, '--json', '--silent', '--pack-destination', OUT)) }
 }
 
-/** npm prints what the build says first, then a list, or an object with a member for each package. */
+/** npm prints the output of the build first, then a list, or an object with a member for each package. */
 function parsePacked (output: string): Packed {
   const [first] = Object.values(JSON.parse(output.slice(output.search(/^[[{]/m))) as Record<string, Packed>)
   if (first === undefined) throw new Error(`npm packed nothing: ${output}`)
@@ -118,7 +118,7 @@ function makeAbsolute (markdown: string): { text: string, links: string[] } {
   return { text, links }
 }
 
-/** What an installation of the packed package gets today. Returns how many packages that is. */
+/** Writes what an installation of the packed package gets today. Returns the number of packages. */
 function writeSbom (): number {
   const folder = join(OUT, 'package')
   run('npm', 'install', '--prefix', folder, '--package-lock-only', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error')

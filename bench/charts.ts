@@ -112,7 +112,7 @@ function format (value: number): string {
 }
 
 const PLOT = { left: 76, right: WIDTH - 48, height: 260 }
-/** Told apart without their colours, too. */
+/** Distinguishable without their colours. */
 const LINES: ReadonlyArray<{ colour: Colour, dashes: string }> = [
   { colour: 'green', dashes: '' },
   { colour: 'orange', dashes: '12 4' },

@@ -38,8 +38,8 @@ export async function idle (port: number, count: number): Promise<Socket[]> {
 }
 
 /**
- * Connections that each wait for a response: until SIGTERM, or for ever. No other request to these routes may be in flight.
- * The requests say `Connection: close`, because bare Fastify would not close these connections on its way out.
+ * Connections that each wait for a response, until SIGTERM or forever. No other request to these routes may be in flight.
+ * The requests send `Connection: close`, because bare Fastify would not close these connections when it closes.
  */
 export async function inFlight (program: Program, count: number, path: '/held' | '/stuck'): Promise<Socket[]> {
   const sockets = await openMany(count, async () => await open(program.port, requestFor(path, 'Connection: close\r\n'), false))

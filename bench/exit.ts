@@ -1,6 +1,6 @@
-// The time from SIGTERM until the process is gone, with one request in flight, which is then answered at once, and with
-// connections that have been idle for a while. It does not start at the response: some packages close idle connections
-// before it, others after it, so that a request that arrives meanwhile still gets a response.
+// The time from SIGTERM until the process has exited, with one request in flight, which is answered at once, and with
+// connections that have been idle for a while. It is not measured from the response, because some packages close idle connections
+// before it and others after it, so that a request that arrives in between still gets a response.
 
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -10,7 +10,7 @@ import { Program } from './program.ts'
 /** Milliseconds. A client that got a response more recently may be about to send its next request. */
 export const IDLE = 1_500
 
-/** Milliseconds until the process must be gone. Some packages wait for a timeout of their own first. */
+/** Milliseconds until the process must have exited. Some packages wait for a timeout of their own first. */
 const PATIENCE = 30_000
 
 /** One exit, in milliseconds. */

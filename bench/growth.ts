@@ -10,13 +10,13 @@ import { Program } from './program.ts'
 import { BARE, OURS } from './subjects.ts'
 
 export interface Costs {
-  /** Milliseconds from SIGTERM until the process is gone, with that many idle connections. */
+  /** Milliseconds from SIGTERM until the process has exited, with this number of idle connections. */
   goneFromIdle: number
-  /** Milliseconds from SIGTERM until the process is gone, with that many requests in flight, all answered at once. */
+  /** Milliseconds from SIGTERM until the process has exited, with this number of requests in flight, all answered at once. */
   goneFromInFlight: number
-  /** Microseconds of processor time for one more request, with that many idle connections open. */
+  /** Microseconds of processor time for one more request, with this number of idle connections open. */
   besideIdle: number
-  /** The same with that many requests in flight. */
+  /** The same with this number of requests in flight. */
   besideInFlight: number
 }
 
@@ -24,7 +24,7 @@ export interface Growth {
   connections: number
   ours: Costs
   bare: Costs
-  /** Nanoseconds to read `inFlightRequests` with that many requests in flight. */
+  /** Nanoseconds to read `inFlightRequests` with this number of requests in flight. */
   read: number
 }
 

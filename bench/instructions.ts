@@ -1,4 +1,4 @@
-// Instructions that the server spends on a request, counted by callgrind. Times vary by a tenth and more, counts repeat.
+// Instructions that the server executes for a request, counted by callgrind. Times vary by 10 % or more; counts are repeatable.
 
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
@@ -10,30 +10,30 @@ import { REQUEST } from './clients.ts'
 import { median } from './numbers.ts'
 import { Program } from './program.ts'
 
-/** How the requests come in. */
+/** How requests arrive. */
 export interface Load {
   logger: boolean
-  /** Requests that the client sends at once, before it waits for their responses. */
+  /** Requests that the client sends at once before it waits for their responses. */
   depth: number
 }
 
 export interface Sizes {
   /**
-   * Requests before the counting starts. After 10,000, pipelined requests still take 3 % more than after 40,000. From there
-   * on the count is stable: 100,000 change it by 0.3 %, and processes with the same subject are at most 0.3 % apart.
-   * Part of a count remains luck, the same in each process: what V8 inlines depends on all that is loaded.
+   * Requests before counting starts. After 10,000, pipelined requests still take 3 % more instructions than after 40,000. From
+   * there on the count is stable: 100,000 change it by 0.3 %, and processes with the same subject are at most 0.3 % apart.
+   * Part of a count remains chance, the same in each process: what V8 inlines depends on everything that is loaded.
    */
   warmUp: number
-  /** Requests of a window. A multiple of each depth. */
+  /** Requests in a window. A multiple of each depth. */
   window: number
   windows: number
 }
 
 /**
- * Node without threads and with a fixed seed, a different one for each process of a subject: with the same, each would have the
- * same luck. New objects have so much room that at most two of seven windows have a
- * garbage collection, and the median none: one takes as many instructions as a hundred requests. (Not with
- * --predictable-gc-schedule: that sets the room to 4 MB, whatever else is asked for, which is six collections a window.)
+ * Node without threads and with a fixed seed, a different one for each process of a subject, because with the same seed each process
+ * would be optimized alike. The young generation is so large that at most two of seven windows have a
+ * garbage collection, and the median none: a collection takes as many instructions as a hundred requests. (Without
+ * --predictable-gc-schedule: it sets the size to 4 MB regardless of other flags, which causes six collections per window.)
  */
 const FLAGS = ['--single-threaded', '--min-semi-space-size=128', '--max-semi-space-size=128']
 
@@ -42,14 +42,14 @@ export async function countInstructions (
   directory: string, subject: string, { logger, depth }: Load, sizes: Sizes, seed: number
 ): Promise<number> {
   const out = join(mkdtempSync(join(directory, 'callgrind-')), 'out')
-  // Without counting, valgrind is several times faster: that is what makes the long warm-up affordable.
+  // Without counting, valgrind is several times faster, which makes the long warm-up affordable.
   const under = ['valgrind', '--tool=callgrind', '--instr-atstart=no', `--callgrind-out-file=${out}`, '--smc-check=all-non-file']
   const program = await Program.start({ directory, subject, logger, flags: [...FLAGS, `--hash-seed=${seed}`, `--random-seed=${seed}`], under })
   const control = async (option: string) => await promisify(execFile)('callgrind_control', [option, String(program.pid)])
   const ask = await client(program.port, depth)
   await ask(sizes.warmUp)
   await control('--instr=on')
-  // The first window is not used: valgrind translates all code anew.
+  // The first window is discarded, because valgrind translates all code anew.
   for (let window = 0; window <= sizes.windows; window++) {
     await ask(sizes.window)
     await control('--dump')

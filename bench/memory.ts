@@ -24,7 +24,7 @@ export async function measureMemory (directory: string, subject: string, connect
     close(sockets)
     while (await program.ask('connections') > 0);
   }
-  // The first crowd pays for what is made once: code, caches, tables that do not shrink again.
+  // The first connections also pay for one-time allocations: code, caches, tables that do not shrink again.
   await leave(await idle(program.port, connections))
   const before = await used()
   const sockets = await idle(program.port, connections)

@@ -69,7 +69,7 @@ export class Program {
     this.#child.kill(signal)
   }
 
-  /** Resolves when the process is gone. */
+  /** Resolves when the process has exited. */
   async gone (): Promise<void> {
     if (this.#child.exitCode === null && this.#child.signalCode === null) await once(this.#child, 'exit')
   }

@@ -1,4 +1,4 @@
-// What was measured, and the limits that it must keep.
+// What was measured, and the limits on it.
 
 import type { Costs, Growth } from './growth.ts'
 import type { Load } from './instructions.ts'
@@ -11,7 +11,7 @@ import { BARE, OURS, PAIR } from './subjects.ts'
 export const PARTS = ['instructions', 'throughput', 'exit', 'memory', 'refusals', 'growth', 'loading'] as const
 export type Part = typeof PARTS[number]
 
-/** How the requests come in whose instructions are counted; by the name in tables and charts. */
+/** How requests arrive while instructions are counted, by the name in tables and charts. */
 export const LOADS = {
   'without a logger': { logger: false, depth: 1 },
   'with the logger': { logger: true, depth: 1 },
@@ -19,14 +19,14 @@ export const LOADS = {
 } satisfies Record<string, Load>
 export type LoadName = keyof typeof LOADS
 
-/** By subject: instructions a request, of each process. */
+/** By subject: instructions per request, for each process. */
 export type Counts = Record<string, number[]>
 
 export interface Results {
   machine: string
   versions: Record<string, string>
   date: string
-  /** The parts that were not measured, each with the tool that is missing. */
+  /** The parts that were not measured, each with the missing tool. */
   notMeasured: Partial<Record<Part, string>>
   instructions?: Partial<Record<LoadName, Counts>>
   throughput?: Record<string, Throughput>
@@ -44,29 +44,29 @@ export interface Verdict {
 }
 
 /**
- * The budgets of the request path: at most `most` times the instructions of another subject. The one with
- * the logger is missed by a few tenths of a percent; `guard` is what a change may not exceed.
+ * The budgets of the request path: at most `most` times the instructions of another subject. The budget with
+ * the logger is currently exceeded by a few tenths of a percent; a change must not exceed `guard`.
  */
 export const BUDGETS: ReadonlyArray<{ load: LoadName, than: string, most: number, guard: number }> = [
   { load: 'without a logger', than: PAIR, most: 1.03, guard: 1.07 },
   { load: 'with the logger', than: BARE, most: 1.015, guard: 1.06 },
   { load: 'without a logger, pipelined 16 deep', than: PAIR, most: 1.03, guard: 1.1 }
 ]
-/** With the logger, the plugin takes fewer instructions than these. */
+/** With the logger, the plugin takes fewer instructions than these packages. */
 const EXCEEDED_BY = ['@godaddy/terminus', '@fastify/under-pressure']
 
 const MOST_EXIT: Record<string, number> = { 0: 1.1, 10_000: 1.5 }
 const MOST_BYTES = 400
 /** Milliseconds more than an empty plugin. */
 const MOST_START: Start = { import: 15, register: 3 }
-/** At ten times as many connections, a linear cost may be ten times as high, plus a quarter because times are not exact. */
+/** With ten times as many connections, a linear cost may be ten times as high, plus a quarter because times are not exact. */
 const LINEAR = 10 * 1.25
-/** From this number of connections on, they add much more to an exit than its variation of some milliseconds. */
-const ENOUGH = 1_000
-/** A constant cost may be so many times what it is with the fewest connections. */
+/** From this number of connections on, their share of the exit time is much larger than its variation of some milliseconds. */
+const MIN_CONNECTIONS = 1_000
+/** A constant cost may be this many times what it is with the fewest connections. */
 const CONSTANT = 2
 
-/** One verdict for each limit on a part that was measured. */
+/** One verdict for each limit on a measured part. */
 export function judge (results: Results): Verdict[] {
   return [
     ...judgeInstructions(results),
@@ -121,7 +121,7 @@ function judgeGrowth ({ growth = [] }: Results): Verdict[] {
       if (before === undefined) continue
       compare(before, after, what, after.ours[what] / before.ours[what], LINEAR)
       // Without the time that the exit itself takes.
-      if (before.connections >= ENOUGH) compare(before, after, `${what}, added`, added(after) / added(before), LINEAR)
+      if (before.connections >= MIN_CONNECTIONS) compare(before, after, `${what}, added`, added(after) / added(before), LINEAR)
     }
   }
   for (const many of others) {
@@ -142,12 +142,12 @@ function judgeLoading ({ loading }: Results): Verdict[] {
   })
 }
 
-/** Of the processes of each subject. */
+/** The median over the processes of each subject. */
 export function medians (counts: Counts): Record<string, number> {
   return Object.fromEntries(Object.entries(counts).map(([subject, processes]) => [subject, median(processes)]))
 }
 
-/** How far the processes of a subject are apart, in percent of their median. */
+/** How far apart the processes of a subject are, in percent of their median. */
 export function spread (processes: readonly number[]): number {
   return (Math.max(...processes) - Math.min(...processes)) / median(processes) * 100
 }

@@ -1,4 +1,4 @@
-// `npm run bench`: what the plugin costs, compared with others. `-- --help` shows the options.
+// `npm run bench`: what the plugin costs, compared with other packages. `-- --help` shows the options.
 //
 // Exits with 1 if a limit is missed.
 
@@ -32,7 +32,7 @@ instructions needs valgrind, throughput and refusals need wrk. Without options, 
 /** Several processes: V8 does not optimize the same code in each. */
 const SIZES = { processes: 3, warmUp: 40_000, window: 2_000, windows: 7 }
 const PLAN = { rounds: 5, seconds: 3 }
-/** Exits to measure, by the number of idle connections. Without any, the time is short, and more of them are needed. */
+/** Exits to measure, by the number of idle connections. Without idle connections an exit is short and needs more measurements. */
 const EXITS = { 0: 45, 10_000: 15 }
 const MEMORY = { runs: 1, connections: 10_000 }
 const STARTS = 31
@@ -84,7 +84,7 @@ function report (verdicts: readonly Verdict[]): void {
   if (!verdicts.every(({ holds }) => holds)) process.exitCode = 1
 }
 
-/** All results are of one run: those of an earlier run are removed. */
+/** All results are from one run: those of an earlier run are removed. */
 function write (results: Results): void {
   rmSync(OUT, { recursive: true, force: true })
   mkdirSync(OUT)
@@ -138,7 +138,7 @@ const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
   }
 }
 
-/** As many processes at a time as there are cores: counts do not depend on what else runs. */
+/** As many processes at a time as there are cores, because counts do not depend on what else runs. */
 async function count (names: readonly string[], load: LoadName): Promise<Counts> {
   const counts: Counts = Object.fromEntries(names.map(name => [name, []]))
   const left = Array.from({ length: SIZES.processes }, (_, index) => names.map(name => ({ name, seed: index + 1 }))).flat()
@@ -154,7 +154,7 @@ function isMissing (tool: string): boolean {
   return spawnSync(tool, ['--version']).error !== undefined
 }
 
-/** The machine, the versions and the day. */
+/** The machine, the versions and the date. */
 function here (): Pick<Results, 'machine' | 'versions' | 'date'> {
   const versionOf = (name: string) => (JSON.parse(readFileSync(join(ROOT, 'node_modules', name, 'package.json'), 'utf8')) as { version: string }).version
   const peers = subjects().filter(name => existsSync(join(ROOT, 'node_modules', name, 'package.json')))
@@ -177,8 +177,8 @@ function readArguments (): { short: boolean, parts: readonly Part[] } {
   }
   if (short && only !== undefined) fail('--short measures instructions only: it goes without --only')
   const parts = only?.split(',') ?? PARTS
-  const stranger = parts.find(part => !(PARTS as readonly string[]).includes(part))
-  if (stranger !== undefined) fail(`There is nothing to measure that is called "${stranger}"`)
+  const unknown = parts.find(part => !(PARTS as readonly string[]).includes(part))
+  if (unknown !== undefined) fail(`There is nothing to measure that is called "${unknown}"`)
   return { short, parts: PARTS.filter(part => parts.includes(part)) }
 }
 

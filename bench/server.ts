@@ -1,4 +1,4 @@
-// The program that is measured. Its parent sends it questions.
+// The measured program. Its parent sends it questions.
 
 import type { AddressInfo } from 'node:net'
 import type { Answer, Question } from './program.ts'
@@ -12,11 +12,11 @@ const { SUBJECT = '', LOGGER = '' } = process.env
 const subject = SUBJECTS[SUBJECT]
 if (subject === undefined) throw new Error(`There is no subject "${SUBJECT}"`)
 
-// SIGTERM answers a request in flight at once. This listener comes first: it runs before any that closes something.
+// SIGTERM answers a request in flight at once. This listener is added first, so that it runs before any that closes something.
 const released = once(process, 'SIGTERM')
 const app = Fastify({ logger: LOGGER === '' ? false : await createLogger() })
 await subject.register?.(app)
-// Not the only route, as in most applications: with one route alone, V8 inlines more, and a request takes 1 to 3 % less.
+// Not the only route, as in most applications. With a single route, V8 inlines more, and a request takes 1 to 3 % less.
 app.get('/', async () => ({ hello: 'world' }))
 let waiting = 0
 app.get('/held', async () => {
@@ -24,7 +24,7 @@ app.get('/held', async () => {
   await released
   return { hello: 'world' }
 })
-// Referenced here as a database client references what its queries wait for: it is not garbage while the process lives.
+// Referenced here, as a database client references its pending queries, so that it is not garbage-collected.
 const never = new Promise(() => {})
 app.get('/stuck', async () => {
   waiting++
@@ -34,8 +34,8 @@ await app.listen({ port: 0, host: '127.0.0.1' })
 await subject.attach?.(app)
 
 /**
- * Each line is written synchronously: how many lines a thread would write together varies. pino is loaded only here, as
- * Fastify does it: code that V8 has met in other packages changes how it optimizes what they share.
+ * Each line is written synchronously, because the number of lines that a thread writes together varies. pino is loaded only here,
+ * as in Fastify, because code that V8 has already run in other packages changes how it optimizes the shared parts.
  */
 async function createLogger () {
   const { default: pino } = await import('pino')
@@ -44,7 +44,7 @@ async function createLogger () {
 
 const READS = { each: 200_000, times: 10 }
 
-/** Nanoseconds to read `inFlightRequests`: the least of some runs, because other work only adds to it. */
+/** Nanoseconds to read `inFlightRequests`: the minimum of several runs, because other work only adds to it. */
 function readTime (): number {
   let least = Infinity
   for (let time = 0; time < READS.times; time++) {

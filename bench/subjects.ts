@@ -1,4 +1,4 @@
-// What is compared: each package set up as its README says, with the features on that touch requests. A process loads one.
+// The compared packages, each set up as its README says, with the features that affect requests enabled. A process loads one.
 
 import type { FastifyInstance } from 'fastify'
 import type { Server } from 'node:http'
@@ -6,11 +6,11 @@ import type { Server } from 'node:http'
 export interface Subject {
   /** Runs before the routes are registered. */
   register?: (app: FastifyInstance) => Promise<void>
-  /** Runs once the server listens. Stops the process on SIGTERM, unless the package does. */
+  /** Runs once the server listens. Stops the process on SIGTERM unless the package does. */
   attach?: (app: FastifyInstance) => Promise<void>
 }
 
-/** By a name that the compiler does not resolve: the packed package is measured, which is beside the compiled bench. */
+/** Loads by a name that the compiler does not resolve, because the packed package, beside the compiled bench, is measured. */
 async function load<T> (name: string): Promise<T> {
   return await import(name) as T
 }
@@ -27,12 +27,12 @@ const plugin = (name: string, options: object = {}): Subject => ({
   register: async app => { await app.register((await load<PluginModule>(name)).default, options) }
 })
 
-/** Each limit of its README, too high to be reached here: it checks each request and rejects none. */
+/** Each limit of its README, too high to be reached here, so that it checks each request and rejects none. */
 const PRESSURE = { maxEventLoopDelay: 60_000, maxHeapUsedBytes: 8e9, maxRssBytes: 8e9, maxEventLoopUtilization: 1 }
 
 export const OURS = 'fastify-graceful'
 export const BARE = 'bare Fastify'
-/** Two hooks that do nothing: the least that a plugin that counts requests can cost. */
+/** Two hooks that do nothing: the lowest possible cost of a plugin that counts requests. */
 export const PAIR = 'empty pair of hooks'
 
 export const SUBJECTS: Readonly<Record<string, Subject>> = {

@@ -1,4 +1,4 @@
-// The results, in Markdown.
+// The results as Markdown.
 
 import type { Growth } from './growth.ts'
 import type { LoadName, Part, Results } from './results.ts'

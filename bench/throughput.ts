@@ -1,5 +1,5 @@
-// Requests a second and the 99th percentile of their latency, by wrk. The subjects take turns, because the speed of a machine
-// changes from one minute to the next.
+// Requests per second and the 99th percentile of their latency, measured by wrk. The subjects take turns, because the speed of a
+// machine changes from one minute to the next.
 
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
@@ -35,13 +35,13 @@ export async function measureThroughput (directory: string, subjects: readonly s
 
 export interface Refusals {
   refused: Throughput
-  /** The hello world of bare Fastify, over as many connections. Each response closes its connection, as a refusal does. */
+  /** The hello world of bare Fastify over as many connections. Each response closes its connection, as a rejection does. */
   helloWorld: Throughput
-  /** The same over keep-alive connections. A refusal always closes its connection. */
+  /** The same over keep-alive connections. A rejection always closes its connection. */
   keptAlive: Throughput
 }
 
-/** Refusals a second, while a request is still in flight. */
+/** Rejections per second while a request is still in flight. */
 export async function measureRefusals (directory: string, { rounds, seconds }: Plan): Promise<Refusals> {
   const results: Record<keyof Refusals, Throughput[]> = { refused: [], helloWorld: [], keptAlive: [] }
   for (let round = 0; round < rounds; round++) {
@@ -65,7 +65,7 @@ async function warmLoad (program: Program, seconds: number, options: readonly st
   return result
 }
 
-/** Starts with another subject each time. */
+/** Starts with another subject in each round. */
 function rotated (subjects: readonly string[], by: number): string[] {
   const first = by % subjects.length
   return [...subjects.slice(first), ...subjects.slice(0, first)]

@@ -1,4 +1,4 @@
-// Anything may be thrown, rejected or passed by a user: it stops no shutdown, and the report says something useful of it.
+// A user may throw, reject or pass any value: it does not stop a shutdown, and the report shows something useful.
 
 import t from 'tap'
 import { EventEmitter } from 'node:events'
@@ -22,7 +22,7 @@ function revoked (target: object): object {
 
 const hidden = (name: string) => Object.defineProperty(new Error('hidden'), name, { get: trap })
 
-/** What it is, the value, and what a report says of it. */
+/** A description, the value, and how a report shows it. */
 const values: Array<[what: string, value: unknown, shown: RegExp]> = [
   ['undefined', undefined, /undefined/],
   ['null', null, /null/],
@@ -61,7 +61,7 @@ const values: Array<[what: string, value: unknown, shown: RegExp]> = [
   ['a revoked Proxy of a function', revoked(() => {}), /./]
 ]
 
-/** Fails where a shutdown hangs; the rest of the tests then goes on. */
+/** Rejects if a shutdown hangs, so that the remaining tests still run. */
 async function soon<T> (promise: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_resolve, reject) => { timer = setTimeout(() => { reject(new Error('hangs')) }, 5_000) })
@@ -83,13 +83,13 @@ for (const [what, value, shown] of values) {
     t.ok(report.reason.length < 1_000)
     t.strictSame(reasons, [report.reason])
     t.equal(report.exitCode, report.errors.length)
-    t.ok(report.errors.length === 0 || report.errors[0] === value, 'an error is in the report as it is')
+    t.ok(report.errors.length === 0 || report.errors[0] === value, 'an error is in the report unchanged')
     t.equal(log.messages(/^Graceful shutdown complete|^Shutdown complete, but/).length, 1)
     const wait = app.gracefulShutdown.wait as (given: unknown) => Promise<unknown>
     t.equal(await wait(value), report)
   })
 
-  t.test(`a callback that throws ${what} stops no other`, async t => {
+  t.test(`a callback that throws ${what} does not stop the others`, async t => {
     const { app, log } = await createApp(t, { shutdownTimeout: 5_000, drainTimeout: 1_000 })
     app.registerShutdownCallback(() => { throw value }, { name: 'throws' }) // oxlint-disable-line no-throw-literal
     app.registerShutdownCallback(async () => { throw value }, { name: 'rejects' }) // oxlint-disable-line no-throw-literal
@@ -124,7 +124,7 @@ for (const [what, value, shown] of values) {
     const { errors, exitCode } = await soon(report)
     await client.closed
     t.match(client.text, /200 OK[^]*\{"held":true\}$/)
-    // Fastify takes a falsy rejection of an onClose hook for none.
+    // Fastify treats a falsy rejection of an onClose hook as no error.
     t.ok(errors.length >= 1)
     for (const error of errors) t.match(messageOf(error), shown)
     t.equal(exitCode, 1)
@@ -132,7 +132,7 @@ for (const [what, value, shown] of values) {
     t.equal(log.messages(/^Shutdown complete, but/).length, 1)
   })
 
-  t.test(`${what} as the name of background work shows in log and report`, async t => {
+  t.test(`${what} as the name of background work is shown in log and report`, async t => {
     const { app, log } = await createApp(t, { drainTimeout: 20 })
     void app.gracefulShutdown.track(new Promise(() => {}), value)
     t.equal(app.gracefulShutdown.inFlight().length, 1)
@@ -146,7 +146,7 @@ for (const [what, value, shown] of values) {
 }
 
 for (const id of [Symbol('sign'), Object.create(null) as object, 42, 10n]) {
-  t.test(`a request id that is not a string (${typeof id}) stops no drain`, async t => {
+  t.test(`a request id that is not a string (${typeof id}) does not stop the drain`, async t => {
     const { app, log } = await createApp(t, { drainTimeout: 1_300 }, { genReqId: () => id as unknown as string })
     const held = heldRoute(app)
     const answer = app.inject('/held')
@@ -160,7 +160,7 @@ for (const id of [Symbol('sign'), Object.create(null) as object, 42, 10n]) {
   })
 }
 
-t.test('a reason is short, whatever it is', async t => {
+t.test('a reason is shortened, whatever its type', async t => {
   const { app } = await createApp(t)
   const huge = Object.fromEntries(Array.from({ length: 20_000 }, (_, index) => [`property${index}`, 'x'.repeat(100)]))
   const { reason } = await soon(app.gracefulShutdown.shutdown(huge))
@@ -168,7 +168,7 @@ t.test('a reason is short, whatever it is', async t => {
 })
 
 for (const kind of ['throw', 'reject'] as const) {
-  t.test(`uncaught errors (${kind}) may be anything: each is reported, and requests in flight are answered`, async t => {
+  t.test(`uncaught errors (${kind}) may be of any type: each is reported, and requests in flight are answered`, async t => {
     const program = fork(t, 'any-error', { KIND: kind })
     const client = new RawClient(await portOf(program)).get('/held')
     await client.closed
@@ -178,7 +178,7 @@ for (const kind of ['throw', 'reject'] as const) {
       errors: string[], omittedErrors: number, callbacks: number
     }
     t.match(errors, [
-      // Of a rejection, Node makes an error that does not show objects.
+      // For a rejection, Node creates an error that does not show objects.
       /undefined/, /null/, /some text/, /Symbol\(sign\)/, kind === 'throw' ? /own: 'property'/ : /the reason ".*Object.*"/, /./, /./, /./, /own message/, /never/
     ])
     t.equal(errors.length, 10)
@@ -187,7 +187,7 @@ for (const kind of ['throw', 'reject'] as const) {
   })
 }
 
-t.test('of errors without end, the first 20 are kept and the rest is counted', async t => {
+t.test('an endless series of errors keeps the first 20 and counts the rest', async t => {
   const program = fork(t, 'any-error', { KIND: 'many' })
   const client = new RawClient(await portOf(program)).get('/held')
   await client.closed

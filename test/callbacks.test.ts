@@ -56,7 +56,7 @@ t.test('gives a callback signal, deadline, reason and log', async t => {
   t.match(await log.line(/from the callback/), { shutdownCallback: 'only', level: 30 })
 })
 
-t.test('runs every callback when some throw, and collects the errors', async t => {
+t.test('runs every callback when some throw, and collects their errors', async t => {
   const { app, log } = await createApp(t)
   const thrown = new Error('sync')
   app.registerShutdownCallback(() => { throw thrown }, { name: 'throws' })
@@ -95,7 +95,7 @@ t.test('ends a callback at its own timeout, aborts its signal and runs the next'
   t.equal(exitCode, 1)
 })
 
-t.test('gives each callback a fair share, so that none starves the others', async t => {
+t.test('gives each callback a fair share of the time, so that none starves the others', async t => {
   const { app } = await createApp(t, { shutdownTimeout: 400, drainTimeout: 100 })
   const limits: number[] = []
   const hang = async ({ deadline }: ShutdownContext) => {
@@ -111,7 +111,7 @@ t.test('gives each callback a fair share, so that none starves the others', asyn
   t.ok(time < 400, `took ${time}ms`)
 })
 
-t.test('honours an own timeout as far as each later callback keeps half of its fair share', async t => {
+t.test("shortens a callback's own timeout so that each later callback keeps half of its fair share", async t => {
   const { app } = await createApp(t, { shutdownTimeout: 10_000, drainTimeout: 1_000 })
   const limits: number[] = []
   const keep = ({ deadline }: ShutdownContext) => { limits.push(Math.round((deadline - Date.now()) / 100) * 100) }
@@ -119,11 +119,11 @@ t.test('honours an own timeout as far as each later callback keeps half of its f
   app.registerShutdownCallback(keep, { timeout: 500 })
   app.registerShutdownCallback(keep)
   await app.gracefulShutdown.shutdown()
-  // 9,750 ms are left: 10,000 is cut to what leaves the other two half of a third each.
+  // 9,750 ms are left: 10,000 is shortened so that the other two keep half of a third each.
   t.strictSame(limits, [6_500, 500, 9_700].map(limit => limits.includes(limit) ? limit : limit + 100))
 })
 
-t.test('refuses what is not a function, at once', async t => {
+t.test('rejects what is not a function at registration', async t => {
   const { app } = await createApp(t)
   for (const [callback, shown] of [[undefined, 'undefined'], [null, 'null'], ['x', "'x' (string)"], [{}, '{}']] as const) {
     for (const register of [app.registerShutdownCallback, app.gracefulShutdown.onShutdown]) {
@@ -132,7 +132,7 @@ t.test('refuses what is not a function, at once', async t => {
   }
 })
 
-t.test('refuses bad options of a callback', async t => {
+t.test('rejects invalid options of a callback', async t => {
   const { app } = await createApp(t)
   const register = (options: unknown) => () => { app.registerShutdownCallback(() => {}, options as object) }
   for (const options of [null, 'name', [], { name: '' }, { name: 1 }, { timeout: 0 }, { timeout: '1' }, { timeout: NaN }, { timeout: 30_001 }]) {
@@ -141,7 +141,7 @@ t.test('refuses bad options of a callback', async t => {
   t.throws(register({ timeOut: 1 }), { code: 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', message: /"timeOut" \(did you mean "timeout"\?\), known are name, timeout/ })
 })
 
-t.test('takes a callback while requests drain, and refuses one once callbacks run', async t => {
+t.test('accepts a callback while requests drain, and rejects one once callbacks run', async t => {
   const { app } = await createApp(t)
   const ran: string[] = []
   const draining = app.gracefulShutdown.shutdown()

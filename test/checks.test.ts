@@ -1,11 +1,11 @@
-// The checks behind the probes: how often they run, and what the log says of them.
+// The checks behind the probes: how often they run, and what is logged about them.
 
 import t from 'tap'
 import { createApp, Deferred, heldRoute } from './helpers.ts'
 
 const isOfCheck = /^Check /
 
-t.test('a failing check is logged with its error as it begins to fail, and when it has recovered', async t => {
+t.test('a failing check is logged with its error when it starts to fail, and again when it has recovered', async t => {
   let error: Error | undefined
   const { app, log } = await createApp(t, {
     ready: { logLevel: 'silent', checks: { db: async () => { if (error !== undefined) throw error }, fine: () => true } }
@@ -25,7 +25,7 @@ t.test('a failing check is logged with its error as it begins to fail, and when 
   t.match(log.lines.at(-1), { msg: 'Check "db" is failing', err: { message: 'again' } })
 })
 
-t.test('a check that throws no error, returns false or takes too long is also logged with an error', async t => {
+t.test('a check that throws something other than an error, returns false or takes too long is also logged with an error', async t => {
   const { app, log } = await createApp(t, {
     health: {
       checkTimeout: 20,
@@ -45,7 +45,7 @@ t.test('a check that throws no error, returns false or takes too long is also lo
   })
 })
 
-t.test('a running check is shared by the probes that come meanwhile, on all of its routes', async t => {
+t.test('concurrent probes on all routes share one run of a check', async t => {
   let runs = 0
   let running = new Deferred()
   let started = new Deferred()
@@ -65,7 +65,7 @@ t.test('a running check is shared by the probes that come meanwhile, on all of i
   const first = app.inject('/ready')
   await started.promise
   const others = ['/ready', '/own/ready', '/ready'].map(async url => await app.inject(url))
-  // The others have come once this one, sent after them, is answered.
+  // The other requests have arrived once this one, sent after them, is answered.
   await app.inject('/health')
   t.equal(runs, 1)
   running.resolve()
@@ -81,7 +81,7 @@ t.test('a running check is shared by the probes that come meanwhile, on all of i
   t.equal((await next).statusCode, 503)
 })
 
-t.test('a check that never ends is run anew after its time, so that its probe can recover', async t => {
+t.test('a check that never ends is run again after its timeout, so that its probe can recover', async t => {
   let runs = 0
   const { app, log } = await createApp(t, {
     ready: { checkTimeout: 20, checks: { db: async () => { if (runs++ === 0) await new Promise(() => {}) } } }
@@ -91,7 +91,7 @@ t.test('a check that never ends is run anew after its time, so that its probe ca
   t.strictSame(log.messages(isOfCheck), ['Check "db" is failing', 'Check "db" has recovered'])
 })
 
-t.test('a log that throws does not change the answer', async t => {
+t.test('a logger that throws does not change the response', async t => {
   const { app } = await createApp(t, { ready: { checks: { db: () => false } } })
   app.log.warn = () => { throw new Error('log') }
   t.equal((await app.inject('/ready')).body, '{"ready":false,"reason":"check_failed","checks":["db"]}')

@@ -32,7 +32,7 @@ const waits: Record<string, (app: FastifyInstance) => Promise<unknown>> = {
 
 for (const [name, wait] of Object.entries(waits)) {
   for (const state of ['that listens', 'that never became ready']) {
-    t.test(`with a kept close of an instance ${state}, onClose hooks that await ${name} do not wait for themselves`, async t => {
+    t.test(`with a saved close() of an instance ${state}, onClose hooks that await ${name} do not wait for themselves`, async t => {
       const { app, close } = await createKept()
       const ran: string[] = []
       app.addHook('onClose', async () => {
@@ -75,8 +75,8 @@ for (const closer of ['kept', 'own'] as const) {
   })
 }
 
-/** What a shutdown whose hook hangs reports. */
-async function hangingOf (t: Test, add: (app: FastifyInstance) => unknown, isBefore = false): Promise<string> {
+/** The error that a shutdown reports if a hook hangs. */
+async function hangError (t: Test, add: (app: FastifyInstance) => unknown, isBefore = false): Promise<string> {
   const app = Fastify() as FastifyInstance
   if (isBefore) add(app)
   await app.register(gracefulPlugin, { shutdownTimeout: 500, drainTimeout: 50 })
@@ -90,18 +90,18 @@ async function hangingOf (t: Test, add: (app: FastifyInstance) => unknown, isBef
 
 const forever = async (): Promise<void> => { await new Promise(() => {}) }
 
-t.test('the error names the hook that hangs, and its plugin', async t => {
-  t.equal(await hangingOf(t, app => app.addHook('preClose', async function endStreams () { await forever() })), 'the preClose hook "endStreams" hangs')
-  t.equal(await hangingOf(t, app => app.addHook('onClose', (_instance, _done) => {})), 'the anonymous onClose hook hangs')
-  t.equal(await hangingOf(t, app => app.register(async function database (child) {
+t.test('the error names the hook that hangs and its plugin', async t => {
+  t.equal(await hangError(t, app => app.addHook('preClose', async function endStreams () { await forever() })), 'the preClose hook "endStreams" hangs')
+  t.equal(await hangError(t, app => app.addHook('onClose', (_instance, _done) => {})), 'the anonymous onClose hook hangs')
+  t.equal(await hangError(t, app => app.register(async function database (child) {
     child.addHook('onClose', async () => {})
     child.addHook('onClose', async function closePool () { await forever() })
     child.addHook('onClose', async () => {})
   })), 'the onClose hook "closePool" of plugin "database" hangs')
 })
 
-t.test('a hook that hangs and was added before the plugin is not known', async t => {
-  t.equal(await hangingOf(t, app => app.addHook('onClose', forever), true), 'a hook added before fastify-graceful, or the server, hangs')
+t.test('a hook that hangs and was added before the plugin cannot be named', async t => {
+  t.equal(await hangError(t, app => app.addHook('onClose', forever), true), 'a hook added before fastify-graceful, or the server, hangs')
 })
 
 t.test('hooks of an instance whose registration failed run as with Fastify alone', async t => {
@@ -115,7 +115,7 @@ t.test('hooks of an instance whose registration failed run as with Fastify alone
   t.strictSame(ran, ['preClose', 'onClose'])
 })
 
-t.test('what is no onClose hook gets the error that Fastify gives', async t => {
+t.test('an invalid onClose hook gets the error of Fastify', async t => {
   const { app } = await createApp(t)
   t.throws(() => (app as unknown as { onClose: (hook: unknown) => void }).onClose('x'), { code: 'AVV_ERR_CALLBACK_NOT_FN' })
 })

@@ -1,4 +1,4 @@
-// What closes an instance does not wait for itself, and the steps of closing fit into the time that is left.
+// Code that closes an instance does not wait for itself, and the steps of closing fit into the remaining time.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -32,7 +32,7 @@ const places: Array<[name: string, add: (app: FastifyInstance, run: () => Promis
 
 const QUICK = { shutdownTimeout: 8_000, drainTimeout: 4_000 }
 
-/** An instance whose callback and hook say that they ran. */
+/** An instance with a callback and a hook that record their runs. */
 async function createWatched (t: Test, options: GracefulOptions = QUICK): Promise<{ app: FastifyInstance, ran: string[] }> {
   const { app } = await createApp(t, options)
   const ran: string[] = []
@@ -82,7 +82,7 @@ for (const [closeName, close] of closes) {
     }
   })
 
-  t.test(`${closeName} of the next instance, awaited in a callback of each in a ring of three, waits for none for ever`, async t => {
+  t.test(`${closeName} of the next instance, awaited in a callback of each in a ring of three, does not wait forever`, async t => {
     const apps = [await createWatched(t), await createWatched(t), await createWatched(t)] as const
     for (const [index, { app }] of apps.entries()) {
       app.registerShutdownCallback(async () => { await close((apps[(index + 1) % 3] as typeof apps[0]).app) })
@@ -92,7 +92,7 @@ for (const [closeName, close] of closes) {
   })
 }
 
-t.test('close() by code outside of callbacks and hooks waits for all, while these close, too', async t => {
+t.test('close() called outside of callbacks and hooks waits for all of them, also while they close instances', async t => {
   const { app, ran } = await createWatched(t)
   app.addHook('onClose', async () => { await app.close() })
   const released = new Deferred()
@@ -109,7 +109,7 @@ t.test('close() by code outside of callbacks and hooks waits for all, while thes
   await Promise.all([first, second])
 })
 
-t.test('the report that a callback awaits is the one so far', async t => {
+t.test('a callback that awaits the report gets the report so far', async t => {
   const { app } = await createApp(t)
   app.registerShutdownCallback(async () => {
     const { reason, callbacks, exitCode } = await app.gracefulShutdown.wait()
@@ -123,7 +123,7 @@ t.test('the report that a callback awaits is the one so far', async t => {
 })
 
 for (const state of ['not ready', 'getting ready', 'listening']) {
-  t.test(`close(), read before the plugin is loaded, waits for the callbacks (${state})`, async t => {
+  t.test(`close(), saved before the plugin is loaded, waits for the callbacks (${state})`, async t => {
     const app = Fastify()
     const ran: string[] = []
     void app.register(gracefulPlugin).after(() => {
@@ -141,7 +141,7 @@ for (const state of ['not ready', 'getting ready', 'listening']) {
   })
 }
 
-t.test('Fastify\'s own close, called during a shutdown, waits for the callbacks', async t => {
+t.test("Fastify's own close(), called during a shutdown, waits for the callbacks", async t => {
   const app = Fastify()
   const close = app.close.bind(app)
   await app.register(gracefulPlugin)
@@ -157,7 +157,7 @@ t.test('Fastify\'s own close, called during a shutdown, waits for the callbacks'
   t.match(await report, { exitCode: 0 })
 })
 
-t.test('a listener that learns of the shutdown may skip the delay at once', async t => {
+t.test('a listener of the shutdown may skip the delay at once', async t => {
   const { app } = await createApp(t, { shutdownDelay: 4_000, drainTimeout: 1_000 })
   await listen(app)
   app.gracefulShutdown.signal.addEventListener('abort', () => { app.gracefulShutdown.skipDelay() })
@@ -165,7 +165,7 @@ t.test('a listener that learns of the shutdown may skip the delay at once', asyn
   t.ok(phases.delaying < 2_000, `${phases.delaying} ms`)
 })
 
-t.test('an instance of which the registration failed closes, also in its own hooks', async t => {
+t.test('an instance whose registration failed closes, also in its own hooks', async t => {
   const app = Fastify()
   let awaited = 0
   app.addHook('onClose', async () => { awaited++ })
@@ -175,7 +175,7 @@ t.test('an instance of which the registration failed closes, also in its own hoo
 })
 
 for (const callback of [true, false]) {
-  t.test(`closing fits into the time that is left when nothing is cut (${callback ? 'with' : 'without'} callbacks)`, async t => {
+  t.test(`closing fits into the remaining time if nothing is cut (${callback ? 'with' : 'without'} callbacks)`, async t => {
     const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 1_400 })
     const ran: string[] = []
     app.get('/slow', async () => {
@@ -193,7 +193,7 @@ for (const callback of [true, false]) {
     const report = app.gracefulShutdown.shutdown()
     const clients: RawClient[] = []
     const timers = [
-      // Clients that knock, clients that say nothing, and uploads that dribble.
+      // Clients that keep connecting, clients that send nothing, and slow uploads.
       setInterval(() => { clients.push(new RawClient(port).get('/', ['Connection: close'])) }, 20),
       setInterval(() => { clients.push(new RawClient(port)) }, 100)
     ]
@@ -216,7 +216,7 @@ for (const [where, add] of [
   ['onClose', (app: FastifyInstance, work: () => Promise<void>) => { app.addHook('onClose', work) }],
   ['preClose', (app: FastifyInstance, work: () => Promise<void>) => { app.addHook('preClose', work) }]
 ] as const) {
-  t.test(`without callbacks, ${where} hooks have all of the time that is left`, async t => {
+  t.test(`without callbacks, ${where} hooks have all of the remaining time`, async t => {
     const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 400 })
     let isDone = false
     add(app, async () => {

@@ -24,7 +24,7 @@ async function secureApp (t: Test, options: object = {}, tls: object = {}): Prom
 
 const secureClient = (port: number): RawClient => new RawClient(connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }))
 
-t.test('HTTPS: answers who is in flight and does not wait for a handshake that never starts or ends', async t => {
+t.test('HTTPS: answers requests in flight and does not wait for a handshake that never starts or ends', async t => {
   const app = await secureApp(t)
   const held = heldRoute(app)
   const port = await listen(app)
@@ -45,7 +45,7 @@ t.test('HTTPS: answers who is in flight and does not wait for a handshake that n
 
 const ALERT = 21
 
-/** The types of the records of TLS 1.2 that a service sends to `port` of a relay, which is returned. */
+/** The types of the TLS 1.2 records that a service sends through a relay, whose port is returned. */
 async function relay (t: Test, to: number, types: number[]): Promise<number> {
   const server = createTcpServer(client => {
     const sent: Buffer[] = []
@@ -61,7 +61,7 @@ async function relay (t: Test, to: number, types: number[]): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
-t.test('HTTPS: behind a refusal comes a goodbye, so that nobody takes it for cut off', async t => {
+t.test('HTTPS: close_notify follows a 503, so that the response is not taken as truncated', async t => {
   const app = await secureApp(t, {}, { maxVersion: 'TLSv1.2' })
   const held = heldRoute(app)
   const types: number[] = []
@@ -80,7 +80,7 @@ t.test('HTTPS: behind a refusal comes a goodbye, so that nobody takes it for cut
   t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
 })
 
-t.test('a stream with a way of its own to be destroyed goes that way', async t => {
+t.test('a stream with its own destroy function is destroyed by it', async t => {
   const { app } = await createApp(t)
   app.get('/', async () => 'served')
   await listen(app)
@@ -105,7 +105,7 @@ t.test('a stream with a way of its own to be destroyed goes that way', async t =
 })
 
 for (const [what, tls, options] of [['HTTPS', true, {}], ['HTTP/2 over TLS', true, { http2: true }], ['HTTP/2', false, { http2: true }]] as const) {
-  t.test(`${what}: a connection handed in by its event, which never says a word, is destroyed, and Fastify is closed`, async t => {
+  t.test(`${what}: a silent connection injected through the event is destroyed, and Fastify is closed`, async t => {
     const app = tls ? await secureApp(t, options) : Fastify(options) as unknown as FastifyInstance
     if (!tls) await app.register(gracefulPlugin)
     let isClosed = false
@@ -125,7 +125,7 @@ for (const [what, tls, options] of [['HTTPS', true, {}], ['HTTP/2 over TLS', tru
 }
 
 for (const protocol of ['HTTPS', 'HTTP/2']) {
-  t.test(`${protocol} on a Unix socket: a handshake that never starts does not hold it beside an idle connection`, async t => {
+  t.test(`${protocol} on a Unix socket: a handshake that never starts does not delay the shutdown if an idle connection is open`, async t => {
     const path = socketPath(t)
     const app = await secureApp(t, protocol === 'HTTP/2' ? { http2: true } : {})
     await app.listen({ path })
@@ -141,7 +141,7 @@ for (const protocol of ['HTTPS', 'HTTP/2']) {
 }
 
 for (const [what, options] of [['HTTPS', {}], ['HTTP/2 that allows HTTP/1', { http2: true }]] as const) {
-  t.test(`${what}: a WebSocket is closed by its plugin, not torn, and an idle connection does not hold it`, async t => {
+  t.test(`${what}: a WebSocket is closed by its plugin, not destroyed, and an idle connection does not delay the shutdown`, async t => {
     const app = await secureApp(t, options, { allowHTTP1: true })
     await app.register(websocket)
     app.get('/', async () => 'served')
@@ -161,7 +161,7 @@ for (const [what, options] of [['HTTPS', {}], ['HTTP/2 that allows HTTP/1', { ht
     client.text = ''
     const report = app.gracefulShutdown.shutdown()
     await idle.closed
-    t.equal(closed, 0, 'the idle connection goes, the WebSocket is asked')
+    t.equal(closed, 0, 'the idle connection is closed, the WebSocket is asked to close')
     await client.until(/\x88\x02\x03\xe9/) // oxlint-disable-line no-control-regex
     // A masked close frame with the same code.
     client.socket.write(Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]))
@@ -172,7 +172,7 @@ for (const [what, options] of [['HTTPS', {}], ['HTTP/2 that allows HTTP/1', { ht
   })
 }
 
-t.test('HTTP/2: lets streams end, tells sessions to go and closes idle ones', async t => {
+t.test('HTTP/2: streams end, sessions get GOAWAY, and idle sessions are closed', async t => {
   for (const secure of [false, true]) {
     const app = secure ? await secureApp(t, { http2: true }) : Fastify({ http2: true }) as unknown as FastifyInstance
     if (!secure) await app.register(gracefulPlugin)
@@ -195,7 +195,7 @@ t.test('HTTP/2: lets streams end, tells sessions to go and closes idle ones', as
   }
 })
 
-t.test('HTTP/2: what is new while draining is refused', async t => {
+t.test('HTTP/2: new streams and sessions are rejected while draining', async t => {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
   await app.register(gracefulPlugin)
   const held = heldRoute(app)
@@ -221,10 +221,10 @@ t.test('HTTP/2: what is new while draining is refused', async t => {
   const { phases, ...rest } = await report
   t.match(rest, { refused: 1, completed: 1, exitCode: 0 })
   await idleClosed
-  t.ok(phases.closing < 900, `who comes late and says nothing does not hold it: ${phases.closing}ms`)
+  t.ok(phases.closing < 900, `a late, silent connection does not delay it: ${phases.closing}ms`)
 })
 
-t.test('a refused request that is still being read has time to get its answer', async t => {
+t.test('a rejected request whose body is still being received has time to get its response', async t => {
   const { app } = await createApp(t, { drainTimeout: 3_000 })
   const held = heldRoute(app)
   app.post('/', async () => 'never')
@@ -246,7 +246,7 @@ t.test('a refused request that is still being read has time to get its answer', 
   t.match(await report, { refused: 3, completed: 1, exitCode: 0 })
 })
 
-t.test('who connects before the listener closes has a moment to ask, counted from then, and reads a refusal', async t => {
+t.test('a connection accepted before the listener closes has a moment to send a request, and gets a 503', async t => {
   for (const waited of [false, true]) {
     const { app, port, client, release, report } = await heldShutdown(t)
     const { client: late } = await visit(app, port)
@@ -262,7 +262,7 @@ t.test('who connects before the listener closes has a moment to ask, counted fro
   }
 })
 
-t.test('what is still being read of an answer that nobody waits for has a moment to be read', async t => {
+t.test('a response of an opted-out route that is still being sent has a moment to be read', async t => {
   const { app } = await createApp(t)
   const size = 16 * 1024 * 1024
   app.get('/export', { config: { gracefulShutdown: false } }, async () => Buffer.alloc(size))
@@ -277,7 +277,7 @@ t.test('what is still being read of an answer that nobody waits for has a moment
   t.match(await report, { cut: [], exitCode: 0 })
 })
 
-t.test('a refused upload that never ends is answered and closed after so many bytes', async t => {
+t.test('a rejected upload that never ends is answered, and its connection is closed after a limited number of bytes', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   app.post('/', async () => 'never')

@@ -1,4 +1,4 @@
-// What a shutdown costs with thousands of requests in flight, what it leaves behind, and that HTTP/2 under load survives it.
+// The cost of a shutdown with thousands of requests in flight, what remains after it, and HTTP/2 shutdowns under load.
 
 import t from 'tap'
 import type { Test } from 'tap'
@@ -19,7 +19,7 @@ interface Crowd {
   options: object
 }
 
-/** Shuts a service down with so many requests in flight. */
+/** Shuts a service down with this number of requests in flight. */
 async function shutDownCrowd (t: Test, { requests, connections, how, late = false, log = '', options }: Crowd): Promise<{ cost: Partial<LogLine>, time: number }> {
   const program = fork(t, 'crowd', { REQUESTS: String(requests), HOW: how, LOG: log, OPTIONS: JSON.stringify(options) })
   const port = await portOf(program)
@@ -41,7 +41,7 @@ async function shutDownCrowd (t: Test, { requests, connections, how, late = fals
   const time = performance.now() - start
   await Promise.all(clients.map(async ({ closed }) => { await closed }))
   const answers = clients.reduce((sum, { text }) => sum + text.split('HTTP/1.1 ').length - 1, 0)
-  t.equal(answers, requests, 'each has an answer')
+  t.equal(answers, requests, 'each request gets a response')
   t.match(cost ?? {}, how !== 'cut' ? { completed: requests, cut: 0 } : { completed: 0, cut: requests })
   return { cost: cost ?? {}, time }
 }
@@ -91,7 +91,7 @@ const uploads: Upload[] = [
 ]
 
 for (const { what, next } of uploads) {
-  t.test(`a refused upload ${what} leaves no timer behind: the process ends by itself at once`, async t => {
+  t.test(`a rejected upload ${what} leaves no timer: the process ends by itself at once`, async t => {
     const program = fork(t, 'own-close')
     const port = await portOf(program)
     const held = new RawClient(port).get('/held')
@@ -99,7 +99,7 @@ for (const { what, next } of uploads) {
     await once(uploading.socket, 'connect')
     await new RawClient(port).get('/close').until(/closing/)
     uploading.send(`POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: ${LENGTH}\r\n\r\nhalf`)
-    // Another request, on a connection of its own, tells that the server has read what came before.
+    // Another request, on its own connection, shows that the server has read what came before.
     await new RawClient(port).get('/other').until(/503/)
     next(uploading)
     await new RawClient(port).get('/release').until(/released/)
@@ -113,7 +113,7 @@ for (const { what, next } of uploads) {
   })
 }
 
-t.test('HTTP/2: a refused upload leaves no timer behind: the process ends by itself at once', async t => {
+t.test('HTTP/2: a rejected upload leaves no timer: the process ends by itself at once', async t => {
   const program = fork(t, 'own-close', { HTTP2: '1', OPTIONS: '{"shutdownDelay":300}' })
   const session = connect(`http://127.0.0.1:${await portOf(program)}`)
   session.on('error', () => {})
@@ -124,7 +124,7 @@ t.test('HTTP/2: a refused upload leaves no timer behind: the process ends by its
   const close = session.request({ ':path': '/close' })
   await once(close.resume(), 'close')
   const closed = program.log.line(/^closed/)
-  // Half an upload that arrived in time is waited for; its client gives up.
+  // Half of an upload that arrived in time is waited for; its client then resets the stream.
   upload.close(8)
   const release = connect(`http://127.0.0.1:${await portOf(program)}`)
   release.on('error', () => {})
@@ -137,7 +137,7 @@ t.test('HTTP/2: a refused upload leaves no timer behind: the process ends by its
   session.destroy()
 })
 
-t.test('HTTP/2: shutdowns under load, without an abort', async t => {
+t.test('HTTP/2: shutdowns under load do not abort the process', async t => {
   const ROUNDS = LONG ? 20 : 5
   const outcomes = await Promise.all([stressHttp2(ROUNDS), stressHttp2(ROUNDS)])
   for (const { code, signal, rounds, stderr } of outcomes) t.strictSame({ code, signal, rounds, stderr }, { code: 0, signal: null, rounds: ROUNDS, stderr: '' })

@@ -1,5 +1,5 @@
-// A request that is cut while hooks, error handlers or streams are at work on its answer: its client reads one whole 503 or
-// sees its connection cut, never a mix, and the service goes on.
+// Requests that are cut while hooks, error handlers or streams work on their response: the client reads one complete 503 or
+// sees its connection cut, never a mixture, and the service continues.
 
 import t from 'tap'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
@@ -12,15 +12,15 @@ import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts
 
 interface Way {
   what: string
-  /** Routes `/way`, whose answer is held until `hold()` resolves. */
+  /** Adds routes at `/way` whose response is held until `hold()` resolves. */
   route: (app: FastifyInstance, hold: () => Promise<void>) => void
   method?: string
-  /** Where nothing whole can be sent any more. */
+  /** The protocols over which no complete response can be sent any more. */
   lost?: ReadonlyArray<'HTTP/1' | 'HTTP/2'>
 }
 
 const ZIPPED = gzipSync(JSON.stringify({ own: 'body' }))
-/** What describes the handler's body, and not a 503. */
+/** Headers that describe the handler's body, not a 503. */
 const DESCRIPTIONS = { 'content-encoding': 'gzip', etag: '"own"', 'last-modified': new Date(0).toUTCString(), 'set-cookie': 'own=1', location: '/own' }
 
 function holdIn (app: FastifyInstance, name: 'onSend' | 'preSerialization', hold: () => Promise<void>): void {
@@ -30,7 +30,7 @@ function holdIn (app: FastifyInstance, name: 'onSend' | 'preSerialization', hold
   })
 }
 
-/** A method of the response that a middleware has replaced. */
+/** Replaces a method of the response, as a middleware does. */
 function replace (app: FastifyInstance, name: 'writeHead' | 'end' | 'setHeader' | 'getHeaderNames' | 'write'): void {
   app.addHook('onRequest', async (request, reply) => {
     if (request.url === '/way') Object.assign(reply.raw, { [name]: () => { throw new Error(`${name} of a middleware`) } })
@@ -65,7 +65,7 @@ const ways: Way[] = [{
     app.get('/way', async () => ({ own: 'body' }))
   }
 }, {
-  what: 'an async onSend hook that rejects in the end',
+  what: 'an async onSend hook that rejects after the cut',
   route: (app, hold) => {
     app.addHook('onSend', async request => {
       if (request.url !== '/way') return
@@ -75,20 +75,20 @@ const ways: Way[] = [{
     app.get('/way', async () => ({ own: 'body' }))
   }
 }, {
-  what: 'an async onSend hook on the answer to HEAD',
+  what: 'an async onSend hook on the response to HEAD',
   method: 'HEAD',
   route: (app, hold) => {
     holdIn(app, 'onSend', hold)
     app.head('/way', async (_request, reply) => reply.header('content-length', '5').send())
   }
 }, {
-  what: 'an async onSend hook on an answer whose headers describe its body',
+  what: 'an async onSend hook on a response whose headers describe its body',
   route: (app, hold) => {
     holdIn(app, 'onSend', hold)
     app.get('/way', async (_request, reply) => reply.code(201).headers({ ...DESCRIPTIONS, 'content-length': ZIPPED.length }).send(ZIPPED))
   }
 }, {
-  what: 'an async onSend hook on an answer with headers of reply.raw',
+  what: 'an async onSend hook on a response with headers of reply.raw',
   route: (app, hold) => {
     holdIn(app, 'onSend', hold)
     app.get('/way', async (_request, { raw }) => {
@@ -98,7 +98,7 @@ const ways: Way[] = [{
     })
   }
 }, {
-  what: 'an async onSend hook on an answer with trailers',
+  what: 'an async onSend hook on a response with trailers',
   route: (app, hold) => {
     holdIn(app, 'onSend', hold)
     app.get('/way', async (_request, reply) => {
@@ -107,7 +107,7 @@ const ways: Way[] = [{
     })
   }
 }, {
-  what: 'an async onSend hook on an answer with a status message',
+  what: 'an async onSend hook on a response with a status message',
   route: (app, hold) => {
     holdIn(app, 'onSend', hold)
     app.get('/way', async ({ raw: { httpVersionMajor } }, { raw }) => {
@@ -126,7 +126,7 @@ const ways: Way[] = [{
     })
   }
 }, {
-  what: 'a stream whose first byte has not come',
+  what: 'a stream that has not sent its first byte',
   route: (app, hold) => {
     app.get('/way', async (_request, reply) => {
       const stream = new PassThrough()
@@ -135,7 +135,7 @@ const ways: Way[] = [{
     })
   }
 }, {
-  what: 'a stream whose first byte has not come, and that fails in the end',
+  what: 'a stream that fails before its first byte, after the cut',
   route: (app, hold) => {
     app.get('/way', (_request, reply) => {
       const stream = new PassThrough()
@@ -156,7 +156,7 @@ const ways: Way[] = [{
   what: 'an async onRequest hook',
   route: (app, hold) => { app.get('/way', { onRequest: hold }, async () => ({ own: 'body' })) }
 }, {
-  what: 'a handler that throws in the end',
+  what: 'a handler that throws after the cut',
   route: (app, hold) => {
     app.get('/way', async () => {
       await hold()
@@ -164,10 +164,10 @@ const ways: Way[] = [{
     })
   }
 }, {
-  what: 'a handler that sends in the end, and promises nothing',
+  what: 'a handler that sends after the cut and returns no promise',
   route: (app, hold) => { app.get('/way', (_request, reply) => { void hold().then(() => reply.headers(DESCRIPTIONS).send(ZIPPED)) }) }
 }, {
-  what: 'a hijacked reply that is written in the end',
+  what: 'a hijacked reply that is written after the cut',
   route: (app, hold) => {
     app.get('/way', async (_request, reply) => {
       reply.hijack()
@@ -178,7 +178,7 @@ const ways: Way[] = [{
     })
   }
 }, {
-  what: 'a header that is out',
+  what: 'a response whose headers have been sent',
   lost: ['HTTP/1', 'HTTP/2'],
   route: (app, hold) => {
     app.get('/way', async (_request, { raw }) => {
@@ -205,7 +205,7 @@ interface Answer {
   statusLine: string
   headers: Record<string, unknown>
   body: string
-  /** Whether its end has come. */
+  /** Whether the response is complete. */
   isComplete: boolean
 }
 
@@ -238,7 +238,7 @@ const askHttp2 = async (port: number, method: string): Promise<Answer> => {
   return { status, statusLine: '', headers, body, isComplete }
 }
 
-/** One whole 503 of the plugin. */
+/** Expects one complete 503 of the plugin. */
 function whole503 (t: Test, { status, statusLine, headers, body, isComplete }: Answer, method: string, code: string): void {
   t.ok(isComplete)
   t.equal(status, 503)
@@ -253,7 +253,7 @@ function whole503 (t: Test, { status, statusLine, headers, body, isComplete }: A
   }
 }
 
-/** Enough for whatever the handler still does. */
+/** Enough turns of the event loop for what the handler still does. */
 async function turns (): Promise<void> {
   for (let turn = 0; turn < 30; turn++) await new Promise(resolve => { setImmediate(resolve) })
 }
@@ -269,29 +269,7 @@ const protocols: Protocol[] = [{ protocol: 'HTTP/1', server: {}, ask: askHttp1 }
 for (const { what, route, method = 'GET', lost = [] } of ways) {
   for (const { protocol, server, ask } of protocols) {
     for (const by of ['writeTimeout', 'drainTimeout'] as const) {
-      t.test('a request that is cut while a hook or the body parser holds it counts until that ends', async t => {
-  for (const hook of ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const) {
-    const { app, log } = await createApp(t, { writeTimeout: 100 })
-    const [entered, released] = [new Deferred(), new Deferred()]
-    app.addHook(hook, async () => {
-      entered.resolve()
-      await released.promise
-    })
-    app.post('/', async () => 'never')
-    const answer = app.inject({ method: 'POST', url: '/', payload: { a: 1 } })
-    const client = new RawClient(await listen(app))
-    client.send('POST / HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}')
-    await entered.promise
-    await client.until(/^HTTP\/1\.1 503 /)
-    t.equal((await answer).statusCode, 503)
-    await eventually(() => log.messages(/^Request cut/).length === 2)
-    t.equal(app.inFlightRequests, 2, hook)
-    released.resolve()
-    await eventually(() => app.inFlightRequests === 0)
-  }
-})
-
-t.test(`${protocol}: ${what}, cut at the ${by}: one whole 503, or a cut connection`, async t => {
+      t.test(`${protocol}: ${what}, cut at the ${by}: one complete 503 or a cut connection`, async t => {
         const { app, log } = await createApp(t, { drainTimeout: 200, writeTimeout: 20_000, [by]: 60 }, server)
         const entered = new Deferred()
         const held = new Deferred()
@@ -327,10 +305,32 @@ t.test(`${protocol}: ${what}, cut at the ${by}: one whole 503, or a cut connecti
         t.strictSame(report.errors, [])
         if (by === 'drainTimeout') t.match(report.cut, [{ method, route: '/way' }])
         t.ok(sent <= 1, `onSend hooks ran ${sent} times`)
-        // Fastify logs an error of the handler's own that comes after the answer.
+        // Fastify logs an error that the handler throws after the response.
         const expected = /^(?:Request cut|Shutdown complete, but|own error|Promise errored)/
         t.strictSame(log.lines.filter(({ level, msg }) => level >= 50 && !expected.test(msg)), [])
       })
     }
   }
 }
+
+t.test('a request that is cut while a hook or the body parser holds it counts until that ends', async t => {
+  for (const hook of ['onRequest', 'preParsing', 'preValidation', 'preHandler'] as const) {
+    const { app, log } = await createApp(t, { writeTimeout: 100 })
+    const [entered, released] = [new Deferred(), new Deferred()]
+    app.addHook(hook, async () => {
+      entered.resolve()
+      await released.promise
+    })
+    app.post('/', async () => 'never')
+    const answer = app.inject({ method: 'POST', url: '/', payload: { a: 1 } })
+    const client = new RawClient(await listen(app))
+    client.send('POST / HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}')
+    await entered.promise
+    await client.until(/^HTTP\/1\.1 503 /)
+    t.equal((await answer).statusCode, 503)
+    await eventually(() => log.messages(/^Request cut/).length === 2)
+    t.equal(app.inFlightRequests, 2, hook)
+    released.resolve()
+    await eventually(() => app.inFlightRequests === 0)
+  }
+})

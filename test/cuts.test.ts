@@ -1,4 +1,4 @@
-// What does not end by itself is cut at the drain timeout, and named.
+// What does not end by itself is cut at the drain timeout and named.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -16,10 +16,10 @@ const MB = 1024 * 1024
 
 interface Stuck {
   what: string
-  /** Brings the request in flight. */
+  /** Sends the request. */
   start: (client: RawClient, service: Program) => Promise<void>
   entry: Partial<InFlightEntry>
-  /** What the client can still be told. */
+  /** What the client can still receive. */
   answer: RegExp
 }
 
@@ -75,7 +75,7 @@ for (const { what, start, entry, answer } of cases) {
   })
 }
 
-t.test('who is let down by an exit before its time is named', async t => {
+t.test('requests that are lost because the process exits early are named', async t => {
   const service = fork(t, 'service')
   const port = await portOf(service)
   const clients = [new RawClient(port).get('/stuck'), new RawClient(port).get('/slow?ms=10000')]
@@ -92,7 +92,7 @@ t.test('who is let down by an exit before its time is named', async t => {
   t.match(await service.log.line(/exits before the shutdown is complete/), { level: 50, phase: 'draining', callbacks: ['cleanup'] })
 })
 
-t.test('HTTP/2: a client that stops reading is cut at the drain timeout, and was not answered in full', async t => {
+t.test('HTTP/2: a client that stops reading is cut at the drain timeout, and does not count as completed', async t => {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin, { drainTimeout: 300 })
@@ -106,10 +106,10 @@ t.test('HTTP/2: a client that stops reading is cut at the drain timeout, and was
   t.match(report, { completed: 0, cut: [{ method: 'GET', route: '/' }], exitCode: 1 })
 })
 
-t.test('a client that was cut and has not even read its 503 is closed at the drain timeout, and named once', async t => {
+t.test('a client that was cut and has not read its 503 is closed at the drain timeout and named once', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 300, drainTimeout: 50 })
   const held = heldRoute(app)
-  // More than a socket holds goes out before the response does.
+  // Sends more than a socket buffers, ahead of the response.
   app.addHook('onRequest', async request => { request.raw.socket.write(Buffer.alloc(32 * MB)) })
   const { client, gone } = await visit(app, await listen(app))
   client.socket.pause()
@@ -118,7 +118,7 @@ t.test('a client that was cut and has not even read its 503 is closed at the dra
   t.notOk(gone())
   const report = app.gracefulShutdown.shutdown()
   await eventually(() => app.gracefulShutdown.phase === 'closing')
-  // At once: not as late as connections are closed that have a moment to be read to their end.
+  // At once, before connections with a moment to be read to their end are closed.
   for (let turn = 0; turn < 10 && !gone(); turn++) await new Promise(resolve => { setImmediate(resolve) })
   t.ok(gone())
   t.match(await report, { cut: [{ route: '/held' }], completed: 0, exitCode: 1 })
@@ -128,7 +128,7 @@ t.test('a client that was cut and has not even read its 503 is closed at the dra
   client.socket.destroy()
 })
 
-t.test('of a pipeline that is cut, each request is answered, and only the last answer says Connection: close', async t => {
+t.test('of a pipeline that is cut, each request is answered, and only the last response says Connection: close', async t => {
   const { app } = await createApp(t, { drainTimeout: 50 })
   const held = heldRoute(app)
   const client = new RawClient(await listen(app)).get('/held').get('/held').get('/held')

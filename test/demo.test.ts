@@ -8,13 +8,13 @@ import { eventually, runCommand, type Program } from './helpers.ts'
 import { parse } from './pictures/parse.ts'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
-/** Without coverage, as for each program that tsx compiles; see NO_COVERAGE. */
+/** Without coverage, as with each program that tsx compiles; see NO_COVERAGE. */
 const DEMO = ['env', 'NODE_V8_COVERAGE=', process.execPath, '--import', 'tsx', 'example/demo.ts']
 const IN_COLOUR = { TERM: 'xterm', NO_COLOR: '' }
 const ESCAPE = '\x1b'
 const TOP = `${ESCAPE}[H`
 const LEAVE = `${ESCAPE}[?1049l`
-/** Other programs of this name have other options. */
+/** Other programs with this name have other options. */
 const needsScript = process.platform === 'linux' && existsSync('/usr/bin/script') ? false : 'needs script of util-linux'
 
 /** In a terminal of 80 columns and 24 rows. The first line of the output is the name of the terminal. */
@@ -23,7 +23,7 @@ function runInTerminal (t: Test, env: Record<string, string>): Program {
   return runCommand(t, ['/usr/bin/script', '--quiet', '--return', '--flush', '--command', command, '/dev/null'], env)
 }
 
-/** When each file of the examples was written. */
+/** The modification time of each file of the examples. */
 function snapshot (): Array<[path: string, time: number]> {
   const files = readdirSync(`${ROOT}example`, { recursive: true, withFileTypes: true }).filter(entry => entry.isFile())
   return files.map(({ parentPath, name }) => [`${parentPath}/${name}`, statSync(`${parentPath}/${name}`).mtimeMs])
@@ -48,7 +48,7 @@ t.test('writes plain lines of at most 80 columns to a pipe, and changes no file'
   t.strictSame(snapshot(), before)
 })
 
-t.test('draws on one screen, follows a resize, and gives the screen back with a table', { skip: needsScript }, async t => {
+t.test('draws on one screen, follows a resize, and restores the screen with a table at the end', { skip: needsScript }, async t => {
   const SMALL = { columns: 50, rows: 12 }
   const program = runInTerminal(t, IN_COLOUR)
   await eventually(() => /draining/.test(shown(program.output())), 30_000)
@@ -61,7 +61,7 @@ t.test('draws on one screen, follows a resize, and gives the screen back with a 
   t.ok(screens.length > 20)
   t.ok(screens.every(lines => lines.length <= 24 && widest(lines) <= 80))
   const wide = screens.filter(lines => widest(lines) > SMALL.columns)
-  t.ok(wide.length > 5, 'uses the width that is there')
+  t.ok(wide.length > 5, 'uses the available width')
   const last = screens.at(-1) ?? []
   t.ok(last.length <= SMALL.rows && widest(last) <= SMALL.columns, last.join('\n'))
   t.match(output, `${ESCAPE}[32m`, 'coloured')
@@ -78,7 +78,7 @@ t.test('writes plain lines to a terminal whose user has set NO_COLOR', { skip: n
   t.match(program.output(), / draining .*\r\n/)
 })
 
-t.test('draws a picture where --picture says', async t => {
+t.test('draws a picture to the file that --picture names', async t => {
   const path = `${t.testdir()}/picture.svg`
   t.equal((await runCommand(t, [...DEMO, '--picture', path]).exit).code, 0)
   t.equal(parse(readFileSync(path, 'utf8'))[0]?.name, 'svg')

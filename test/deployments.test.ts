@@ -1,4 +1,4 @@
-// The files for orchestrators: well formed, and their numbers fit each other and the code.
+// The files for orchestrators: they are well formed, and their numbers fit each other and the code.
 
 import t from 'tap'
 import { parser } from '@prometheus-io/lezer-promql'
@@ -13,7 +13,7 @@ import { readConfig } from '../example/config.ts'
 import { resolveOptions } from '../lib/options.ts'
 import { eventually, Log, RawClient, TYPESCRIPT } from './helpers.ts'
 import { pages } from './pages.ts'
-import { CHECKS, DELAY, TOLD_LATE } from './rolling/balancers.ts'
+import { CHECKS, DELAY, REMOVAL_DELAY } from './rolling/balancers.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const read = (path: string) => readFileSync(`${root}/example/${path}`, 'utf8')
@@ -40,12 +40,12 @@ interface Deployment {
   }
 }
 
-/** By way of `env`, which becomes the program: the test runner adds options of its own to each Node process it sees started. */
+/** By way of `env`, which becomes the program, because the test runner adds options to each Node process that it sees started. */
 const PLAIN_NODE = ['-u', 'NODE_OPTIONS', process.execPath]
-/** Returns what the compiler says. */
+/** Returns the output of the compiler. */
 const tsc = (...args: string[]) => spawnSync('env', [...PLAIN_NODE, `${root}/node_modules/.bin/tsc`, ...args], { encoding: 'utf8' }).stdout
 
-/** The example as JavaScript, built as its image is. */
+/** The example as JavaScript, built in the same way as in its image. */
 const directory = `${root}/.tap/image-${process.pid}`
 mkdirSync(directory, { recursive: true })
 t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
@@ -69,18 +69,18 @@ const TYPES: Record<string, [module: string, type: string]> = {
 t.strictSame(readdirSync(`${root}/example/kubernetes`).sort(), Object.keys(TYPES).sort(), 'each manifest has its schema')
 
 for (const [file, [path, type]] of Object.entries(TYPES)) {
-  t.test(`${file} fits the schema`, async t => {
+  t.test(`${file} fits its schema`, async t => {
     const manifest = parse(read(`kubernetes/${file}`)) as { kind: string, spec: object }
     const Model = (load(path) as Record<string, new (data: object) => { validate: () => void }>)[type]
     t.ok(Model)
     if (Model === undefined) return
     t.doesNotThrow(() => { new Model(manifest).validate() })
-    t.throws(() => { new Model({ ...manifest, spec: 'none' }).validate() }, 'the schema is there')
+    t.throws(() => { new Model({ ...manifest, spec: 'none' }).validate() }, 'the schema is used')
   })
 }
 
-t.test('no manifest has a field, a kind or a version that there is not', async t => {
-  // The schemas let through what they do not know. The compiler does not.
+t.test('no manifest has an unknown field, kind or version', async t => {
+  // The schemas allow unknown fields. The compiler does not.
   const program = Object.entries(TYPES).flatMap(([file, [path, type]], index) => {
     const { kind, spec, ...rest } = parse(read(`kubernetes/${file}`)) as { kind: string, spec: object }
     const declare = (manifest: object, name: string) => `export const ${name}${index}: I${type}${index} = ${JSON.stringify(manifest)}`
@@ -101,7 +101,7 @@ t.test('no manifest has a field, a kind or a version that there is not', async t
   t.equal(tsc(...options, `${directory}/manifests.ts`), '')
 })
 
-/** The configuration that a container's environment makes, and the plugin's options in it. */
+/** The configuration from a container's environment, and the plugin's options in it. */
 function configOf (env: Array<{ name: string, value: string }>) {
   const config = readConfig(Object.fromEntries(env.map(({ name, value }) => [name, value])))
   const { shutdownTimeout, shutdownDelay, drainTimeout } = config
@@ -115,14 +115,14 @@ for (const file of ['deployment.yaml', 'deployment-prestop.yaml']) {
     const { options, port, host } = configOf(container.env)
     const preStop = container.lifecycle?.preStop.sleep.seconds ?? 0
     const { shutdownTimeout, shutdownDelay, health, ready } = options
-    t.ok(grace * 1_000 >= preStop * 1_000 + shutdownTimeout + 5_000, 'SIGKILL comes later than the end')
-    t.ok(preStop * 1_000 + shutdownDelay >= 10_000, 'endpoint removal has its time')
-    // A preStop tells open connections nothing: they are told in a delay after it.
-    t.ok(shutdownDelay >= 1_000, 'open connections are told to go')
+    t.ok(grace * 1_000 >= preStop * 1_000 + shutdownTimeout + 5_000, 'SIGKILL comes after the end of the shutdown')
+    t.ok(preStop * 1_000 + shutdownDelay >= 10_000, 'endpoint removal has enough time')
+    // A preStop hook tells open connections nothing; the delay after it does.
+    t.ok(shutdownDelay >= 1_000, 'open connections are told to close')
     const { livenessProbe, readinessProbe, startupProbe } = container
-    // The first failure may come at once, the last one so much later.
-    t.ok(livenessProbe.periodSeconds * (livenessProbe.failureThreshold - 1) * 1_000 >= shutdownTimeout, 'liveness does not end it before')
-    t.ok(readinessProbe.periodSeconds * readinessProbe.failureThreshold * 1_000 < 10_000, 'readiness tells in time')
+    // The first failure may come at once, the last one this much later.
+    t.ok(livenessProbe.periodSeconds * (livenessProbe.failureThreshold - 1) * 1_000 >= shutdownTimeout, 'liveness does not end it earlier')
+    t.ok(readinessProbe.periodSeconds * readinessProbe.failureThreshold * 1_000 < 10_000, 'readiness fails in time')
     t.equal(readinessProbe.httpGet.path, ready !== false && ready.path)
     for (const probe of [livenessProbe, startupProbe]) t.equal(probe.httpGet.path, health !== false && health.path)
     for (const probe of [livenessProbe, readinessProbe, startupProbe]) t.equal(probe.httpGet.port, container.ports[0]?.name)
@@ -135,7 +135,7 @@ for (const file of ['deployment.yaml', 'deployment-prestop.yaml']) {
   })
 }
 
-t.test('service and disruption budget select the pods', async t => {
+t.test('the service and the disruption budget select the pods', async t => {
   const { spec } = parse(read('kubernetes/deployment.yaml')) as Deployment
   const service = parse(read('kubernetes/service.yaml')) as { spec: { selector: object, ports: [{ targetPort: string }] } }
   const budget = parse(read('kubernetes/pod-disruption-budget.yaml')) as {
@@ -148,7 +148,7 @@ t.test('service and disruption budget select the pods', async t => {
   t.ok((maxUnavailable ?? spec.replicas - minAvailable) >= 1, 'a node can be drained')
 })
 
-/** What an expression asks for, and whether it can be read at all. */
+/** The metrics of an expression, and whether the expression can be parsed. */
 function readQuery (expression: string): { metrics: string[], isValid: boolean } {
   const metrics: string[] = []
   let isValid = true
@@ -164,18 +164,18 @@ function readQuery (expression: string): { metrics: string[], isValid: boolean }
 interface Rule { alert: string, expr: string, labels: object, annotations: object }
 interface Rules { spec: { groups: [{ interval: string, rules: Rule[] }] } }
 const { spec: { groups: [alerts] } } = parse(read('kubernetes/alerts.yaml')) as Rules
-/** Seconds, as alerts.yaml asks for. */
+/** Seconds, as alerts.yaml requires. */
 const SCRAPE_INTERVAL = 5
 const FROM_KUBE_STATE_METRICS = new Set(['kube_pod_container_status_last_terminated_exitcode', 'kube_pod_container_status_restarts_total'])
 
-/** The samples without labels of a scrape. */
+/** The samples of a scrape that have no labels. */
 async function scrape (port: number): Promise<{ names: Set<string>, values: Record<string, number> }> {
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`, { headers: { connection: 'close' } })).text()
   const values = Object.fromEntries([...text.matchAll(/^(\w+) (\S+)$/gm)].map(([, name, value]) => [name, Number(value)]))
   return { names: new Set([...text.matchAll(/^(\w+)[ {]/gm)].map(([, name = '']) => name)), values }
 }
 
-t.test('the alerts are valid, and what they ask for can be scraped while it matters', async t => {
+t.test('the alerts are valid, and their metrics can be scraped while it matters', async t => {
   for (const broken of ['a > and b', 'max_over_time(a[1m)', 'nothing(a)', 'a{b=}']) t.notOk(readQuery(broken).isValid, broken)
 
   const { log, child, exit } = startImage(t, { SHUTDOWN_TIMEOUT: '4', SHUTDOWN_DELAY: '600' })
@@ -187,7 +187,7 @@ t.test('the alerts are valid, and what they ask for can be scraped while it matt
     t.ok(isValid, `${alert}: ${expr}`)
     t.ok(metrics.length > 0, alert)
     for (const name of metrics) t.ok(names.has(name) || FROM_KUBE_STATE_METRICS.has(name), name)
-    // Those of one expression match by their labels: they have none of their own.
+    // Metrics in one expression match by their labels, so these must have none.
     for (const name of metrics.filter(metric => names.has(metric))) t.ok(name in before, `${name} has no labels`)
     t.match(labels, { severity: String })
     t.match(annotations, { summary: String, description: String })
@@ -195,7 +195,7 @@ t.test('the alerts are valid, and what they ask for can be scraped while it matt
   const drainTimeout = before['shutdown_drain_timeout_seconds'] ?? NaN
   t.match(before, { shutdown_duration_seconds: 0, shutdown_last_request_seconds: 0, shutdown_drain_seconds_left: drainTimeout })
 
-  // One takes longer than the drain, one comes when the delay is half over; probes go on to the end.
+  // One request takes longer than the drain, one comes halfway through the delay; probes continue to the end.
   const cut = new RawClient(port).get('/api/data?ms=5000')
   await log.line(/incoming request/)
   child.kill('SIGTERM')
@@ -212,7 +212,7 @@ t.test('the alerts are valid, and what they ask for can be scraped while it matt
       await sleep(100)
     }
   } catch {
-    // Nobody listens any more.
+    // The listener is closed.
   }
   await cut.closed
   const last = scrapes.at(-1) ?? {}
@@ -223,7 +223,7 @@ t.test('the alerts are valid, and what they ask for can be scraped while it matt
   t.equal((await exit)[0], 1, 'something was cut')
 })
 
-t.test('each alert has time for a scrape', async t => {
+t.test('each alert has enough time for a scrape', async t => {
   t.equal(alerts.interval, `${SCRAPE_INTERVAL}s`)
   t.match(read('kubernetes/alerts.yaml'), `scrape each ${SCRAPE_INTERVAL} s`)
   const { spec: { template } } = parse(read('kubernetes/deployment.yaml')) as Deployment
@@ -239,7 +239,7 @@ const seconds = (duration: string) => Number(/^(\d+)s$/.exec(duration)?.[1])
 
 interface Service { command?: string[], init: boolean, stop_signal?: string, stop_grace_period: string, healthcheck: { test: string[] } }
 
-t.test('Compose, systemd and PM2 run what the image runs, and wait longer than the shutdown takes', async t => {
+t.test('Compose, systemd and PM2 run the command of the image and wait longer than the shutdown takes', async t => {
   const { services: { api } } = parse(read('docker/compose.yaml')) as {
     services: { api: Service & { environment: Record<string, string>, build: { context: string, dockerfile: string } } }
   }
@@ -263,7 +263,7 @@ t.test('Compose, systemd and PM2 run what the image runs, and wait longer than t
   t.ok(pm2.kill_timeout >= readConfig(pm2.env).shutdownTimeout + 5_000)
 })
 
-t.test('the manifests in README and docs say what the files do', async t => {
+t.test('the manifests in README and docs match the files', async t => {
   type Block = { spec?: Partial<Deployment['spec']['template']['spec']>, services?: { api: Service } } | null
   const blocks = pages().flatMap(({ path, fences }) => fences.filter(({ language }) => language === 'yaml')
     .map(({ code, line }) => ({ where: `${path}:${line}`, block: parse(code) as Block })))
@@ -286,7 +286,7 @@ t.test('the manifests in README and docs say what the files do', async t => {
   }
 })
 
-t.test('the image runs one command, listens to the network, and has what that imports and no more', async t => {
+t.test('the image runs one command, listens on the network, and contains exactly what the command imports', async t => {
   t.equal(argumentsOf('CMD').length, 1)
   t.strictSame(argumentsOf('ENTRYPOINT'), [])
   t.equal(COMMAND[0], 'node')
@@ -315,7 +315,7 @@ t.test('the image runs one command, listens to the network, and has what that im
   for (const name of sources) t.ok(sent.some(one => name === one || name.startsWith(`${one}/`)), name)
 })
 
-/** What the image runs, out of the image; with `before`, by way of another program. */
+/** Runs the command of the image outside of it; with `before`, through another program. */
 function startImage (t: { teardown: (end: () => void) => void }, env: Record<string, string>, before: readonly string[] = [], ipc = false) {
   const [first, ...rest] = [...before, 'env', ...PLAIN_NODE, ...COMMAND.slice(1)] as [string, ...string[]]
   const child = spawn(first, rest, {
@@ -330,12 +330,12 @@ function startImage (t: { teardown: (end: () => void) => void }, env: Record<str
   return { child, exit, log }
 }
 
-/** As root of a user namespace of its own, so that it needs no root; as root, where those are switched off. */
+/** As root of its own user namespace, so that it needs no root privileges; as root where user namespaces are disabled. */
 const UNSHARE = [['--user', '--map-root-user'], []].map(user => ['unshare', user, '--pid', '--fork', '--kill-child'].flat())
   .find(([command = '', ...args]) => spawnSync(command, [...args, 'true']).status === 0)
 const noUnshare = spawnSync('unshare', ['--version']).error !== undefined
 
-t.test("the image's command, as PID 1, answers who is in flight when it is told to stop, and exits with 0", {
+t.test("the image's command, as PID 1, answers requests in flight when it is stopped, and exits with 0", {
   skip: noUnshare ? 'there is no unshare here: PID namespaces are of Linux' : false
 }, async t => {
   t.ok(UNSHARE, 'unshare makes a PID namespace')
@@ -353,7 +353,7 @@ t.test("the image's command, as PID 1, answers who is in flight when it is told 
   await eventually(() => log.messages(/Graceful shutdown complete/).length === 1)
 })
 
-t.test('a process manager that speaks by messages is told that it is ready, and heard when it says shutdown', async t => {
+t.test('a process manager that communicates by messages is told when the service is ready, and its shutdown message is obeyed', async t => {
   const { child, exit, log } = startImage(t, {}, [], true)
   const [ready] = await once(child, 'message') as [string]
   t.equal(ready, 'ready')
@@ -365,19 +365,19 @@ t.test('a process manager that speaks by messages is told that it is ready, and 
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 200 OK[^]*"ms":500/)
   t.strictSame((await exit)[0], 0)
-  t.ok(Date.now() - (time as number) >= 90, 'with a moment for a manager that writes the log later')
+  t.ok(Date.now() - (time as number) >= 90, 'there is a moment for a manager that writes the log later')
 })
 
-t.test('the delay of the rolling restarts is longer than the balancers take to look away', async t => {
+t.test('the delay of the rolling restarts is longer than the balancers take to notice', async t => {
   const config = read('haproxy/haproxy.cfg')
   const [inter, fall] = /^ *default-server check inter (\d+)ms fall (\d+)/m.exec(config)?.slice(1).map(Number) ?? []
   const timeout = seconds(/^ *timeout check (\S+)$/m.exec(config)?.[1] ?? '') * 1_000
   t.strictSame(CHECKS, { inter, fall, timeout })
   t.ok(DELAY > CHECKS.inter * CHECKS.fall + CHECKS.timeout)
-  t.ok(DELAY > TOLD_LATE)
+  t.ok(DELAY > REMOVAL_DELAY)
 })
 
-t.test('the rolling restarts say what is wrong with how they are run', async t => {
+t.test('the rolling restarts report how they are misused', async t => {
   const run = (...args: string[]) => spawnSync('env', [
     '-u', 'NODE_OPTIONS', `PATH=${directory}`, process.execPath, ...TYPESCRIPT, 'test/rolling/run.ts', ...args
   ], { cwd: root, encoding: 'utf8' })

@@ -1,4 +1,4 @@
-// README.md and docs/*.md against the code: what they show compiles and runs, and what they list is what there is.
+// README.md and docs/*.md against the code: their snippets compile and run, and their lists are complete.
 
 import t from 'tap'
 import { spawnSync } from 'node:child_process'
@@ -17,7 +17,7 @@ const LANGUAGES = new Set([
 const all = pages()
 const snippets = all.flatMap(({ path, fences }) => fences.map(fence => ({ path, ...fence, name: `${path}:${fence.line}` })))
 
-/** A folder below the project, so that snippets find its packages. */
+/** A folder below the project, so that snippets can import its packages. */
 const folder = `${ROOT}.tap/docs-${process.pid}`
 mkdirSync(folder, { recursive: true })
 t.teardown(() => { rmSync(folder, { recursive: true, force: true }) })
@@ -41,7 +41,7 @@ writeFileSync(`${folder}/tsconfig.json`, JSON.stringify({
   },
   include: ['*.ts', '*.mts', '*.mjs']
 }))
-/** Where a snippet is written, with its line numbers on the page. */
+/** The file of a snippet, in which lines have the same numbers as on the page. */
 const fileOf = ({ path, line, language }: typeof snippets[number]) => {
   const extension = { ts: 'mts', js: 'mjs' }[language] ?? language
   return `${folder}/${path.replaceAll(/[/.]/g, '-')}-${line}.${extension}`
@@ -50,7 +50,7 @@ for (const snippet of snippets) {
   if (['ts', 'js', 'cjs'].includes(snippet.language)) writeFileSync(fileOf(snippet), '\n'.repeat(snippet.line) + snippet.code)
 }
 
-t.test('each block of code names a language that is checked', async t => {
+t.test('each block of code names a checked language', async t => {
   t.ok(snippets.length > 3)
   for (const { language, name } of snippets) t.ok(LANGUAGES.has(language), `${name}: ${language}`)
 })
@@ -128,7 +128,7 @@ t.test('README has at most 200 lines', async t => {
   t.ok(readme.text.trimEnd().split('\n').length <= 200)
 })
 
-t.test('the options tables have the options and defaults of the code, in order', async t => {
+t.test('the options tables have the options and defaults of the code, in the same order', async t => {
   const code = Object.entries(DEFAULTS).map(([name, value]) => [`\`${name}\``, `\`${typeof value === 'string' ? `'${value}'` : value}\``])
   for (const one of [readme, configuration]) {
     t.strictSame(rows(section(one, 'Options')).filter(([name = '']) => name.slice(1, -1) in DEFAULTS).map(row => row.slice(0, 2)), code, one.path)
@@ -146,7 +146,7 @@ t.test('the tables of probe, route and callback options have those of the code',
   t.strictSame(names(section(configuration, 'Callback options')), membersOf('CallbackOptions'))
 })
 
-t.test('the pages list the events that signals may name, and those that it must not', async t => {
+t.test('the pages list the events that signals may name and those that it must not', async t => {
   const text = section(configuration, '`signals`').replaceAll('\n', ' ')
   t.strictSame(codes(/`signals` may name: ([^.]*)\./.exec(text)?.[1] ?? ''), PROCESS_EVENTS)
   t.strictSame(/\((SIGSEGV[^)]*)\)/.exec(text)?.[1]?.split(', '), CRASH_SIGNALS)
@@ -190,7 +190,7 @@ t.test('the errors table has each code of the plugin, with its status, cause and
   for (const [name = '', , cause = '', remedy = ''] of table) t.ok(cause !== '' && remedy !== '', name)
 })
 
-t.test('the codes that the pages name are in the errors table', async t => {
+t.test('the error codes that the pages name are in the errors table', async t => {
   const known = new Set(names(page('docs/errors.md').text))
   for (const { path, text } of [...all, page('CONTRIBUTING.md')]) {
     for (const [code] of text.matchAll(/FST_ERR_GRACEFUL_[A-Z_]*[A-Z]/g)) t.ok(known.has(code), `${path}: ${code}`)
@@ -225,7 +225,7 @@ t.test('the files, classes and methods that the pages name exist', async t => {
   }
 })
 
-/** What the code logs: the level, and the message as a pattern. */
+/** The log lines of the code: the level, and the message as a pattern. */
 function loggedByCode (): Array<{ level: string, pattern: RegExp }> {
   const files = readdirSync(`${ROOT}lib`, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.ts')).map(name => `lib/${name}`)
   const lines = ['index.ts', ...files].flatMap(path => readFileSync(`${ROOT}${path}`, 'utf8').split('\n'))
@@ -240,7 +240,7 @@ function loggedByCode (): Array<{ level: string, pattern: RegExp }> {
   })
 }
 
-t.test('the log lines of the pages are those of the code, and each of them is there', async t => {
+t.test('the log lines on the pages match those of the code, and the table has all of them', async t => {
   const table = rows(section(page('docs/troubleshooting.md'), 'Log lines')).map(([level = '', line = '']) => ({ level, line: line.replace(/^`|`$/g, '') }))
   const logged = loggedByCode()
   t.ok(logged.length > 20)
@@ -273,7 +273,7 @@ t.test('the table of other plugins has a row for each test, with the versions te
   const table = [...page('docs/compatibility.md').text.matchAll(/^\| \[([^\]]+)\]\(\.\.\/test\/ecosystem\/(.+?\.test\.ts)\)[^|]* \| ([^|]+) \|/gm)]
   t.strictSame(new Set(table.map(([, , file]) => file)), new Set(readdirSync(ecosystem).filter(file => file.endsWith('.test.ts'))))
   for (const [, name = '', , versions = ''] of table) {
-    // A version alone is that of what the row is about.
+    // A version without a name is that of the row's package.
     for (const [, other = name, version] of versions.matchAll(/(?:([@\w/-]+) )?(\d+\.\d+\.\d+)/g)) {
       t.equal(version, dependencies[other], other)
     }

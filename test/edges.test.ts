@@ -1,4 +1,4 @@
-// What seldom happens, and would be lost without a test.
+// Rare cases.
 
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
@@ -37,7 +37,7 @@ t.test('keeps the preValidation hooks of a route that takes a body', async t => 
   t.strictSame(ran, ['one', 'two', 'three'])
 })
 
-t.test('observes a not-found handler that has options, and answers that are streams of the web', async t => {
+t.test('observes a not-found handler that has options, and replies with web streams', async t => {
   const { app } = await createApp(t)
   const ran: string[] = []
   app.setNotFoundHandler({ preHandler: async () => { ran.push('preHandler') } }, async (_request, reply) => reply.code(404).send('mine'))
@@ -50,7 +50,7 @@ t.test('observes a not-found handler that has options, and answers that are stre
   t.equal(app.inFlightRequests, 0)
 })
 
-t.test('names a request whose reply has been taken apart', async t => {
+t.test('names a request whose reply has been stripped of its properties', async t => {
   const { app } = await createApp(t)
   app.get('/', async (_request, reply) => {
     const { request } = reply
@@ -62,13 +62,13 @@ t.test('names a request whose reply has been taken apart', async t => {
   t.match((await app.inject('/')).json(), [{ kind: 'request', method: 'GET' }])
 })
 
-t.test('a callback whose name is no text is numbered', async t => {
+t.test('a callback whose name is not a string is numbered', async t => {
   const { app } = await createApp(t)
   app.registerShutdownCallback(Object.defineProperty(() => {}, 'name', { value: 5 }))
   t.match((await app.gracefulShutdown.shutdown()).callbacks, [{ name: 'callback 1' }])
 })
 
-t.test('a log that throws and a stderr that is closed stop nothing', async t => {
+t.test('a logger that throws and a closed stderr do not stop a shutdown', async t => {
   const program = runNode(t, ['--input-type=module', '-e', `
     import { closeSync } from 'node:fs'
     import Fastify from 'fastify'
@@ -108,7 +108,7 @@ t.test('names what it waits for each second: by its URL, by its route, or as hel
   t.match(await report, { completed: 2, cut: [], exitCode: 0 })
 })
 
-t.test('after a cut, a handler may write and end its response, and hears of it', async t => {
+t.test('after a cut, a handler may write and end its response, and gets its events', async t => {
   const { app } = await createApp(t, { writeTimeout: 50 })
   const called: string[] = []
   const go = new Deferred()
@@ -141,7 +141,7 @@ t.test('then() of a tracked thenable works without callbacks', async t => {
   t.strictSame(app.gracefulShutdown.inFlight(), [])
 })
 
-t.test('an upgrade whose reply its handler hijacks does not count, and no answer is written into it', async t => {
+t.test('an upgrade whose reply the handler hijacks does not count, and no response is written into it', async t => {
   const { app } = await createApp(t)
   app.get('/ws', (request, reply) => {
     reply.hijack()
@@ -162,7 +162,7 @@ t.test('an upgrade whose reply its handler hijacks does not count, and no answer
 })
 
 for (const when of ['its handler', 'a hook ahead of it']) {
-  t.test(`HTTP/2: a handler that returns its reply is over, also if the client leaves during ${when}`, async t => {
+  t.test(`HTTP/2: a request whose handler returns its reply is over, also if the client leaves during ${when}`, async t => {
     const { app } = await createApp(t, {}, { http2: true } as object)
     const entered = new Deferred()
     const go = new Deferred()
@@ -189,7 +189,7 @@ for (const when of ['its handler', 'a hook ahead of it']) {
   })
 }
 
-t.test('a late request whose writeHead is replaced by one that throws is cut as connections are closed', async t => {
+t.test('a late request whose writeHead is replaced by one that throws is cut when connections are closed', async t => {
   const app = Fastify() as FastifyInstance
   t.teardown(async () => { await app.close() })
   app.addHook('onRequest', async ({ url }, { raw }) => {
@@ -233,7 +233,7 @@ for (const answer of ['accepts', 'rejects']) {
     const report = app.gracefulShutdown.shutdown()
     t.equal(app.gracefulShutdown.phase, 'draining')
     go.resolve()
-    // @fastify/websocket accepts no more once its preClose hook has run.
+    // @fastify/websocket accepts no more handshakes once its preClose hook has run.
     await client.until(answer === 'accepts' ? /^HTTP\/1\.1 503 Service Unavailable/ : /401 Unauthorized[^]*no/)
     if (answer === 'rejects') client.socket.end()
     t.match(await report, { cut: [], refused: 0, exitCode: 0 })

@@ -1,4 +1,4 @@
-// Who ends the process, when, and with which code.
+// What ends the process, when, and with which code.
 
 import t from 'tap'
 import type { Test } from 'tap'
@@ -12,7 +12,7 @@ interface End {
   said: string[]
 }
 
-/** SIGTERM, with or without a request that must be cut, and what is seen of the end. */
+/** Sends SIGTERM, with or without a request that must be cut, and returns how the process ended. */
 async function endOf (t: Test, how: string, { cuts = false, options = {} }: { cuts?: boolean, options?: object } = {}): Promise<End> {
   const service = fork(t, 'own-exit', { HOW: how, OPTIONS: JSON.stringify({ drainTimeout: 200, ...options }) })
   const port = await portOf(service)
@@ -37,14 +37,14 @@ t.test('a signal handler that only aborts the signal given to listen() leaves th
   t.match(await endOf(t, 'aborts its listen signal', { cuts: true }), { code: 1, signal: null, said: ['exit 1 1'] })
 })
 
-t.test('an onClose hook that fails after listen() was aborted is reported once, and is no uncaught error', async t => {
+t.test('an onClose hook that fails after listen() was aborted is reported once and is not an uncaught error', async t => {
   const { service, ...end } = await endOf(t, 'aborts its listen signal, and a hook fails')
   t.match(end, { code: 1, signal: null, said: ['exit 1 1'] })
   t.match(await service.log.line(/not everything went well/), { report: { errors: ['onClose on purpose'] } })
   t.strictSame(service.log.messages(/^Uncaught error/), [])
 })
 
-t.test('if a request was cut, the process that ends by itself exits with 1, and all listeners see that', async t => {
+t.test('if a request was cut, a process that ends by itself exits with 1, and all exit listeners see that', async t => {
   t.match(await endOf(t, 'closes all', { cuts: true }), { code: 1, signal: null, said: ['flushed', 'beforeExit 1', 'exit 1 1'] })
 })
 
@@ -52,20 +52,20 @@ t.test('if a request was cut, the exit code is 1 even if the caller of close() e
   t.match(await endOf(t, 'exits with 0', { cuts: true }), { code: 1, signal: null, said: ['flushed', 'exit 0 1'] })
 })
 
-t.test('after the caller of close() has closed all instances, a new one that starts to listen shuts down at once and says why', async t => {
+t.test('if the caller of close() has closed all instances, a new one that starts to listen shuts down at once and says why', async t => {
   const { service, ...end } = await endOf(t, 'closes all and listens anew')
   t.match(end, { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 0'] })
   t.match(await service.log.line(/^The process is shutting down \(SIGTERM\), so an instance that starts to listen now/), { level: 40 })
 })
 
-t.test('shutdownTimeout ends a process whose closer does not', async t => {
+t.test('shutdownTimeout ends a process that the caller of close() does not end', async t => {
   const { service, ...end } = await endOf(t, 'never exits', { options: { shutdownTimeout: 1_500 } })
   t.match(end, { code: 1, signal: null, said: ['flushed', 'exit 1 1'] })
   await service.log.line(/has not ended within shutdownTimeout/)
   t.strictSame(service.log.messages(/before the shutdown is complete/), [])
 })
 
-t.test('code that closes the instance and sends itself the signal again dies by it, as without the plugin', async t => {
+t.test('code that closes the instance and sends itself the signal again dies by that signal, as without the plugin', async t => {
   t.match(await endOf(t, 'dies by the signal, as NestJS does'), { code: null, signal: 'SIGTERM', said: ['flushed'] })
 })
 

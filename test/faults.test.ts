@@ -1,15 +1,15 @@
-// Programs in which a log, a task queue or an owner fails: whatever happens, the process is gone within its deadlines.
+// Programs in which a log, a task queue or their own code fails: the process exits within its deadlines in each case.
 
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
 import { fixture, portOf, RawClient, runNode } from './helpers.ts'
 
-/** For a busy machine, and as long as a forced exit may be late. */
+/** Milliseconds by which a forced exit may be late, on a busy machine. */
 const LATE = 1_000
 
-/** Sends SIGTERM, and sees the program gone by shutdownTimeout plus a second. */
-async function goneInTime (t: Test, program: Program, shutdownTimeout: number, signal: NodeJS.Signals | undefined): Promise<number | null> {
+/** Sends SIGTERM, and expects the program to exit by shutdownTimeout plus a second. */
+async function exitInTime (t: Test, program: Program, shutdownTimeout: number, signal: NodeJS.Signals | undefined): Promise<number | null> {
   const start = performance.now()
   if (signal !== undefined) program.kill(signal)
   const timer = setTimeout(() => { program.killGroup('SIGKILL') }, shutdownTimeout + 3 * LATE)
@@ -21,7 +21,7 @@ async function goneInTime (t: Test, program: Program, shutdownTimeout: number, s
   return exit.code
 }
 
-/** A process that fails without end does not fill its memory: one that kept each error would abort at this limit. */
+/** A process that fails endlessly does not fill its memory: one that kept each error would abort at this limit. */
 const boundedFork = (t: Test, name: string, env: Record<string, string>): Program => runNode(t, ['--max-old-space-size=160', fixture(name)], env)
 
 const faults = [
@@ -40,7 +40,7 @@ for (const fault of faults) {
       await program.log.line(/^held is in/)
       if (hasNoReader) program.stopReading()
       else if (when === 'before the signal') await new RawClient(port).get('/break').until(/broken/)
-      await goneInTime(t, program, 2_000, 'SIGTERM')
+      await exitInTime(t, program, 2_000, 'SIGTERM')
       await client.closed
       t.match(client.text, /200 OK[^]*held$/)
       t.strictSame(program.log.messages(/runs$/), ['onClose runs', 'first callback runs', 'second callback runs', 'last callback runs'])
@@ -48,25 +48,25 @@ for (const fault of faults) {
   }
 }
 
-t.test('errors from microtask, again and again, while the log is being written, end the process in time', async t => {
+t.test('repeated errors from microtask, while the log is being written, end the process in time', async t => {
   const program = boundedFork(t, 'endless-errors', { KIND: 'microtask', LEVEL: 'error' })
   new RawClient(await portOf(program)).get('/start')
-  t.equal(await goneInTime(t, program, 800, undefined), 1)
+  t.equal(await exitInTime(t, program, 800, undefined), 1)
 })
 
 for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'rejection']) {
-  t.test(`errors from ${kind}, again and again, end the process in time`, async t => {
+  t.test(`repeated errors from ${kind} end the process in time`, async t => {
     const program = boundedFork(t, 'endless-errors', { KIND: kind })
     new RawClient(await portOf(program)).get('/start')
     await program.log.line(/^started/)
-    t.equal(await goneInTime(t, program, 800, undefined), 1)
+    t.equal(await exitInTime(t, program, 800, undefined), 1)
   })
 
   for (const when of ['draining', 'a callback']) {
-    t.test(`errors from ${kind}, again and again, from ${when} on, end the process in time`, async t => {
+    t.test(`repeated errors from ${kind}, from ${when} on, end the process in time`, async t => {
       const program = boundedFork(t, 'endless-errors', { KIND: kind, WHEN: when })
       await portOf(program)
-      t.equal(await goneInTime(t, program, 800, 'SIGTERM'), 1)
+      t.equal(await exitInTime(t, program, 800, 'SIGTERM'), 1)
     })
   }
 }

@@ -24,7 +24,7 @@ const refusal = {
   message: 'The service is shutting down'
 }
 
-t.test('refuses what is new while draining, in the shape of a Fastify error', async t => {
+t.test('rejects new requests while draining, with the body of a Fastify error', async t => {
   const { app, log } = await createApp(t)
   const held = heldRoute(app)
   app.get('/new', async () => 'never')
@@ -38,21 +38,21 @@ t.test('refuses what is new while draining, in the shape of a Fastify error', as
   t.equal(refused.headers['content-type'], 'application/json; charset=utf-8')
   t.equal(refused.headers['retry-after'], '1')
   t.equal(refused.headers['connection'], 'close')
-  t.equal((await app.inject('/nowhere')).statusCode, 503, 'a 404 is refused, too')
-  t.equal(app.inFlightRequests, 1, 'a refused request does not count')
+  t.equal((await app.inject('/nowhere')).statusCode, 503, 'a 404 is also replaced')
+  t.equal(app.inFlightRequests, 1, 'a rejected request does not count')
   held.release()
   t.equal((await answer).statusCode, 200)
   t.match(await report, { refused: 2, completed: 1, exitCode: 0 })
-  t.strictSame(log.lines.filter(({ level }) => level > 30), [], 'a refusal is no error in the log')
+  t.strictSame(log.lines.filter(({ level }) => level > 30), [], 'a rejection is not an error in the log')
 })
 
-t.test('gives a refusal to no later hook and to no handler; it has the headers that earlier hooks have set', async t => {
+t.test('a rejected request reaches no later hook and no handler, and has the headers that earlier hooks have set', async t => {
   const app = await createAppBehind(t, ahead => {
     ahead.addHook('onRequest', async (_request, reply) => { reply.header('x-first', 'yes') })
   })
   const held = heldRoute(app)
   const seen: string[] = []
-  // It fails without the onRequest hook ahead of it.
+  // Fails unless the onRequest hook ahead of it has run.
   app.decorateRequest('start')
   app.addHook('onRequest', async request => { (request as Partial<Timed>).start = process.hrtime.bigint() })
   app.addHook('onSend', async (request, reply) => { reply.header('x-time', String(process.hrtime.bigint() - (request as unknown as Timed).start)) })
@@ -72,7 +72,7 @@ t.test('gives a refusal to no later hook and to no handler; it has the headers t
   t.match((await answer).headers, { 'x-first': 'yes', 'x-time': /^\d+$/ })
 })
 
-t.test('serves a route that has opted out, and does not count it', async t => {
+t.test('serves a route that has opted out and does not count its requests', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   const metrics = heldRoute(app, '/metrics', { gracefulShutdown: false })
@@ -92,7 +92,7 @@ t.test('serves a route that has opted out, and does not count it', async t => {
   t.match(await report, { refused: 0, completed: 1 })
 })
 
-t.test('an opted-out request does not hold the drain', async t => {
+t.test('an opted-out request does not delay the end of the drain', async t => {
   const { app } = await createApp(t)
   const stream = heldRoute(app, '/stream', { gracefulShutdown: false })
   const client = new RawClient(await listen(app)).get('/stream')
@@ -103,7 +103,7 @@ t.test('an opted-out request does not hold the drain', async t => {
   stream.release()
 })
 
-t.test('serves everything while delaying, and says Connection: close', async t => {
+t.test('serves all requests while delaying, with Connection: close', async t => {
   const { app } = await createApp(t, { shutdownDelay: 100, drainTimeout: 1_000 })
   app.get('/', async () => 'served')
   const port = await listen(app)
@@ -122,7 +122,7 @@ t.test('serves everything while delaying, and says Connection: close', async t =
   t.match({ refused, completed }, { refused: 0, completed: 1 })
 })
 
-t.test('skips the delay where the instance does not listen', async t => {
+t.test('skips the delay if the instance does not listen', async t => {
   const { app } = await createApp(t, { shutdownDelay: 4_000 })
   await app.ready()
   const report = app.gracefulShutdown.shutdown()
@@ -130,7 +130,7 @@ t.test('skips the delay where the instance does not listen', async t => {
   t.ok((await report).phases.delaying < 2_000)
 })
 
-t.test('the delay ends when asked to, before it begins or under way', async t => {
+t.test('the delay can be ended, before it begins and while it runs', async t => {
   for (const when of ['before', 'under way']) {
     const { app } = await createApp(t, { shutdownDelay: 4_000 })
     await listen(app)
@@ -143,7 +143,7 @@ t.test('the delay ends when asked to, before it begins or under way', async t =>
   }
 })
 
-t.test('while delaying, idle pooled connections stay usable, and after the delay as well until the drain ends', async t => {
+t.test('idle pooled connections stay usable while delaying, and after the delay until the drain ends', async t => {
   const { app } = await createApp(t, { shutdownDelay: 200, drainTimeout: 2_000 })
   app.get('/', async () => app.gracefulShutdown.phase)
   const held = heldRoute(app)
@@ -171,7 +171,7 @@ t.test('a response in flight says Connection: close', async t => {
   t.equal((await report).exitCode, 0)
 })
 
-t.test('an idle keep-alive connection that is used again is refused with Connection: close', async t => {
+t.test('a request on an idle keep-alive connection is rejected with Connection: close', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   app.get('/', async () => 'served')
@@ -190,7 +190,7 @@ t.test('an idle keep-alive connection that is used again is refused with Connect
   t.match(await report, { refused: 1, completed: 1 })
 })
 
-t.test('who has asked at the end of the drain has a while to ask again, as long as anybody is connected', async t => {
+t.test('the drain lasts until no request has arrived for a while, if connections are open', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   const port = await listen(app)
@@ -205,14 +205,14 @@ t.test('who has asked at the end of the drain has a while to ask again, as long 
   held.release()
   await busy.closed
   await eventually(() => app.gracefulShutdown.phase !== 'draining')
-  // A timer may be early by a millisecond.
+  // A timer may be a millisecond early.
   const time = performance.now() - asked
   t.ok(time >= QUIET.milliseconds - 1, `${time}ms since a request came in`)
   await silent.closed
   t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
 })
 
-t.test('a refused upload whose client leaves is over at once', async t => {
+t.test('a rejected upload whose client leaves is over at once', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   const answered = new Deferred()
@@ -235,13 +235,13 @@ t.test('a refused upload whose client leaves is over at once', async t => {
   await leave()
   await answered.promise
   const time = performance.now() - start
-  t.ok(time < 3_000, `after ${Math.round(time)}ms, not the seconds that a slow one has`)
+  t.ok(time < 3_000, `after ${Math.round(time)}ms, not the seconds of a slow upload`)
   held.release()
   await busy.closed
   t.match(await report, { completed: 1, refused: 2, exitCode: 0 })
 })
 
-t.test('a refused upload that readTimeout has cut is not answered twice', async t => {
+t.test('a rejected upload that readTimeout has cut is not answered twice', async t => {
   const { app, log } = await createApp(t, { readTimeout: 200 })
   const held = heldRoute(app)
   app.post('/', async () => 'never')
@@ -260,14 +260,14 @@ t.test('a refused upload that readTimeout has cut is not answered twice', async 
 
 const TRIES = 100
 
-t.test(`a client that writes all of a refused upload before it reads sees its 503, ${TRIES} times out of ${TRIES}`, async t => {
+t.test(`a client that writes all of a rejected upload before it reads gets its 503, ${TRIES} times out of ${TRIES}`, async t => {
   const service = fork(t, 'service', { LOG_LEVEL: 'warn' })
   const { port } = await service.log.line(/^ready$/) as unknown as { port: number }
   const busy = new RawClient(port).get('/slow?ms=15000')
   const first = new RawClient(port).get('/')
   await first.until(/served/)
   service.kill('SIGTERM')
-  // The signal takes its time; until then, the upload would be too large and not too late.
+  // The signal takes some time; until then, the upload would be rejected as too large.
   for (let last = ''; !last.startsWith('HTTP/1.1 503');) {
     const client = new RawClient(port).get('/', ['Connection: close'])
     await client.closed
@@ -291,7 +291,7 @@ t.test(`a client that writes all of a refused upload before it reads sees its 50
   busy.socket.destroy()
 })
 
-t.test('a refused upload that trickles for ever is answered and closed after some seconds', async t => {
+t.test('a rejected upload that trickles endlessly is answered, and closed after some seconds', async t => {
   const { app } = await createApp(t, { readTimeout: false })
   const held = heldRoute(app)
   app.post('/', async () => 'never')
@@ -311,7 +311,7 @@ t.test('a refused upload that trickles for ever is answered and closed after som
   await busy.closed
 })
 
-t.test('a refused upgrade is answered and closed, though its body is still on its way', async t => {
+t.test('a rejected upgrade is answered and closed although its body is still being sent', async t => {
   const { app } = await createApp(t)
   await app.register(websocket)
   const held = heldRoute(app)
@@ -333,7 +333,7 @@ for (const [what, behind] of [
   ['requests', `GET /held HTTP/1.1\r\nHost: x\r\nCookie: ${'c'.repeat(400)}\r\n\r\n`.repeat(300)],
   ['an upload', `POST /held HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 200000\r\n\r\n${'x'.repeat(200_000)}`]
 ] as const) {
-  t.test(`a client that sends more than Node reads at once, ${what} behind a refused request, reads the refusal and no reset`, async t => {
+  t.test(`a client that sends more than Node reads at once, ${what} behind a rejected request, reads the 503 and gets no reset`, async t => {
     const { port, client, release, report } = await heldShutdown(t)
     const late = new RawClient(port)
     late.socket.pause()
@@ -350,7 +350,7 @@ for (const [what, behind] of [
   })
 }
 
-t.test('a client behind a stream that is no socket reads its refusal to the end', async t => {
+t.test('a client behind a stream that is not a socket can read its 503 to the end', async t => {
   const { app, client, release, report } = await heldShutdown(t)
   const sent = new Deferred<string>()
   let text = ''
@@ -373,7 +373,7 @@ t.test('a client behind a stream that is no socket reads its refusal to the end'
   t.match(await report, { refused: 1, exitCode: 0 })
 })
 
-t.test('an upload that a hook ahead of the plugin has read is refused at once', async t => {
+t.test('an upload that a hook ahead of the plugin has read is rejected at once', async t => {
   const app = await createAppBehind(t, ahead => {
     ahead.addHook('onRequest', async ({ raw }) => { await finished(raw.resume(), { writable: false }) })
   })
@@ -387,13 +387,13 @@ t.test('an upload that a hook ahead of the plugin has read is refused at once', 
   await late.closed
   const time = performance.now() - start
   t.match(late.text, /^HTTP\/1\.1 503 [^]*\}$/)
-  t.ok(time < 2_000, `after ${Math.round(time)}ms, not the seconds that a slow one has`)
+  t.ok(time < 2_000, `after ${Math.round(time)}ms, not the seconds of a slow upload`)
   release()
   await client.closed
   t.match(await report, { refused: 1, exitCode: 0 })
 })
 
-t.test('an upload that is refused and still arriving as connections are closed reads its refusal, if it reads', async t => {
+t.test('a rejected upload that still arrives when connections are closed gets its 503, if it reads', async t => {
   const { port, client, release, report } = await heldShutdown(t)
   const late = new RawClient(port).send('POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome')
   await new RawClient(port).get('/held').closed
@@ -406,7 +406,7 @@ t.test('an upload that is refused and still arriving as connections are closed r
   t.match(await report, { refused: 2, exitCode: 0 })
 })
 
-/** A gate of its own, without the rest of the plugin. */
+/** A separate gate, without the rest of the plugin. */
 function bareGate (app: FastifyInstance, phase: PhaseClock): Gate {
   const inFlight = new InFlight(app.log)
   const connections = new Connections(inFlight)
@@ -420,7 +420,7 @@ function bareGate (app: FastifyInstance, phase: PhaseClock): Gate {
   return gate
 }
 
-t.test('while it holds, refuses nobody until it is released', async t => {
+t.test('while held, rejects no request until it is released', async t => {
   const app = Fastify()
   const phase = new PhaseClock()
   const gate = bareGate(app, phase)
@@ -437,7 +437,7 @@ t.test('while it holds, refuses nobody until it is released', async t => {
   t.equal((await app.inject('/')).statusCode, 503)
 })
 
-t.test('an upload that comes once connections are being closed is refused before all of it is in', async t => {
+t.test('an upload that arrives while connections are being closed is rejected before its body is complete', async t => {
   const app = Fastify()
   t.teardown(async () => { await app.close() })
   const phase = new PhaseClock()
@@ -451,7 +451,7 @@ t.test('an upload that comes once connections are being closed is refused before
   client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome')
   await client.until(/^HTTP\/1\.1 503 [^]*\}$/)
   const time = performance.now() - start
-  t.ok(time < 2_000, `after ${Math.round(time)}ms, not the seconds that a slow one has`)
+  t.ok(time < 2_000, `after ${Math.round(time)}ms, not the seconds of a slow upload`)
   t.equal(gate.refused, 1)
   client.socket.destroy()
 })
@@ -473,7 +473,7 @@ t.test('of a pipeline, only the last response says Connection: close', async t =
   t.match(await report, { completed: 2, exitCode: 0 })
 })
 
-t.test('a request pipelined behind one in flight is refused, and both answers arrive', async t => {
+t.test('a request pipelined behind one in flight is rejected, and both responses arrive', async t => {
   const { port, client, release, report } = await heldShutdown(t)
   client.get('/held')
   const later = new RawClient(port).get('/held')
@@ -484,7 +484,7 @@ t.test('a request pipelined behind one in flight is refused, and both answers ar
   t.match(await report, { completed: 1, refused: 2 })
 })
 
-t.test('a big answer ahead of a refusal on the same connection is sent to its end, however slowly it is read', async t => {
+t.test('a large response ahead of a 503 on the same connection is sent completely, however slowly it is read', async t => {
   const { app } = await createApp(t)
   const entered = new Deferred<Socket>()
   const released = new Deferred()

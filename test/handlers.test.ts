@@ -1,4 +1,4 @@
-// Handlers and background work: which calls a thenable gets, and how long a request counts.
+// Handlers and background work: how a thenable is called, and how long a request counts as in flight.
 
 import t from 'tap'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
@@ -49,7 +49,7 @@ class LazyPromise extends Promise<unknown> {
   }
 }
 
-/** Its `then` throws. */
+/** A thenable whose `then` throws. */
 const broken = (): PromiseLike<unknown> => ({ then () { throw new Error('broken') } })
 
 const lazy: Record<string, (query: () => unknown) => PromiseLike<unknown> & { runs: number }> = {
@@ -74,14 +74,14 @@ for (const [what, make] of Object.entries(lazy)) {
     t.equal(app.inFlightRequests, 1)
     const report = app.gracefulShutdown.shutdown()
     await leave()
-    t.equal(app.gracefulShutdown.phase, 'draining', 'its client has gone, and it runs on')
+    t.equal(app.gracefulShutdown.phase, 'draining', 'its client has left, and it continues to run')
     t.equal(app.inFlightRequests, 1)
     released.resolve()
     t.match(await report, { cut: [], errors: [], exitCode: 0 })
     t.equal(query.runs, 1)
   })
 
-  t.test(`${what} runs once, whether it answers, fails, or is returned by an async handler`, async t => {
+  t.test(`${what} runs once, whether it sends the reply, fails, or is returned by an async handler`, async t => {
     const { app } = await createApp(t)
     const made: Array<{ runs: number }> = []
     const routes: Record<string, (request: FastifyRequest, reply: FastifyReply) => () => unknown> = {
@@ -109,7 +109,7 @@ for (const [what, make] of Object.entries(lazy)) {
     await eventually(() => app.inFlightRequests === 0)
   })
 
-  t.test(`${what} that is tracked runs once, when its owner awaits it`, async t => {
+  t.test(`${what} that is tracked runs once, when its caller awaits it`, async t => {
     const { app, log } = await createApp(t)
     const { gracefulShutdown } = app
     const released = new Deferred()
@@ -117,7 +117,7 @@ for (const [what, make] of Object.entries(lazy)) {
       await released.promise
       return 'rows'
     })
-    t.equal(gracefulShutdown.track(query, 'query'), query, 'gives back the same object')
+    t.equal(gracefulShutdown.track(query, 'query'), query, 'returns the same object')
     await sleep(0)
     t.equal(query.runs, 0, 'the plugin does not run it')
     const rows = (async () => await query)()
@@ -130,7 +130,7 @@ for (const [what, make] of Object.entries(lazy)) {
     t.match(await report, { cut: [], errors: [], exitCode: 0 })
     t.equal(query.runs, 1)
     await query
-    t.equal(query.runs, 2, 'its owner may run it again')
+    t.equal(query.runs, 2, 'its caller may run it again')
     t.strictSame(log.lines.filter(({ level }) => level >= 50), [])
   })
 
@@ -141,12 +141,12 @@ for (const [what, make] of Object.entries(lazy)) {
     t.equal(query.runs, 0)
   })
 
-  t.test(`${what} that is tracked and fails is logged at error, and its owner hears of it`, async t => {
+  t.test(`${what} that is tracked and fails is logged at error, and its caller gets the error`, async t => {
     const { app, log } = await createApp(t)
     const query = app.gracefulShutdown.track(make(() => { throw new Error('no such table') }), 'query')
     await t.rejects((async () => await query)(), { message: 'no such table' })
     t.match(await log.line(/query/), { level: 50, err: { message: 'no such table' } })
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 }, 'while the service ran, its owner has heard of it')
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 }, 'while the service ran, only its caller gets the error')
   })
 }
 
@@ -165,7 +165,7 @@ t.test('a tracked promise that rejects is logged at error, and is in the report 
   t.equal((await report).errors.length, 2)
 })
 
-t.test('a tracked promise that rejects and that no code waits for does not end the process', async t => {
+t.test('a tracked promise that rejects without a handler does not end the process', async t => {
   const { app, log } = await createApp(t)
   let unhandled = 0
   const onUnhandled = (): void => { unhandled++ }
@@ -177,7 +177,7 @@ t.test('a tracked promise that rejects and that no code waits for does not end t
   t.equal(unhandled, 0)
 })
 
-t.test('a tracked promise of another realm is watched, as Jest has those of `node:fs/promises`', async t => {
+t.test('a tracked promise of another realm is observed, as those of `node:fs/promises` in Jest are', async t => {
   const { app, log } = await createApp(t, { drainTimeout: 500 })
   const { resolve, promise, reject, failing } = runInNewContext(`
     const it = {}
@@ -192,7 +192,7 @@ t.test('a tracked promise of another realm is watched, as Jest has those of `nod
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
-t.test('a tracked thenable whose `then` throws does not hold the drain', async t => {
+t.test('a tracked thenable whose `then` throws does not delay the end of the drain', async t => {
   const { app, log } = await createApp(t)
   const thenable = app.gracefulShutdown.track(broken(), 'broken')
   await t.rejects((async () => { await thenable })(), { message: 'broken' })
@@ -202,7 +202,7 @@ t.test('a tracked thenable whose `then` throws does not hold the drain', async t
   t.match(report, { cut: [], exitCode: 0 })
 })
 
-t.test('what cannot be watched is refused by track(), and does not count', async t => {
+t.test('track() rejects what it cannot observe and does not count it', async t => {
   const { app } = await createApp(t)
   const getter = Object.defineProperty({}, 'then', { get () { throw new Error('no') } })
   for (const value of [getter, Object.freeze(new Query(() => 'rows')), new Proxy({}, { get () { throw new Error('no') } })]) {
@@ -211,7 +211,7 @@ t.test('what cannot be watched is refused by track(), and does not count', async
   t.strictSame(app.gracefulShutdown.inFlight(), [])
 })
 
-t.test('a thenable whose `then` throws, returned by a handler, is answered with its error and does not count for ever', async t => {
+t.test('a thenable whose `then` throws, returned by a handler, is answered with its error and does not count any longer', async t => {
   const { app } = await createApp(t)
   app.get('/throws', () => broken())
   app.get('/both', () => ({
@@ -230,7 +230,7 @@ t.test('a thenable whose `then` throws, returned by a handler, is answered with 
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
 })
 
-/** What has happened, in order; cleanup is to be last. */
+/** The events so far, in order; cleanup must come last. */
 function cleanupOf ({ app }: TestApp): string[] {
   const events: string[] = []
   app.addHook('onClose', async () => { events.push('onClose') })
@@ -240,7 +240,7 @@ function cleanupOf ({ app }: TestApp): string[] {
 
 interface Work { started: Deferred, done: Deferred }
 
-/** Ways to answer first, and work on then. */
+/** Ways to send the response first and continue to work. */
 const workers: Record<string, (app: FastifyInstance, work: (...args: unknown[]) => Promise<void>) => unknown> = {
   'an async handler': (app, work) => app.get('/work', async (_request, reply) => {
     reply.code(202).send('accepted')
@@ -254,12 +254,12 @@ const workers: Record<string, (app: FastifyInstance, work: (...args: unknown[]) 
     reply.code(202).send('accepted')
     return new Query(work)
   }),
-  'a handler that answers by hand': (app, work) => app.get('/work', async (_request, reply) => {
+  'a handler that writes its response itself': (app, work) => app.get('/work', async (_request, reply) => {
     reply.hijack()
     reply.raw.writeHead(202).end('accepted')
     await work()
   }),
-  'a handler that gives a stream': (app, work) => app.get('/work', async (_request, reply) => {
+  'a handler that sends a stream': (app, work) => app.get('/work', async (_request, reply) => {
     reply.code(202).send(new Response('accepted').body)
     await work()
   }),
@@ -295,7 +295,7 @@ for (const what of Object.keys(workers)) {
   const status = what.startsWith('handlerTimeout') ? 503 : 202
 
   t.test(`${what}: an answered request counts until its work is done, and cleanup waits for that`, async t => {
-    // On a busy machine, it could come ahead of handlerTimeout.
+    // On a busy machine, this timeout could come before handlerTimeout.
     const target = await createApp(t, what.startsWith('handlerTimeout') ? {} : { writeTimeout: 400 }, server)
     const { app, log } = target
     const events = cleanupOf(target)
@@ -308,10 +308,10 @@ for (const what of Object.keys(workers)) {
     client.get('/quick')
     await client.until(/quick/)
     await sleep(600)
-    t.strictSame(log.messages(/^Request cut/), [], 'writeTimeout concerns answers, not the work after them')
+    t.strictSame(log.messages(/^Request cut/), [], 'writeTimeout applies to responses, not to the work after them')
     const report = app.gracefulShutdown.shutdown()
     await Promise.race([log.line(/Waiting for 1 in-flight request /), report])
-    // Longer than connections are waited for.
+    // Longer than the shutdown waits for connections.
     await Promise.race([sleep(300), report])
     t.strictSame(events, [])
     events.push('worked')
@@ -321,7 +321,7 @@ for (const what of Object.keys(workers)) {
     t.equal(app.inFlightRequests, 0)
   })
 
-  t.test(`${what}: work that goes on after the answer is named at the drain timeout`, async t => {
+  t.test(`${what}: work that continues after the response is named at the drain timeout`, async t => {
     const target = await createApp(t, { drainTimeout: 200 }, server)
     const { app } = target
     const { started, done } = startWorker(what, app)
@@ -333,7 +333,7 @@ for (const what of Object.keys(workers)) {
     t.equal(report.cut.length, 1)
     t.ok(Number(report.cut[0]?.age) >= 199, `${report.cut[0]?.age}ms old`)
     await client.closed
-    t.equal(client.text.match(/HTTP\/1\.1/g)?.length, 1, 'its answer stands')
+    t.equal(client.text.match(/HTTP\/1\.1/g)?.length, 1, 'its response is unchanged')
     done.resolve()
     await eventually(() => app.inFlightRequests === 0)
   })
@@ -397,7 +397,7 @@ for (const [name, create] of thenables) {
   })
 }
 
-t.test('a handler may return a thenable whose `then` cannot be read, or not be changed', async t => {
+t.test('a handler may return a thenable whose `then` cannot be read or replaced', async t => {
   const { app } = await createApp(t, { drainTimeout: 2_000 })
   app.get('/getter', () => ({ get then () { throw new Error('on purpose') } }))
   app.get('/frozen', () => Object.freeze({ then: (callback: Callback) => { callback('frozen') } }))
@@ -407,7 +407,7 @@ t.test('a handler may return a thenable whose `then` cannot be read, or not be c
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
-t.test('a handler keeps its name and its own properties for onRoute hooks that come later', async t => {
+t.test('a handler keeps its name and properties for onRoute hooks that are added later', async t => {
   const { app } = await createApp(t)
   const seen: unknown[] = []
   app.addHook('onRoute', ({ handler }) => { seen.push([handler.name, handler.length, (handler as { span?: string }).span]) })

@@ -1,4 +1,4 @@
-// What the tests share: an app whose log can be read, raw clients, forked programs.
+// Shared by the tests: an app whose log can be read, raw clients, forked programs.
 
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { AddressInfo, Socket } from 'node:net'
@@ -21,7 +21,7 @@ export interface LogLine {
   [key: string]: unknown
 }
 
-/** Lines of JSON, kept, and awaited by what they say. */
+/** Keeps lines of JSON, and waits for them by their messages. */
 export class Log {
   readonly lines: LogLine[] = []
   readonly #events = new EventEmitter()
@@ -37,7 +37,7 @@ export class Log {
     }
   }
 
-  /** The first line, past or to come, whose message matches. */
+  /** The first past or future line whose message matches. */
   async line (message: RegExp): Promise<LogLine> {
     const found = this.lines.find(({ msg }) => message.test(msg))
     if (found !== undefined) return found
@@ -71,7 +71,7 @@ export async function createApp (t: Test, options: GracefulOptions = {}, server:
   return { app, log }
 }
 
-/** An instance whose own hooks come ahead of the plugin's, closed when the test ends. */
+/** An instance whose own hooks are added before the plugin's, closed when the test ends. */
 export async function createAppBehind (t: Test, addHooks: (app: FastifyInstance) => void, server: object = {}): Promise<FastifyInstance> {
   const app = Fastify(server) as FastifyInstance
   t.teardown(async () => { await app.close() })
@@ -86,7 +86,7 @@ export async function listen (app: FastifyInstance): Promise<number> {
   return (app.server.address() as AddressInfo).port
 }
 
-/** A promise and its ends. */
+/** A promise with its resolve and reject functions. */
 export class Deferred<T = void> {
   resolve!: (value: T) => void
   reject!: (error: Error) => void
@@ -96,7 +96,7 @@ export class Deferred<T = void> {
   })
 }
 
-/** A route that answers when told to, and says when a request has come in. */
+/** A route that answers when released, and reports when a request has arrived. */
 export function heldRoute (app: FastifyInstance, url = '/held', config: object = {}): { entered: Promise<void>, release: () => void } {
   const entered = new Deferred()
   const released = new Deferred()
@@ -116,7 +116,7 @@ export interface HeldShutdown {
   report: Promise<ShutdownReport>
 }
 
-/** A shutdown under way: it waits for the client's request to `/held`, until that is released. */
+/** A shutdown in progress: it waits for the client's request to `/held` until that is released. */
 export async function heldShutdown (t: Test): Promise<HeldShutdown> {
   const { app } = await createApp(t)
   const { entered, release } = heldRoute(app)
@@ -127,7 +127,7 @@ export async function heldShutdown (t: Test): Promise<HeldShutdown> {
   return { app, port, client, release, report }
 }
 
-/** A TCP client that keeps all that it reads. */
+/** A TCP client that keeps everything it reads. */
 export class RawClient {
   readonly socket: Socket
   text = ''
@@ -145,7 +145,7 @@ export class RawClient {
     })
   }
 
-  /** Sends a request without body. */
+  /** Sends a request without a body. */
   get (path: string, headers: readonly string[] = []): this {
     return this.send([`GET ${path} HTTP/1.1`, 'Host: test', ...headers, '', ''].join('\r\n'))
   }
@@ -155,7 +155,7 @@ export class RawClient {
     return this
   }
 
-  /** Waits until what was read matches. */
+  /** Waits until the received text matches. */
   async until (pattern: RegExp): Promise<string> {
     while (!pattern.test(this.text)) await once(this.#events, 'text')
     return this.text
@@ -164,19 +164,19 @@ export class RawClient {
 
 export interface Visit {
   client: RawClient
-  /** Whether the server has done with its connection. */
+  /** Whether the server has closed its side of the connection. */
   gone: () => boolean
-  /** The client leaves; the server has heard of it by then. */
+  /** Closes the client; resolves when the server has seen that. */
   leave: () => Promise<void>
 }
 
-/** A client, seen from both ends. */
+/** A client, observed from both ends. */
 export async function visit (app: FastifyInstance, port: number): Promise<Visit> {
   const connected = once(app.server, 'connection') as Promise<[Socket]>
   const client = new RawClient(port)
   const [socket] = await connected
   let isGone = false
-  // Not once(): it rejects where the client's leaving is a reset.
+  // Not once(), which rejects if the client resets the connection.
   const closed = new Promise<void>(resolve => {
     socket.on('close', () => {
       isGone = true
@@ -191,8 +191,8 @@ export async function visit (app: FastifyInstance, port: number): Promise<Visit>
 }
 
 /**
- * Waits until a condition holds that no event tells of, looking once a turn of the event loop. It gives up after
- * `limit` milliseconds: well before a sweep of the plugin's at its default drainTimeout could bring the condition about.
+ * Waits for a condition without an event, by checking it in each turn of the event loop. It gives up after
+ * `limit` milliseconds, well before a sweep of the plugin at its default drainTimeout could cause the condition.
  */
 export async function eventually (condition: () => boolean, limit = 10_000): Promise<void> {
   const end = performance.now() + limit
@@ -202,7 +202,7 @@ export async function eventually (condition: () => boolean, limit = 10_000): Pro
   }
 }
 
-/** A path for a Unix socket. Not in t.testdir(): it may have 107 characters at the most, and a checkout's path may be long. */
+/** A path for a Unix socket. Not in t.testdir(), because it may have at most 107 characters, and a checkout's path may be long. */
 export function socketPath (t: Test): string {
   const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
   t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
@@ -212,12 +212,12 @@ export function socketPath (t: Test): string {
 export interface Program {
   pid: number
   log: Log
-  /** Plain lines of its output. */
+  /** Its output as plain text. */
   output: () => string
   kill: (signal: NodeJS.Signals) => void
-  /** Nothing reads its stdout any more, as in `node server.js | head`. */
+  /** Stops reading its stdout, as in `node server.js | head`. */
   stopReading: () => void
-  /** As Ctrl-C does: the program and all that it has started. */
+  /** Sends a signal to the program and all processes that it has started, as Ctrl-C does. */
   killGroup: (signal: NodeJS.Signals) => void
   exit: Promise<{ code: number | null, signal: NodeJS.Signals | null }>
 }
@@ -227,7 +227,7 @@ export function fixture (name: string): string {
   return new URL(`fixtures/${name}.ts`, import.meta.url).pathname
 }
 
-/** Starts a program of test/fixtures; ended with the test. */
+/** Starts a program in test/fixtures, which ends with the test. */
 export function fork (t: Test, name: string, env: Record<string, string> = {}): Program {
   return runNode(t, [fixture(name)], env)
 }
@@ -235,20 +235,20 @@ export function fork (t: Test, name: string, env: Record<string, string> = {}): 
 /** Whether tests that repeat the same shutdown many times, or with many clients, do so in full: `npm run test:long`. */
 export const LONG = process.env['LONG_TESTS'] === '1'
 
-/** The options with which Node runs TypeScript here. */
+/** The Node.js options with which the tests run TypeScript. */
 export const TYPESCRIPT = [`--import=${new URL('typescript.mjs', import.meta.url).href}`]
 
-/** For programs that tsx compiles, in which the code is elsewhere in its line: their coverage cannot be added to that of the others. */
+/** For programs that tsx compiles: it moves code within its line, so that their coverage cannot be merged with that of the others. */
 export const NO_COVERAGE = { NODE_V8_COVERAGE: '' }
 
-/** Starts Node, as the leader of a process group of its own, to run TypeScript unless told otherwise; ended with the test. */
+/** Starts Node as the leader of its own process group, by default to run TypeScript; it ends with the test. */
 export function runNode (t: Test, args: readonly string[], env: Record<string, string> = {}, nodeOptions = TYPESCRIPT): Program {
   return runCommand(t, [process.execPath, ...nodeOptions, ...args], env)
 }
 
-/** Starts a command, as the leader of a process group of its own; ended with the test. */
+/** Starts a command as the leader of its own process group; it ends with the test. */
 export function runCommand (t: Test, command: readonly string[], env: Record<string, string> = {}): Program {
-  // By way of `env`, which becomes the program: the test runner adds options of its own to each Node process it sees started.
+  // By way of `env`, which becomes the program, because the test runner adds options to each Node process that it sees started.
   const child = spawn('env', ['-u', 'NODE_OPTIONS', ...command], {
     env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true
   })
@@ -256,12 +256,12 @@ export function runCommand (t: Test, command: readonly string[], env: Record<str
     try {
       process.kill(-(child.pid as number), 'SIGKILL')
     } catch {
-      // They are all gone.
+      // All of them have exited.
     }
   })
   const log = new Log()
   let output = ''
-  // Line by line, so that lines of the two do not mix.
+  // Line by line, so that lines of stdout and stderr do not mix.
   const read = (stream: Readable): void => {
     let rest = ''
     stream.setEncoding('utf8').on('data', (chunk: string) => {
@@ -284,7 +284,7 @@ export function runCommand (t: Test, command: readonly string[], env: Record<str
   }
 }
 
-/** The port that a program's Fastify says it listens on. */
+/** The port on which a program's Fastify listens, according to its log. */
 export async function portOf ({ log }: Program): Promise<number> {
   const { msg } = await log.line(/listening at/)
   return Number(/:(\d+)$/.exec(msg)?.[1])

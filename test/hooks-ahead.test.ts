@@ -1,4 +1,4 @@
-// Hooks that were registered ahead of the plugin: they may hold a request, answer it, or fail, before the plugin's own hook runs.
+// Hooks registered before the plugin may hold a request, answer it or fail before the plugin's own hook runs.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -24,7 +24,7 @@ async function createBehind (t: Test, addHooks: (app: FastifyInstance) => void, 
 
 interface Hold {
   addHook: (app: FastifyInstance) => void
-  /** How many requests have come to the hook. */
+  /** The number of requests that have reached the hook. */
   entered: () => number
   release: () => void
 }
@@ -47,7 +47,7 @@ function createHold (): Hold {
   }
 }
 
-/** Sends a request, and says how it was answered. */
+/** Sends a request and returns how it was answered. */
 interface Sender {
   server: object
   send: (port: number, path: string) => Promise<{ answer: () => Promise<string> }>
@@ -103,7 +103,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
   })
 
-  t.test(`${protocol}: a request that a hook holds past the drain timeout reads a 503 and is named`, async t => {
+  t.test(`${protocol}: a request that a hook holds past the drain timeout gets a 503 and is named`, async t => {
     const hold = createHold()
     const { app, log } = await createBehind(t, hold.addHook, { drainTimeout: 200 }, server)
     const { answer } = await send(await listen(app), '/held?token=secret')
@@ -117,7 +117,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
   })
 
   for (const until of ['while draining', 'until the listener is closed']) {
-    t.test(`${protocol}: a request that arrives while draining and is held ${until} reads a 503`, async t => {
+    t.test(`${protocol}: a request that arrives while draining and is held ${until} gets a 503`, async t => {
       const hold = createHold()
       const lateRequests: Array<() => void> = []
       const { app } = await createBehind(t, instance => {
@@ -143,7 +143,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     })
   }
 
-  t.test(`${protocol}: a request that a hook answers, or fails, does not count for ever, and later ones are served`, async t => {
+  t.test(`${protocol}: a request that a hook answers or fails does not count any longer, and later ones are served`, async t => {
     const { app } = await createBehind(t, instance => {
       instance.addHook('onRequest', async (request, reply) => {
         if (request.url === '/answers') await reply.code(401).send('no')
@@ -165,7 +165,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
   })
 
-  t.test(`${protocol}: a request whose onResponse hook fails ahead of the plugin's does not count for ever`, async t => {
+  t.test(`${protocol}: a request whose onResponse hook fails ahead of the plugin's does not count any longer`, async t => {
     const { app } = await createBehind(t, instance => {
       instance.addHook('onResponse', async () => { throw new Error('metrics') })
       instance.get('/quick', async () => 'quick')
@@ -177,7 +177,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
   })
 
-  t.test(`${protocol}: a request whose onResponse hook fails while draining does not hold the drain`, async t => {
+  t.test(`${protocol}: a request whose onResponse hook fails while draining does not delay the end of the drain`, async t => {
     const hold = createHold()
     const { app } = await createBehind(t, instance => {
       instance.addHook('onResponse', async () => { throw new Error('metrics') })
@@ -194,7 +194,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
   })
 }
 
-t.test('a request whose client leaves while a hook holds it does not count for ever', async t => {
+t.test('a request whose client leaves while a hook holds it does not count forever', async t => {
   const hold = createHold()
   const { app } = await createBehind(t, hold.addHook)
   const client = new RawClient(await listen(app)).get('/held')
@@ -206,7 +206,7 @@ t.test('a request whose client leaves while a hook holds it does not count for e
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
-t.test('a request that a hook holds for longer than writeTimeout is cut, and the service goes on', async t => {
+t.test('a request that a hook holds for longer than writeTimeout is cut, and the service continues', async t => {
   const hold = createHold()
   const { app, log } = await createBehind(t, hold.addHook, { writeTimeout: 200, drainTimeout: 500 })
   const port = await listen(app)
@@ -233,7 +233,7 @@ t.test('of a pipeline, requests that a hook holds are each waited for', async t 
   t.match(await report, { completed: 3, cut: [], exitCode: 0 })
 })
 
-t.test('of a pipeline, requests that a hook holds past the drain timeout are each answered 503 and named', async t => {
+t.test('of a pipeline, requests that a hook holds past the drain timeout are each answered with 503 and named', async t => {
   const hold = createHold()
   const { app } = await createBehind(t, hold.addHook, { drainTimeout: 200 })
   const client = new RawClient(await listen(app)).get('/held').get('/quick').get('/held')
@@ -245,7 +245,7 @@ t.test('of a pipeline, requests that a hook holds past the drain timeout are eac
   hold.release()
 })
 
-t.test('a request that comes behind one in flight and is held while draining is answered 503', async t => {
+t.test('a request behind one in flight that is held while draining is answered with 503', async t => {
   const hold = createHold()
   const released = new Deferred()
   const { app } = await createBehind(t, hold.addHook)
@@ -263,7 +263,7 @@ t.test('a request that comes behind one in flight and is held while draining is 
   hold.release()
 })
 
-t.test('an upload that a hook holds while draining reads its 503', async t => {
+t.test('an upload that a hook holds while draining gets its 503', async t => {
   const hold = createHold()
   const { app } = await createBehind(t, instance => {
     hold.addHook(instance)
@@ -285,7 +285,7 @@ t.test('an upload that a hook holds while draining reads its 503', async t => {
   t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
 })
 
-t.test('an injected request that a hook holds is not lost, nor counts for ever', async t => {
+t.test('an injected request that a hook holds is answered, and does not count forever', async t => {
   const hold = createHold()
   const { app } = await createBehind(t, hold.addHook)
   const answer = app.inject('/held')

@@ -1,4 +1,4 @@
-// What a request may cost: what Fastify's own hooks need, and nothing more. The number of instructions is the bench's part.
+// What a request may cost: what Fastify's own hooks cost, and no more. The benchmark counts instructions.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -14,7 +14,7 @@ import { Deferred, listen, RawClient } from './helpers.ts'
 const REQUESTS = 1_000
 const HOME = fileURLToPath(new URL('..', import.meta.url))
 
-/** Asks so often over one keep-alive connection, each time as soon as the last answer is in. */
+/** Sends this number of requests over one keep-alive connection, each as soon as the last response has arrived. */
 type Ask = (requests: number) => Promise<void>
 
 async function serve (plugin: (app: FastifyInstance) => unknown): Promise<{ ask: Ask, close: () => Promise<void> }> {
@@ -32,7 +32,7 @@ async function serve (plugin: (app: FastifyInstance) => unknown): Promise<{ ask:
       client.text = ''
     }
   }
-  // Until it is optimized, and what is made once is made.
+  // Until the code is optimized and one-time allocations are done.
   await ask(2 * REQUESTS)
   return { ask, close: async () => { await app.close() } }
 }
@@ -43,7 +43,7 @@ const withPair = (app: FastifyInstance): unknown => app
 
 const withPlugin = async (app: FastifyInstance): Promise<void> => { await app.register(gracefulPlugin) }
 
-/** Promises, timers and what else is asynchronous, by type, and listeners: how many of each for a request. */
+/** The promises, timers and other async resources, by type, and listeners that a request creates. */
 async function made (ask: Ask): Promise<Record<string, number>> {
   const counts: Record<string, number> = { listeners: 0 }
   const count = (what: string): void => { counts[what] = (counts[what] ?? 0) + 1 }
@@ -86,14 +86,14 @@ function isOurs (url: string): boolean {
 
 t.test('a request allocates less than one and a half kilobytes in the plugin', async t => {
   const { ask, close } = await serve(withPlugin)
-  // What is made once, as V8 optimizes something, say, is not made each time.
+  // One-time allocations, such as those of V8's optimizer, do not occur in each round.
   const rounds = []
   for (let round = 0; round < 5; round++) rounds.push(await allocated(ask))
   t.ok(Math.min(...rounds) < 1_500, `${rounds.join(', ')} bytes a request`)
   await close()
 })
 
-t.test("a request makes one promise beyond those of an empty pair of hooks, for its handler's, and no timer or listener", async t => {
+t.test("a request creates one promise more than with an empty pair of hooks, for its handler's, and no timer or listener", async t => {
   const pair = await serve(withPair)
   const { PROMISE = 0, ...others } = await made(pair.ask)
   await pair.close()

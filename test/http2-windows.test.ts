@@ -1,4 +1,4 @@
-// HTTP/2: whether a stream makes progress is asked of that stream, whatever else its session does.
+// HTTP/2: whether a stream makes progress depends on that stream only, whatever else its session does.
 
 import t from 'tap'
 import type { Test } from 'tap'
@@ -15,11 +15,11 @@ const SLOW_SIZE = 15 * STEP
 
 interface Windows extends TestApp {
   session: ClientHttp2Session
-  /** Asks for a response that is not read. */
+  /** Requests a response that is not read. */
   stuck: () => { stream: ClientHttp2Stream, closedAfter: Promise<number> }
 }
 
-/** A session whose streams have a window of their own of so many bytes, and a large one together. */
+/** A session whose streams each have a window of this many bytes, and a large one together. */
 async function startWindows (t: Test, initialWindowSize: number): Promise<Windows> {
   const { app, log } = await createApp(t, { writeTimeout: WRITE_TIMEOUT, drainTimeout: 10_000 }, { http2: true } as object)
   app.get('/large', async () => Buffer.alloc(SIZE))
@@ -38,7 +38,7 @@ async function startWindows (t: Test, initialWindowSize: number): Promise<Window
   return { app, log, session, stuck }
 }
 
-/** What keeps a session alive. */
+/** What keeps the session active. */
 const activities: Record<string, (session: ClientHttp2Session) => void> = {
   'nothing else': () => {},
   PINGs: session => { session.ping(() => {}) },
@@ -47,7 +47,7 @@ const activities: Record<string, (session: ClientHttp2Session) => void> = {
 }
 
 for (const [what, act] of Object.entries(activities)) {
-  t.test(`a stream whose window never opens is cut by writeTimeout, beside ${what} on its session`, async t => {
+  t.test(`a stream whose window never opens is cut by writeTimeout, with ${what} on its session`, async t => {
     const { app, log, session, stuck } = await startWindows(t, 1_000)
     const busy = setInterval(() => { if (!session.closed) act(session) }, 100)
     t.teardown(() => { clearInterval(busy) })
@@ -68,7 +68,7 @@ t.test('a stream that is read slowly but steadily is not cut', async t => {
   stream.on('error', () => {})
   let read = 0
   const start = performance.now()
-  // A window each 100 ms. All of it takes longer than writeTimeout, each write does not.
+  // Opens a window each 100 ms. The whole response takes longer than writeTimeout, each write does not.
   const reader = setInterval(() => {
     const chunk = stream.read(Math.min(STEP, stream.readableLength)) as Buffer | null
     read += chunk?.length ?? 0

@@ -1,4 +1,4 @@
-// With nothing in flight, nothing holds the process.
+// If nothing is in flight, nothing delays the exit.
 
 import t from 'tap'
 import type { Test } from 'tap'
@@ -12,12 +12,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { fork, LONG, portOf, RawClient } from './helpers.ts'
 
-/** How much longer than without any connection it may take from SIGTERM until the process is gone, in milliseconds. */
+/** How much longer than without any connection the process may take from SIGTERM to its exit, in milliseconds. */
 const LIMIT = 300
 
 const MANY = LONG ? 5_000 : 1_000
 
-/** What else runs on the machine can only add to a time: the best of so many tells what the service itself takes. */
+/** Other load on the machine only adds to a time, so the best of this many runs shows what the service itself takes. */
 const TRIES = 3
 
 async function best (measure: () => Promise<number>): Promise<number> {
@@ -32,7 +32,7 @@ async function startService (t: Test, protocol: string, options = {}): Promise<{
   return { service, port }
 }
 
-/** Milliseconds from SIGTERM until the process is gone. */
+/** Milliseconds from SIGTERM until the process has exited. */
 async function stop (t: Test, service: Program): Promise<number> {
   const start = performance.now()
   service.kill('SIGTERM')
@@ -85,13 +85,14 @@ const kinds: Array<[what: string, protocol: string, idle: Idle]> = [
 ]
 
 /**
- * What takes an answer of the service, for each protocol. A client is connected before the service has accepted it, and
- * who comes as it is told to go has a moment to ask; once somebody who came later is answered, it has.
+ * For each protocol, an exchange with the service. A client is connected before the service has accepted it, and
+ * a connection accepted during shutdown has a moment to send a request. Once a later connection has been served, all earlier
+ * ones have been accepted.
  */
 const accepted = { http: keptAlive(tcp), https: silent(tls), http2: idleSession('http'), https2: silent(tls) }
 
 for (const [protocol, isAccepted] of Object.entries(accepted)) {
-  t.test(`${protocol}: idle connections do not hold it`, async t => {
+  t.test(`${protocol}: idle connections do not delay the exit`, async t => {
     const timeWith = async (idle: readonly Idle[]): Promise<number> => {
       const { service, port } = await startService(t, protocol)
       for (const connect of [...idle, isAccepted]) await connect(port)
@@ -107,8 +108,8 @@ for (const [protocol, isAccepted] of Object.entries(accepted)) {
   })
 }
 
-t.test(`${MANY} idle keep-alive connections do not hold it`, async t => {
-  // It looks each tenth of the read timeout whether anybody has been answered since.
+t.test(`${MANY} idle keep-alive connections do not delay the exit`, async t => {
+  // The plugin checks in intervals of a tenth of the read timeout whether there was a response in the meantime.
   const readTimeout = 500
   const timeWith = async (service: Program, port: number): Promise<number> => {
     const connect = keptAlive(tcp)
@@ -116,7 +117,7 @@ t.test(`${MANY} idle keep-alive connections do not hold it`, async t => {
     await sleep(readTimeout)
     return await stop(t, service)
   }
-  // So many sockets take their time to close, whoever closes them.
+  // Closing this many sockets takes time with any server.
   const drains: number[] = []
   const more = await best(async () => {
     const bare = fork(t, 'bare')
@@ -128,10 +129,10 @@ t.test(`${MANY} idle keep-alive connections do not hold it`, async t => {
     return time - least
   })
   t.ok(more < LIMIT, `gone ${Math.round(more)}ms later than bare Fastify`)
-  t.ok(Math.min(...drains) < 90, `nobody has asked lately, so nobody is waited for: ${drains.join(', ')}ms`)
+  t.ok(Math.min(...drains) < 90, `no request has arrived recently, so the drain does not wait: ${drains.join(', ')}ms`)
 })
 
-t.test('a client that dribbles headers is gone when the drain is over, at the drain timeout at the latest', async t => {
+t.test('a client that sends headers slowly is disconnected when the drain is over, at the drain timeout at the latest', async t => {
   for (const stuck of [false, true]) {
     const { service, port } = await startService(t, 'http', { drainTimeout: 1_000, readTimeout: false })
     const client = new RawClient(await tcp(port)).send('GET / HTTP/1.1\r\nHost: x\r\nX-Long: ')

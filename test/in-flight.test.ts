@@ -25,7 +25,7 @@ async function http2App (t: Test): Promise<FastifyInstance> {
   return app
 }
 
-/** One more exchange on a session: what was sent before it has reached the server by then. */
+/** One more exchange on a session, after which the server has received everything sent before it. */
 async function roundTrip (session: ClientHttp2Session): Promise<void> {
   const stream = session.request({ ':path': '/quick' })
   stream.resume()
@@ -35,22 +35,22 @@ async function roundTrip (session: ClientHttp2Session): Promise<void> {
 setFlagsFromString('--expose-gc')
 const collectGarbage = runInNewContext('gc') as () => void
 
-/** Whether nothing but these weak references leads to any of them. */
+/** Whether all of these weak references have been collected. */
 function collected (references: ReadonlyArray<WeakRef<object>>): boolean {
   collectGarbage()
   return references.every(reference => reference.deref() === undefined)
 }
 
-/** After whatever happened, nothing counts any more and a shutdown finds nothing to wait for. */
-async function nobodyLeft (t: Test, { app }: Pick<TestApp, 'app'>): Promise<void> {
+/** Expects that no request counts any longer and that a shutdown has nothing to wait for. */
+async function expectNoneInFlight (t: Test, { app }: Pick<TestApp, 'app'>): Promise<void> {
   await eventually(() => app.inFlightRequests === 0)
   t.strictSame(app.gracefulShutdown.inFlight(), [])
   const report = await app.gracefulShutdown.shutdown()
   t.match(report, { cut: [], exitCode: 0 })
-  t.equal(app.inFlightRequests, 0, 'never less than nobody')
+  t.equal(app.inFlightRequests, 0, 'never negative')
 }
 
-t.test('counts a request from its start to its end and tells who it is', async t => {
+t.test('counts a request from its start to its end and describes it', async t => {
   const target = await createApp(t)
   const { app } = target
   const held = heldRoute(app, '/held/:id')
@@ -64,10 +64,10 @@ t.test('counts a request from its start to its end and tells who it is', async t
   t.ok(first !== undefined && Number.isInteger(first.age) && first.age >= 0)
   held.release()
   await Promise.all(answers)
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('is exact after each kind of answer', async t => {
+t.test('is exact after each kind of response', async t => {
   const target = await createApp(t)
   const { app, log } = target
   app.get('/sync', (_request, reply) => { reply.send('x') })
@@ -95,10 +95,10 @@ t.test('is exact after each kind of answer', async t => {
     await eventually(() => app.inFlightRequests === 0)
   }
   t.match(log.messages(/already sent/).length, 1)
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('is exact after an error in another onRequest hook, before and after', async t => {
+t.test('is exact after an error in another onRequest hook, before or after its own', async t => {
   const app = Fastify()
   t.teardown(async () => { await app.close() })
   app.addHook('onRequest', async request => { if (request.url === '/before') throw new Error('before') })
@@ -112,7 +112,7 @@ t.test('is exact after an error in another onRequest hook, before and after', as
   }
 })
 
-t.test('a handler whose client has gone counts until it settles', async t => {
+t.test('a handler whose client has left counts until it settles', async t => {
   for (const style of ['async', 'callback', 'returns undefined', 'returns the reply']) {
     const target = await createApp(t)
     const { app } = target
@@ -149,7 +149,7 @@ t.test('a handler whose client has gone counts until it settles', async t => {
   }
 })
 
-t.test('a client that leaves during a hook before the handler counts until the handler settles', async t => {
+t.test('a request whose client leaves during a hook before the handler counts until the handler settles', async t => {
   const target = await createApp(t)
   const { app } = target
   const hooked = new Deferred()
@@ -174,7 +174,7 @@ t.test('a client that leaves during a hook before the handler counts until the h
   await handled.promise
   t.equal(app.inFlightRequests, 1)
   handlerDone.resolve()
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
 for (const http2 of [false, true]) {
@@ -218,7 +218,7 @@ for (const http2 of [false, true]) {
     return { app, handled: handled.promise, finish: handlerDone.resolve }
   }
 
-  t.test(`${protocol}: a client that leaves during a hook ahead of the plugin's counts until the handler settles`, async t => {
+  t.test(`${protocol}: a request whose client leaves during a hook ahead of the plugin's counts until the handler settles`, async t => {
     const { app, handled, finish } = await visitWithHookAhead(t, 'GET')
     await handled
     t.equal(app.inFlightRequests, 1)
@@ -228,7 +228,7 @@ for (const http2 of [false, true]) {
     t.equal(app.inFlightRequests, 0)
   })
 
-  t.test(`${protocol}: a client that leaves during such a hook, and its body with it, does not count`, async t => {
+  t.test(`${protocol}: a request whose client leaves during such a hook, before its body is read, does not count`, async t => {
     const { app } = await visitWithHookAhead(t, 'POST')
     await eventually(() => app.inFlightRequests === 0)
     t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
@@ -249,7 +249,7 @@ async function overtaken (t: Test) {
   return { app, client, leave, pass: passed.resolve, second }
 }
 
-t.test('a request that was overtaken in a hook ahead of the plugin ends without the other', async t => {
+t.test('a request that was overtaken in a hook ahead of the plugin ends independently of the other', async t => {
   const { app, client, leave, pass, second } = await overtaken(t)
   pass()
   await client.until(/first$/)
@@ -257,10 +257,10 @@ t.test('a request that was overtaken in a hook ahead of the plugin ends without 
   await leave()
   t.equal(app.inFlightRequests, 1)
   second.release()
-  await nobodyLeft(t, { app })
+  await expectNoneInFlight(t, { app })
 })
 
-t.test('a request that arrived before the shutdown is served, also when a hook ahead of the plugin held it until then', async t => {
+t.test('a request that arrived before the shutdown is served, also if a hook ahead of the plugin held it until then', async t => {
   const { app, client, pass, second } = await overtaken(t)
   const report = app.gracefulShutdown.shutdown()
   pass()
@@ -271,7 +271,7 @@ t.test('a request that arrived before the shutdown is served, also when a hook a
   t.match(await report, { completed: 2, refused: 0, cut: [], exitCode: 0 })
 })
 
-t.test('of many requests on one connection that a hook mixes up, each ends once', async t => {
+t.test('requests on one connection that a hook reorders each end once', async t => {
   const waiting: Array<() => void> = []
   const app = await createAppBehind(t, ahead => {
     ahead.addHook('onRequest', async () => { await new Promise<void>(resolve => { waiting.push(resolve) }) })
@@ -285,11 +285,11 @@ t.test('of many requests on one connection that a hook mixes up, each ends once'
     await new Promise(resolve => { setImmediate(resolve) })
   }
   await client.until(/a[^]*b[^]*c[^]*d[^]*e$/)
-  await nobodyLeft(t, { app })
+  await expectNoneInFlight(t, { app })
 })
 
 for (const [what, answer] of [['text', () => 'answer'], ['a stream', () => Readable.from(['answer'])]] as const) {
-  t.test(`callback style: a client that leaves while an onSend hook is at work on ${what} counts until that is written`, async t => {
+  t.test(`callback style: a request whose client leaves while an onSend hook works on ${what} counts until the response is written`, async t => {
     const target = await createApp(t)
     const { app } = target
     const sending = new Deferred()
@@ -305,11 +305,11 @@ for (const [what, answer] of [['text', () => 'answer'], ['a stream', () => Reada
     await leave()
     t.equal(app.inFlightRequests, 1)
     sent.resolve()
-    await nobodyLeft(t, target)
+    await expectNoneInFlight(t, target)
   })
 }
 
-t.test('who is told of late, by a hook ahead of the plugin, ends by itself', async t => {
+t.test('a request whose onResponse hook runs late, because of a hook ahead of the plugin, ends independently of others', async t => {
   const told: Record<string, Deferred> = { '/a': new Deferred(), '/b': new Deferred(), '/c': new Deferred(), '/d': new Deferred() }
   const app = await createAppBehind(t, ahead => {
     ahead.addHook('onResponse', async ({ url }) => { await told[url]?.promise })
@@ -327,10 +327,10 @@ t.test('who is told of late, by a hook ahead of the plugin, ends by itself', asy
   }
   await leave()
   told['/c']?.resolve()
-  await nobodyLeft(t, { app })
+  await expectNoneInFlight(t, { app })
 })
 
-t.test('a client that leaves before its body is read, all of it sent, does not count once the body parser waits for it', async t => {
+t.test('a request whose client leaves after it sent the whole body, but before that is read, does not count once the parser waits for it', async t => {
   const target = await createApp(t)
   const { app } = target
   const begun = new Deferred()
@@ -347,10 +347,10 @@ t.test('a client that leaves before its body is read, all of it sent, does not c
   t.equal(app.inFlightRequests, 1)
   parsing.resolve()
   await eventually(() => app.inFlightRequests === 0)
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('HTTP/2: streams that are answered while their session closes are not counted for ever', async t => {
+t.test('HTTP/2: streams that are answered while their session closes do not count forever', async t => {
   const app = await http2App(t)
   app.get('/soon', async () => await sleep(Math.random() * 20, 'served'))
   const url = `http://127.0.0.1:${await listen(app)}`
@@ -370,14 +370,14 @@ t.test('HTTP/2: streams that are answered while their session closes are not cou
     }, Math.random() * 30)
     if (index % 12 === 0) await sleep(30)
   }
-  // On a busy machine, Node 20 does not say 'close' of each client session; what counts is the server's side.
+  // On a busy machine, Node 20 does not emit 'close' on each client session; only the server's side matters here.
   const closed = Promise.all(sessions.map(async session => { if (!session.destroyed) await once(session, 'close') }))
   await Promise.race([closed, sleep(10_000, undefined, { ref: false })])
   await eventually(() => app.inFlightRequests === 0)
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
-t.test('who ends among others leaves them as they were', async t => {
+t.test('a request that ends leaves the other entries unchanged', async t => {
   const target = await createApp(t)
   const { app } = target
   const first = heldRoute(app, '/first')
@@ -392,14 +392,14 @@ t.test('who ends among others leaves them as they were', async t => {
   await quick.until(/held/)
   await eventually(() => app.inFlightRequests === 1)
   await leave()
-  // A handler that has settled is told of in the next turn.
+  // The plugin learns in the next turn that a handler has settled.
   await new Promise(resolve => { setImmediate(resolve) })
-  t.match(app.gracefulShutdown.inFlight(), [{ url: '/second' }], 'its own handler decides, which still runs')
+  t.match(app.gracefulShutdown.inFlight(), [{ url: '/second' }], 'only its own handler decides, which still runs')
   second.release()
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('a client that leaves a response of raw writes leaves nobody to wait for', async t => {
+t.test('a request with raw writes whose client leaves does not count', async t => {
   const target = await createApp(t)
   const { app } = target
   app.get('/', (_request, reply) => { reply.raw.write('some') })
@@ -408,20 +408,20 @@ t.test('a client that leaves a response of raw writes leaves nobody to wait for'
   t.equal(app.inFlightRequests, 1)
   await leave()
   t.equal(app.inFlightRequests, 0)
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('a client that leaves with half a body sent does not count', async t => {
+t.test('a request whose client leaves after half of the body does not count', async t => {
   const target = await createApp(t)
   const { app } = target
   app.post('/', async () => 'never')
   const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf')
   await eventually(() => app.inFlightRequests === 1)
   client.socket.destroy()
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('a client that leaves after the handler, before it has read its answer, was not answered in full', async t => {
+t.test('a request whose client leaves after the handler, before it has read the response, does not count as completed', async t => {
   const target = await createApp(t)
   const { app } = target
   app.get('/', async () => Buffer.alloc(64 * 1024 * 1024))
@@ -432,10 +432,10 @@ t.test('a client that leaves after the handler, before it has read its answer, w
   const report = app.gracefulShutdown.shutdown()
   client.socket.destroy()
   t.match(await report, { completed: 0, cut: [], exitCode: 0 })
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('an aborted pipeline leaves nobody behind', async t => {
+t.test('an aborted pipeline leaves no request in flight', async t => {
   const target = await createApp(t)
   const { app } = target
   const held = heldRoute(app)
@@ -445,9 +445,9 @@ t.test('an aborted pipeline leaves nobody behind', async t => {
   await eventually(() => app.inFlightRequests === 4)
   client.socket.destroy()
   await eventually(() => app.inFlightRequests === 2)
-  t.strictSame(app.gracefulShutdown.inFlight().map(entry => 'url' in entry && entry.url), ['/held', '/held'], 'the running handlers count on')
+  t.strictSame(app.gracefulShutdown.inFlight().map(entry => 'url' in entry && entry.url), ['/held', '/held'], 'the running handlers still count')
   held.release()
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
 t.test('each response of a pipeline emits one close event when its client leaves', async t => {
@@ -502,14 +502,14 @@ t.test('a long pipeline on one connection keeps at most one finished reply', asy
   await held.entered
   await eventually(() => client.text.match(/200 OK/g)?.length === 50)
   t.equal(replies.length, 50)
-  // The last of them is known to the one that came behind it.
+  // The last of them is referenced by the request behind it.
   await eventually(() => collected(replies.slice(0, -1)))
   t.equal(app.inFlightRequests, 1, 'while the last one is not over')
   client.get('/', ['Connection: close'])
   held.release()
   await client.closed
   t.equal(client.text.match(/200 OK/g)?.length, 52)
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
 t.test('keeps neither the reply of a request that is over nor what its handler returned', async t => {
@@ -527,7 +527,7 @@ t.test('keeps neither the reply of a request that is over nor what its handler r
   await Promise.all([idle.until(/200 OK/), over.closed])
   t.equal(kept.length, 4)
   await eventually(() => collected(kept))
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
 t.test('a stream whose client leaves, or that fails, does not count', async t => {
@@ -565,10 +565,10 @@ t.test('a stream whose client leaves, or that fails, does not count', async t =>
   await three.until(/some/)
   failing.destroy(new Error('disk'))
   await three.closed
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('a hijacked reply is over with its response or its socket', async t => {
+t.test('a request with a hijacked reply is over when its response or its socket is', async t => {
   const target = await createApp(t)
   const { app } = target
   const replies: FastifyReply[] = []
@@ -595,10 +595,10 @@ t.test('a hijacked reply is over with its response or its socket', async t => {
     await eventually(() => app.inFlightRequests === 0)
   }
   ended.socket.destroy()
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('a WebSocket does not count, and gets closed', async t => {
+t.test('a WebSocket does not count, and is closed', async t => {
   const target = await createApp(t)
   const { app } = target
   await app.register(websocket)
@@ -610,12 +610,12 @@ t.test('a WebSocket does not count, and gets closed', async t => {
   await once(client as unknown as EventTarget, 'message')
   t.equal(app.inFlightRequests, 0)
   const closed = once(client as unknown as EventTarget, 'close')
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
   const [{ wasClean }] = await closed as [{ wasClean: boolean }]
   t.ok(wasClean)
 })
 
-t.test('a WebSocket that comes while draining is refused', async t => {
+t.test('a WebSocket handshake while draining is rejected', async t => {
   const target = await createApp(t)
   const { app } = target
   await app.register(websocket)
@@ -635,14 +635,14 @@ t.test('a WebSocket that comes while draining is refused', async t => {
   t.match(await report, { refused: 1, completed: 1, exitCode: 0 })
 })
 
-t.test('a raw upgrade that nobody closes does not hold the shutdown', async t => {
+t.test('a raw upgrade that no code closes does not delay the shutdown', async t => {
   const target = await createApp(t)
   const { app } = target
   app.server.on('upgrade', (_request, socket) => { socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n') })
   const client = new RawClient(await listen(app)).get('/', ['Connection: Upgrade', 'Upgrade: x'])
   await client.until(/101/)
   t.equal(app.inFlightRequests, 0)
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
   await client.closed
 })
 
@@ -652,10 +652,10 @@ t.test('a malformed request does not count', async t => {
   const client = new RawClient(await listen(app)).send('NONSENSE\r\n\r\n')
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 400/)
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('HTTP/2: counts streams, and one whose client resets it until its handler settles', async t => {
+t.test('HTTP/2: counts streams, and one that its client resets until its handler settles', async t => {
   const app = await http2App(t)
   const held = heldRoute(app)
   const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
@@ -677,7 +677,7 @@ t.test('HTTP/2: counts streams, and one whose client resets it until its handler
 })
 
 for (const when of ['while it is read', 'during a hook before it is read'] as const) {
-  t.test(`HTTP/2: a client that resets its request with half a body sent, ${when}, does not count`, async t => {
+  t.test(`HTTP/2: a request that its client resets with half of the body sent, ${when}, does not count`, async t => {
     const app = await http2App(t)
     const hooked = new Deferred()
     const hookDone = new Deferred()
@@ -687,7 +687,7 @@ for (const when of ['while it is read', 'during a hook before it is read'] as co
         hooked.resolve()
         await hookDone.promise
       }
-    }, async () => 'read by nobody')
+    }, async () => 'not read')
     const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
     const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' })
     stream.on('error', () => {})
@@ -697,14 +697,14 @@ for (const when of ['while it is read', 'during a hook before it is read'] as co
     t.equal(app.inFlightRequests, 1)
     stream.close(8)
     await roundTrip(session)
-    // Fastify now listens for a body of which nothing more will be heard.
+    // Fastify now listens for a body that receives no further events.
     hookDone.resolve()
     await eventually(() => app.inFlightRequests === 0)
     t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
   })
 }
 
-t.test('HTTP/2: a client whose connection is lost while its body is read counts until the handler settles', async t => {
+t.test('HTTP/2: a request whose connection is lost while its body is read counts until the handler settles', async t => {
   const app = await http2App(t)
   const entered = new Deferred()
   const released = new Deferred()
@@ -719,7 +719,7 @@ t.test('HTTP/2: a client whose connection is lost while its body is read counts 
   await eventually(() => app.inFlightRequests === 1)
   await roundTrip(session)
   session.destroy()
-  // Fastify 5.12 takes what has come so far for all of it.
+  // Fastify 5.12 takes the part received so far for the whole body.
   await entered.promise
   t.equal(app.inFlightRequests, 1)
   released.resolve()
@@ -763,7 +763,7 @@ for (const method of ['GET', 'POST']) {
   })
 }
 
-t.test('HTTP/2: a handler that is given an upload as it comes in counts until it answers, also when that is cut off', async t => {
+t.test('HTTP/2: a request whose handler gets the upload as a stream counts until it responds, also if the upload is aborted', async t => {
   const app = await http2App(t)
   const entered = new Deferred()
   const released = new Deferred()
@@ -795,18 +795,18 @@ t.test('an injected request counts, also when it is aborted', async t => {
   controller.abort()
   await t.rejects(answer)
   held.release()
-  await nobodyLeft(t, target)
+  await expectNoneInFlight(t, target)
 })
 
-t.test('track() has the drain wait for background work, and shows it', async t => {
+t.test('track() makes the drain wait for background work, and shows it', async t => {
   const { app } = await createApp(t)
   const { gracefulShutdown } = app
   const work = new Deferred<number>()
-  t.equal(gracefulShutdown.track(work.promise, 'reindex'), work.promise, 'gives back the promise')
+  t.equal(gracefulShutdown.track(work.promise, 'reindex'), work.promise, 'returns the promise')
   const failing = new Deferred()
   gracefulShutdown.track(failing.promise).catch(() => {})
   t.match(gracefulShutdown.inFlight(), [{ kind: 'task', name: 'reindex' }, { kind: 'task', name: 'task' }])
-  t.equal(app.inFlightRequests, 0, 'it is no request')
+  t.equal(app.inFlightRequests, 0, 'it is not a request')
   let done = false
   const report = gracefulShutdown.shutdown().finally(() => { done = true })
   failing.reject(new Error('failed work is over, too'))
@@ -820,7 +820,7 @@ t.test('track() has the drain wait for background work, and shows it', async t =
   }
 })
 
-t.test('a request from a server of somebody else counts, also when its client leaves', async t => {
+t.test('a request from a server of the application counts, also if its client leaves', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   await app.ready()
@@ -842,7 +842,7 @@ t.test('a request from a server of somebody else counts, also when its client le
 
 for (const protocol of ['HTTP/1', 'HTTP/2']) {
   for (const how of ['sends', 'pipes']) {
-    t.test(`a stream that a hook ${how}, and whose client leaves before its first byte, is over (${protocol})`, async t => {
+    t.test(`a request for which a hook ${how} a stream, and whose client leaves before the first byte, is over (${protocol})`, async t => {
       const { app } = await createApp(t, {}, protocol === 'HTTP/2' ? { http2: true } as object : {})
       const entered = new Deferred()
       app.addHook('preHandler', (_request, reply) => {

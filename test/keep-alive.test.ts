@@ -1,4 +1,4 @@
-// Clients that never stop asking, while the process is told to stop.
+// Clients that send requests continuously while the process is stopped.
 
 import t from 'tap'
 import type { Test } from 'tap'
@@ -11,9 +11,9 @@ import { fork, LONG, RawClient } from './helpers.ts'
 const CLIENTS = 100
 const RUNS = LONG ? 20 : 4
 
-type Outcome = 'answered' | 'answered for the last time' | 'refused' | 'nobody listens' | `lost: ${string}`
+type Outcome = 'answered' | 'answered for the last time' | 'refused' | 'connection refused' | `lost: ${string}`
 
-/** One request, read to its end. */
+/** Sends a request and reads its response to the end. */
 async function ask (port: number, agent: Agent, path: string): Promise<Outcome> {
   return await new Promise(resolve => {
     const request = get({ port, host: '127.0.0.1', agent, path }, response => {
@@ -21,30 +21,30 @@ async function ask (port: number, agent: Agent, path: string): Promise<Outcome> 
       response.on('data', (chunk: Buffer) => { text += chunk.toString() })
       response.on('error', error => { resolve(`lost: ${error.message}`) })
       response.on('close', () => {
-        if (!response.complete) resolve('lost: torn')
+        if (!response.complete) resolve('lost: incomplete')
         else if (response.statusCode === 200 && text === 'served') resolve(response.headers.connection === 'close' ? 'answered for the last time' : 'answered')
         else if (response.statusCode === 503 && text.includes('FST_ERR_GRACEFUL_SHUTTING_DOWN')) resolve('refused')
         else resolve(`lost: ${response.statusCode} ${text}`)
       })
     })
     request.on('error', (error: NodeJS.ErrnoException) => {
-      // A reset while connecting comes from the kernel, whose queue the process never saw: nothing had been sent.
-      resolve(error.syscall === 'connect' ? 'nobody listens' : `lost: ${error.code} ${error.message}`)
+      // A reset while connecting comes from the kernel, for a connection that the process never accepted: nothing had been sent.
+      resolve(error.syscall === 'connect' ? 'connection refused' : `lost: ${error.code} ${error.message}`)
     })
   })
 }
 
-/** Milliseconds: who is kept from running for longer is no client that asks at once. */
-const STANDSTILL = 50
+/** Milliseconds. A client that could not run for longer does not send its next request at once. */
+const MAX_LOOP_DELAY = 50
 const TRIES = 10
 
-/** Does it again where these clients were kept from running, by whatever else runs on the machine, after SIGTERM. */
+/** Repeats the experiment if other load on the machine kept the clients from running after SIGTERM. */
 async function undisturbed<T> (experiment: (onSignal: () => void) => Promise<T>): Promise<T> {
   const delay = monitorEventLoopDelay({ resolution: 5 })
   for (let tries = 1; ; tries++) {
     const result = await experiment(() => { delay.enable() })
     delay.disable()
-    if (delay.max / 1e6 < STANDSTILL || tries === TRIES) return result
+    if (delay.max / 1e6 < MAX_LOOP_DELAY || tries === TRIES) return result
     delay.reset()
   }
 }
@@ -54,7 +54,7 @@ interface Shutdown {
   exit: Awaited<Program['exit']>
 }
 
-/** SIGTERM comes while all clients ask; tells what each request met. */
+/** Sends SIGTERM while all clients send requests; returns the outcome of each request. */
 async function shutDown (t: Test, path: string, goesOn: (outcome: Outcome) => boolean, onSignal: () => void): Promise<Shutdown> {
   const service = fork(t, 'service', { OPTIONS: '{"health":false}', LOG_LEVEL: 'warn' })
   const { port } = await service.log.line(/^ready$/) as unknown as { port: number }
@@ -83,26 +83,26 @@ async function run (t: Test, path: string, goesOn: (outcome: Outcome) => boolean
   return outcomes
 }
 
-t.test(`${CLIENTS} keep-alive clients in closed loops lose nothing, in ${RUNS} shutdowns`, async t => {
+t.test(`${CLIENTS} keep-alive clients in closed loops lose no request, in ${RUNS} shutdowns`, async t => {
   for (let index = 0; index < RUNS; index++) {
     const outcomes = await run(t, '/', outcome => outcome.startsWith('answered'))
-    t.ok(outcomes.filter(outcome => outcome === 'refused').length >= CLIENTS - 10, 'who was connected has read a refusal')
+    t.ok(outcomes.filter(outcome => outcome === 'refused').length >= CLIENTS - 10, 'each connected client has read a 503')
   }
 })
 
-t.test(`${CLIENTS} keep-alive clients that go on until nobody listens lose nothing, in ${RUNS / 2} shutdowns`, async t => {
+t.test(`${CLIENTS} keep-alive clients that continue until the listener is closed lose no request, in ${RUNS / 2} shutdowns`, async t => {
   for (let index = 0; index < RUNS / 2; index++) {
     const outcomes = await run(t, '/', outcome => outcome.startsWith('answered') || outcome === 'refused')
     t.ok(outcomes.includes('refused'))
   }
 })
 
-t.test(`${CLIENTS} keep-alive clients of a route that is not counted lose nothing`, async t => {
+t.test(`${CLIENTS} keep-alive clients of a route that is not counted lose no request`, async t => {
   const outcomes = await run(t, '/uncounted', outcome => outcome === 'answered')
   t.strictSame(new Set(outcomes), new Set(['answered', 'answered for the last time']))
 })
 
-t.test('a client that asks again as soon as the last answer in flight has ended, a stream, is refused and not reset', async t => {
+t.test('a request sent as soon as the last response in flight, a stream, has ended is rejected with 503, and its connection is not reset', async t => {
   const text = await undisturbed(async onSignal => {
     const service = fork(t, 'answers')
     const { ports: [port] } = await service.log.line(/^ready$/) as unknown as { ports: [number] }
@@ -112,7 +112,7 @@ t.test('a client that asks again as soon as the last answer in flight has ended,
     onSignal()
     await client.until(/\r\n0\r\n\r\n$/)
     client.text = ''
-    // No event tells when a connection would be closed too early.
+    // There is no event for a connection that is closed too early.
     await sleep(20)
     await client.get('/').closed
     return client.text

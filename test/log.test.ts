@@ -1,4 +1,4 @@
-// The log at the end: nothing that matters is lost, the report is the last line, and a reader that has gone holds nothing up.
+// The log at the end: no important line is lost, the report is the last line, and a reader that has gone does not delay the exit.
 
 import t from 'tap'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
@@ -36,11 +36,11 @@ for (const logger of ['no logger', 'logger: false', 'level silent', 'a logger th
   })
 }
 
-t.test('a logger whose level leaves errors out is obeyed', async t => {
+t.test('the level of a logger that leaves errors out is respected', async t => {
   t.notMatch(await withoutLogger(t, 'level fatal'), 'on purpose')
 })
 
-/** Ends a service that logs much as it shuts down, and returns its log. */
+/** Runs a service that logs much while it shuts down, and returns its log. */
 async function logOfExit (t: Test, isFile: boolean): Promise<string> {
   const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
   t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })

@@ -1,4 +1,4 @@
-// Connections that are meant to stay: asked to go as soon as a shutdown starts, ended when it closes.
+// Connections that stay open: told to end when a shutdown starts, and ended when it closes.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -15,7 +15,7 @@ interface Greeted {
   closed: Promise<{ code: number, reason: string }>
 }
 
-/** A WebSocket client, greeted by the server, and how it will be closed. */
+/** A WebSocket client that the server has greeted, and the code with which it will be closed. */
 async function connectWebSocket (port: number, path: string): Promise<Greeted> {
   const client = new WebSocket(`ws://127.0.0.1:${port}${path}`)
   const closed = once(client as unknown as EventTarget, 'close') as Promise<[{ code: number, reason: string }]>
@@ -24,7 +24,7 @@ async function connectWebSocket (port: number, path: string): Promise<Greeted> {
 }
 
 for (const where of ['root', 'encapsulated']) {
-  t.test(`WebSockets stay usable during the shutdownDelay, and get 1001 as the drain starts (${where})`, async t => {
+  t.test(`WebSockets stay usable during the shutdownDelay, and get 1001 when the drain starts (${where})`, async t => {
     const { app } = await createApp(t, { shutdownDelay: 4_000 })
     if (where === 'root') await app.register(websocket)
     app.register(async instance => {
@@ -56,7 +56,7 @@ for (const where of ['root', 'encapsulated']) {
   })
 }
 
-t.test("what a WebSocket is closed with by the user's own hand stays", async t => {
+t.test("a close code that the user's code sends is kept", async t => {
   const { app } = await createApp(t)
   await app.register(websocket, {
     preClose (done) {
@@ -97,7 +97,7 @@ t.test('injectWS() works, and its WebSocket gets 1001', async t => {
   t.match(await report, { errors: [], exitCode: 0 })
 })
 
-t.test('a WebSocket client that does not answer the close is not waited for', async t => {
+t.test('a WebSocket client that does not answer the close frame is not waited for', async t => {
   const { app } = await createApp(t)
   await app.register(websocket)
   app.register(async instance => {
@@ -144,7 +144,7 @@ t.test('event streams and long polls see the signal at once, while the server st
   await events.closed
 })
 
-t.test('an event stream that does not heed the signal has until the drain timeout', async t => {
+t.test('an event stream that ignores the signal may continue until the drain timeout', async t => {
   const { app } = await createApp(t, { drainTimeout: 300 })
   app.get('/events', (_request, reply) => {
     reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
@@ -158,7 +158,7 @@ t.test('an event stream that does not heed the signal has until the drain timeou
   t.ok(report.phases.draining >= 299, `drained for ${report.phases.draining}ms`)
 })
 
-t.test('HTTP/2: sessions get GOAWAY at once, their streams are served to the end, and so are new sessions while delaying', async t => {
+t.test('HTTP/2: sessions get GOAWAY at once; their streams, and new sessions while delaying, are served to the end', async t => {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin, { shutdownDelay: 500, drainTimeout: 2_000 })
@@ -173,11 +173,11 @@ t.test('HTTP/2: sessions get GOAWAY at once, their streams are served to the end
   t.match(await Promise.all(told), [[0, 1], [0, 0]], 'no error, and the last stream that is served')
   await once(idle, 'close')
 
-  const newcomer = connectHttp2(`http://127.0.0.1:${port}`)
-  const served = newcomer.request({ ':path': '/' })
+  const newSession = connectHttp2(`http://127.0.0.1:${port}`)
+  const served = newSession.request({ ':path': '/' })
   const [body] = await once(served, 'data') as [Buffer]
   t.equal(body.toString(), 'delaying')
-  await once(newcomer, 'close')
+  await once(newSession, 'close')
   t.equal(app.gracefulShutdown.phase, 'delaying')
 
   held.release()
@@ -186,7 +186,7 @@ t.test('HTTP/2: sessions get GOAWAY at once, their streams are served to the end
   t.match(await report, { completed: 2, refused: 0, cut: [], exitCode: 0 })
 })
 
-t.test('HTTP/2: a new stream on a session that was there before is refused so that it may be tried elsewhere', async t => {
+t.test('HTTP/2: a new stream on a session opened before the drain gets REFUSED_STREAM, which the client may retry elsewhere', async t => {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin)
@@ -206,7 +206,7 @@ t.test('HTTP/2: a new stream on a session that was there before is refused so th
   t.match(await report, { completed: 1, cut: [], exitCode: 0 })
 })
 
-t.test('HTTP/2: a stream that nobody waits for ends with its session', async t => {
+t.test('HTTP/2: a stream of an opted-out route ends with its session', async t => {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin)

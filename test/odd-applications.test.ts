@@ -1,4 +1,4 @@
-// Applications that do what few do: to Fastify's objects, to the logger, to Node's servers and sockets.
+// Applications that use Fastify's objects, the logger or Node's servers and sockets in unusual ways.
 
 import t from 'tap'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
@@ -12,7 +12,7 @@ import websocket from '@fastify/websocket'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, portOf, RawClient, runNode, visit } from './helpers.ts'
 
-/** What a handler does to Fastify's objects, and how its request is named then. */
+/** What a handler does to Fastify's objects, and how its request is named afterwards. */
 const damages: Record<string, { code: string, url: string | undefined }> = {
   'the URL of the raw request': { code: 'request.raw.url = undefined', url: undefined },
   'the log of the reply': { code: 'reply.log = null', url: '/held' },
@@ -20,8 +20,8 @@ const damages: Record<string, { code: string, url: string | undefined }> = {
 }
 
 for (const [what, { code, url }] of Object.entries(damages)) {
-  t.test(`a handler that takes away ${what} is cut at the drain timeout, and its request is named`, async t => {
-    // A process of its own: Fastify throws an uncaught TypeError of its own as such a request is answered.
+  t.test(`a request whose handler takes away ${what} is cut at the drain timeout and named`, async t => {
+    // In its own process, because Fastify throws an uncaught TypeError when such a request is answered.
     const program = runNode(t, ['--input-type=module', '--eval', `
       import Fastify from 'fastify'
       import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
@@ -53,7 +53,7 @@ for (const [what, { code, url }] of Object.entries(damages)) {
   })
 }
 
-t.test('a logger that shuts down as an error is logged joins the shutdown that logs it', async t => {
+t.test('a logger that shuts down when an error is logged joins the shutdown that logs it', async t => {
   const unhandled: unknown[] = []
   const onUnhandled = (reason: unknown): void => { unhandled.push(reason) }
   process.on('unhandledRejection', onUnhandled)
@@ -79,12 +79,12 @@ t.test('a logger that shuts down as an error is logged joins the shutdown that l
   t.match(report, { errors: [{ message: 'x' }], callbacks: [{}], exitCode: 1 })
   t.equal(report.errors.length, 1)
   t.equal(runs, 1)
-  // Node tells of unhandled rejections once the microtasks have run.
+  // Node reports unhandled rejections after the microtasks have run.
   await sleep(0)
   t.strictSame(unhandled, [])
 })
 
-/** One handler's work, which cleanup is to wait for. */
+/** The work of a handler, which cleanup must wait for. */
 function workOf (app: FastifyInstance): { work: () => Promise<void>, started: Promise<void>, finish: () => void, events: string[] } {
   const [started, released] = [new Deferred(), new Deferred()]
   const events: string[] = []
@@ -127,9 +127,9 @@ t.test('an async error handler is waited for, also if the client has left before
   t.strictSame(events, ['worked', 'cleanup'])
 })
 
-/** A handler that has another one answer, where one of the two works on. */
+/** Handlers whose response another handler sends, and one of the two continues to work. */
 const nested: Record<string, { status: number, add: (app: FastifyInstance, work: () => Promise<void>) => void }> = {
-  'an async error handler that works on after a handler has sent an error': {
+  'an async error handler that continues to work after a handler has sent an error': {
     status: 500,
     add: (app, work) => {
       app.setErrorHandler(async (_error, _request, reply) => {
@@ -142,7 +142,7 @@ const nested: Record<string, { status: number, add: (app: FastifyInstance, work:
       })
     }
   },
-  'a handler that works on after callNotFound()': {
+  'a handler that continues to work after callNotFound()': {
     status: 404,
     add: (app, work) => {
       app.setNotFoundHandler(async (_request, reply) => {
@@ -170,7 +170,7 @@ for (const [what, { status, add }] of Object.entries(nested)) {
     t.equal(app.inFlightRequests, 1)
     const report = app.gracefulShutdown.shutdown()
     await Promise.race([log.line(/Waiting for 1 in-flight request /), report])
-    // Longer than it takes the other handler to return.
+    // Longer than the other handler takes to return.
     await Promise.race([sleep(100), report])
     t.equal(app.gracefulShutdown.phase, 'draining')
     finish()
@@ -179,7 +179,7 @@ for (const [what, { status, add }] of Object.entries(nested)) {
   })
 }
 
-t.test('an upload that is in, and that no parser has read, counts until its handler is done although its client has left', async t => {
+t.test('an upload that has arrived and that no parser has read counts until its handler is done, although its client has left', async t => {
   const { app, log } = await createApp(t)
   const { work, started, finish, events } = workOf(app)
   const [entered, prepared] = [new Deferred(), new Deferred()]
@@ -211,7 +211,7 @@ t.test('an upload that is in, and that no parser has read, counts until its hand
   t.strictSame(events, ['worked', 'cleanup'])
 })
 
-/** Where a request with a body, which has been parsed, may be held before its handler runs. */
+/** Places where a request whose body has been parsed may be held before its handler runs. */
 const holds: Record<string, (app: FastifyInstance, hold: () => Promise<void>) => string> = {
   'an app-wide preValidation hook': (app, hold) => {
     app.addHook('preValidation', hold)
@@ -294,16 +294,16 @@ t.test('instances that share connections each count their own requests, also whe
   t.match(staying.text, /^HTTP\/1\.1 200 /)
 })
 
-/** Plugins that take upgrades. */
+/** Plugins that handle upgrades. */
 const upgraders: Record<string, (app: FastifyInstance) => Promise<void>> = {
   '@fastify/websocket': async app => { await app.register(websocket) },
   '@fastify/http-proxy': async app => { await app.register(proxy, { upstream: 'http://127.0.0.1:1', prefix: '/proxied', websocket: true }) }
 }
 
 for (const [what, add] of Object.entries(upgraders)) {
-  t.test(`a request that offers h2c to a plain route, next to ${what}, counts; a new one is refused while draining`, async t => {
+  t.test(`a request that offers h2c to a plain route, with ${what}, counts, and a new one is rejected while draining`, async t => {
     const { app, log } = await createApp(t)
-    // Ahead: @fastify/websocket refuses upgrades on the plain routes that come after it.
+    // Added first, because @fastify/websocket rejects upgrades on plain routes that are added after it.
     const held = heldRoute(app)
     await add(app)
     const port = await listen(app)
@@ -326,11 +326,11 @@ for (const [what, add] of Object.entries(upgraders)) {
   })
 }
 
-t.test('a middleware whose replaced end() has not ended its answer by the drain timeout: its connection is cut, and carries no mix', async t => {
+t.test("if a middleware's replaced end() does not end its response by the drain timeout, the connection is cut, without a mixture of responses", async t => {
   const { app } = await createApp(t, { drainTimeout: 100 })
   const [entered, stored] = [new Deferred(), new Deferred()]
   let ended = 0
-  // As express-session does: it stores the session first.
+  // As in express-session, which stores the session first.
   app.addHook('onRequest', (_request, { raw }, _done) => {
     const { end } = raw
     raw.end = ((...args: Parameters<typeof end>) => {
@@ -356,14 +356,14 @@ t.test('a middleware whose replaced end() has not ended its answer by the drain 
   t.equal(client.text, '')
 })
 
-t.test('unref() of a server that listens to both loopbacks of localhost does not shut the service down', async t => {
+t.test('unref() on a server that listens on both loopback addresses of localhost does not shut the service down', async t => {
   t.teardown(resolveToBothLoopbacks())
   const { app, log } = await createApp(t)
   app.get('/', async () => 'served')
   await app.listen({ port: 0, host: 'localhost' })
   t.equal(app.addresses().length, 2)
   app.server.unref()
-  // Closing a server tells of it in a later turn.
+  // The event of a closed server comes in a later turn.
   await eventually(() => app.addresses().length === 1)
   const { address, port } = app.server.address() as AddressInfo
   const client = new RawClient(connect(port, address)).get('/')
@@ -381,7 +381,7 @@ const handovers: Record<string, { event: 'connect' | 'upgrade', head: string }> 
 
 for (const [what, { event, head }] of Object.entries(handovers)) {
   for (const to of ['the same server', "another instance's server"]) {
-    t.test(`a socket that is handed to ${to} after ${what} is served, and the instances shut down cleanly`, async t => {
+    t.test(`a socket that is handed to ${to} after ${what} is served, and the instances shut down without errors`, async t => {
       const { app } = await createApp(t)
       const { app: another } = await createApp(t)
       const receiver = to === 'the same server' ? app : another
@@ -408,7 +408,7 @@ for (const [what, { event, head }] of Object.entries(handovers)) {
   }
 }
 
-t.test('close() gives its callback what avvio does: by the number of parameters', async t => {
+t.test('close() passes to its callback what avvio does, depending on its number of parameters', async t => {
   type Wrap = (resolve: (args: unknown[]) => void) => unknown
   const close = async (app: FastifyInstance, wrap: Wrap): Promise<unknown[]> => await new Promise(resolve => {
     (app.close as (listener: unknown) => unknown)(wrap(resolve))
@@ -427,7 +427,7 @@ t.test('close() gives its callback what avvio does: by the number of parameters'
   ;(three[2] as () => void)()
 })
 
-t.test("times given to Fastify that equal Node's defaults stay", async t => {
+t.test("times given to Fastify that equal Node's defaults are kept", async t => {
   for (const given of [{ keepAliveTimeout: 5_000 }, { requestTimeout: 300_000 }]) {
     const { app } = await createApp(t, {}, given)
     await listen(app)
@@ -445,12 +445,12 @@ t.test('background work that is cut at the drain timeout is logged once per shut
   t.strictSame(log.messages(/^Background work cut/), ['Background work cut: import'])
 })
 
-t.test('background work that is cut at the drain timeout is logged once, also if the process exits by force later', async t => {
+t.test('background work that is cut at the drain timeout is logged once, also if the exit is forced later', async t => {
   const { log, kill, exit } = runNode(t, ['--input-type=module', '--eval', `
     import Fastify from 'fastify'
     import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
     const app = Fastify({ logger: true })
-    // Longer than a signal that comes with the first one may take.
+    // Longer than the time in which a second signal counts as a copy of the first one.
     await app.register(gracefulPlugin, { drainTimeout: 300 })
     app.gracefulShutdown.track(new Promise(() => {}), 'import')
     app.gracefulShutdown.onShutdown(async () => {
@@ -467,7 +467,7 @@ t.test('background work that is cut at the drain timeout is logged once, also if
   t.strictSame(log.messages(/^Background work cut/), ['Background work cut: import'])
 })
 
-t.test('an opted-out request whose client has left, and whose handler never answers, does not hold the shutdown', async t => {
+t.test('an opted-out request whose client has left, and whose handler never answers, does not delay the shutdown', async t => {
   const { app } = await createApp(t)
   const entered = new Deferred()
   app.get('/feed', { config: { gracefulShutdown: false } }, async () => {

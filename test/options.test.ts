@@ -42,17 +42,17 @@ t.test('has the documented defaults', async t => {
   t.match(ready, { path: '/ready', checks: {}, checkTimeout: 1_000 })
 })
 
-t.test('knows every event that close-with-grace listens to, which must not listen itself', async t => {
+t.test('knows every event of close-with-grace, which must not listen itself', async t => {
   t.strictSame([...PROCESS_EVENTS, ...CRASH_SIGNALS].sort(), [...signalEvents, ...errorEvents, ...exitEvents].sort())
 })
 
-t.test('takes undefined as not given', async t => {
+t.test('treats undefined as not given', async t => {
   const options = resolveOptions(JSON.parse('{}', () => ({ drainTimeout: undefined })) as GracefulOptions)
   t.equal(options.drainTimeout, DEFAULTS.drainTimeout)
   t.notOk(options.given.has('drainTimeout'))
 })
 
-t.test('leaves the given object alone and freezes its own', async t => {
+t.test('leaves the given object unchanged and freezes its own', async t => {
   const given = Object.freeze({ drainTimeout: 1_000, health: Object.freeze({ checks: Object.freeze({}) }), signals: Object.freeze(['SIGTERM'] as const) })
   const options = resolveOptions(given)
   t.ok(Object.isFrozen(options))
@@ -62,7 +62,7 @@ t.test('leaves the given object alone and freezes its own', async t => {
 const wrongDurations = ['30', NaN, Infinity, -Infinity, -1, 1.5, null, {}, [], true, 10n, 2 ** 31]
 
 for (const option of ['shutdownTimeout', 'drainTimeout', 'shutdownDelay', 'readTimeout', 'writeTimeout', 'idleTimeout']) {
-  t.test(`refuses a bad ${option}`, async t => {
+  t.test(`rejects an invalid ${option}`, async t => {
     for (const value of wrongDurations) {
       const error = await registrationError({ [option]: value })
       t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
@@ -73,11 +73,11 @@ for (const option of ['shutdownTimeout', 'drainTimeout', 'shutdownDelay', 'readT
   })
 }
 
-t.test('says which type a value has that looks right', async t => {
+t.test('shows the type of a value that looks valid', async t => {
   t.match((await registrationError({ drainTimeout: '30' })).message, "'30' (string)")
 })
 
-t.test('refuses false and zero where they mean nothing', async t => {
+t.test('rejects false and zero where they have no meaning', async t => {
   for (const options of [
     { shutdownTimeout: false }, { shutdownTimeout: 0 }, { drainTimeout: false }, { shutdownDelay: false },
     { readTimeout: 0 }, { writeTimeout: 0 }, { idleTimeout: 0 }
@@ -88,7 +88,7 @@ t.test('refuses false and zero where they mean nothing', async t => {
   }
 })
 
-t.test('refuses times that do not fit into each other', async t => {
+t.test('rejects times that contradict each other', async t => {
   for (const options of [
     { shutdownTimeout: 25_000, drainTimeout: 25_000 }, { shutdownDelay: 5_000, drainTimeout: 25_000 }, { drainTimeout: 30_000 },
     { shutdownDelay: 30_000 }, { shutdownDelay: 10_000, shutdownTimeout: 10_000 },
@@ -100,7 +100,7 @@ t.test('refuses times that do not fit into each other', async t => {
   }
 })
 
-t.test('refuses a budget that leaves no time for closing and callbacks, and says what fits', async t => {
+t.test('rejects a budget that leaves no time for closing and callbacks, and says which value fits', async t => {
   const budgets = [[2_000, 0, 1_800], [1_000, 300, 600], [30_000, 10_000, 19_500], [60_000, 0, 59_500]] as const
   for (const [shutdownTimeout, shutdownDelay, most] of budgets) {
     const error = await registrationError({ shutdownTimeout, shutdownDelay, drainTimeout: most + 1 })
@@ -110,7 +110,7 @@ t.test('refuses a budget that leaves no time for closing and callbacks, and says
   }
 })
 
-t.test('derives a drainTimeout that is not given from what the delay leaves', async t => {
+t.test('derives a drainTimeout that is not given from the time that the delay leaves', async t => {
   for (const [options, drainTimeout] of [
     [{}, 25_000], [{ shutdownTimeout: 60_000 }, 25_000], [{ shutdownDelay: 10_000 }, 16_666], [{ shutdownTimeout: 10_000 }, 8_333],
     [{ shutdownTimeout: 20_000, shutdownDelay: 5_000 }, 12_500], [{ shutdownTimeout: 60_000, shutdownDelay: 40_000 }, 16_666],
@@ -121,7 +121,7 @@ t.test('derives a drainTimeout that is not given from what the delay leaves', as
   }
 })
 
-t.test('warns of timeouts that look as if they were meant in seconds, once, as the instance starts to listen', async t => {
+t.test('warns once, when the instance starts to listen, about timeouts that look as if they were in seconds', async t => {
   const given = { shutdownTimeout: 999, drainTimeout: 25, readTimeout: 10, writeTimeout: 1, idleTimeout: 120, shutdownDelay: 5 }
   const { app, log } = await createApp(t, given)
   await app.ready()
@@ -134,7 +134,7 @@ t.test('warns of timeouts that look as if they were meant in seconds, once, as t
   }))
 })
 
-t.test('does not warn of a value that was derived, that switches something off, or of a second or more', async t => {
+t.test('does not warn about a derived value, a disabled option, or a second or more', async t => {
   for (const options of [
     {}, { shutdownDelay: 500, shutdownTimeout: 1_100 }, { readTimeout: 1_000 },
     { drainTimeout: 0, readTimeout: false, writeTimeout: false, idleTimeout: false }
@@ -146,7 +146,7 @@ t.test('does not warn of a value that was derived, that switches something off, 
   }
 })
 
-t.test('refuses options that it does not know', async t => {
+t.test('rejects unknown options', async t => {
   for (const [options, name, known] of [
     [{ drainTimeOut: 1 }, 'drainTimeOut', '(did you mean "drainTimeout"?)'],
     [{ shutdwonDelay: 1 }, 'shutdwonDelay', '(did you mean "shutdownDelay"?)'],
@@ -163,7 +163,7 @@ t.test('refuses options that it does not know', async t => {
   }
 })
 
-t.test("takes Fastify's own options of register(), which change nothing", async t => {
+t.test("accepts Fastify's own options of register(), which change nothing", async t => {
   const app = Fastify()
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin, { prefix: '/x', logLevel: 'silent', logSerializers: { req: () => 'x' }, drainTimeout: 1_000 })
@@ -171,7 +171,7 @@ t.test("takes Fastify's own options of register(), which change nothing", async 
   t.equal((await app.inject('/x/health')).statusCode, 404)
 })
 
-t.test('under @fastify/autoload, whose options go to each plugin, the error says how to configure the plugin there', async t => {
+t.test('under @fastify/autoload, whose options are passed to each plugin, the error says how to configure the plugin', async t => {
   const dir = new URL('fixtures/autoloaded', import.meta.url).pathname
   const app = Fastify()
   await t.rejects(async () => { await app.register(autoload, { dir, options: { database: 'x' } }) }, {
@@ -179,7 +179,7 @@ t.test('under @fastify/autoload, whose options go to each plugin, the error says
   })
 })
 
-t.test('refuses bad signals', async t => {
+t.test('rejects invalid signals', async t => {
   for (const signals of ['SIGTERM', [], ['SIGKILL'], ['SIGTERM', 1], null, 1, {}]) {
     const error = await registrationError({ signals })
     t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
@@ -193,7 +193,7 @@ t.test('refuses bad signals', async t => {
   }
 })
 
-t.test('refuses bad probes', async t => {
+t.test('rejects invalid probes', async t => {
   const cases: Array<[unknown, string]> = [
     ['health', 'leading slash'], ['', 'leading slash'], ['/a b', 'leading slash'], ['/:id', 'without parameters'],
     ['/*', 'without parameters'], ['/a?b', 'leading slash'], [true, 'a path, an object or false'], [1, 'a path, an object or false'],
@@ -212,7 +212,7 @@ t.test('refuses bad probes', async t => {
   }
 })
 
-t.test('refuses a status code during a shutdown that is neither 200 nor 503', async t => {
+t.test('rejects a status code during a shutdown that is neither 200 nor 503', async t => {
   for (const duringShutdown of [204, '200', true, null]) {
     const error = await registrationError({ health: { duringShutdown } })
     t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
@@ -220,7 +220,7 @@ t.test('refuses a status code during a shutdown that is neither 200 nor 503', as
   }
 })
 
-t.test('refuses two probes on one path', async t => {
+t.test('rejects two probes on one path', async t => {
   for (const options of [{ health: '/ready' }, { ready: '/health' }, { health: '/x', ready: { path: '/x' } }]) {
     const error = await registrationError(options)
     t.equal(error.code, 'FST_ERR_GRACEFUL_PROBE_PATH')
@@ -228,19 +228,19 @@ t.test('refuses two probes on one path', async t => {
   }
 })
 
-t.test('refuses a probe on the path of a route', async t => {
+t.test('rejects a probe on the path of a route', async t => {
   const app = Fastify()
   app.get('/ready', async () => 'mine')
   await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /"ready", "\/ready", is also the path of a route/ })
 })
 
-t.test('refuses a probe on the path of a HEAD route', async t => {
+t.test('rejects a probe on the path of a HEAD route', async t => {
   const app = Fastify()
   app.head('/health', async () => 'mine')
   await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /Set option "health"/ })
 })
 
-t.test('refuses to be registered twice', async t => {
+t.test('rejects a second registration', async t => {
   const app = Fastify()
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin)
@@ -248,7 +248,7 @@ t.test('refuses to be registered twice', async t => {
 })
 
 for (const name of ['gracefulShutdown', 'registerShutdownCallback', 'isShuttingDown', 'inFlightRequests']) {
-  t.test(`says that the decorator ${name} of other code is in the way`, async t => {
+  t.test(`rejects registration if other code has added the decorator ${name}, and names it`, async t => {
     const app = Fastify()
     let isClosed = false
     app.addHook('onClose', async () => { isClosed = true })
@@ -261,14 +261,14 @@ for (const name of ['gracefulShutdown', 'registerShutdownCallback', 'isShuttingD
   })
 }
 
-t.test('refuses to be registered in a child context, where it would protect no other route, and says how to register it', async t => {
+t.test('rejects registration in a child context, where it would protect no other route, and says how to register it', async t => {
   const app = Fastify()
   app.register(async child => { await child.register(gracefulPlugin) })
   await t.rejects(async () => { await app.ready() }, { code: 'FST_ERR_GRACEFUL_NOT_ROOT', message: /root instance.*fastify-plugin/ })
   await app.close()
 })
 
-t.test('an instance of which the registration failed closes', async t => {
+t.test('an instance whose registration failed closes', async t => {
   for (const options of [{}, { shutdownTimeout: 1, drainTimeout: 1 }, { health: { path: '/h', logLevel: 'no level' } }]) {
     const app = Fastify({ logger: { stream: new Writable({ write (_chunk, _encoding, done) { done() } }) } })
     app.get('/health', async () => 'mine')
@@ -280,7 +280,7 @@ t.test('an instance of which the registration failed closes', async t => {
   }
 })
 
-t.test('a route that comes later and has the path of a probe is told which option to change', async t => {
+t.test('the error for a later route with the path of a probe names the option to change', async t => {
   const app = Fastify()
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin, { ready: '/are/you' })
@@ -292,7 +292,7 @@ t.test('a route that comes later and has the path of a probe is told which optio
   t.equal((await app.inject({ url: '/health', headers: { host: 'elsewhere' } })).body, 'mine')
 })
 
-t.test('refuses a server that is shared with another instance', async t => {
+t.test('rejects a server that is shared with another instance', async t => {
   const server = createServer()
   const serverFactory = () => server
   const first = Fastify({ serverFactory })
@@ -302,7 +302,7 @@ t.test('refuses a server that is shared with another instance', async t => {
   await t.rejects(async () => { await second.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_SERVER_SHARED', message: /another instance/ })
 })
 
-t.test('refuses bad settings of a route', async t => {
+t.test('rejects invalid settings of a route', async t => {
   for (const [gracefulShutdown, code, names] of [
     [true, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'false or an object'],
     [null, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'false or an object'],

@@ -1,4 +1,4 @@
-// The package as npm packs it, installed nowhere but where a user would look for it.
+// The package as npm packs it, installed in an empty project.
 
 import t from 'tap'
 import { execFile } from 'node:child_process'
@@ -6,7 +6,7 @@ import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { promisify } from 'node:util'
 
 const execute = promisify(execFile)
-/** By way of `env`: the test runner adds options of its own to every Node process that it sees being started. */
+/** By way of `env`, because the test runner adds options to each Node process that it sees started. */
 const run = async (file: string, args: string[], options: object = {}): Promise<{ stdout: string, stderr: string }> =>
   await execute('env', ['-u', 'NODE_OPTIONS', file, ...args], options)
 const root = new URL('..', import.meta.url).pathname
@@ -32,7 +32,7 @@ async function program (file: string, source: string): Promise<{ stdout: string,
   return await run(process.execPath, [file], { cwd: directory })
 }
 
-t.test('holds what a user needs and nothing else', async t => {
+t.test('contains what a user needs and nothing else', async t => {
   const files = packed?.files.map(({ path }) => path) ?? []
   t.strictSame(files.toSorted(), [
     'CHANGELOG.md', 'LICENSE', 'README.md', 'dist/index.js', 'dist/package.json', 'dist/types/index.d.ts', 'main.cjs', 'main.d.cts', 'package.json'
@@ -64,7 +64,7 @@ t.test('works as an ES module, by default and by name', async t => {
   }
 })
 
-t.test('works with require(), silently, which gives the plugin itself', async t => {
+t.test('works with require(), without a warning, which returns the plugin itself', async t => {
   const { stdout: output, stderr } = await program('cjs.cjs', `
     const Fastify = require('fastify')
     const gracefulPlugin = require('fastify-graceful')
@@ -119,7 +119,7 @@ t.test('two copies in one process share one listener and one close-with-grace', 
   t.equal(output, '1\none\ntwo\n')
 })
 
-t.test('its types serve a TypeScript user, in ES modules and in CommonJS', async t => {
+t.test('its types work for TypeScript users, in ES modules and in CommonJS', async t => {
   const source = `
     import Fastify from 'fastify'
     import gracefulPlugin, { gracefulPlugin as named, type GracefulOptions, type ShutdownReport } from 'fastify-graceful'
@@ -130,7 +130,7 @@ t.test('its types serve a TypeScript user, in ES modules and in CommonJS', async
       await fastify.register(named, options)
       const count: number = fastify.inFlightRequests
       const report: ShutdownReport = await fastify.gracefulShutdown.shutdown()
-      // @ts-expect-error a misspelt option
+      // @ts-expect-error a misspelled option
       await fastify.register(gracefulPlugin, { drainTimeOut: 1 })
       fastify.get('/', { config: { gracefulShutdown: { writeTimeout: false } } }, async () => [count, report.exitCode])
     }
@@ -160,5 +160,5 @@ t.test('passes publint and attw', async t => {
   const tarball = `${directory}/${packed?.filename}`
   await run(process.execPath, [`${root}/node_modules/publint/src/cli.js`, tarball, '--strict'])
   await run(process.execPath, [`${root}/node_modules/@arethetypeswrong/cli/dist/index.js`, tarball])
-  t.pass('both are content')
+  t.pass('neither reports a problem')
 })

@@ -1,4 +1,4 @@
-// Packages that `npm test` does not need: they are installed into a cache outside the checkout, once for each lock file.
+// Packages that `npm test` does not need. They are installed into a cache outside the checkout, once for each lock file.
 
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url'
 export const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const MANIFESTS = ['package.json', 'package-lock.json']
 
-/** Installs what `test/NAME/packages` lists. Returns the cache of this name, and its `node_modules`. */
+/** Installs the packages of `test/NAME/packages`. Returns the cache of this name, and its `node_modules`. */
 export function installPackages (name: string): { cache: string, modules: string } {
   const source = join(ROOT, 'test', name, 'packages')
   const lock = readFileSync(join(source, 'package-lock.json'))
@@ -28,7 +28,7 @@ export function installPackages (name: string): { cache: string, modules: string
 }
 
 /**
- * Copies `test/NAME/programs` to a folder in which they find the packages and the plugin, as built from this checkout. The
+ * Copies `test/NAME/programs` to a folder from which they can import the packages and the plugin, as built from this checkout. The
  * folder is removed when the process exits.
  */
 export function installPrograms (name: string): string {

@@ -1,4 +1,4 @@
-// README.md and docs/*.md as data: fences, tables, headings, links.
+// README.md and docs/*.md as data: code blocks, tables, headings, links.
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -7,7 +7,7 @@ export const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
 export interface Fence {
   language: string
-  /** Whether it is a whole service that a test runs. */
+  /** Whether it is a complete service that a test runs. */
   runs: boolean
   code: string
   /** The line of the page on which it starts. */
@@ -37,7 +37,7 @@ export function pages (): Page[] {
   return ['README.md', ...docs.map(name => `docs/${name}`)].map(page)
 }
 
-/** What is under a heading, up to the next one of the same or a higher level. */
+/** The text under a heading, up to the next heading of the same or a higher level. */
 export function section ({ text, path }: Page, heading: string): string {
   const lines = text.split('\n')
   const start = lines.findIndex(line => /^#+ /.test(line) && line.replace(/^#+ /, '') === heading)
@@ -48,18 +48,18 @@ export function section ({ text, path }: Page, heading: string): string {
   return rest.slice(0, end === -1 ? rest.length : end).join('\n')
 }
 
-/** The rows of all tables in a text, as their cells; without the head. */
+/** The rows of all tables in a text, as cells, without the table heads. */
 export function rows (text: string): string[][] {
   return text.split('\n').filter((line, index, lines) => line.startsWith('|') && !/^\|[-| :]+\|$/.test(line) && !/^\|[-| :]+\|$/.test(lines[index + 1] ?? ''))
     .map(line => line.replace(/^\| ?| ?\|$/g, '').split(/ ?(?<!\\)\| ?/).map(cell => cell.trim()))
 }
 
-/** Text in backticks, without them. */
+/** The contents of backticks. */
 export function codes (text: string): string[] {
   return [...text.matchAll(/`([^`]+)`/g)].map(([, code = '']) => code)
 }
 
-/** The times that snippets and inline code give to the plugin, each with where it is. The first argument of a call is for another one. */
+/** The times that snippets and inline code pass to the plugin, each with its place. First arguments of calls are not included. */
 export function timesGiven ({ path, text }: Page): Array<{ where: string, options: Record<string, number> }> {
   return [...text.matchAll(/(?<!\w\()\{([^{}]*\b(?:shutdownTimeout|drainTimeout|shutdownDelay): [\d_]+[^{}]*)/g)].map(({ index, 1: inner = '' }) => ({
     where: `${path}:${text.slice(0, index).split('\n').length}`,
@@ -67,7 +67,7 @@ export function timesGiven ({ path, text }: Page): Array<{ where: string, option
   }))
 }
 
-/** The names that GitHub gives to the headings of a page. */
+/** The anchors of a page's headings on GitHub. */
 export function anchors ({ text }: Page): Set<string> {
   const names = new Set<string>()
   for (const [, heading = ''] of text.replaceAll(/^( *)```[^]*?^\1```$/gm, '').matchAll(/^#+ (.*)$/gm)) {

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { PhaseClock } from '../lib/lifecycle/phase.ts'
 
-t.test('goes forward, may leave phases out, and aborts its signal once', async t => {
+t.test('moves forward, may skip phases, and aborts its signal once', async t => {
   const phase = new PhaseClock()
   let aborts = 0
   phase.signal.addEventListener('abort', () => { aborts++ })
@@ -14,7 +14,7 @@ t.test('goes forward, may leave phases out, and aborts its signal once', async t
   t.equal(aborts, 1)
 })
 
-t.test('a signal that is asked for late has aborted', async t => {
+t.test('a signal that is first read late has already aborted', async t => {
   const phase = new PhaseClock()
   phase.advance('draining')
   t.ok(phase.signal.aborted)

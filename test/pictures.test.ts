@@ -1,21 +1,21 @@
-// The pictures as text. `npm run test:pictures` looks at them in a browser.
+// The pictures as text. `npm run test:pictures` checks them in a browser.
 
 import t from 'tap'
 import { readFileSync } from 'node:fs'
 import { COLOURS, type Colour } from '../tools/picture.ts'
 import { picturesOfResults } from '../tools/draw.ts'
-import { contrast, LEAST, rgb } from './pictures/contrast.ts'
+import { contrast, MIN_CONTRAST, rgb } from './pictures/contrast.ts'
 import { pictures } from './pictures/files.ts'
 import { parse, pointsOf, type Element } from './pictures/parse.ts'
 import { otherTimelines } from './pictures/timelines.ts'
 
 const BEHIND = (Object.keys(COLOURS) as Colour[]).filter(name => name === 'page' || name.startsWith('tint-'))
-/** What separates, and says nothing. */
+/** Decoration, whose contrast does not matter. */
 const DECORATION = 'frame'
 const NARROW = 380
 const SMALLEST_TEXT = 9
 
-t.test('is well-formed XML, without a script or anything from elsewhere', async t => {
+t.test('is well-formed XML without scripts or external resources', async t => {
   for (const { path, svg } of pictures()) {
     t.doesNotThrow(() => parse(svg), path)
     t.notMatch(svg, /<script|href=|url\(|@import|\son\w+=/, path)
@@ -23,7 +23,7 @@ t.test('is well-formed XML, without a script or anything from elsewhere', async 
   for (const broken of ['<svg><g></svg>', '<svg a=b/>', '<svg a="1" a="2"/>', '<svg>&</svg>', '<svg/><svg/>', '<svg>']) t.throws(() => parse(broken), broken)
 })
 
-t.test('has a title and a description for screen readers, and ids that no other picture has', async t => {
+t.test('has a title and a description for screen readers, and ids that are unique among the pictures', async t => {
   const ids = new Set<string>()
   for (const { path, svg } of pictures()) {
     const elements = parse(svg)
@@ -45,13 +45,13 @@ t.test('has a contrast of at least 4.5:1 in both colour schemes', async t => {
       if (name === DECORATION || BEHIND.includes(name)) continue
       for (const behind of BEHIND) {
         const ratio = contrast(rgb(COLOURS[name][scheme]), rgb(COLOURS[behind][scheme]))
-        t.ok(ratio >= LEAST, `${['light', 'dark'][scheme]}: ${name} on ${behind}, ${ratio.toFixed(1)}:1`)
+        t.ok(ratio >= MIN_CONTRAST, `${['light', 'dark'][scheme]}: ${name} on ${behind}, ${ratio.toFixed(1)}:1`)
       }
     }
   }
 })
 
-t.test('declares each colour that it uses, for both colour schemes', async t => {
+t.test('declares each of its colours for both colour schemes', async t => {
   for (const { path, svg } of pictures()) {
     const elements = parse(svg)
     const [light = '', dark = ''] = elements.find(({ name }) => name === 'style')?.content.split('@media (prefers-color-scheme: dark)') ?? []
@@ -67,7 +67,7 @@ t.test('declares each colour that it uses, for both colour schemes', async t => 
   }
 })
 
-t.test('contains all coordinates, and text that is legible at a width of 380 pixels', async t => {
+t.test('contains all of its coordinates, and text that is legible at a width of 380 pixels', async t => {
   for (const { path, svg } of [...pictures(), ...otherTimelines()]) {
     const elements = parse(svg)
     const { viewBox = '', width, height, 'font-size': fontSize } = (elements[0] as Element).attributes
@@ -81,11 +81,11 @@ t.test('contains all coordinates, and text that is legible at a width of 380 pix
 })
 
 t.test('shows the stored results', async t => {
-  // Otherwise, run `npm run pictures`.
+  // If this fails, run `npm run pictures`.
   for (const [path, svg] of Object.entries(picturesOfResults())) t.ok(readFileSync(new URL(`../${path}`, import.meta.url), 'utf8') === svg, path)
 })
 
-t.test('has the scale of the pictures beside it', async t => {
+t.test('has the same scale as the pictures beside it', async t => {
   const scaleOf = (path: string) => {
     const texts = parse(readFileSync(new URL(`../${path}`, import.meta.url), 'utf8')).filter(({ name }) => name === 'text')
     return texts.filter(({ attributes, content }) => attributes['text-anchor'] === 'middle' && /^[\d,]+$/.test(content))

@@ -1,4 +1,4 @@
-// Pipelines of HTTP/1: answers that are ready wait for the one ahead of them. When that is cut, they are sent.
+// HTTP/1 pipelines: responses that are ready wait for the one ahead of them. When that request is cut, they are sent.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -15,7 +15,7 @@ interface Pipeline extends TestApp {
   release: () => void
 }
 
-/** An instance with these paths asked for at once: those that begin with /hang wait, the others are ready. */
+/** An instance with a pipeline of these paths: requests to paths that begin with /hang wait, the others are answered at once. */
 async function startPipeline (t: Test, paths: readonly string[], options: GracefulOptions, tls?: object): Promise<Pipeline> {
   const { app, log } = await createApp(t, options, tls === undefined ? {} : { https: tls } as object)
   const released = new Deferred()
@@ -35,7 +35,7 @@ async function startPipeline (t: Test, paths: readonly string[], options: Gracef
   const client = new RawClient(tls === undefined ? port : connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }))
   client.send(paths.map(path => `GET ${path} HTTP/1.1\r\nHost: test\r\n\r\n`).join(''))
   await eventually(() => waiting + done === paths.length)
-  // The answers that are ready have been ended by then.
+  // By now, the responses that are ready have been ended.
   await new Promise(resolve => { setImmediate(resolve) })
   t.teardown(() => {
     released.resolve()
@@ -52,13 +52,13 @@ function cutUrls ({ cut }: ShutdownReport): unknown[] {
   return cut.map(entry => 'url' in entry ? entry.url : entry.name)
 }
 
-/** No answer but the last says that the connection ends: Node drops what follows one that does. */
+/** Expects that only the last response says that the connection is closed, because Node drops what follows such a response. */
 function onlyLastMayClose (t: Test, client: RawClient): void {
   const heads = client.text.split(/HTTP\/1\.1 (?=\d{3})/).slice(1)
   t.notOk(heads.slice(0, -1).some(head => /^connection: close/im.test(head)))
 }
 
-async function nothingCounts (app: FastifyInstance): Promise<void> {
+async function waitForNoneInFlight (app: FastifyInstance): Promise<void> {
   await eventually(() => app.inFlightRequests === 0)
 }
 
@@ -79,7 +79,7 @@ for (const paths of orders) {
   const expected = paths.map(path => path.startsWith('/hang') ? '503' : '200')
 
   for (const [protocol, tls] of [['HTTP', undefined], ['HTTPS', { key, cert }]] as const) {
-    t.test(`${protocol}: ${paths.join()} that is cut at the drain timeout sends what is ready, and names only what was not answered`, async t => {
+    t.test(`${protocol}: ${paths.join()} that is cut at the drain timeout sends the ready responses, and names only unanswered requests`, async t => {
       const { client, app, release } = await startPipeline(t, paths, { drainTimeout: 200 }, tls)
       const report = await app.gracefulShutdown.shutdown()
       await client.closed
@@ -89,11 +89,11 @@ for (const paths of orders) {
       const before = paths.indexOf(hangs[0] ?? '')
       t.match(report, { completed: paths.length - hangs.length - before, exitCode: 1 })
       release()
-      await nothingCounts(app)
+      await waitForNoneInFlight(app)
     })
   }
 
-  t.test(`${paths.join()} that is cut by writeTimeout while running sends what is ready, and names only what was not answered`, async t => {
+  t.test(`${paths.join()} that is cut by writeTimeout while running sends the ready responses, and names only unanswered requests`, async t => {
     const { client, app, log, release } = await startPipeline(t, paths, { writeTimeout: 200 })
     await eventually(() => statuses(client).length === paths.length)
     t.strictSame(statuses(client), expected)
@@ -101,12 +101,12 @@ for (const paths of orders) {
     client.socket.destroy()
     await client.closed
     release()
-    await nothingCounts(app)
+    await waitForNoneInFlight(app)
     t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
   })
 }
 
-t.test('a pipeline whose client leaves as it is cut leaves nothing behind', async t => {
+t.test('a pipeline whose client leaves while it is cut leaves no request in flight', async t => {
   const { client, app, release } = await startPipeline(t, ['/hang', '/quick', '/quick'], { drainTimeout: 200 })
   const report = app.gracefulShutdown.shutdown()
   client.socket.destroy()
@@ -115,7 +115,7 @@ t.test('a pipeline whose client leaves as it is cut leaves nothing behind', asyn
   t.equal(app.inFlightRequests, 0)
 })
 
-t.test('a pipeline that is answered in time is whole, and clean', async t => {
+t.test('a pipeline that is answered in time is sent completely', async t => {
   const { client, app, release } = await startPipeline(t, ['/hang', '/quick', '/large'], {})
   const report = app.gracefulShutdown.shutdown()
   await eventually(() => app.gracefulShutdown.phase === 'draining')
@@ -126,7 +126,7 @@ t.test('a pipeline that is answered in time is whole, and clean', async t => {
   t.match(await report, { completed: 3, cut: [], exitCode: 0 })
 })
 
-t.test('an upload that is rejected at once, but waits for its turn, does not cost the request ahead of it its answer', async t => {
+t.test('an upload that is rejected at once, but waits for its turn, does not affect the response ahead of it', async t => {
   const { app, log } = await createApp(t, { readTimeout: 200 })
   const held = heldRoute(app)
   app.post('/', async () => 'never')

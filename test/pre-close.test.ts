@@ -1,4 +1,4 @@
-// preClose hooks: run as draining starts, once, as Fastify would run them, while the drain goes on.
+// preClose hooks run once, as draining starts, in the same way as in Fastify, while the drain continues.
 
 import t from 'tap'
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
@@ -13,7 +13,7 @@ import { io as connectSocket } from 'socket.io-client'
 import gracefulPlugin from '../index.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, Log, RawClient } from './helpers.ts'
 
-/** Adds hooks in several contexts, in both forms. They note their name, if `this` is their own instance. */
+/** Adds hooks in several contexts, in all forms. They record their names if `this` is their own instance. */
 async function addHooks (app: FastifyInstance, ran: string[]): Promise<void> {
   const add = (name: string, instance: FastifyInstance, form: 'callback' | 'async' | 'sync') => {
     const note = (context: unknown) => { ran.push(context === instance ? name : `${name} of another instance`) }
@@ -32,7 +32,7 @@ async function addHooks (app: FastifyInstance, ran: string[]): Promise<void> {
   add('root 3', app, 'async')
 }
 
-t.test('every hook runs once, in every context, in the order and with the `this` that Fastify gives it, in each form', async t => {
+t.test("each hook runs once, in each context, in Fastify's order and with Fastify's `this`, in each form", async t => {
   const bare = Fastify()
   const expected: string[] = []
   await addHooks(bare, expected)
@@ -107,7 +107,7 @@ t.test('a hook that fails is logged and reported, the others run, and close() re
   t.equal(log.messages(/^The (?:anonymous )?preClose hook .*failed/).length, 3)
 })
 
-t.test('a hook that hangs does not hold up the shutdown beyond its time', async t => {
+t.test('a hook that hangs does not delay the shutdown beyond its time', async t => {
   const app = Fastify() as FastifyInstance
   await app.register(gracefulPlugin, { shutdownTimeout: 1_000, drainTimeout: 300 })
   app.addHook('preClose', async () => { await new Promise(() => {}) })
@@ -139,7 +139,7 @@ t.test('hooks added before the plugin run when Fastify closes', async t => {
   t.strictSame(ran, ['closing'])
 })
 
-t.test('what is no hook gets the error that Fastify gives, and does not run', async t => {
+t.test('an invalid hook gets the error of Fastify and does not run', async t => {
   const { app } = await createApp(t)
   let ran = 0
   const bare = Fastify() as FastifyInstance
@@ -159,7 +159,7 @@ t.test('what is no hook gets the error that Fastify gives, and does not run', as
   t.equal(ran, 0)
 })
 
-t.test('a hook added by way of a proxy of the instance runs', async t => {
+t.test('a hook added through a proxy of the instance runs', async t => {
   const { app } = await createApp(t)
   const phases: string[] = []
   new Proxy(app, {}).addHook('preClose', async () => { phases.push(app.gracefulShutdown.phase) })
@@ -168,7 +168,7 @@ t.test('a hook added by way of a proxy of the instance runs', async t => {
   t.strictSame(phases, ['draining'])
 })
 
-t.test('a hook may close the listener and wait for the end of its connections, idle ones, too', async t => {
+t.test('a hook may close the listener and wait for the end of its connections, including idle ones', async t => {
   const { app } = await createApp(t)
   app.get('/', async () => 'served')
   app.addHook('preClose', done => { app.server.close(() => { done() }) })
@@ -180,7 +180,7 @@ t.test('a hook may close the listener and wait for the end of its connections, i
   t.ok(time < 2_000, `took ${time}ms`)
 })
 
-/** Opens an event stream, closes the instance, and returns when the client has read the last event, in milliseconds. */
+/** Opens an event stream, closes the instance, and returns the milliseconds until the client has read the last event. */
 async function closeStream (app: FastifyInstance): Promise<number> {
   const client = new RawClient(await listen(app)).get('/events', ['Accept: text/event-stream'])
   await client.until(/hello/)
@@ -217,7 +217,7 @@ const streams: Array<[name: string, add: (app: FastifyInstance) => Promise<void>
     })
     app.addHook('preClose', async () => { for (const end of open) await end() })
   }],
-  ['a stream that a hook aborts a little later, as @connectrpc/connect-fastify does', async app => {
+  ['a stream that a hook aborts a little later, as in @connectrpc/connect-fastify', async app => {
     const controller = new AbortController()
     app.addHook('preClose', done => {
       setTimeout(() => { controller.abort() }, 20)

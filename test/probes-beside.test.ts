@@ -1,4 +1,4 @@
-// The probes and the refusals beside the hooks and plugins of an application, registered before and after this plugin.
+// The probes and rejections together with the hooks and plugins of an application, registered before and after this plugin.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -28,7 +28,7 @@ async function statuses (app: FastifyInstance, urls = PROBES, method: 'GET' | 'H
   return codes
 }
 
-/** Lets an instance drain until the returned function is called. */
+/** Starts a drain that lasts until the returned function is called. */
 async function drain (app: FastifyInstance): Promise<() => Promise<ShutdownReport>> {
   const work = new Deferred()
   void app.gracefulShutdown.track(work.promise)
@@ -52,7 +52,7 @@ t.test('a route that an onRoute hook adds beside a probe has the answer of its o
   t.equal((await app.inject('/own')).body, 'own')
 })
 
-t.test('no hook that is registered later answers a probe in its place, while running and while draining', async t => {
+t.test('no hook that is registered later answers a probe, while running and while draining', async t => {
   const hooks: Record<string, (app: FastifyInstance) => void> = {
     'an async hook': addAuth,
     'a hook with a callback': app => { app.addHook('onRequest', (_request, reply) => { reply.code(429).send('slow down') }) },
@@ -83,7 +83,7 @@ t.test('a hook that is registered later without awaiting the plugin does not ans
   t.strictSame(await statuses(app, [...PROBES, '/']), [200, 200, 401])
 })
 
-t.test('HTTP/2: probes are answered ahead of hooks that are registered later', async t => {
+t.test('HTTP/2: probes are answered before hooks that are registered later', async t => {
   const { app } = await createApp(t, {}, { http2: true } as object)
   addAuth(app)
   const client = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
@@ -97,7 +97,7 @@ t.test('HTTP/2: probes are answered ahead of hooks that are registered later', a
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('of the hooks that are registered later, only onResponse hooks see the probes', async t => {
+t.test('of the hooks that are registered later, only onResponse hooks run for probes', async t => {
   const { app, log } = await createApp(t)
   const seen: string[] = []
   app.addHook('onSend', async ({ url }) => { seen.push(`onSend ${url}`) })
@@ -107,7 +107,7 @@ t.test('of the hooks that are registered later, only onResponse hooks see the pr
   t.strictSame(log.messages(), ['incoming request', 'request completed'])
 })
 
-t.test('a hook that is registered later finds on a probe what requests and replies are decorated with later', async t => {
+t.test('a hook that is registered later finds later decorators on the request and reply of a probe', async t => {
   const { app } = await createApp(t)
   app.decorateRequest('visits', 0)
   app.decorateReply('visits', 0)
@@ -127,7 +127,7 @@ t.test('an onSend hook that needs an onRequest hook, both registered later, does
   t.match(await app.inject('/health'), { statusCode: 200, body: '{"status":"healthy"}' })
 })
 
-t.test('a guarded probe is left to the hooks of the application, and is still neither refused nor counted', async t => {
+t.test('the hooks of the application run for a guarded probe, which is still neither rejected nor counted', async t => {
   const { app } = await createApp(t, GUARDED)
   app.addHook('onRequest', async (request, reply) => {
     if (request.headers.authorization === undefined) await reply.code(401).send({ error: 'who are you?' })
@@ -147,7 +147,7 @@ t.test('one probe may be guarded and the other not', async t => {
   t.strictSame(await statuses(app), [200, 401])
 })
 
-t.test('a handler that is mounted elsewhere is left to the hooks of the application', async t => {
+t.test('the hooks of the application run for a handler that is mounted elsewhere', async t => {
   const { app } = await createApp(t)
   addAuth(app)
   app.get('/own/health', app.gracefulShutdown.healthHandler)
@@ -155,7 +155,7 @@ t.test('a handler that is mounted elsewhere is left to the hooks of the applicat
   t.strictSame(await statuses(app, [...PROBES, '/own/health', '/own/ready']), [200, 200, 401, 401])
 })
 
-t.test('hooks that are registered before the plugin run ahead of the probes', async t => {
+t.test('hooks that are registered before the plugin run before the probes', async t => {
   const seen: string[] = []
   const app = await createAppBehind(t, instance => {
     instance.addHook('onRequest', async (request, reply) => {
@@ -193,7 +193,7 @@ t.test('@fastify/rate-limit limits a guarded probe and other routes, but no othe
   t.strictSame(await hits(guarded, '/ready'), [200, 429, 429])
 })
 
-t.test('config passes through to the routes of the probes: @fastify/rate-limit spares a guarded one', async t => {
+t.test('config is passed to the routes of the probes: @fastify/rate-limit does not limit a guarded one', async t => {
   const app = Fastify()
   t.teardown(async () => { await app.close() })
   await app.register(rateLimit, { max: 1 })
@@ -217,12 +217,12 @@ t.test('@fastify/session with a broken store does not fail a probe', async t => 
   t.strictSame(await statuses(app, [...PROBES, '/']), [200, 200, 500])
 })
 
-t.test('@fastify/under-pressure does not answer a probe in its place if it is registered later', async t => {
+t.test('@fastify/under-pressure does not answer a probe if it is registered later', async t => {
   const { app } = await createApp(t, { ready: { checks: { pressure: () => !app.isUnderPressure() } } })
   await app.register(underPressure, { maxHeapUsedBytes: 1, exposeStatusRoute: '/status' })
   app.get('/', async () => 'served')
   await app.ready()
-  // It measures first after its sample interval.
+  // It first measures after its sample interval.
   await eventually(() => app.isUnderPressure())
   t.equal((await app.inject('/')).statusCode, 503)
   t.equal((await app.inject('/health')).body, '{"status":"healthy"}')
@@ -256,7 +256,7 @@ t.test('@fastify/swagger describes or hides the probes by their schema', async t
   t.match(paths, { '/health': { get: { summary: 'Is it alive?', operationId: 'health', tags: ['ops'] }, head: { operationId: 'health-head' } } })
 })
 
-t.test('a schema does not change the answer', async t => {
+t.test('a schema does not change the response', async t => {
   const { app } = await createApp(t, {
     health: { schema: { querystring: { type: 'object', required: ['key'] }, response: { 200: { type: 'object', properties: {} } } } }
   })
@@ -266,7 +266,7 @@ t.test('a schema does not change the answer', async t => {
 const ORIGIN = { origin: 'https://shop.example' }
 const PREFLIGHT = { ...ORIGIN, 'access-control-request-method': 'PUT', 'access-control-request-headers': 'content-type' }
 
-t.test('a browser can read the 503 of a refused request if @fastify/cors is registered before the plugin', async t => {
+t.test('a browser can read the 503 of a rejected request if @fastify/cors is registered before the plugin', async t => {
   const app = Fastify()
   t.teardown(async () => { await app.close() })
   await app.register(cors, { origin: ORIGIN.origin, methods: ['GET', 'PUT'], credentials: true })
@@ -284,11 +284,11 @@ t.test('a browser can read the 503 of a refused request if @fastify/cors is regi
   t.equal(refused.headers.get('access-control-allow-credentials'), 'true')
   t.match(await refused.json(), { code: 'FST_ERR_GRACEFUL_SHUTTING_DOWN' })
   const ready = await fetch(`http://127.0.0.1:${port}/ready`, { headers: ORIGIN })
-  t.equal(ready.headers.get('access-control-allow-origin'), ORIGIN.origin, 'nor is a probe hidden from it')
+  t.equal(ready.headers.get('access-control-allow-origin'), ORIGIN.origin, 'a browser can also read a probe')
   t.match(await end(), { refused: 1, cut: [], exitCode: 0 })
 })
 
-t.test('of @fastify/cors registered after the plugin, neither refusals nor probes have headers', async t => {
+t.test('if @fastify/cors is registered after the plugin, rejections and probes do not have its headers', async t => {
   const { app } = await createApp(t)
   await app.register(cors)
   app.get('/orders', async () => 'orders')
@@ -302,7 +302,7 @@ t.test('of @fastify/cors registered after the plugin, neither refusals nor probe
   await end()
 })
 
-t.test('over one connection, a load balancer reads the probes of an instance that drains', async t => {
+t.test('over one connection, a load balancer can read the probes of a draining instance', async t => {
   const { app } = await createApp(t)
   addAuth(app)
   const client = new RawClient(await listen(app)).get('/health')

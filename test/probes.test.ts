@@ -18,7 +18,7 @@ t.test('answers healthy and ready while running', async t => {
   t.equal(ready.headers['content-type'], json)
 })
 
-t.test('tells how many requests are in flight, not counting probes', async t => {
+t.test('shows the number of requests in flight, without probes', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   const answers = [app.inject('/held'), app.inject('/held')]
@@ -41,13 +41,13 @@ t.test('answers 503 to both while shutting down', async t => {
   const ready = await app.inject('/ready')
   t.equal(ready.statusCode, 503)
   t.equal(ready.body, '{"ready":false,"reason":"shutting_down"}')
-  t.notOk('retry-after' in ready.headers, 'a probe is no refused request')
+  t.notOk('retry-after' in ready.headers, 'a probe is not a rejected request')
   held.release()
   t.equal((await answer).statusCode, 200)
   t.equal((await report).refused, 0)
 })
 
-t.test('answers HEAD with the same head and no body', async t => {
+t.test('answers HEAD with the same headers and no body', async t => {
   for (const exposeHeadRoutes of [true, false]) {
     const { app } = await createApp(t, {}, { exposeHeadRoutes })
     for (const url of ['/health', '/ready']) {
@@ -66,7 +66,7 @@ t.test('answers HEAD with the same head and no body', async t => {
   }
 })
 
-t.test('HEAD says 503, too, while shutting down', async t => {
+t.test('answers HEAD with 503 while shutting down', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   const answer = app.inject('/held')
@@ -98,7 +98,7 @@ t.test('duringShutdown: 200 keeps the liveness probe at 200, with the body of a 
   }
 })
 
-t.test('setReady(false) takes the instance out of rotation and serves on', async t => {
+t.test('setReady(false) takes the instance out of rotation and continues to serve', async t => {
   const { app } = await createApp(t)
   app.get('/', async () => 'served')
   app.gracefulShutdown.setReady(false)
@@ -153,7 +153,7 @@ t.test('a failed check makes its probe answer 503 and names it', async t => {
   t.equal((await app.inject('/ready')).body, '{"ready":true,"in_flight_requests":0}')
 })
 
-t.test('a log level of its own keeps a probe out of the log', async t => {
+t.test('a separate log level keeps a probe out of the log', async t => {
   const { app, log } = await createApp(t, { health: { logLevel: 'silent' } })
   await app.inject('/health')
   t.strictSame(log.messages(), [])
@@ -161,7 +161,7 @@ t.test('a log level of its own keeps a probe out of the log', async t => {
   t.strictSame(log.messages(), ['incoming request', 'request completed'])
 })
 
-t.test('the handlers serve on another path of the same instance, not gated and not counted', async t => {
+t.test('the handlers work on another path of the same instance, neither rejected nor counted', async t => {
   const { app } = await createApp(t)
   const { healthHandler, readyHandler } = app.gracefulShutdown
   app.get('/internal/health', healthHandler)
@@ -178,7 +178,7 @@ t.test('the handlers serve on another path of the same instance, not gated and n
   t.equal((await report).refused, 0)
 })
 
-t.test('the handlers serve on another instance', async t => {
+t.test('the handlers work on another instance', async t => {
   for (const options of [{}, { health: false, ready: false }] as const) {
     const { app } = await createApp(t, options)
     const admin = Fastify()
@@ -194,7 +194,7 @@ t.test('the handlers serve on another instance', async t => {
   }
 })
 
-t.test('no serializer of the user makes another body of a probe', async t => {
+t.test('a serializer of the user does not change the body of a probe', async t => {
   const { app } = await createApp(t)
   app.setReplySerializer(() => 'mine')
   t.equal((await app.inject('/health')).body, '{"status":"healthy"}')

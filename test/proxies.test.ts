@@ -1,4 +1,4 @@
-// A request that is sent on as a body: undici sets `request.raw.socket` to null once it is done with it.
+// Requests that are sent on as a body: undici sets `request.raw.socket` to null afterwards.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -16,12 +16,12 @@ import { generate } from 'selfsigned'
 import * as undici from 'undici'
 import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
 
-/** A service behind the proxy. It reads each body to its end before it answers. */
+/** A service behind the proxy. It reads each body to the end before it responds. */
 interface Upstream {
   url: string
-  /** A request to /held has been received whole. */
+  /** Resolves when a request to /held has been received completely. */
   held: Promise<void>
-  /** Answers it. */
+  /** Answers that request. */
   release: () => void
 }
 
@@ -86,13 +86,13 @@ interface Answer {
   error?: Error
 }
 
-/** A request under way. */
+/** A request in progress. */
 interface Sent {
   answer: Promise<Answer>
   leave: () => void
 }
 
-/** Posts one body with a connection of its own. */
+/** Posts a body over its own connection. */
 type Post = (port: number, path: string) => Sent
 
 const SIZE = 100_000
@@ -162,8 +162,8 @@ function isFailure ({ status = 0, error }: Answer): boolean {
   return status >= 500 || error !== undefined
 }
 
-/** Nothing counts any more, and the shutdown finds nothing to wait for. */
-async function endsClean (t: Test, app: FastifyInstance): Promise<void> {
+/** Expects that no request counts any longer and that the shutdown has nothing to wait for. */
+async function expectCleanShutdown (t: Test, app: FastifyInstance): Promise<void> {
   await eventually(() => app.inFlightRequests === 0)
   const report = await app.gracefulShutdown.shutdown()
   t.match(report, { cut: [], errors: [], exitCode: 0 })
@@ -192,17 +192,17 @@ for (const [wayName, way] of Object.entries(ways)) {
       t.equal(responded.length, 4)
     })
 
-    t.test(`${name}: a request that is cut by writeTimeout reads a 503, and the service goes on`, async t => {
+    t.test(`${name}: a request that is cut by writeTimeout gets a 503, and the service continues`, async t => {
       const { app, log, port, upstream } = await startProxy(t, way, server, { writeTimeout: 300 })
       const answer = await post(port, '/held').answer
       t.match(answer, { status: 503, text: /FST_ERR_GRACEFUL_WRITE_TIMEOUT/ })
       t.match(await log.line(/^Request cut/), { method: 'POST', url: '/held', code: 'FST_ERR_GRACEFUL_WRITE_TIMEOUT' })
-      t.strictSame(await post(port, '/quick').answer, { status: 200, text: `received ${SIZE}` }, 'the service goes on')
+      t.strictSame(await post(port, '/quick').answer, { status: 200, text: `received ${SIZE}` }, 'the service continues')
       upstream.release()
-      await endsClean(t, app)
+      await expectCleanShutdown(t, app)
     })
 
-    t.test(`${name}: a request that is cut by drainTimeout reads a 503 and is named`, async t => {
+    t.test(`${name}: a request that is cut by drainTimeout gets a 503 and is named`, async t => {
       const { app, port, upstream } = await startProxy(t, way, server, { drainTimeout: 300 })
       const held = post(port, '/held')
       await upstream.held
@@ -214,36 +214,36 @@ for (const [wayName, way] of Object.entries(ways)) {
       await eventually(() => app.inFlightRequests === 0)
     })
 
-    t.test(`${name}: a request whose client leaves does not count for ever`, async t => {
+    t.test(`${name}: a request whose client leaves does not count forever`, async t => {
       const { app, port, upstream } = await startProxy(t, way, server)
       const held = post(port, '/held')
       await upstream.held
       held.leave()
       await held.answer
       upstream.release()
-      await endsClean(t, app)
+      await expectCleanShutdown(t, app)
     })
 
-    t.test(`${name}: a request whose upstream dies is over, before the answer and in the middle of it`, async t => {
+    t.test(`${name}: a request whose upstream closes is over, before the response and in the middle of it`, async t => {
       const { app, port } = await startProxy(t, way, server)
       const early = await post(port, '/dies').answer
       t.ok(isFailure(early), JSON.stringify(early))
       await eventually(() => app.inFlightRequests === 0)
       const late = await post(port, '/dies-late').answer
-      // Fastify 5.12 alone ends an HTTP/2 stream whose source fails as if it were whole.
+      // Fastify 5.12 alone ends an HTTP/2 stream whose source fails as if it were complete.
       t.ok(isFailure(late) || protocol === 'HTTP/2', JSON.stringify(late))
-      await endsClean(t, app)
+      await expectCleanShutdown(t, app)
     })
   }
 
-  t.test(`${wayName}: a client that leaves with half of its body sent leaves nothing behind`, async t => {
+  t.test(`${wayName}: a request whose client leaves with half of its body sent does not count`, async t => {
     const { app, port } = await startProxy(t, way, {})
     const client = new RawClient(port)
       .send('POST /quick HTTP/1.1\r\nHost: test\r\nContent-Type: application/octet-stream\r\nContent-Length: 10\r\n\r\nhalf')
     await eventually(() => app.inFlightRequests === 1)
     client.socket.destroy()
     await client.closed
-    await endsClean(t, app)
+    await expectCleanShutdown(t, app)
   })
 
   t.test(`${wayName}: requests on one keep-alive connection and a pipeline are each counted once`, async t => {
@@ -255,7 +255,7 @@ for (const [wayName, way] of Object.entries(ways)) {
     client.send(text.repeat(3))
     await eventually(() => client.text.match(/received 4/g)?.length === 4)
     await eventually(() => responded.length === 4)
-    await endsClean(t, app)
+    await expectCleanShutdown(t, app)
     await client.closed
   })
 
@@ -263,12 +263,12 @@ for (const [wayName, way] of Object.entries(ways)) {
     const { app } = await startProxy(t, way, {})
     const { statusCode, body } = await app.inject({ method: 'POST', url: '/quick', payload: 'four', headers: { 'content-type': 'application/octet-stream' } })
     t.strictSame({ statusCode, body }, { statusCode: 200, body: 'received 4' })
-    await endsClean(t, app)
+    await expectCleanShutdown(t, app)
   })
 }
 
 for (const protocol of ['HTTP/1', 'HTTP/2']) {
-  t.test(`a GET whose client leaves ends with the answer of the upstream (${protocol})`, async t => {
+  t.test(`a GET request whose client leaves ends with the response of the upstream (${protocol})`, async t => {
     const upstream = await startUpstream(t)
     const { app } = await createApp(t, {}, protocol === 'HTTP/2' ? { http2: true } as object : {})
     await app.register(httpProxy, { upstream: upstream.url })

@@ -14,17 +14,17 @@ const calls = join(clone, '../calls')
 const git = (...args: string[]) => execFileSync('git', ['-c', 'user.name=Test', '-c', 'user.email=test@example.com', ...args], { cwd: clone, encoding: 'utf8' })
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string }
 
-// A repository of its own with the files of this checkout, those not committed yet included.
+// A repository with the files of this checkout, including those that are not committed yet.
 mkdirSync(clone)
 const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '-z'], { cwd: root, encoding: 'utf8' }).split('\0')
 for (const file of files) if (file !== '') cpSync(join(root, file), join(clone, file), { recursive: true })
 symlinkSync(join(root, 'node_modules'), join(clone, 'node_modules'))
 git('init', '--quiet')
-// .gitignore is about a folder.
+// .gitignore ignores only a folder.
 writeFileSync(join(clone, '.git/info/exclude'), '/node_modules\n')
 commit()
 
-// In front of npm: notes what it is called with. It never publishes.
+// A wrapper before npm in the PATH, which records its arguments and never publishes.
 mkdirSync(bin)
 const npm = execFileSync('sh', ['-c', 'command -v npm'], { encoding: 'utf8' }).trim()
 writeFileSync(join(bin, 'npm'), `#!/bin/sh\necho "$*" >> '${calls}'\n[ "$1" = publish ] || exec '${npm}' "$@"\n`)
@@ -40,7 +40,7 @@ function edit (file: string, change: (text: string) => string): void {
   writeFileSync(path, change(readFileSync(path, 'utf8')))
 }
 
-/** By way of `env`: the test runner adds options of its own to every Node process that it sees being started. */
+/** By way of `env`, because the test runner adds options to each Node process that it sees started. */
 async function release (...args: string[]): Promise<{ code: number, output: string, published: string[] }> {
   rmSync(calls, { force: true })
   const { code, output } = await new Promise<{ code: number, output: string }>(resolve => {
@@ -50,7 +50,7 @@ async function release (...args: string[]): Promise<{ code: number, output: stri
   return { code, output, published: readFileSync(calls, 'utf8').split('\n').filter(line => line.startsWith('publish')) }
 }
 
-t.test('a dry run shows what a release would be, and publishes nothing', async t => {
+t.test('a dry run shows what would be released, and publishes nothing', async t => {
   const { code, output, published } = await release('--dry-run')
   t.equal(code, 0)
   t.strictSame(published, [])
@@ -61,7 +61,7 @@ t.test('a dry run shows what a release would be, and publishes nothing', async t
   t.match(output, /^Dry run: nothing has been published\.$/m)
 })
 
-t.test('a release is refused until package.json, changelog, tag and links are complete', async t => {
+t.test('a release is rejected until package.json, changelog, tag and links are complete', async t => {
   edit('package.json', text => {
     const fields = Object.entries(JSON.parse(text) as object)
     return JSON.stringify(Object.fromEntries(fields.filter(([name]) => !ADDRESS.includes(name))), null, 2)

@@ -1,4 +1,4 @@
-// What log and report show of a request: its own `req` serializer decides that, because a URL may hold a secret.
+// What log and report show of a request: its own `req` serializer decides that, because a URL may contain a secret.
 
 import t from 'tap'
 import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from 'fastify'
@@ -12,14 +12,14 @@ import { Deferred, listen, Log, RawClient } from './helpers.ts'
 const hideQuery = ({ method, url }: FastifyRequest): { method: string, url: string } => ({ method, url: url.replace(/\?.*/, '') })
 
 interface Shown {
-  /** All that was logged. */
+  /** Everything that was logged. */
   text: string
   log: Log
   entry: RequestInFlight
   report: ShutdownReport
 }
 
-/** Has a request cut at the drain timeout, after progress lines; and what is shown of it. */
+/** Has a request cut at the drain timeout after progress lines, and returns what is shown of it. */
 async function cutOne (t: Test, server: object, addRoute: (app: FastifyInstance, handler: () => Promise<void>) => unknown): Promise<Shown> {
   const log = new Log()
   let text = ''
@@ -53,7 +53,7 @@ async function cutOne (t: Test, server: object, addRoute: (app: FastifyInstance,
 
 const addPlain = (app: FastifyInstance, handler: () => Promise<void>): unknown => app.get('/held/:id', handler)
 
-/** A logger that is no pino. It applies the serializers that it was given, as bunyan does. */
+/** A logger other than pino. It applies the serializers that it is given, as bunyan does. */
 function customLogger (write: (text: string) => void): FastifyBaseLogger {
   const levels = { trace: 10, debug: 20, info: 30, warn: 40, error: 50, fatal: 60 }
   const create = (bindings: object, serializers: Record<string, (value: never) => unknown>): object => {
@@ -61,7 +61,7 @@ function customLogger (write: (text: string) => void): FastifyBaseLogger {
       const fields = typeof first === 'string' ? {} : first
       const shown = Object.entries(fields).map(([name, value]) => [name, serializers[name]?.(value as never) ?? value])
       const msg = typeof first === 'string' ? first : message
-      // Fastify's own objects lead to everything.
+      // Fastify's own objects reference everything.
       const plain = (_key: string, value: unknown): unknown => value instanceof Error ? { message: value.message } : value
       try {
         write(`${JSON.stringify({ level, ...bindings, ...Object.fromEntries(shown) as object, msg }, plain)}\n`)
@@ -111,11 +111,11 @@ const strange: Record<string, (request: FastifyRequest) => unknown> = {
   'returns null': () => null,
   'returns text': ({ method }) => method,
   'returns no url': ({ method }) => ({ method }),
-  'returns a url that is no text': () => ({ url: { path: 'secret' } })
+  'returns a url that is not a string': () => ({ url: { path: 'secret' } })
 }
 
 for (const [what, req] of Object.entries(strange)) {
-  t.test(`a serializer that ${what} shows no URL, and breaks nothing`, async t => {
+  t.test(`a serializer that ${what} shows no URL and does not break the log`, async t => {
     const { text, entry, report } = await cutOne(t, { disableRequestLogging: true, logger: { serializers: { req } } }, addPlain)
     t.equal(entry.url, undefined)
     t.match(report, { cut: [{ kind: 'request', method: 'GET', route: '/held/:id', reqId: 'req-1' }], errors: [], exitCode: 1 })
@@ -131,7 +131,7 @@ t.test('without a serializer of the user, the URL is shown with its query', asyn
   t.match(await log.line(/^Request cut/), { url: '/held/id?token=secret' })
 })
 
-t.test('the request id has one key, the one that Fastify logs it by', async t => {
+t.test('the request id has one key, the one that Fastify uses in the log', async t => {
   const { log, report } = await cutOne(t, {}, addPlain)
   const about = log.lines.filter(({ msg }) => /^(?:incoming request|Request cut|Waiting for GET)/.test(msg))
   t.ok(about.length >= 3)
@@ -160,14 +160,14 @@ t.test('the line of a request that is cut by writeTimeout hides what the seriali
   t.notMatch(text, /secret/)
 })
 
-t.test('the URL is whole while middleware runs whose prefix has been removed from it', async t => {
+t.test('the URL is complete while middleware runs with its prefix removed', async t => {
   const log = new Log()
   const app = Fastify({ logger: { level: 'debug', stream: log } }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin)
   const held = new Deferred()
   app.addHook('onRequest', (request, _reply, done) => {
-    // As @fastify/middie does it.
+    // As in @fastify/middie.
     Object.assign(request.raw, { originalUrl: request.raw.url, url: '/7' })
     held.resolve()
     void released.promise.then(() => {

@@ -13,7 +13,7 @@ import { CLOSE_GRACE } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { createApp, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
 
-t.test('covers the second listener of localhost, which Fastify does not show', async t => {
+t.test('covers the second listener of localhost, which Fastify does not expose', async t => {
   t.teardown(resolveToBothLoopbacks())
   const { app } = await createApp(t, { readTimeout: 200, writeTimeout: 10_000 })
   const held = heldRoute(app)
@@ -36,7 +36,7 @@ t.test('covers the second listener of localhost, which Fastify does not show', a
   t.ok(phases.closing < 500, `closing took ${phases.closing}ms`)
 })
 
-t.test('leaves other servers of the process alone', async t => {
+t.test('does not affect other servers of the process', async t => {
   await createApp(t)
   const other = createServer()
   const { requestTimeout } = other
@@ -63,7 +63,7 @@ t.test('works with a server factory and on a Unix socket', async t => {
 })
 
 for (const when of ['while running', 'while delaying']) {
-  t.test(`a listener that somebody closes ${when} is the same way out, and tears nobody`, async t => {
+  t.test(`closing the listener ${when} starts the shutdown and cuts no request`, async t => {
     const { app } = await createApp(t, { shutdownDelay: 4_000 })
     const held = heldRoute(app)
     app.get('/', async () => 'served')
@@ -84,12 +84,12 @@ for (const when of ['while running', 'while delaying']) {
     t.match(busy.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close[^]*\{"held":true\}$/i)
     const report = await app.gracefulShutdown.wait()
     t.match(report, { reason: 'close', completed: 1, refused: 1, exitCode: 0 })
-    t.ok(report.phases.delaying < 2_000, `no more delay: ${report.phases.delaying}ms`)
+    t.ok(report.phases.delaying < 2_000, `the delay ends: ${report.phases.delaying}ms`)
     t.equal(ran, 1)
   })
 }
 
-t.test('a server that could not listen at first is covered once', async t => {
+t.test('a server that failed to listen at first is covered once', async t => {
   const { app } = await createApp(t)
   app.get('/', async () => 'served')
   await app.ready()
@@ -104,7 +104,7 @@ t.test('a server that could not listen at first is covered once', async t => {
   await client.closed
 })
 
-t.test('a server of the application that shares its routing is drained and stays open, as with Fastify alone', async t => {
+t.test('a server of the application that shares the routing is drained and stays open, as with Fastify alone', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   await app.ready()
@@ -126,7 +126,7 @@ t.test('a server of the application that shares its routing is drained and stays
   await late.until(/503 Service Unavailable/)
 })
 
-t.test('a server of a serverFactory that the application listens with stays open, as with Fastify alone', async t => {
+t.test('a server from serverFactory on which the application listens stays open, as with Fastify alone', async t => {
   const server = createServer()
   const app = Fastify({ serverFactory: handler => server.on('request', handler) })
   await app.register(gracefulPlugin, { shutdownTimeout: 1_000, drainTimeout: 500 })
@@ -145,7 +145,7 @@ t.test('a server of a serverFactory that the application listens with stays open
   await new Promise(resolve => { server.close(resolve) })
 })
 
-t.test('a server of Fastify that the application listens with is closed by Fastify, in time', async t => {
+t.test('a server of Fastify on which the application listens is closed by Fastify, in time', async t => {
   const { app } = await createApp(t)
   app.get('/', async () => 'served')
   const held = heldRoute(app)
@@ -162,8 +162,8 @@ t.test('a server of Fastify that the application listens with is closed by Fasti
   t.notOk(app.server.listening)
 })
 
-for (const whose of ['somebody else', 'one of them']) {
-  t.test(`two instances that are handed requests of one connection, by a server of ${whose}, each count their own, and an owner what its connections have`, async t => {
+for (const whose of ['the application', 'an instance']) {
+  t.test(`two instances that share a connection of a server of ${whose} each count their own requests, and the owner of the server all of them`, async t => {
     const { app: first } = await createApp(t)
     const { app: second } = await createApp(t)
     first.get('/first', async () => 'first')
@@ -173,7 +173,7 @@ for (const whose of ['somebody else', 'one of them']) {
       const { routing } = request.url === '/first' ? first : second
       routing(request, response)
     }
-    const server = whose === 'somebody else' ? createServer() : first.server
+    const server = whose === 'the application' ? createServer() : first.server
     server.removeAllListeners('request').on('request', dispatch)
     await once(server.listen(0, '127.0.0.1'), 'listening')
     t.teardown(() => server.close())
@@ -182,8 +182,8 @@ for (const whose of ['somebody else', 'one of them']) {
     await client.until(/first$/)
     client.get('/held')
     await held.entered
-    // An instance whose connection it is would cut it off if it did not wait for it, too.
-    const inFlight = whose === 'somebody else' ? [0, 1] : [1, 1]
+    // The instance that owns the connection would close it if it did not also wait for the request.
+    const inFlight = whose === 'the application' ? [0, 1] : [1, 1]
     t.strictSame([first.inFlightRequests, second.inFlightRequests], inFlight)
     t.match(second.gracefulShutdown.inFlight(), [{ url: '/held' }])
     const [socket] = await connected
@@ -248,7 +248,7 @@ t.test('an idle connection is closed at once if a wrapped server.close() closes 
   const { app } = await createApp(t)
   app.get('/', async () => 'served')
   const { close } = app.server
-  // As @fastify/http-proxy does: once its WebSockets are closed.
+  // As in @fastify/http-proxy, which first closes its WebSockets.
   app.server.close = function (callback) {
     this.close = later => this.once('close', () => { later?.() })
     setImmediate(() => { close.call(this, callback) })
@@ -306,7 +306,7 @@ t.test("'close' of the server is emitted once if the instance never listened", a
   t.equal(closings, 1)
 })
 
-t.test('closing a server that does not listen yet is no shutdown', async t => {
+t.test('closing a server that does not listen yet does not start a shutdown', async t => {
   const { app } = await createApp(t)
   await new Promise(resolve => { app.server.close(resolve) })
   t.equal(app.gracefulShutdown.phase, 'running')

@@ -29,7 +29,7 @@ t.test('goes through its phases in order and reports', async t => {
   await client.closed
 })
 
-t.test('tells the log what happens, in order', async t => {
+t.test('logs what happens, in order', async t => {
   const { app, log } = await createApp(t)
   const held = heldRoute(app)
   app.registerShutdownCallback(() => {}, { name: 'flush' })
@@ -60,7 +60,7 @@ t.test('only the name of a signal is logged as received', async t => {
   }
 })
 
-t.test('tells each second how many are waited for, and at debug who', async t => {
+t.test('logs each second how many requests and tasks it waits for, and at debug which', async t => {
   const { app, log } = await createApp(t)
   const held = heldRoute(app)
   const answer = app.inject('/held?x=1')
@@ -94,7 +94,7 @@ t.test('does nothing twice', async t => {
   t.equal((await app.gracefulShutdown.shutdown()).reason, 'first')
 })
 
-t.test('fastify.close() is the same way out', async t => {
+t.test('fastify.close() starts the same shutdown', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   const ran: string[] = []
@@ -111,7 +111,7 @@ t.test('fastify.close() is the same way out', async t => {
   t.match(await app.gracefulShutdown.wait(), { reason: 'close', completed: 1 })
 })
 
-t.test('close() of a child instance, with a callback, and by asyncDispose are the same way out', async t => {
+t.test('close() of a child instance, with a callback, and by asyncDispose start the same shutdown', async t => {
   for (const close of [
     async (app: { close: (done: () => void) => void }) => { await new Promise<void>(resolve => { app.close(resolve) }) },
     async (app: object) => { await (app as AsyncDisposable)[Symbol.asyncDispose]() }
@@ -128,7 +128,7 @@ t.test('close() of a child instance, with a callback, and by asyncDispose are th
   }
 })
 
-t.test('a close that was kept from before the registration drains, too', async t => {
+t.test('a close() that was saved before the registration also drains', async t => {
   const { default: Fastify } = await import('fastify')
   const { default: gracefulPlugin } = await import('../index.ts')
   const app = Fastify()
@@ -149,7 +149,7 @@ t.test('a close that was kept from before the registration drains, too', async t
   t.equal(ran, 1)
 })
 
-t.test('a close that was kept from before, of what was not ready yet, lets no hook go ahead of background work', async t => {
+t.test('a close() that was saved before the registration, called before the instance is ready, runs hooks after background work', async t => {
   const { default: Fastify } = await import('fastify')
   const { default: gracefulPlugin } = await import('../index.ts')
   const app = Fastify()
@@ -161,7 +161,7 @@ t.test('a close that was kept from before, of what was not ready yet, lets no ho
   void app.gracefulShutdown.track(work.promise).then(() => { happened.push('work done') })
   const closed = close()
   await once(app.gracefulShutdown.signal, 'abort')
-  // Long enough for a pool that nobody holds back.
+  // Long enough for the hook to run if it does not wait.
   for (let turn = 0; turn < 100; turn++) await new Promise(resolve => { setImmediate(resolve) })
   work.resolve()
   await closed
@@ -169,7 +169,7 @@ t.test('a close that was kept from before, of what was not ready yet, lets no ho
   t.match(await app.gracefulShutdown.wait(), { reason: 'close', cut: [], exitCode: 0 })
 })
 
-t.test('closing before anything was loaded, or ready, runs the callbacks, too', async t => {
+t.test('closing before anything was loaded, or ready, also runs the callbacks', async t => {
   const { default: Fastify } = await import('fastify')
   const { default: gracefulPlugin } = await import('../index.ts')
   const app = Fastify()
@@ -181,7 +181,7 @@ t.test('closing before anything was loaded, or ready, runs the callbacks, too', 
   t.equal(ran, 1)
 })
 
-t.test('close() complains of a listener that is no function, as Fastify does', async t => {
+t.test('close() rejects a listener that is not a function, as Fastify does', async t => {
   const { app } = await createApp(t)
   t.throws(() => { app.close('no' as unknown as () => void) }, { code: 'AVV_ERR_CALLBACK_NOT_FN' })
   t.equal(app.gracefulShutdown.phase, 'running')
@@ -202,7 +202,7 @@ t.test('an onClose hook that fails makes close() reject, after the callbacks', a
   t.match(error, { message: 'pool' })
 })
 
-t.test('an onClose hook that hangs starves neither callbacks nor the end', async t => {
+t.test('an onClose hook that hangs delays neither the callbacks nor the end', async t => {
   const { default: Fastify } = await import('fastify')
   const { default: gracefulPlugin } = await import('../index.ts')
   const app = Fastify()
@@ -217,7 +217,7 @@ t.test('an onClose hook that hangs starves neither callbacks nor the end', async
   t.ok(report.time < 300, `took ${report.time}ms`)
 })
 
-t.test('cuts who is still in flight at the drain timeout, and names them', async t => {
+t.test('cuts requests that are still in flight at the drain timeout, and names them', async t => {
   const { app, log } = await createApp(t, { drainTimeout: 50 })
   const held = heldRoute(app, '/held/:id')
   let ran = 0
@@ -241,7 +241,7 @@ t.test('cuts who is still in flight at the drain timeout, and names them', async
   held.release()
 })
 
-t.test('names once who is cut by the write timeout and still runs at the drain timeout', async t => {
+t.test('names once a request that is cut by the write timeout and still runs at the drain timeout', async t => {
   const { app, log } = await createApp(t, { drainTimeout: 200, writeTimeout: 50 })
   const held = heldRoute(app)
   const client = new RawClient(await listen(app)).get('/held')
@@ -256,7 +256,7 @@ t.test('names once who is cut by the write timeout and still runs at the drain t
   held.release()
 })
 
-t.test('cuts a response under way at the drain timeout', async t => {
+t.test('cuts a response in progress at the drain timeout', async t => {
   const { app } = await createApp(t, { drainTimeout: 50 })
   app.get('/stream', (_request, reply) => {
     reply.raw.writeHead(200)
@@ -270,7 +270,7 @@ t.test('cuts a response under way at the drain timeout', async t => {
   t.equal(app.inFlightRequests, 0)
 })
 
-t.test('the largest drainTimeout that fits leaves time to close and for callbacks', async t => {
+t.test('the largest drainTimeout that fits leaves time for closing and for callbacks', async t => {
   const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 1_800 })
   const held = heldRoute(app)
   let left = 0
@@ -285,7 +285,7 @@ t.test('the largest drainTimeout that fits leaves time to close and for callback
   t.ok(left > 20, `${left}ms left`)
 })
 
-t.test('the signal tells long-lived ones to end', async t => {
+t.test('the signal tells long-lived responses to end', async t => {
   const { app } = await createApp(t)
   app.get('/events', (_request, reply) => {
     reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
@@ -300,7 +300,7 @@ t.test('the signal tells long-lived ones to end', async t => {
   t.match(report, { cut: [], completed: 1, exitCode: 0 })
 })
 
-t.test('an aborted listen signal is the same way out', async t => {
+t.test('an aborted listen signal starts the same shutdown', async t => {
   const { app } = await createApp(t)
   const controller = new AbortController()
   await app.listen({ port: 0, host: '127.0.0.1', signal: controller.signal })
@@ -308,7 +308,7 @@ t.test('an aborted listen signal is the same way out', async t => {
   t.match(await app.gracefulShutdown.wait(), { reason: 'close', exitCode: 0 })
 })
 
-t.test('a drain timeout of zero waits for nobody', async t => {
+t.test('a drain timeout of zero waits for no request', async t => {
   const { app } = await createApp(t, { drainTimeout: 0 })
   const held = heldRoute(app)
   const answer = app.inject('/held')

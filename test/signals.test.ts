@@ -1,4 +1,4 @@
-// Which signals start a shutdown, and what a repeated one means.
+// Which signals start a shutdown, and what a repeated signal does.
 
 import t from 'tap'
 import type { Test } from 'tap'
@@ -48,7 +48,7 @@ for (const [name, command] of runners) {
 }
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const) {
-  t.test(`${signal} shuts down, and a copy of it 40 ms later changes nothing`, async t => {
+  t.test(`${signal} starts a shutdown, and a copy of it 40 ms later changes nothing`, async t => {
     const service = fork(t, 'service')
     const port = await portOf(service)
     const client = new RawClient(port).get('/slow?ms=400')
@@ -77,7 +77,7 @@ t.test('SIGUSR2 is not listened to by default', async t => {
   t.strictSame(await service.exit, { code: null, signal: 'SIGUSR2' })
 })
 
-t.test('with --heapsnapshot-signal=SIGUSR2, the service writes a snapshot and serves on', async t => {
+t.test('with --heapsnapshot-signal=SIGUSR2, the service writes a snapshot and continues to serve', async t => {
   const directory = directoryOf(t)
   const service = runNode(t, ['--heapsnapshot-signal=SIGUSR2', `--diagnostic-dir=${directory}`, fixture('service')])
   const port = await portOf(service)
@@ -90,7 +90,7 @@ t.test('with --heapsnapshot-signal=SIGUSR2, the service writes a snapshot and se
   t.strictSame(await service.exit, { code: 0, signal: null })
 })
 
-t.test('an out-of-bounds access of WebAssembly is an exception, and the service goes on', async t => {
+t.test('an out-of-bounds access of WebAssembly is an exception, and the service continues', async t => {
   const service = fork(t, 'service')
   const port = await portOf(service)
   for (let round = 0; round < 2; round++) {
@@ -103,7 +103,7 @@ t.test('an out-of-bounds access of WebAssembly is an exception, and the service 
 })
 
 for (const signal of ['SIGSEGV', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGABRT'] as const) {
-  t.test(`a crash, ${signal}, stays a crash`, async t => {
+  t.test(`a crash, ${signal}, remains a crash`, async t => {
     const service = fork(t, 'service')
     const port = await portOf(service)
     if (signal === 'SIGABRT') new RawClient(port).get('/abort')
@@ -126,7 +126,7 @@ t.test('gracefulShutdown.signal takes any number of listeners without a warning'
   t.strictSame(warnings, [])
 })
 
-t.test('a third signal, while the log is written, does not disturb the exit', async t => {
+t.test('a third signal while the log is written does not disturb the exit', async t => {
   const program = runNode(t, ['--input-type=module', '--eval', `
     import Fastify from 'fastify'
     import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}

@@ -1,4 +1,4 @@
-// The simulation against what must be, and against the plugin itself.
+// The simulation compared with its theoretical results and with the plugin itself.
 
 import t from 'tap'
 import type { Result } from '../example/simulation/rollout.ts'
@@ -20,13 +20,13 @@ import { page, timesGiven } from './pages.ts'
 type Change = Parameters<typeof rollout>[0]
 const run = (change: Change, seed = 1) => simulate(rollout(change), seed)
 
-t.test('without a delay, it loses what is sent until the proxies have heard', async t => {
+t.test('without a delay, it loses the requests that are sent before the proxies are told', async t => {
   const { lost } = run({ shutdownDelay: 0, pods: 200, connections: 0 })
   const expected = 200 * MODEL.rate * MODEL.removal / 2_000
   t.ok(Math.abs(lost - expected) < expected / 10, `${lost} lost, ${expected} expected`)
 })
 
-t.test('a longer delay never loses more, and one beyond the last proxy nothing', async t => {
+t.test("a longer delay never loses more, and one longer than the last proxy's loses nothing", async t => {
   let before = Infinity
   for (let shutdownDelay = 0; shutdownDelay <= 10_000; shutdownDelay += 1_000) {
     const { lost } = run({ shutdownDelay })
@@ -65,7 +65,7 @@ t.test('each number has its effect', async t => {
   more('startUp, time', {}, { startUp: 6_000 }, ({ time }) => time)
   more('probePeriod', {}, { probePeriod: 10_000 }, ({ time }) => time)
 
-  // With many proxies, there is always one that hears late.
+  // With many proxies, at least one is told late.
   const spread = (proxies: number) => {
     const lost = Array.from({ length: 10 }, (_, seed) => run({ ...noDelay, proxies, pods: 3 }, seed).lost)
     return Math.max(...lost) - Math.min(...lost)
@@ -73,21 +73,21 @@ t.test('each number has its effect', async t => {
   t.ok(spread(1) > 2 * spread(50), 'proxies')
 })
 
-t.test('a rolling update keeps its limits, and waits for the probes of new pods', async t => {
+t.test('a rolling update keeps its limits and waits for the probes of new pods', async t => {
   const update = { pods: 10, maxSurge: 2, maxUnavailable: 3, startUp: 3_000, probePeriod: 2_000 }
   const { deleted, ready } = schedule(update, new Random(1))
   t.equal(deleted.length, 10)
   t.equal(ready.length, 10)
   const upTo = (times: readonly number[], now: number) => times.filter(at => at <= now).length
   for (const now of [0, ...deleted, ...ready]) t.ok(10 - upTo(deleted, now) + upTo(ready, now) >= 7)
-  t.equal(upTo(deleted, 0), 3, 'so many may be missing at once')
+  t.equal(upTo(deleted, 0), 3, 'this many may be missing at once')
   t.ok((ready[0] ?? 0) >= 3_000)
-  t.ok((ready[4] ?? 0) <= 5_000, 'five are started at once: as many as may be more, and as are missing')
+  t.ok((ready[4] ?? 0) <= 5_000, 'five are started at once: the surge plus the missing ones')
   t.ok((ready[5] ?? 0) > 6_000)
   t.throws(() => schedule({ ...update, maxSurge: 0, maxUnavailable: 0 }, new Random(1)), RangeError)
 })
 
-t.test('a drain or a grace period that is shorter than the longest request cuts it', async t => {
+t.test('a drain or a grace period that is shorter than the longest request cuts that request', async t => {
   const request = { at: -100, duration: 6_000 }
   const met = (drainTimeout: number, grace: number) =>
     meets(timeline({ options: resolveOptions({ drainTimeout, shutdownTimeout: 30_000 }), preStop: 0, grace }, [request]), request)
@@ -97,7 +97,7 @@ t.test('a drain or a grace period that is shorter than the longest request cuts 
   t.match(lossesByDrain(), /^\| 10 s \| 0 \| 0 \| 0 \| [1-9]/m)
 })
 
-t.test('active checks are heard of after fall x inter at the most, preStop or not', async t => {
+t.test('active checks notice after fall × inter at the most, with or without preStop', async t => {
   for (const preStop of [0, 5_000]) {
     const delay = { options: resolveOptions({ shutdownDelay: 700, drainTimeout: 15_000 }), preStop, grace: 35_000 }
     const model = { ...rollout({ removal: 0, connections: 0 }), proxies: 1, settings: delay }
@@ -106,18 +106,18 @@ t.test('active checks are heard of after fall x inter at the most, preStop or no
   }
 })
 
-t.test('what loses nothing in many runs is what must be, or a little less', async t => {
+t.test('what loses nothing in many runs is the theoretical minimum or slightly less', async t => {
   for (const change of [{ removal: 0 }, { removal: 4_000 }, { removal: 2_000, preStop: 3_000 }, { longest: 3_000, shutdownDelay: 8_000 }]) {
     const [must, found] = [bounds({ ...change, pods: MANY }), sampled({ ...change, pods: MANY })]
     for (const name of ['delay', 'drain', 'grace'] as const) {
-      // Sampled to 50 ms.
+      // Sampled in steps of 50 ms.
       t.ok(found[name] <= must[name] + 50, `${name}: ${found[name]} of ${must[name]}`)
       t.ok(found[name] >= 0.85 * must[name], `${name}: ${found[name]} of ${must[name]}`)
     }
   }
 })
 
-t.test('what is recommended for a service is more than what must be, and loses nothing', async t => {
+t.test('the recommendation for a service is more than the theoretical minimum, and loses nothing', async t => {
   for (const service of [MODEL, { longest: 2_000, removal: 1_000, cleanup: 500 }, { longest: 60_000, removal: 30_000, cleanup: 20_000 }]) {
     const { options, grace } = recommend(service)
     const { shutdownDelay, drainTimeout, shutdownTimeout } = resolveOptions(options)
@@ -135,7 +135,7 @@ t.test('what is recommended for a service is more than what must be, and loses n
   }
 })
 
-t.test('README and docs/kubernetes.md have the tables and the recommended numbers, and so has the example for Kubernetes', async t => {
+t.test('README, docs/kubernetes.md and the example for Kubernetes have the tables and the recommended numbers', async t => {
   const [readme, kubernetes] = [page('README.md'), page('docs/kubernetes.md')]
   for (const table of [lossesByDelay(), lossesByPreStop(), leastOfEach()]) t.ok(kubernetes.text.includes(`\n${table}\n`), table)
   const { shutdownDelay, drainTimeout, shutdownTimeout } = RECOMMENDED.options
@@ -150,7 +150,7 @@ t.test('README and docs/kubernetes.md have the tables and the recommended number
   t.equal(grace, RECOMMENDED.grace)
 })
 
-t.test('the examples for Kubernetes lose nothing, the one with preStop neither', async t => {
+t.test('the examples for Kubernetes, with and without preStop, lose nothing', async t => {
   for (const file of ['deployment.yaml', 'deployment-prestop.yaml']) {
     const { config: { shutdownDelay, drainTimeout, shutdownTimeout }, preStop, grace } = deployment(file)
     for (let seed = 0; seed < 10; seed++) {
@@ -177,17 +177,17 @@ function deployment (file: string) {
   }
 }
 
-/** Milliseconds between two requests that look at what the plugin does. */
-const ASK_EVERY = 30
-/** For so many milliseconds after it is closed, too. */
-const ASKED_AFTER = 400
-/** How long one takes; and how late a busy machine may see a phase begin, as a part of the one before. */
+/** Milliseconds between two requests that observe the plugin. */
+const REQUEST_INTERVAL = 30
+/** How long requests continue after the plugin has closed. */
+const TIME_AFTER_CLOSE = 400
+/** Milliseconds that a request takes; and by which part of the previous phase a busy machine may delay a phase. */
 const SHORT = 1
 const LATE = 0.8
 
 // The plugin in scaled-down time, once for each way in which a drain may end.
-for (const { name, longest } of [{ name: 'everybody is answered', longest: 800 }, { name: 'drainTimeout is over', longest: 30_000 }]) {
-  t.test(`the plugin's phases begin, and each request meets, what they do in the simulation: until ${name}`, async t => {
+for (const { name, longest } of [{ name: 'all requests are answered', longest: 800 }, { name: 'drainTimeout is over', longest: 30_000 }]) {
+  t.test(`phases and responses match those of the simulation, until ${name}`, async t => {
     const settings = { shutdownDelay: 600, drainTimeout: 1_000, shutdownTimeout: 8_000 }
     const { app } = await createApp(t, settings)
     app.get<{ Querystring: { ms: string } }>('/', async ({ query }) => {
@@ -195,7 +195,7 @@ for (const { name, longest } of [{ name: 'everybody is answered', longest: 800 }
       return 'served'
     })
     const port = await listen(app)
-    // Two connections that are open, and idle: one asks again while delaying, one while draining.
+    // Two open, idle connections: one sends a request while delaying, one while draining.
     const [asksInDelay, asksInDrain] = [new RawClient(port), new RawClient(port)]
     for (const client of [asksInDelay, asksInDrain]) await client.get('/?ms=1').until(/served$/)
 
@@ -209,10 +209,10 @@ for (const { name, longest } of [{ name: 'everybody is answered', longest: 800 }
       return { at, duration, answered: now(), met: metBy(client) }
     }
     const asked: Array<ReturnType<typeof ask>> = []
-    const tillEnd = (async () => {
-      for (let after = 0; after < ASKED_AFTER; after += app.gracefulShutdown.phase === 'closed' ? ASK_EVERY : 0) {
+    const untilEnd = (async () => {
+      for (let after = 0; after < TIME_AFTER_CLOSE; after += app.gracefulShutdown.phase === 'closed' ? REQUEST_INTERVAL : 0) {
         asked.push(ask(SHORT))
-        await sleep(ASK_EVERY)
+        await sleep(REQUEST_INTERVAL)
       }
     })()
     await sleep(settings.shutdownDelay / 2)
@@ -222,25 +222,25 @@ for (const { name, longest } of [{ name: 'everybody is answered', longest: 800 }
     while (app.gracefulShutdown.phase === 'delaying') await sleep(2)
     await asksInDrain.get('/?ms=1').closed
     t.match(asksInDrain.text, /200 OK[^]*503 Service Unavailable[^]*connection: close/i)
-    await Promise.all([tillEnd, report])
+    await Promise.all([untilEnd, report])
 
     const all = [await lasting, ...await Promise.all(asked)]
     const model = timeline({ options: resolveOptions(settings), preStop: 0, grace: 60_000 }, all)
     const { phases: { delaying: draining, draining: drainTime } } = await report
     const closing = draining + drainTime
     t.ok(draining >= model.draining - 2 && draining < model.draining * (1 + LATE), `draining at ${draining}, ${model.draining} in the simulation`)
-    // In the simulation, closing begins as late as it may.
+    // In the simulation, closing begins as late as possible.
     const earliest = Math.min(model.closing, (all[0]?.at ?? NaN) + longest) - 10
     t.ok(closing >= earliest && closing < model.closing * (1 + LATE), `closing at ${closing}, ${model.closing} in the simulation`)
 
-    // Those that may have met either, since they were under way as a phase began, here or there, are not judged.
+    // Requests in progress when a phase begins, in the plugin or in the simulation, may get either response and are not checked.
     const boundaries = [[model.draining, draining], [model.closing, closing]] as const
     const isClear = ({ at, answered }: { at: number, answered: number }) =>
       boundaries.every(times => answered < Math.min(...times) - 10 || at > Math.max(...times) + 10)
     const judged = all.filter(request => request.duration > SHORT || isClear(request))
     for (const request of judged) {
       const [expected, { at, met }] = [meets(model, request), request]
-      // Who comes as connections are closed is still refused: the plugin goes on accepting for a moment.
+      // A connection accepted while connections are closed is still answered with 503: the plugin continues to accept for a moment.
       if (expected === 'nobody listens') t.ok(['nobody listens', 'refused'].includes(met), `${at}: ${met}`)
       else t.equal(met, expected, `${at}`)
     }

@@ -1,4 +1,4 @@
-// In the test suite of an application: close() costs next to nothing, also while the time is faked.
+// In the test suite of an application, close() takes almost no time, also with fake timers.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -48,7 +48,7 @@ for (const [how, listens] of [['listen()', listen], ['server.listen()', listenWi
   })
 }
 
-t.test('a server that the test suite opens and closes for each request, as supertest does, is no shutdown', async t => {
+t.test('a server that the test suite opens and closes for each request, as with supertest, starts no shutdown', async t => {
   const { app } = await createApp(t)
   app.get('/', async () => 'served')
   await app.ready()
@@ -66,12 +66,12 @@ t.test('a server that the test suite opens and closes for each request, as super
   t.ok(performance.now() - start < 50)
 })
 
-t.test('close() waits for late requests if the signals are left to the application, because it may be a deploy', async t => {
+t.test('close() waits for late requests if signals are left to the application, because it may be a deploy', async t => {
   const time = await closeAfterFetch(true, { signals: ['SIGINT'] })
   t.ok(time >= 90, `took ${time}ms`)
 })
 
-t.test("shutdown('close') is no close(), so it waits for late requests", async t => {
+t.test("shutdown('close') is not close(), so it waits for late requests", async t => {
   const app = Fastify() as FastifyInstance
   await app.register(gracefulPlugin)
   app.get('/', async () => 'served')
@@ -81,7 +81,7 @@ t.test("shutdown('close') is no close(), so it waits for late requests", async t
   t.ok(phases.draining >= 90, `drained for ${phases.draining}ms`)
 })
 
-t.test('close() called because of a signal waits for late requests, too', async t => {
+t.test('close() called because of a signal also waits for late requests', async t => {
   const program = fork(t, 'close-on-signal')
   const port = await portOf(program)
   const client = new RawClient(port).get('/')
@@ -92,21 +92,21 @@ t.test('close() called because of a signal waits for late requests, too', async 
   t.match(await program.exit, { code: 0 })
 })
 
-/** The ways to fake the time, each with its undo function. */
+/** Ways to fake timers, each with its undo function. */
 const fakes: Record<string, () => () => void> = {
   'node:test' () {
     mock.timers.enable()
     return () => { mock.timers.reset() }
   },
   sinon () {
-    // With a process.nextTick() that does not run, Fastify's own close() does not resolve.
+    // If process.nextTick() is faked, Fastify's own close() does not resolve.
     const clock = useFakeTimers({ toNotFake: ['nextTick', 'queueMicrotask'] })
     return () => { clock.restore() }
   }
 }
 
 for (const [name, fake] of Object.entries(fakes)) {
-  t.test(`close() resolves while ${name} fakes the time`, async t => {
+  t.test(`close() resolves while ${name} fakes timers`, async t => {
     const app = Fastify() as FastifyInstance
     await app.register(gracefulPlugin, { shutdownDelay: 10 })
     app.get('/', async () => 'served')
@@ -124,10 +124,10 @@ for (const [name, fake] of Object.entries(fakes)) {
   })
 }
 
-t.test('close() resolves while vitest fakes the time', async t => {
+t.test('close() resolves while vitest fakes timers', async t => {
   const root = fileURLToPath(new URL('fixtures/vitest', import.meta.url))
   const vitest = fileURLToPath(new URL('../node_modules/vitest/vitest.mjs', import.meta.url))
-  // By way of `env`: the test runner adds its environment to each Node process that it sees started, but vitest compiles the
+  // By way of `env`, because the test runner adds its environment to each Node process that it sees started, but vitest compiles the
   // source in its own way, which confuses the coverage.
   const clean = ['-i', `PATH=${process.env.PATH}`, process.execPath]
   const { stdout } = await promisify(execFile)('env', [...clean, vitest, 'run', '--root', root])

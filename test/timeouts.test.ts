@@ -19,7 +19,7 @@ async function http2App (t: Test, options: GracefulOptions = {}, server: object 
   return app
 }
 
-t.test('a client that dribbles its body is answered 408 and closed', async t => {
+t.test('a client that sends its body slowly is answered with 408 and closed', async t => {
   const { app } = await createApp(t, { readTimeout: 200 })
   app.post('/', async () => 'never')
   const client = new RawClient(await listen(app))
@@ -34,14 +34,14 @@ t.test('a client that dribbles its body is answered 408 and closed', async t => 
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('an injected request that hangs is cut, and again if nobody reads that, without an error', async t => {
-  // An error in a timer is the test's, not the trigger of a shutdown.
+t.test('an injected request that hangs is cut, and cut again if its response is not read, without an error', async t => {
+  // An error in a timer must fail the test, so it must not trigger a shutdown.
   const { app } = await createApp(t, { writeTimeout: 50, idleTimeout: false, signals: ['SIGTERM'] })
   const never = new Deferred()
   app.post('/', async () => { await never.promise })
   app.get('/hijacked', (_request, reply) => {
     reply.hijack()
-    // Without a type that shows, it might be an event stream.
+    // Without another visible type, it might be an event stream.
     reply.raw.setHeader('content-type', 'text/plain')
     reply.raw.write('begun')
   })
@@ -50,7 +50,7 @@ t.test('an injected request that hangs is cut, and again if nobody reads that, w
   const { statusCode } = await app.inject({ method: 'POST', url: '/', payload: { some: 'body' } })
   t.equal(statusCode, 503)
   await t.rejects(begun)
-  // Both have had their second time by then.
+  // By then, each of them has reached its second timeout.
   await sleep(300)
   never.resolve()
   await eventually(() => app.inFlightRequests === 0)
@@ -65,7 +65,7 @@ t.test('a client that never sends its headers is closed', async t => {
   t.match(half.text, /^HTTP\/1\.1 408 /)
 })
 
-t.test('readTimeout: false lets a slow upload go on', async t => {
+t.test('readTimeout: false does not limit a slow upload', async t => {
   const { app } = await createApp(t, { readTimeout: false })
   t.equal(app.server.requestTimeout, 0)
   app.post('/', async request => request.body)
@@ -75,7 +75,7 @@ t.test('readTimeout: false lets a slow upload go on', async t => {
   await client.until(/ab$/)
 })
 
-t.test('HTTP/2: a client that never ends its request is answered 408', async t => {
+t.test('HTTP/2: a client that never ends its request is answered with 408', async t => {
   for (const [options, server] of [[{ readTimeout: 100 }, { requestTimeout: 60_000 }], [{}, { requestTimeout: 100 }]] as const) {
     const app = await http2App(t, options, server)
     app.post('/', async () => 'never')
@@ -91,7 +91,7 @@ t.test('HTTP/2: a client that never ends its request is answered 408', async t =
   }
 })
 
-t.test('a handler that does not answer is cut: its client reads 503, and the log names it', async t => {
+t.test('a handler that does not answer is cut: its client gets a 503, and the log names it', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 100 })
   const held = heldRoute(app, '/held/:id')
   const { client, gone } = await visit(app, await listen(app))
@@ -107,10 +107,10 @@ t.test('a handler that does not answer is cut: its client reads 503, and the log
   t.equal(app.inFlightRequests, 1, 'its handler still runs')
   held.release()
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 }, 'it is no matter of the shutdown')
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 }, 'it does not concern the shutdown')
 })
 
-t.test('who waits for a handler has no timer: only who sends or is sent something', async t => {
+t.test('a connection that waits for a handler has no timer, one that receives or sends data has one', async t => {
   const { app } = await createApp(t, { writeTimeout: 500, idleTimeout: false })
   const held = heldRoute(app)
   const source = new Readable({ read () {} })
@@ -121,7 +121,7 @@ t.test('who waits for a handler has no timer: only who sends or is sent somethin
     const connected = once(app.server, 'connection') as Promise<[Socket]>
     const client = new RawClient(port).get(path)
     const [socket] = await connected
-    // It is looked at each tenth of the timeout.
+    // The plugin checks in intervals of a tenth of the timeout.
     await sleep(200)
     return { client, timer: socket.timeout ?? 0 }
   }
@@ -147,7 +147,7 @@ t.test('a callback-style handler that was cut counts until it answers', async t 
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('a response that stalls after its header is cut', async t => {
+t.test('a response that stalls after its headers is cut', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 100 })
   const source = new Readable({ read () {} })
   app.get('/', async () => source)
@@ -195,12 +195,12 @@ t.test('a client that reads slowly is not cut, one that stops reading is', async
   await eventually(() => app.inFlightRequests === 1)
   await slow.closed
   t.ok(performance.now() - start > 1_000, 'the slow one takes longer than the timeout')
-  t.ok(read > size, 'and has it all')
+  t.ok(read > size, 'and reads everything')
   await eventually(() => app.inFlightRequests === 0)
   stuck.socket.destroy()
 })
 
-t.test('a route can have its own write timeout, or none', async t => {
+t.test('a route can have its own write timeout or none', async t => {
   const { app } = await createApp(t, { writeTimeout: 10_000 })
   const quick = heldRoute(app, '/quick', { gracefulShutdown: { writeTimeout: 60 } })
   const patient = heldRoute(app, '/patient', { gracefulShutdown: { writeTimeout: false } })
@@ -259,16 +259,16 @@ t.test('HTTP/2: a handler that does not answer is cut with 503, a stalled stream
   session.destroy()
 })
 
-t.test('a client that does not even read its 503 is closed', async t => {
+t.test('a client that does not read its 503 is closed', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 80 })
   const held = heldRoute(app)
-  // More than a socket holds goes out before the response does.
+  // Sends more than a socket buffers, ahead of the response.
   app.addHook('onRequest', async request => { request.raw.socket.write(Buffer.alloc(32 * 1024 * 1024)) })
   const { client, gone } = await visit(app, await listen(app))
   client.socket.pause()
   client.get('/held')
   await log.line(/^Request cut/)
-  t.notOk(gone(), 'it is answered, and has as long again to read')
+  t.notOk(gone(), 'it is answered, and has the same time again to read')
   await eventually(() => gone())
   t.equal(log.messages(/^Request cut/).length, 1)
   t.equal(app.inFlightRequests, 1, 'its handler still runs')
@@ -277,17 +277,17 @@ t.test('a client that does not even read its 503 is closed', async t => {
   client.socket.destroy()
 })
 
-t.test('HTTP/2: a client that does not even read its 503 has its stream reset', async t => {
+t.test('HTTP/2: a client that does not read its 503 has its stream reset', async t => {
   const app = await http2App(t, { writeTimeout: 80 })
   const held = heldRoute(app)
-  // Headers may come, not a byte of a body.
+  // The window allows headers, but no byte of a body.
   const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`, { settings: { initialWindowSize: 0 } })
   const stream = session.request({ ':path': '/held' })
   let error: Error | undefined
   stream.on('error', thrown => { error = thrown })
   const [headers] = await once(stream, 'response') as [Record<string, unknown>]
   t.equal(headers[':status'], 503)
-  t.equal(error, undefined, 'it has as long again to read')
+  t.equal(error, undefined, 'it has the same time again to read')
   await eventually(() => error !== undefined)
   t.match(error, { message: /INTERNAL_ERROR/ })
   t.equal(app.inFlightRequests, 1, 'its handler still runs')
@@ -324,7 +324,7 @@ t.test('idleTimeout: false keeps an idle connection, also after a long response'
   const port = await listen(app)
   const client = new RawClient(port).get('/long')
   await eventually(() => app.inFlightRequests === 1)
-  // Whoever lives longer than a sweep is watched; the watch must not outlive the response.
+  // A response that lasts longer than a sweep is watched; this must end with the response.
   await new RawClient(port).get('/held').closed
   await client.until(/long$/)
   await new RawClient(port).get('/held').closed
@@ -333,7 +333,7 @@ t.test('idleTimeout: false keeps an idle connection, also after a long response'
   held.release()
 })
 
-t.test('a handler that stays silent after its client left is given up after drainTimeout', async t => {
+t.test('a request whose handler stays silent after its client left stops counting after drainTimeout', async t => {
   const { app, log } = await createApp(t, { drainTimeout: 50 })
   app.get('/', () => {})
   const client = new RawClient(await listen(app)).get('/')
@@ -350,7 +350,7 @@ t.test('sets its timeouts on the server', async t => {
   })
 })
 
-t.test('keeps what the user gave to Fastify, unless the option is given', async t => {
+t.test('keeps the timeouts that the user gave to Fastify unless the option is given', async t => {
   const given: FastifyServerOptions & object = { requestTimeout: 3_000, keepAliveTimeout: 4_000, connectionTimeout: 5_000 }
   const { app: kept } = await createApp(t, {}, given)
   t.match(kept.server, { requestTimeout: 3_000, headersTimeout: 3_000, keepAliveTimeout: 4_000, timeout: 5_000 })

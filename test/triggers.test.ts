@@ -1,4 +1,4 @@
-// Whatever starts the shutdown, and whenever: one way out.
+// Whatever starts the shutdown, and whenever, it is the same shutdown.
 
 import t from 'tap'
 import type { Test } from 'tap'
@@ -8,12 +8,12 @@ import { fileURLToPath } from 'node:url'
 import { SIGNAL_COPY } from '../lib/times.ts'
 import { createApp, eventually, fixture, fork, heldRoute, listen, NO_COVERAGE, portOf, RawClient, runNode } from './helpers.ts'
 
-/** Milliseconds until several processes have started, on a busy machine. */
+/** Milliseconds until several processes have started on a busy machine. */
 const FORKED = 30_000
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
-/** How to have a service with a request in flight in a phase of its shutdown, and what its log says then. */
+/** How to get a service with a request in flight into a phase of its shutdown, and the log line that shows the phase. */
 const phases = [
   ['delaying', { OPTIONS: '{"shutdownDelay":3000}' }, /still serving for 3000ms/],
   ['draining', {}, /Waiting for 1 in-flight request/],
@@ -23,13 +23,13 @@ const phases = [
 
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   for (const [phase, env, message] of phases) {
-    t.test(`a second signal, ${signal}, exits at once while ${phase}, and what is lost is named`, async t => {
+    t.test(`a second signal, ${signal}, exits at once while ${phase}, and lost requests are named`, async t => {
       const service = fork(t, 'service', env)
       const client = new RawClient(await portOf(service)).get('/stuck')
       await service.log.line(/stuck request is in/)
       service.kill('SIGTERM')
       await service.log.line(message)
-      // A signal within this time comes with the first.
+      // A signal within this time counts as a copy of the first one.
       await new Promise(resolve => { setTimeout(resolve, SIGNAL_COPY + 1) })
       const start = performance.now()
       service.kill(signal)
@@ -42,14 +42,14 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     })
   }
 
-  t.test(`${signal} while starting ends the process: nobody listens, and the process is not touched yet`, async t => {
+  t.test(`${signal} while starting ends the process: nothing listens, and the plugin has no signal handlers yet`, async t => {
     const service = fork(t, 'service', { STARTS: 'slowly' })
     await service.log.line(/^starting$/)
     service.kill(signal)
     t.strictSame(await service.exit, { code: null, signal })
   })
 
-  t.test(`${signal} as soon as it listens shuts down`, async t => {
+  t.test(`${signal} as soon as it listens starts a shutdown`, async t => {
     const service = fork(t, 'service')
     await service.log.line(/listening at/)
     service.kill(signal)
@@ -57,7 +57,7 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     await service.log.line(new RegExp(`callback runs: ${signal}`))
   })
 
-  t.test(`${signal} while fastify.close() is under way joins it`, async t => {
+  t.test(`${signal} during fastify.close() joins it`, async t => {
     const service = fork(t, 'service')
     const port = await portOf(service)
     const client = new RawClient(port).get('/slow?ms=500')
@@ -88,7 +88,7 @@ t.test('close() called three times closes once', async t => {
   t.strictSame(ran, ['onClose', 'callback'])
 })
 
-t.test('close() called by a handler lets its own answer out', async t => {
+t.test('close() called by a handler lets its own response be sent', async t => {
   const service = fork(t, 'service')
   const client = new RawClient(await portOf(service)).get('/close')
   await client.closed
@@ -97,7 +97,7 @@ t.test('close() called by a handler lets its own answer out', async t => {
   await service.log.line(/callback runs: close/)
 })
 
-t.test('a handler that awaits close() waits for itself, until the drain timeout', async t => {
+t.test('a handler that awaits close() waits for itself until the drain timeout', async t => {
   const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":300}' })
   const client = new RawClient(await portOf(service)).get('/close?awaited')
   await client.closed
@@ -106,8 +106,8 @@ t.test('a handler that awaits close() waits for itself, until the drain timeout'
   t.match(await service.log.line(/not everything went well/), { report: { reason: 'close', cut: [{ route: '/close' }], exitCode: 1 } })
 })
 
-for (const when of ['before it listens', 'while it begins to', 'with a request in flight'] as const) {
-  t.test(`an aborted listen signal closes, ${when}`, async t => {
+for (const when of ['before it listens', 'while it starts to', 'with a request in flight'] as const) {
+  t.test(`an aborted listen signal closes the instance, ${when}`, async t => {
     const { app } = await createApp(t)
     const held = heldRoute(app)
     let ran = 0
@@ -115,7 +115,7 @@ for (const when of ['before it listens', 'while it begins to', 'with a request i
     const controller = new AbortController()
     if (when === 'before it listens') controller.abort()
     const listening = app.listen({ port: 0, host: '127.0.0.1', signal: controller.signal }).then(address => address, () => '')
-    if (when === 'while it begins to') controller.abort()
+    if (when === 'while it starts to') controller.abort()
     const address = await listening
     let client: RawClient | undefined
     if (when === 'with a request in flight') {
@@ -134,9 +134,9 @@ for (const when of ['before it listens', 'while it begins to', 'with a request i
   })
 }
 
-/** The ports of the fixture's instances, in their order. */
+/** The ports of the fixture's instances, in order. */
 async function portsOf ({ log }: Program): Promise<number[]> {
-  // Not from each instance's own lines: each has its own destination, and their order is not kept.
+  // Not from each instance's own lines, because each has its own destination, which does not preserve their order.
   const { ports } = await log.line(/all listen/)
   return ports as number[]
 }
@@ -153,7 +153,7 @@ interface Ended {
   code: number | null
 }
 
-/** SIGTERM with a request in flight in each instance: their answers, and how the process ended. */
+/** Sends SIGTERM with a request in flight in each instance. Returns the responses, and how the process ended. */
 async function endInstances (t: Test, instances: Instance[], env: Record<string, string> = {}): Promise<Ended> {
   const service = fork(t, 'instances', { INSTANCES: JSON.stringify(instances), ...env })
   const clients = (await portsOf(service)).map(port => new RawClient(port).get('/'))
@@ -162,12 +162,12 @@ async function endInstances (t: Test, instances: Instance[], env: Record<string,
   await Promise.all(clients.map(async client => { await client.closed }))
   const { code } = await service.exit
   t.equal(service.log.messages(/^SIGTERM received/).length, instances.length)
-  t.equal(service.log.messages(/cleans up$/).length, instances.length, 'each cleans up, once')
+  t.equal(service.log.messages(/cleans up$/).length, instances.length, 'each instance cleans up, once')
   return { service, texts: clients.map(({ text }) => text), code }
 }
 
 for (const copies of [1, 2]) {
-  t.test(`instances of ${copies === 1 ? 'one copy' : 'two copies'} of the package go down together`, async t => {
+  t.test(`instances of ${copies === 1 ? 'one copy' : 'two copies'} of the package shut down together`, async t => {
     const env: Record<string, string> = {}
     if (copies === 2) {
       const copy = `${root}/.tap/copy-${process.pid}`
@@ -177,13 +177,13 @@ for (const copies of [1, 2]) {
       env['COPY'] = `${copy}/index.ts`
     }
 
-    await t.test('two, both clean', async t => {
+    await t.test('two, neither cut', async t => {
       const { texts, code } = await endInstances(t, [{ drainTimeout: 1_000, ms: 100 }, { drainTimeout: 2_000, ms: 500 }], env)
       t.match(texts, [/200 OK[^]*served by 0$/, /200 OK[^]*served by 1$/])
       t.equal(code, 0)
     })
 
-    await t.test('two, the quicker one cut: the slower one is waited for, and the worst decides the exit code', async t => {
+    await t.test('two, the quicker one cut: the process waits for the slower one, and the worst result decides the exit code', async t => {
       const { texts, code } = await endInstances(t, [{ drainTimeout: 100 }, { drainTimeout: 2_000, ms: 500 }], env)
       t.match(texts, [/^HTTP\/1\.1 503/, /200 OK[^]*served by 1$/])
       t.equal(code, 1)
@@ -195,7 +195,7 @@ for (const copies of [1, 2]) {
       t.equal(code, 0)
     })
 
-    await t.test('five with timeouts of their own, one of which fails to clean up', async t => {
+    await t.test('five with their own timeouts, one of which fails to clean up', async t => {
       const instances = [100, 200, 300, 400, 500].map((ms, index) => ({ ms, drainTimeout: 4 * ms, fails: index === 1 }))
       const { service, texts, code } = await endInstances(t, instances, env)
       t.match(texts, instances.map((_, index) => new RegExp(`200 OK[^]*served by ${index}$`)))
@@ -207,26 +207,26 @@ for (const copies of [1, 2]) {
 }
 
 for (const what of ['another one begins to listen', 'another one closes', 'another one begins to listen afterwards']) {
-  t.test(`SIGTERM is heard while one instance listens and ${what}; all go down`, async t => {
+  t.test(`SIGTERM is handled while one instance listens and ${what}; all instances shut down`, async t => {
     const service = fork(t, 'coming-and-going', { CASE: what })
     t.strictSame(await service.exit, { code: 0, signal: null })
     t.strictSame(service.log.messages(/cleans up$/).sort(), ['first cleans up', 'second cleans up'])
   })
 }
 
-t.test('SIGINT skips the delay of an instance that begins to listen afterwards, too', async t => {
+t.test('SIGINT also skips the delay of an instance that starts to listen afterwards', async t => {
   const service = fork(t, 'coming-and-going', { CASE: 'another one, with a delay, begins to listen after SIGINT' })
   t.strictSame(await service.exit, { code: 0, signal: null })
   t.strictSame(service.log.messages(/cleans up$|still serving/).sort(), ['first cleans up', 'second cleans up'])
 })
 
-/** The port of the fixture's workers, once both listen. */
+/** The port of the fixture's workers, once both of them listen. */
 async function portOfWorkers (service: Program): Promise<number> {
   await eventually(() => service.log.messages(/listening at/).length === 2, FORKED)
   return await portOf(service)
 }
 
-t.test('node:cluster: Ctrl-C ends the primary at once, and the workers end what they have begun', async t => {
+t.test('node:cluster: Ctrl-C ends the primary at once, and the workers finish their requests', async t => {
   const service = fork(t, 'cluster')
   const port = await portOfWorkers(service)
   const clients = [new RawClient(port).get('/slow'), new RawClient(port).get('/slow')]
@@ -235,7 +235,7 @@ t.test('node:cluster: Ctrl-C ends the primary at once, and the workers end what 
   await Promise.all(clients.map(async ({ closed }) => { await closed }))
   for (const { text } of clients) t.match(text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close\r\n[^]*slow$/i)
   t.match(await service.exit, { signal: 'SIGINT' }, 'the primary; the workers keep its output open')
-  // Not by lines: two processes write to one pipe.
+  // Not line by line, because two processes write to one pipe.
   t.equal(service.output().match(/"msg":"callback runs: (SIGINT|disconnect)"/g)?.length, 2)
   t.equal(service.output().match(/"msg":"Graceful shutdown complete"/g)?.length, 2)
 })
@@ -249,7 +249,7 @@ t.test('node:cluster: the drain waits for the preClose hooks, although a worker 
   t.ok(told.indexOf('preClose hook ends') < told.findIndex(msg => msg.startsWith('All requests drained')), told.join('; '))
 })
 
-t.test('node:cluster: a primary that is gone ends its workers in order', async t => {
+t.test('node:cluster: if the primary is gone, its workers shut down gracefully', async t => {
   const service = fork(t, 'cluster')
   const port = await portOfWorkers(service)
   const client = new RawClient(port).get('/slow')
@@ -261,7 +261,7 @@ t.test('node:cluster: a primary that is gone ends its workers in order', async t
   t.equal(service.output().match(/"msg":"callback runs: disconnect"/g)?.length, 2)
 })
 
-t.test('node:cluster: a worker that does not know yet that its primary is gone shuts down as if it did', async t => {
+t.test('node:cluster: a worker that does not know yet that its primary is gone also shuts down gracefully', async t => {
   const service = fork(t, 'cluster')
   const client = new RawClient(await portOfWorkers(service)).get('/alone')
   await client.closed
@@ -279,10 +279,10 @@ t.test("node:cluster: any other error of a worker's channel is uncaught, as with
   await service.log.line(/^worker exited: 1 null$/)
 })
 
-t.test('node:cluster: a worker that its primary disconnects ends what it has begun', async t => {
+t.test('node:cluster: a worker that its primary disconnects finishes its requests', async t => {
   const service = fork(t, 'cluster')
   const port = await portOfWorkers(service)
-  // So many that each worker has some.
+  // Enough connections that each worker has some.
   const idle = await Promise.all(Array.from({ length: 8 }, async () => {
     const client = new RawClient(port).get('/')
     await client.until(/served by/)
@@ -299,7 +299,7 @@ t.test('node:cluster: a worker that its primary disconnects ends what it has beg
 })
 
 for (const signals of ['SIGTERM,SIGHUP', 'SIGHUP,SIGTERM', 'SIGTERM,SIGINT', 'SIGINT,SIGTERM']) {
-  t.test(`two signals at once, ${signals}, are one graceful shutdown, and SIGINT skips the delay`, async t => {
+  t.test(`two signals at once, ${signals}, start one graceful shutdown, and SIGINT skips the delay`, async t => {
     const delay = signals.includes('SIGINT') ? 20_000 : 100
     const service = fork(t, 'service', { OPTIONS: `{"shutdownDelay":${delay},"shutdownTimeout":50000}` })
     const port = await portOf(service)
@@ -313,7 +313,7 @@ for (const signals of ['SIGTERM,SIGHUP', 'SIGHUP,SIGTERM', 'SIGTERM,SIGINT', 'SI
   })
 }
 
-t.test('a signal after an uncaught error joins, and a second one exits at once', async t => {
+t.test('a signal after an uncaught error joins the shutdown, and a second one exits at once', async t => {
   const service = fork(t, 'service')
   const port = await portOf(service)
   new RawClient(port).get('/stuck')
@@ -329,7 +329,7 @@ t.test('a signal after an uncaught error joins, and a second one exits at once',
   await service.log.line(/Second signal, SIGTERM/)
 })
 
-t.test('node:cluster: SIGTERM to a worker ends that one', async t => {
+t.test('node:cluster: SIGTERM to a worker ends only that worker', async t => {
   const service = fork(t, 'cluster')
   const port = await portOfWorkers(service)
   const client = new RawClient(port).get('/slow')
@@ -344,7 +344,7 @@ t.test('node:cluster: SIGTERM to a worker ends that one', async t => {
   t.match(other.text, /200 OK/)
 })
 
-t.test('node:cluster: while a worker goes, new connections are served by the other one', async t => {
+t.test('node:cluster: while a worker shuts down, new connections are served by the other one', async t => {
   const service = fork(t, 'cluster')
   const port = await portOfWorkers(service)
   const stopped = new AbortController()
@@ -370,7 +370,8 @@ t.test('node:cluster: while a worker goes, new connections are served by the oth
   t.strictSame(lost, [])
 })
 
-for (const [what, ms, code] of [['answers who is in flight and exits 0', 300, 0], ['exits 1 when a request had to be cut', 5_000, 1]] as const) {
+const outcomes = [['answers requests in flight and exits with 0', 300, 0], ['exits with 1 when a request was cut', 5_000, 1]] as const
+for (const [what, ms, code] of outcomes) {
   t.test(`fastify start of fastify-cli ${what}`, async t => {
     const cli = fileURLToPath(import.meta.resolve('fastify-cli/cli.js'))
     const options = ['--port', '0', '--address', '127.0.0.1', '--log-level', 'info', '--close-grace-delay', '10000']

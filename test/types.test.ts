@@ -1,4 +1,4 @@
-// The public types; what is wrong here does not compile.
+// The public types; a mistake here is a compile error.
 
 import t from 'tap'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
@@ -34,7 +34,7 @@ t.test('decorates the instance', async t => {
   t.equal(named, gracefulPlugin)
 })
 
-t.test('takes the options that there are', async t => {
+t.test('accepts all options', async t => {
   expectTypeOf<GracefulOptions['readTimeout']>().toEqualTypeOf<number | false | undefined>()
   expectTypeOf<GracefulOptions['signals']>().toEqualTypeOf<boolean | readonly ProcessEvent[] | undefined>()
   expectTypeOf<GracefulOptions['ready']>().toEqualTypeOf<string | ProbeOptions | false | undefined>()
@@ -43,17 +43,17 @@ t.test('takes the options that there are', async t => {
   const { app } = await createApp(t, { health: { duringShutdown: 200, config: { own: 1 }, schema: { hide: true } } })
   app.get('/stream', { config: { gracefulShutdown: { writeTimeout: false } } }, async () => 'x')
   app.get('/metrics', { config: { gracefulShutdown: false } }, async () => 'x')
-  // @ts-expect-error a string is no time
+  // @ts-expect-error a string is not a time
   t.throws(() => app.get('/wrong', { config: { gracefulShutdown: { writeTimeout: '1' } } }, async () => 'x'))
-  // @ts-expect-error a string is no callback
+  // @ts-expect-error a string is not a callback
   t.throws(() => { app.registerShutdownCallback('x') })
-  // @ts-expect-error a string is no time
+  // @ts-expect-error a string is not a time
   t.throws(() => { app.registerShutdownCallback(() => {}, { timeout: '1' }) })
-  // @ts-expect-error nobody but the shutdown sets the phase
+  // @ts-expect-error only the shutdown sets the phase
   t.throws(() => { app.gracefulShutdown.phase = 'closed' })
 })
 
-t.test("takes every kind of server: probes' handlers on HTTPS and HTTP/2 instances", async t => {
+t.test("accepts every kind of server: the probes' handlers on HTTPS and HTTP/2 instances", async t => {
   const { app } = await createApp(t)
   const { healthHandler, readyHandler } = app.gracefulShutdown
   const admins = [Fastify({ http2: true }), Fastify({ https: {} }), Fastify({ http2: true, https: {} }), Fastify()] as const
@@ -69,7 +69,7 @@ t.test("takes every kind of server: probes' handlers on HTTPS and HTTP/2 instanc
   }
 })
 
-t.test('takes every type provider', async t => {
+t.test('accepts every type provider', async t => {
   const typebox = Fastify().withTypeProvider<TypeBoxTypeProvider>()
   await typebox.register(gracefulPlugin, { drainTimeout: 1_000, prefix: '/x' })
   typebox.get('/typebox', { schema: { querystring: Type.Object({ n: Type.Number() }) } }, async ({ query }) => {
@@ -86,7 +86,7 @@ t.test('takes every type provider', async t => {
     return 'x'
   })
   zod.get('/live', zod.gracefulShutdown.healthHandler)
-  // @ts-expect-error a string is no time
+  // @ts-expect-error a string is not a time
   await t.rejects(async () => { await Fastify().withTypeProvider<ZodTypeProvider>().register(gracefulPlugin, { drainTimeout: '1' }) })
   for (const app of [typebox, zod]) {
     t.equal((await app.inject('/live')).statusCode, 200)

@@ -1,5 +1,5 @@
-// The loader of typescript.mjs. Types are overwritten with spaces, as Node.js 22.18 and later do by themselves, so that each character
-// stays where it is: coverage and stack traces need no source maps.
+// The loader of typescript.mjs. Types are replaced with spaces, as in Node.js 22.18 and later, so that each character
+// keeps its position: coverage and stack traces need no source maps.
 
 import { createHash } from 'node:crypto'
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'

@@ -1,4 +1,4 @@
-// node --import=./test/typescript.mjs runs TypeScript. The tests start hundreds of processes, each of which takes half as long this way
+// node --import=./test/typescript.mjs runs TypeScript. The tests start hundreds of processes, which take half as long this way
 // as with tsx.
 
 import * as module from 'node:module'

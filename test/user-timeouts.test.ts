@@ -1,4 +1,4 @@
-// Healthy traffic and the user's own limits: what the plugin's timeouts leave alone.
+// Healthy traffic and the user's own limits, which the plugin's timeouts do not affect.
 
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
@@ -84,7 +84,7 @@ for (const [name, server, connect] of protocols) {
     t.equal(await upload.status, 200)
   })
 
-  t.test(`${name}: a client that sends much at once may then pause for as many seconds as KiB, whatever writeTimeout says`, async t => {
+  t.test(`${name}: a client that sends much at once may then pause for as many seconds as KiB, regardless of writeTimeout`, async t => {
     const { fastify, log, port } = await start(t, { readTimeout: 100, writeTimeout: 100 }, server, app => { app.post('/', async ({ body }) => body) })
     const upload = connect(port)('/', 5 * 1_024)
     upload.send(KIB.repeat(4))
@@ -96,7 +96,7 @@ for (const [name, server, connect] of protocols) {
     t.equal(await upload.status, 200)
   })
 
-  t.test(`${name}: a client that dribbles is answered 408, also beside and after others on its connection`, async t => {
+  t.test(`${name}: a client that sends slowly is answered with 408, also with and after other requests on its connection`, async t => {
     const { fastify, log, port } = await start(t, { readTimeout: 300 }, server, app => { app.post('/', async ({ body }) => body) })
     const request = connect(port)
     const other = request('/', 200 * 1_024)
@@ -113,7 +113,7 @@ for (const [name, server, connect] of protocols) {
     t.match(line.msg, /\(readTimeout\)\. \/ can have its own: config: \{ gracefulShutdown: \{ readTimeout: … \} \}$/)
   })
 
-  t.test(`${name}: a route can have its own readTimeout, or none`, async t => {
+  t.test(`${name}: a route can have its own readTimeout or none`, async t => {
     const { port } = await start(t, { readTimeout: 200 }, server, app => {
       app.post('/quick', { config: { gracefulShutdown: { readTimeout: 50 } } }, async ({ body }) => body)
       app.post('/patient', { config: { gracefulShutdown: { readTimeout: false } } }, async ({ body }) => body)
@@ -140,7 +140,7 @@ for (const [name, server, connect] of protocols) {
     t.strictSame(log.messages(/^Request cut/), [])
   })
 
-  t.test(`${name}: a handler that does not answer is cut while the body waits for it to be read`, async t => {
+  t.test(`${name}: a handler that does not answer is cut while the body waits to be read`, async t => {
     const never = new Deferred()
     const { port } = await start(t, { readTimeout: 10_000, writeTimeout: 100 }, server, app => {
       app.addHook('onRequest', async () => { await never.promise })
@@ -161,7 +161,7 @@ for (const [name, server, connect] of protocols) {
         void ended.promise.then(() => source.push('data: 2\n\n') && source.push(null))
         return source
       },
-      // Node does not show these headers.
+      // Node does not expose these headers.
       hijacked: reply => {
         reply.hijack()
         reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
@@ -245,7 +245,7 @@ for (const [name, server, connect] of protocols) {
     await eventually(() => fastify.inFlightRequests === 0)
   })
 
-  t.test(`${name}: a response whose handler has set its own timeout is not cut, whenever it did`, async t => {
+  t.test(`${name}: a response whose handler has set its own timeout is not cut, whenever it was set`, async t => {
     const ended = new Deferred()
     const expired: string[] = []
     const { fastify, log, port } = await start(t, { writeTimeout: 200 }, server, app => {
@@ -274,7 +274,7 @@ for (const [name, server, connect] of protocols) {
     for (const text of await Promise.all(texts)) t.match(text, /end/)
   })
 
-  t.test(`${name}: handlerTimeout limits the time to the first byte in place of writeTimeout`, async t => {
+  t.test(`${name}: handlerTimeout limits the time to the first byte instead of writeTimeout`, async t => {
     const never = new Deferred()
     const { fastify, log, port } = await start(t, { writeTimeout: 60 }, { ...server, handlerTimeout: 500 }, app => {
       app.get('/hangs', async () => { await never.promise })
@@ -294,7 +294,6 @@ for (const [name, server, connect] of protocols) {
   })
 }
 
-/** All that comes as the answer to a GET request, until its connection or stream has closed. */
 /** Requests `/` and reads nothing of the response until there is a 'data' listener. */
 function openStream (name: string, port: number): { stream: Readable, close: () => void } {
   if (name === 'HTTP/1') {
@@ -306,6 +305,7 @@ function openStream (name: string, port: number): { stream: Readable, close: () 
   return { stream: session.request({ ':path': '/' }), close: () => { session.destroy() } }
 }
 
+/** Everything received for a GET request until its connection or stream has closed. */
 async function getText (t: Test, name: string, port: number, path: string, asks: boolean): Promise<string> {
   if (name === 'HTTP/1') {
     const client = new RawClient(port).get(path, ['Connection: close', ...asks ? ['Accept: text/event-stream'] : []])
@@ -321,7 +321,7 @@ async function getText (t: Test, name: string, port: number, path: string, asks:
   return text
 }
 
-t.test('the 408 is whole, and the client reads it although it goes on sending', async t => {
+t.test('a 408 is complete, and the client reads it although it continues to send', async t => {
   const { fastify, port } = await start(t, { readTimeout: 100 }, {}, app => { app.post('/', async ({ body }) => body) })
   for (let round = 0; round < 10; round++) {
     const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 100000\r\n\r\n')
@@ -334,7 +334,7 @@ t.test('the 408 is whole, and the client reads it although it goes on sending', 
   await eventually(() => fastify.inFlightRequests === 0)
 })
 
-t.test('a 408 that waits for its turn, until the rest of the request has arrived after all, is sent and ends the connection', async t => {
+t.test('a 408 that waits for its turn until the rest of the request has arrived is sent, and ends the connection', async t => {
   const { app, log } = await createApp(t, { readTimeout: 100 })
   const held = heldRoute(app)
   const received = new Deferred()
@@ -351,7 +351,7 @@ t.test('a 408 that waits for its turn, until the rest of the request has arrived
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('readTimeout acts on a stream that is no socket', async t => {
+t.test('readTimeout acts on a stream that is not a socket', async t => {
   const { app } = await createApp(t, { readTimeout: 100, writeTimeout: false })
   app.post('/', async () => 'never')
   await listen(app)
@@ -374,7 +374,7 @@ t.test('a handler that has replaced a property of its reply is cut as usual', as
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('a client that goes on sending the body of an answered request is closed', async t => {
+t.test('a client that continues to send the body of an answered request is closed', async t => {
   const { log, port } = await start(t, { readTimeout: 150 }, {}, app => {
     app.addHook('onRequest', async (_request, reply) => await reply.code(401).send('no'))
     app.post('/', async () => 'never')
@@ -387,7 +387,7 @@ t.test('a client that goes on sending the body of an answered request is closed'
   t.strictSame(log.messages(/^Request cut/), [])
 })
 
-t.test('a handler that sets its own timeout late, and does not listen to it, has its connection closed by that', async t => {
+t.test('a timeout that a handler sets late, without a listener, closes its connection', async t => {
   const { fastify, log, port } = await start(t, { writeTimeout: 200 }, {}, app => {
     app.get('/', async (_request, reply) => {
       reply.raw.setHeader('content-type', 'text/plain')
@@ -405,7 +405,7 @@ t.test('a handler that sets its own timeout late, and does not listen to it, has
   await eventually(() => fastify.inFlightRequests === 0)
 })
 
-t.test('the line of a handler that is cut names option and route, and says how the route can have its own', async t => {
+t.test('the log line of a cut names option and route, and says how to set the option for the route', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 100 })
   const held = heldRoute(app, '/reports/:id')
   const client = new RawClient(await listen(app)).get('/reports/1')
@@ -415,7 +415,7 @@ t.test('the line of a handler that is cut names option and route, and says how t
   held.release()
 })
 
-t.test('requestTimeout given to Fastify limits the whole request, by Node, and no route lengthens that', async t => {
+t.test('requestTimeout given to Fastify limits the whole request, by Node, and no route can lengthen it', async t => {
   const { fastify, log, port } = await start(t, {}, { requestTimeout: 300 }, app => {
     app.post('/', { config: { gracefulShutdown: { readTimeout: 60_000 } } }, async ({ body }) => body)
     app.post('/plain', async ({ body }) => body)
@@ -428,7 +428,7 @@ t.test('requestTimeout given to Fastify limits the whole request, by Node, and n
     t.equal(await upload.status, 408)
     clearInterval(steady)
   }
-  t.strictSame(log.messages(/^Request cut/), [], 'it was Node')
+  t.strictSame(log.messages(/^Request cut/), [], 'it was cut by Node')
   t.equal(await upload1(port, '/short').status, 408)
   await log.line(/^Request cut: The request was not received within 60 ms/)
 })
@@ -457,7 +457,7 @@ t.test('server.timeout and connectionTimeout are kept, also if set after the reg
   own.release()
 })
 
-t.test('keepAliveTimeout: 0 is kept where it is the server\'s; Fastify takes its own as not given, and so does the plugin', async t => {
+t.test("keepAliveTimeout: 0 set on the server is kept; Fastify and the plugin treat 0 in Fastify's options as not given", async t => {
   const { app: given } = await createApp(t, {}, { keepAliveTimeout: 0 })
   t.equal(given.server.keepAliveTimeout, 120_000)
   const { app } = await createApp(t, {}, {
@@ -505,10 +505,10 @@ t.test('writeTimeout does not cut a handler that sends 102 responses', async t =
   t.match(client.text, /102 Processing[^]*200 OK[^]*done$/)
 })
 
-t.test('writeTimeout does not cut what code serves that took over the server\'s request event', async t => {
+t.test("writeTimeout does not cut responses of code that took over the server's request event", async t => {
   const { app, log } = await createApp(t, { writeTimeout: 200 })
   app.get('/slow', async () => { await sleep(5_000, undefined, { ref: false }) })
-  // As socket.io does it, for its long polls.
+  // As in socket.io, for its long polls.
   const listeners = app.server.listeners('request') as Array<(request: IncomingMessage, response: ServerResponse) => void>
   app.server.removeAllListeners('request')
   app.server.on('request', (request, response) => {
@@ -524,7 +524,7 @@ t.test('writeTimeout does not cut what code serves that took over the server\'s 
   t.equal(log.messages(/^Request cut/).length, 1)
 })
 
-t.test('a handler that reads a body which is cut by readTimeout is told', async t => {
+t.test('a handler that reads a body which readTimeout cuts gets an error', async t => {
   const { app } = await createApp(t, { readTimeout: 300 })
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('*', (_request, payload, done) => { done(null, payload) })
@@ -543,7 +543,7 @@ t.test('a handler that reads a body which is cut by readTimeout is told', async 
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('the media type of an event stream may be in capitals', async t => {
+t.test('the media type of an event stream may be in upper case', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 200 })
   app.get('/', (_request, { raw }) => {
     raw.writeHead(200, { 'content-type': 'Text/Event-Stream' })

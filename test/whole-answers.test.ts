@@ -1,4 +1,4 @@
-// SIGTERM comes while an answer is under way: it arrives whole, to the byte, and the process exits with 0.
+// SIGTERM arrives while a response is in progress: the client receives all of its bytes, and the process exits with 0.
 
 import t from 'tap'
 import type { Test } from 'tap'
@@ -28,7 +28,7 @@ async function start (t: Test, env: Record<string, string> = {}): Promise<{ serv
   return { service, port: ports[0] as number, ports }
 }
 
-/** SIGTERM once so many requests are in. */
+/** Sends SIGTERM once this number of requests has arrived. */
 async function stop (service: Program, requests = 1): Promise<void> {
   await eventually(() => service.log.messages(/^request is in$/).length === requests, 30_000)
   service.kill('SIGTERM')
@@ -45,7 +45,7 @@ interface Answer {
   trailers: string
 }
 
-/** Takes a response apart; a chunked body is put together. */
+/** Parses a response, including a chunked body. */
 function parse (text: string): Answer {
   const end = text.indexOf('\r\n\r\n')
   const head = text.slice(0, end)
@@ -61,7 +61,7 @@ function parse (text: string): Answer {
   }
 }
 
-const saysClose = /^connection: close$/im
+const CONNECTION_CLOSE = /^connection: close$/im
 
 t.test('JSON', async t => {
   const { service, port } = await start(t)
@@ -70,12 +70,12 @@ t.test('JSON', async t => {
   await client.closed
   const { head, body } = parse(client.text)
   t.match(head, /^HTTP\/1\.1 200 OK/)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, json({ a: '1' }))
   await exited(t, service)
 })
 
-t.test('a stream, of which a part has been sent before', async t => {
+t.test('a stream that has been sent in part', async t => {
   const { service, port } = await start(t)
   const client = new RawClient(port).get('/stream')
   await client.until(/first/)
@@ -107,7 +107,7 @@ for (const protocol of ['http', 'https']) {
   })
 }
 
-t.test('an upload, of which a part has been sent before', async t => {
+t.test('an upload that has been sent in part', async t => {
   const { service, port } = await start(t)
   const body = randomBytes(8 * MIB)
   const client = new RawClient(port)
@@ -118,12 +118,12 @@ t.test('an upload, of which a part has been sent before', async t => {
   client.socket.write(body.subarray(MIB))
   await client.closed
   const { head, body: answer } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(answer, JSON.stringify({ bytes: body.length, hash: hash(body) }))
   await exited(t, service)
 })
 
-t.test('Expect: 100-continue, where the body is sent after', async t => {
+t.test('Expect: 100-continue, with the body sent afterwards', async t => {
   const { service, port } = await start(t)
   const client = new RawClient(port)
     .send('POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n')
@@ -134,7 +134,7 @@ t.test('Expect: 100-continue, where the body is sent after', async t => {
   client.send('body')
   await client.closed
   const { head, body } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, JSON.stringify({ bytes: 4, hash: hash('body') }))
   await exited(t, service)
 })
@@ -145,20 +145,20 @@ t.test('a response with trailers', async t => {
   await stop(service)
   await client.closed
   const { head, body, trailers } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, 'with trailers')
   t.equal(trailers, `x-hash: ${hash('with trailers')}\r\n\r\n`)
   await exited(t, service)
 })
 
-t.test('three pipelined requests, of which only the last answer says Connection: close', async t => {
+t.test('three pipelined requests, of which only the last response says Connection: close', async t => {
   const { service, port } = await start(t)
   const client = new RawClient(port).get('/json?n=1').get('/json?n=2').get('/json?n=3')
   await stop(service, 3)
   await client.closed
   const answers = client.text.split(/(?=HTTP\/1\.1 200 OK)/).map(parse)
   t.strictSame(answers.map(({ body }) => body), ['1', '2', '3'].map(n => json({ n })))
-  t.strictSame(answers.map(({ head }) => saysClose.test(head)), [false, false, true])
+  t.strictSame(answers.map(({ head }) => CONNECTION_CLOSE.test(head)), [false, false, true])
   await exited(t, service, 3)
 })
 
@@ -191,7 +191,7 @@ t.test('HTTPS', async t => {
   await stop(service)
   await client.closed
   const { head, body } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, json({ a: '1' }))
   await exited(t, service)
 })
@@ -203,7 +203,7 @@ t.test('a Unix socket', async t => {
   await stop(service)
   await client.closed
   const { head, body } = parse(client.text)
-  t.match(head, saysClose)
+  t.match(head, CONNECTION_CLOSE)
   t.equal(body, json({ a: '1' }))
   await exited(t, service)
 })
@@ -215,14 +215,14 @@ t.test('both listeners of localhost', async t => {
   await Promise.all(clients.map(async ({ closed }) => { await closed }))
   for (const { text } of clients) {
     const { head, body } = parse(text)
-    t.match(head, saysClose)
+    t.match(head, CONNECTION_CLOSE)
     t.equal(body, json({ a: '1' }))
   }
   await exited(t, service, 2)
 })
 
 for (const phase of ['delaying', 'draining'] as const) {
-  t.test(`${phase}: an answer that does not wait for its upload is read by a client that writes all of it first`, async t => {
+  t.test(`${phase}: a response that does not wait for its upload is read by a client that first writes all of it`, async t => {
     const { app } = await createApp(t, { shutdownDelay: phase === 'delaying' ? 1_000 : 0 }, { bodyLimit: 16 * MIB })
     const entered = new Deferred()
     app.post('/', {
@@ -249,7 +249,7 @@ for (const phase of ['delaying', 'draining'] as const) {
   })
 }
 
-t.test('a connection whose streamed answer ends while others are in flight is closed soon after', async t => {
+t.test('a connection whose streamed response ends while other requests are in flight is closed soon after', async t => {
   const { service, port } = await start(t, { OPTIONS: '{"drainTimeout":10000}' })
   const stuck = new RawClient(port).get('/stuck')
   const client = new RawClient(port).get('/stream')
@@ -259,8 +259,8 @@ t.test('a connection whose streamed answer ends while others are in flight is cl
   const ended = performance.now()
   await client.closed
   t.ok(performance.now() - ended < 2_000, 'after 100 ms; Node 20 adds a second')
-  t.notMatch(parse(client.text).head, saysClose, 'it could not be said')
-  t.strictSame(service.log.messages(/^Request cut/), [], 'the drain still goes on')
+  t.notMatch(parse(client.text).head, CONNECTION_CLOSE, 'it could not be set in time')
+  t.strictSame(service.log.messages(/^Request cut/), [], 'the drain still runs')
   stuck.socket.destroy()
   service.kill('SIGKILL')
 })

@@ -1,4 +1,4 @@
-// Responses whose writeHead, write and end are wrapped, as Express middleware for compression, timing and sessions does.
+// Responses whose writeHead, write and end are wrapped, as in Express middleware for compression, timing and sessions.
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
@@ -61,9 +61,9 @@ async function startWrapped (t: Test, wrap: (response: ServerResponse) => void, 
 
 for (const [what, wrap] of Object.entries(wraps)) {
   for (const isAhead of [true, false]) {
-    const where = isAhead ? 'ahead of the plugin' : 'behind the plugin'
+    const where = isAhead ? 'registered before the plugin' : 'registered after the plugin'
 
-    t.test(`a middleware ${where} that ${what} does not keep a request from being cut`, async t => {
+    t.test(`a request is cut although a middleware ${where} ${what}`, async t => {
       const { app, entered, release } = await startWrapped(t, wrap, isAhead, false)
       const client = new RawClient(await listen(app)).get('/')
       await entered
@@ -77,7 +77,7 @@ for (const [what, wrap] of Object.entries(wraps)) {
     })
 
     if (what.startsWith('throws')) continue
-    t.test(`a middleware ${where} that ${what} lets a request be waited for`, async t => {
+    t.test(`a request is waited for although a middleware ${where} ${what}`, async t => {
       const { app, entered, release } = await startWrapped(t, wrap, isAhead, false)
       const client = new RawClient(await listen(app)).get('/')
       await entered
@@ -91,7 +91,7 @@ for (const [what, wrap] of Object.entries(wraps)) {
   }
 }
 
-t.test('a request to a route that was registered ahead of the plugin is waited for', async t => {
+t.test('a request to a route that was registered before the plugin is waited for', async t => {
   const { app, entered, release } = await startWrapped(t, () => {}, false, true)
   const client = new RawClient(await listen(app)).get('/')
   await entered
@@ -103,7 +103,7 @@ t.test('a request to a route that was registered ahead of the plugin is waited f
   t.match(await report, { completed: 1, cut: [], exitCode: 0 })
 })
 
-t.test('a request to a route that was registered ahead of the plugin counts on after its client has gone', async t => {
+t.test('a request to a route that was registered before the plugin still counts after its client has left', async t => {
   const { app, entered, release } = await startWrapped(t, () => {}, false, true)
   const { client, leave } = await visit(app, await listen(app))
   client.get('/')

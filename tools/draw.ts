@@ -1,4 +1,4 @@
-// `npm run pictures`: draws the pictures of the benchmarks and of the rolling restarts again, from the stored results. The picture of
+// `npm run pictures`: redraws the pictures of the benchmarks and of the rolling restarts from the stored results. The picture of
 // the demo is drawn by a run: npm run demo -- --picture example/timeline.svg
 
 import type { Results } from '../bench/results.ts'

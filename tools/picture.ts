@@ -1,4 +1,4 @@
-// What the pictures of this project share: an SVG without a script or a font, legible at a width of 380 pixels, in the colour scheme of
+// What the pictures of this project share: an SVG without scripts or fonts, legible at a width of 380 pixels, in the colour scheme of
 // the reader.
 
 /** The width in units. A picture that is 380 pixels wide shows a font size of 16 units as 10 pixels. */
@@ -10,7 +10,7 @@ export const LINE = 22
 const FONT_SIZE = 16
 const TITLE_SIZE = 19
 
-/** In light and in dark. What is drawn in one of the first two groups has a contrast of at least 4.5:1 with the page and the tints. */
+/** Light and dark. The first two groups have a contrast of at least 4.5:1 with the page and the tints. */
 export const COLOURS = {
   ink: ['#1f2733', '#e6edf3'],
   faint: ['#515c6b', '#a3afbd'],
@@ -42,7 +42,7 @@ export interface Picture {
   height: number
 }
 
-/** Where the content starts, below a subtitle of so many lines. */
+/** Where the content starts, below a subtitle of this many lines. */
 export function top (subtitleLines: number): number {
   return 44 + subtitleLines * LINE
 }
@@ -106,7 +106,7 @@ export function line (path: string, colour: Colour, { width = 1, dashes = '' } =
   return `<path d="${path}" fill="none" class="${colour}-line" stroke-width="${width}"${dashes === '' ? '' : ` stroke-dasharray="${dashes}"`}/>`
 }
 
-/** Round steps from 0 to at most `most`. */
+/** Round steps from 0 up to at most `most`. */
 export function ticks (most: number, about = 4): number[] {
   const rough = most / about
   const power = 10 ** Math.floor(Math.log10(rough))

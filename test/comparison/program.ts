@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { RawClient } from '../helpers.ts'
 
-/** What a question asks of a program; see programs/service.mjs. All times in milliseconds. */
+/** What a question requires of a program; see programs/service.mjs. All times in milliseconds. */
 export interface Settings {
   delay: number
   limit: number
@@ -37,7 +37,7 @@ interface ProgramEvent {
 /** The usual limit. */
 export const LIMIT = 3000
 const DEFAULTS: Settings = { delay: 0, limit: LIMIT, instances: 1, http2: false, webSocket: false, cleanupHangs: false, downloadSize: 0 }
-/** How long a program may take to do what it is asked; not a limit that an answer depends on. */
+/** How long a program may take for what it is asked; no answer depends on this limit. */
 const PATIENCE = 60_000
 
 export class Program {
@@ -71,12 +71,12 @@ export class Program {
     })
   }
 
-  /** What it has written since the signal. */
+  /** The output since the signal. */
   get outputSinceSignal (): string {
     return this.#output.slice(this.#outputAtSignal)
   }
 
-  /** Waits for the program to tell of this event for the nth time. */
+  /** Waits until the program has reported this event for the nth time. */
   async event (name: string, nth = 1): Promise<ProgramEvent> {
     for (;;) {
       const found = this.events.filter(({ event }) => event === name)[nth - 1]
@@ -98,7 +98,7 @@ export class Program {
 
   /** Lets the handlers of `/held` and `/early` finish. */
   release (): void {
-    // Its channel may be closed.
+    // The channel may be closed.
     if (this.#child.connected) this.#child.send('release', () => {})
   }
 
@@ -125,14 +125,14 @@ export interface Answer {
   isWhole: boolean
 }
 
-/** Sends a GET request, and waits for its answer or for the end of the connection. */
+/** Sends a GET request and waits for its response or for the end of the connection. */
 export async function get (client: RawClient, path: string): Promise<Answer> {
   const before = client.text.length
   client.get(path)
   return await answer(client, before)
 }
 
-/** Waits for an answer that begins at this place in what the client has read. */
+/** Waits for a response that begins at this offset in what the client has read. */
 export async function answer (client: RawClient, from = 0): Promise<Answer> {
   const received = () => client.text.slice(from)
   const whole = async (): Promise<void> => {
@@ -156,7 +156,7 @@ function isWhole (text: string): boolean {
   return text.length - end - 4 >= length || (Number.isNaN(length) && text.endsWith('0\r\n\r\n'))
 }
 
-/** Asks over a new connection. */
+/** Sends a request over a new connection. */
 export async function getOnce (port: number, path: string): Promise<Answer> {
   const client = new RawClient(port)
   try {

@@ -1,4 +1,4 @@
-// The questions, and how each is asked: of real processes, over real sockets.
+// The questions, and how each is put to real processes over real sockets.
 
 import type { Program, Settings } from './program.ts'
 import { once } from 'node:events'
@@ -47,16 +47,16 @@ type Start = (settings?: Partial<Settings>) => Program
 
 /** `Settings.delay`, in milliseconds. */
 const DELAY = 1500
-/** Longer than any package takes if nothing delays it. */
+/** Longer than any package takes unless something delays it. */
 const AT_ONCE = 1500
-/** For a question whose answer comes only at the limit. */
+/** For questions that are answered only at the limit. */
 const SHORT_LIMIT = 1500
 /** How long after its limit a program may exit. */
 const LATE = 2500
 
 const yesNo = (condition: boolean): string => condition ? 'yes' : 'no'
 
-/** Each starts programs of its own, and answers some of the questions. */
+/** Each starts its own programs and answers some of the questions. */
 export const SCENARIOS: Record<string, (start: Start) => Promise<Answers>> = {
   async deploy (start) {
     const program = start({ delay: DELAY })
@@ -74,7 +74,7 @@ export const SCENARIOS: Record<string, (start: Start) => Promise<Answers>> = {
 
     let fresh = await getOnce(port as number, '/')
     while (fresh.result === '200') fresh = await sleep(50).then(() => getOnce(port as number, '/'))
-    // Listeners do not close at once.
+    // Listeners do not close immediately.
     await sleep(300)
     fresh = await getOnce(port as number, '/')
     const idle = second.socket.closed || second.socket.readableEnded ? 'closed' : (await get(second, '/')).result
@@ -109,7 +109,7 @@ export const SCENARIOS: Record<string, (start: Start) => Promise<Answers>> = {
     await once(silent.socket, 'connect')
     const half = new RawClient(port as number).send('GET / HTTP/1.1\r\nHost: te')
     await once(half.socket, 'connect')
-    // Accepted after the two.
+    // Accepted after the other two.
     await getOnce(port as number, '/')
     program.signal()
     return { silent: await exitTime(program) }
@@ -253,7 +253,7 @@ export const SCENARIOS: Record<string, (start: Start) => Promise<Answers>> = {
   }
 }
 
-/** A connection that has had a request, and is idle now. */
+/** A connection that has had a request and is idle now. */
 async function keptAlive (port: number | undefined): Promise<RawClient> {
   const client = new RawClient(port as number)
   await get(client, '/')
@@ -265,13 +265,13 @@ async function exitTime (program: Program): Promise<string> {
   return await within(program.exit, LIMIT - AT_ONCE + LATE) === undefined ? 'no exit' : 'at the limit'
 }
 
-/** Whether cleanup begins only when the handler is done. */
+/** Whether cleanup begins only after the handler is done. */
 async function cleanupIsLast (program: Program, path: string, then = async (_client: RawClient) => {}): Promise<string> {
   const { port } = await program.event('listening')
   const client = new RawClient(port as number).get(path, ['Connection: close'])
   await program.event('held')
   await then(client)
-  // The server hears of it.
+  // By then, the server has seen it.
   await getOnce(port as number, '/')
   program.signal()
   await within(program.event('cleanup').catch(() => {}), 1000)

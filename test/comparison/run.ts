@@ -1,7 +1,7 @@
 // Compares shutdown packages: `npm run test:comparison`, or `npm run test:comparison -- fastify-graceful lightship` for only
-// these. Prints the table, and fails if docs/comparison.md or README.md says otherwise. `--write` writes the answers there instead.
+// these. Prints the table, and fails if it differs from docs/comparison.md or README.md. `--write` writes the answers there instead.
 //
-// Each package has a program in `programs`, set up as its own documentation recommends, with the packages that
+// Each package has a program in `programs`, set up as its documentation recommends, with the packages that
 // packages/package.json pins.
 
 import type { Answers, Question } from './questions.ts'
@@ -12,7 +12,7 @@ import { Program } from './program.ts'
 import { QUESTIONS, SCENARIOS } from './questions.ts'
 import { SUBJECTS, differences, staleVersions, table, withAnswers } from './tables.ts'
 
-/** Most of the time, a program waits. */
+/** Most of the time, a program only waits. */
 const CONCURRENCY = 12
 const DOCUMENTS = ['docs/comparison.md', 'README.md']
 
@@ -42,7 +42,7 @@ await Promise.all(Array.from({ length: CONCURRENCY }, async () => {
 
 const read = (document: string): string => readFileSync(join(ROOT, document), 'utf8')
 const allDifferences = () => DOCUMENTS.flatMap(document => differences(document, read(document), answers))
-// A busy machine may have been too slow for an answer: such a question is asked once more, alone.
+// A busy machine may have been too slow for an answer, so these questions are asked again, one at a time.
 for (const { subject, scenario } of failed) await ask(subject, scenario)
 const doubtful = new Set(allDifferences().map(({ subject, question }) => `${subject} ${scenarioOf.get(question)}`))
 for (const pair of doubtful) await ask(...pair.split(' ') as [string, string])

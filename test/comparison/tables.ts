@@ -73,7 +73,7 @@ export function differences (document: string, text: string, answers: Record<str
     })))
 }
 
-/** The rows that say `package version` or `package | version` with a version that is not the one tested. */
+/** The rows that say `package version` or `package | version` with a version other than the tested one. */
 export function staleVersions (text: string, dependencies: Record<string, string>): string[] {
   return text.split('\n').filter(line => {
     const [, name = '', version] = /^\| ([@\w/-]+)(?: \|)? (\d+\.\d+\.\d+)/.exec(line) ?? []

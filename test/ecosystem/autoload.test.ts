@@ -3,10 +3,10 @@
 import t from 'tap'
 import { programPath, startInstalled } from './service.ts'
 
-// fastify-cli takes a port of 0 from the environment only, and ends closing after 500 ms unless told otherwise.
+// fastify-cli reads a port of 0 only from the environment, and stops waiting for close() after 500 ms by default.
 const OPTIONS = ['--address', '127.0.0.1', '--log-level', 'info', '--close-grace-delay', '31000']
 
-t.test('an application that fastify-cli starts answers what is in flight, and then closes what its plugins opened', async t => {
+t.test('an application that fastify-cli starts answers requests in flight, and then closes what its plugins opened', async t => {
   const args = ['start', ...OPTIONS, programPath('autoload/app.cjs')]
   const service = await startInstalled(t, 'fastify-cli/cli.js', args, { PORT: '0' })
   const rows = service.get('/rows')

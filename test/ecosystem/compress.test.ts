@@ -4,7 +4,7 @@ import t from 'tap'
 import { gunzipSync } from 'node:zlib'
 import { start } from './service.ts'
 
-t.test('a response that is being compressed at SIGTERM is sent whole', async t => {
+t.test('a response that is being compressed at SIGTERM is sent completely', async t => {
   const service = await start(t, 'compress')
   const download = service.get('/numbers', { 'accept-encoding': 'gzip' })
   await service.holds('/numbers')
@@ -17,7 +17,7 @@ t.test('a response that is being compressed at SIGTERM is sent whole', async t =
   t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
 })
 
-t.test('a request that is refused while draining reads its 503, compressed or not', async t => {
+t.test('a request that is rejected while draining gets its 503, compressed or not', async t => {
   const service = await start(t, 'compress')
   const held = service.get('/held')
   await service.holds('/held')

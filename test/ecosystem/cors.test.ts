@@ -6,7 +6,7 @@ import { start } from './service.ts'
 const ORIGIN = { origin: 'https://app.example' }
 const READABLE = { 'access-control-allow-origin': 'https://app.example', 'access-control-expose-headers': 'retry-after' }
 
-t.test('if registered ahead of the plugin, a browser can read both the answers and the 503s', async t => {
+t.test('if it is registered before the plugin, a browser can read both the responses and the 503s', async t => {
   const service = await start(t, 'cors')
   const held = service.get('/held', ORIGIN)
   await service.holds('/held')

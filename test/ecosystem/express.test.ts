@@ -3,7 +3,7 @@
 import t from 'tap'
 import { start } from './service.ts'
 
-t.test('requests that middleware holds at SIGTERM are answered, by it or by their route', async t => {
+t.test('requests that middleware holds at SIGTERM are answered, by the middleware or by their route', async t => {
   const service = await start(t, 'express')
   const answers = [service.get('/legacy'), service.get('/route')]
   await Promise.all([service.holds('/legacy'), service.holds('/route')])

@@ -6,7 +6,7 @@ import { start } from './service.ts'
 import { Socket } from './socket.ts'
 import { listenUpstream } from './upstream.ts'
 
-t.test('requests that are proxied at SIGTERM are answered whole', async t => {
+t.test('requests that are proxied at SIGTERM are answered completely', async t => {
   const upstream = await listenUpstream(t)
   const service = await start(t, 'http-proxy', { UPSTREAM: upstream.url })
   const upload = new PassThrough()
@@ -36,7 +36,7 @@ t.test('proxied WebSockets are closed, and requests in flight are answered', asy
   await service.release()
 
   t.match(await held, { status: 200, complete: true })
-  // Closed, and not merely gone.
+  // Closed with a close frame.
   t.not((await socket.closed).code, 1006)
   t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
 })

@@ -28,7 +28,7 @@ for (const options of [{}, { useProcessExit: true }]) {
     t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
     t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
     const { code, signal, ...ended } = await service.ended()
-    // NestJS ends the process by sending the signal again, or by process.exit().
+    // NestJS ends the process by sending the signal again or by process.exit().
     t.ok(code === 0 || signal === 'SIGTERM', `exit code ${code}, signal ${signal}`)
     t.match(ended, { report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
     t.strictSame(service.log.messages(/^onApplicationShutdown/), ['onApplicationShutdown is done'])

@@ -3,7 +3,7 @@
 import t from 'tap'
 import { start } from './service.ts'
 
-t.test('requests in flight are answered, and while draining a client over its limit reads the 503', async t => {
+t.test('requests in flight are answered, and while draining a client over its limit gets the 503', async t => {
   const service = await start(t, 'rate-limit')
   const held = service.get('/held')
   await service.holds('/held')

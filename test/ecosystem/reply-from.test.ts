@@ -5,7 +5,7 @@ import { PassThrough } from 'node:stream'
 import { start } from './service.ts'
 import { listenUpstream } from './upstream.ts'
 
-t.test('requests that are proxied at SIGTERM are answered whole', async t => {
+t.test('requests that are proxied at SIGTERM are answered completely', async t => {
   const upstream = await listenUpstream(t)
   const service = await start(t, 'reply-from', { UPSTREAM: upstream.url })
   const upload = new PassThrough()

@@ -1,4 +1,4 @@
-// The plugin beside others, at SIGTERM: `npm run test:ecosystem`, or `npm run test:ecosystem -- static sse` for only these.
+// The plugin with other plugins, at SIGTERM: `npm run test:ecosystem`, or `npm run test:ecosystem -- static sse` for only these.
 //
 // Each test forks a program of `programs`, as in an application: in CommonJS, with the packages that packages/package.json
 // pins, and with `fastify-graceful` as built from this checkout.

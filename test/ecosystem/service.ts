@@ -1,4 +1,4 @@
-// A program with a plugin, and its clients: started, sent SIGTERM while requests are in flight, and judged by what the clients
+// A program with a plugin, and its clients. The program gets SIGTERM while requests are in flight; a test checks what the clients
 // read, the report and the exit code.
 
 import type { IncomingHttpHeaders } from 'node:http'
@@ -15,7 +15,7 @@ export interface Answer {
   status: number | undefined
   headers: IncomingHttpHeaders
   body: Buffer
-  /** Whether the body came to its end. */
+  /** Whether the whole body arrived. */
   complete: boolean
   /** The code of the error that the client saw. */
   error?: string
@@ -27,23 +27,23 @@ export interface Ended {
   signal: NodeJS.Signals | null
   /** From the log; undefined if the program did not write it. */
   report: ShutdownReport | undefined
-  /** Warnings and errors in the log, and all that is not a log line. */
+  /** Warnings and errors in the log, and all output that is not a log line. */
   complaints: string[]
 }
 
-/** Level of pino. */
+/** A level of pino. */
 const INFO = 30
 const { ECOSYSTEM_PROGRAMS = '' } = process.env
 
 /** For clients whose package is installed with the programs. */
 export const requireInstalled = createRequire(join(resolve(ECOSYSTEM_PROGRAMS), 'client.cjs'))
 
-/** Starts a program of `programs`; ended with the test. */
+/** Starts a program in `programs`, which ends with the test. */
 export async function start (t: Test, name: string, env: Record<string, string> = {}): Promise<Service> {
   return await serviceOf(runNode(t, [programPath(`${name}.cjs`)], env, []))
 }
 
-/** Starts a program of an installed package, with arguments; ended with the test. */
+/** Starts a program of an installed package with arguments, which ends with the test. */
 export async function startInstalled (t: Test, path: string, args: readonly string[], env: Record<string, string>): Promise<Service> {
   return await serviceOf(runNode(t, [requireInstalled.resolve(path), ...args], env, []))
 }
@@ -78,7 +78,7 @@ export class Service {
     return await this.#request('POST', path, headers, body)
   }
 
-  /** A client whose answer can be read as it comes. */
+  /** A client whose response can be read while it arrives. */
   stream (path: string, headers: readonly string[] = []): RawClient {
     return new RawClient(this.port).get(path, headers)
   }
@@ -88,13 +88,13 @@ export class Service {
     await this.log.line(new RegExp(`^holds ${path}$`))
   }
 
-  /** Waits until the program is draining: by the plugin's own signal handler, or by close(), which other code calls. */
+  /** Sends SIGTERM, and waits until the program drains, because of the plugin's signal handler or of a call of close() by other code. */
   async sigterm (): Promise<void> {
     this.#program.kill('SIGTERM')
     await this.log.line(/^SIGTERM received|^Shutting down: close$/)
   }
 
-  /** The program answers what it holds. */
+  /** Lets the program answer the held requests. */
   async release (): Promise<void> {
     await this.get('/release')
   }
@@ -116,7 +116,7 @@ export class Service {
         if (error !== undefined) answer.error = error.code ?? error.message
         settle(answer)
       }
-      // Each has a connection of its own, which then stays, idle: it may close under a second request.
+      // Each request has its own connection, which then stays idle: it may close under a second request.
       const agent = new Agent({ keepAlive: true })
       const outgoing = request({ host: '127.0.0.1', port: this.port, method, path, headers, agent })
       outgoing.on('error', end)

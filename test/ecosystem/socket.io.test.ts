@@ -24,7 +24,7 @@ t.test('clients are disconnected, and requests in flight are answered', async t 
 })
 
 for (const transport of ['websocket', 'polling'] as const) {
-  t.test(`clients are disconnected as draining starts, and requests in flight are answered (${transport})`, async t => {
+  t.test(`clients are disconnected when draining starts, and requests in flight are answered (${transport})`, async t => {
     const service = await start(t, 'socket.io')
     const { client, greeted } = connectSocketIo(t, service.port, transport)
     const disconnected = once(client, 'disconnect')

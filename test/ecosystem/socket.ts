@@ -1,4 +1,4 @@
-// Clients over WebSockets and socket.io.
+// WebSocket and socket.io clients.
 
 import type { Test } from 'tap'
 import { once } from 'node:events'
@@ -29,7 +29,7 @@ export class Socket {
   }
 }
 
-/** A client of socket.io, which does not connect again; closed with the test. */
+/** A socket.io client that does not reconnect; closed with the test. */
 export function connectSocketIo (t: Test, port: number, transport: 'websocket' | 'polling'): { client: NodeJS.EventEmitter, greeted: Promise<unknown> } {
   type Connect = (url: string, options: object) => NodeJS.EventEmitter & { close: () => void }
   const { io } = requireInstalled('socket.io-client') as { io: Connect }

@@ -4,8 +4,8 @@ import t from 'tap'
 import { start } from './service.ts'
 
 for (const [what, path] of [
-  ['an event stream that watches gracefulShutdown.signal ends with its last event, and the drain goes on', '/events'],
-  ['event streams that a preClose hook ends are over as draining starts', '/subscription']
+  ['an event stream that listens to gracefulShutdown.signal ends with its last event, and the drain continues', '/events'],
+  ['event streams that a preClose hook ends are over when draining starts', '/subscription']
 ] as const) {
   t.test(what, async t => {
     const service = await start(t, 'sse')

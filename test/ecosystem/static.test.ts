@@ -3,10 +3,10 @@
 import t from 'tap'
 import { start } from './service.ts'
 
-/** More than the kernel buffers, so that the server is still sending when its client does not read. */
+/** More than the kernel buffers, so that the server still sends if its client does not read. */
 const SIZE = 32 * 1024 * 1024
 
-t.test('a download that its client reads slowly at SIGTERM is sent whole', async t => {
+t.test('a download that its client reads slowly at SIGTERM is sent completely', async t => {
   const service = await start(t, 'static', { SIZE: String(SIZE) })
   const client = service.stream('/large.txt')
   await client.until(/\r\n\r\nx/)

@@ -1,10 +1,10 @@
-// @fastify/under-pressure: refusals under load.
+// @fastify/under-pressure: rejections under load.
 
 import t from 'tap'
 import { PassThrough } from 'node:stream'
 import { start } from './service.ts'
 
-t.test('a service under pressure still answers what is in flight, and its clients then read that it shuts down', async t => {
+t.test('a service under pressure still answers requests in flight, and its clients then read that it shuts down', async t => {
   const service = await start(t, 'under-pressure')
   t.match(await service.get('/status'), { status: 200, body: /"status":"ok"/ })
   const body = new PassThrough()

@@ -1,4 +1,4 @@
-// A server behind a proxy, which answers with what it was sent. It starts to answer at once, and ends when it is told to.
+// A server behind a proxy, which echoes what it received. It starts the response at once and ends it on demand.
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -9,7 +9,7 @@ import { Deferred, eventually } from '../helpers.ts'
 
 export interface Upstream {
   url: string
-  /** Waits until so many requests have come in. */
+  /** Waits until this number of requests has arrived. */
   holds: (count: number) => Promise<void>
   release: () => void
 }

@@ -6,7 +6,7 @@ import { Socket } from './socket.ts'
 
 for (const [what, env, closed] of [
   ['1001', {}, { code: 1001, reason: '' }],
-  ['what the own preClose says', { PRE_CLOSE: '1' }, { code: 4000, reason: 'come back soon' }]
+  ['what a preClose hook of the user sets', { PRE_CLOSE: '1' }, { code: 4000, reason: 'come back soon' }]
 ] as const) {
   t.test(`WebSockets are closed with ${what}, and requests in flight are answered`, async t => {
     const service = await start(t, 'websocket', env)
@@ -26,7 +26,7 @@ for (const [what, env, closed] of [
 }
 
 for (const [env, closed] of [[{}, { code: 1001, reason: '' }], [{ PRE_CLOSE: '1' }, { code: 4000, reason: 'come back soon' }]] as const) {
-  t.test(`WebSockets are closed with ${closed.code} as draining starts`, async t => {
+  t.test(`WebSockets are closed with ${closed.code} when draining starts`, async t => {
     const service = await start(t, 'websocket', env)
     const socket = new Socket(service.port, '/echo')
     t.equal(await socket.message(), 'hello')

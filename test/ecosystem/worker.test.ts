@@ -1,10 +1,10 @@
-// A worker as BullMQ has them: jobs in the same process.
+// A worker as in BullMQ: jobs in the same process.
 
 import t from 'tap'
 import { Readable } from 'node:stream'
 import { start } from './service.ts'
 
-t.test('the job that runs at SIGTERM is finished, and no other is taken', async t => {
+t.test('the job that runs at SIGTERM is finished, and no other job is taken', async t => {
   const service = await start(t, 'worker')
   for (const job of ['a', 'b']) t.match(await service.post(`/jobs/${job}`, Readable.from([])), { status: 202 })
   await service.holds('job a')

@@ -1,11 +1,11 @@
-// What differs between two runs of a file: a line for each difference, which says the same in each run.
+// The differences between two runs of a file: a line for each, which is the same in each run.
 
 import type { FileResult } from './program.ts'
 
 /** Closing is slow if it takes longer than without the plugin by this many milliseconds. */
 const SLOWER = 500
 
-/** Differences, and what a person wants to know about each. */
+/** The differences, each with details for a person to read. */
 export function compare (untouched: FileResult, withPlugin: FileResult): Map<string, string> {
   const differences = new Map<string, string>()
   for (const [name, { passed }] of untouched.tests) {
@@ -27,7 +27,7 @@ export function compare (untouched: FileResult, withPlugin: FileResult): Map<str
   return differences
 }
 
-/** Milliseconds of the slowest close of the instances made at a place; 0 if all were quick. */
+/** Milliseconds of the slowest close of the instances created at a place; 0 if all were quick. */
 function slowest ({ instances }: FileResult, place: string): number {
   return Math.max(0, ...instances.filter(({ at }) => at === place).map(({ time = 0 }) => time))
 }

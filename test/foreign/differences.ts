@@ -1,4 +1,4 @@
-// What is known to differ once the plugin is on every instance, and why. Anything else is a defect of the plugin.
+// The known differences with the plugin on every instance, and their reasons. Any other difference is a defect of the plugin.
 
 export interface Difference {
   suite: string

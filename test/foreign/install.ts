@@ -1,16 +1,16 @@
-// Puts everything in place: the suites into a cache outside the checkout, the plugin into dist, the preload beside the suites.
+// Installs everything: the suites into a cache outside the checkout, the plugin into dist, the preload beside the suites.
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { ROOT, buildPlugin, installPackages, run } from '../packages.ts'
 
-/** Paths of all that a test file needs. */
+/** The paths that a test file needs. */
 export interface Installation {
   modules: string
   fastify: string
   plugin: string
   preload: string
-  /** For what the test files write; gone when the process is. */
+  /** For files that the tests write; removed when the process exits. */
   scratch: string
 }
 

@@ -1,5 +1,5 @@
-// Loaded ahead of each test file of a foreign suite: registers the plugin on every instance that Fastify makes, and writes
-// down what its shutdowns were like. Without FOREIGN_PLUGIN it only measures how long closing takes.
+// Loaded before each test file of a foreign suite: registers the plugin on every instance that Fastify creates, and records
+// what happens in its shutdowns. Without FOREIGN_PLUGIN it only measures how long closing takes.
 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Http2ServerResponse } from 'node:http2'
@@ -14,24 +14,24 @@ import { isMainThread } from 'node:worker_threads'
 
 type Plugin = (fastify: FastifyInstance, options: GracefulOptions) => Promise<void>
 type Factory = (options?: unknown) => FastifyInstance
-/** The suites hand over no tasks, so that only requests count. */
+/** The suites track no background work, so only requests count. */
 interface Counted { kind: string, method?: string, url?: string | undefined, reqId?: string | undefined }
 type Loader = (this: unknown, module: { exports: unknown }, filename: string) => void
 
-/** fastify.js, a file to append to, the folder of the suite; and the plugin, or nothing. */
+/** fastify.js, a file to append to, the folder of the suite; and optionally the plugin. */
 const { FOREIGN_FASTIFY = '', FOREIGN_RECORDS = '', FOREIGN_FOLDER = '', FOREIGN_PLUGIN = '' } = process.env
 /**
- * Signals and uncaught errors belong to the test runner, and the tests have routes of their own. What is cut after 2 seconds
- * would be cut after the default 25, too.
+ * Signals and uncaught errors belong to the test runner, and the tests have their own routes. A request that is cut after 2 seconds
+ * would also be cut after the default of 25.
  */
 const OPTIONS = { signals: false, health: false, ready: false, drainTimeout: 2_000, shutdownTimeout: 5_000 } satisfies GracefulOptions
-/** Milliseconds from which closing is slow. */
+/** Milliseconds from which closing counts as slow. */
 const SLOW = 1_000
 /** Milliseconds that a test may take. */
 const TEST_TIMEOUT = 15_000
-// Some tests replace the global ones.
+// Some tests replace the globals.
 const { setInterval, clearInterval } = globalThis
-/** A look at each instance, as the process ends. */
+/** Run for each instance when the process ends. */
 const atExit: Array<() => void> = []
 
 if (isMainThread) {
@@ -40,7 +40,7 @@ if (isMainThread) {
   wrapFastify()
 }
 
-/** One test that waits in vain must not take those after it along. Node 20 has no flag for a limit for each test. */
+/** A test that never ends must not prevent later ones from running. Node 20 has no flag to limit each test. */
 function limitTests (): void {
   const limited = Object.defineProperties(withLimit(test), Object.getOwnPropertyDescriptors(test))
   Object.assign(limited, { test: limited, it: withLimit(test.it) })
@@ -51,7 +51,7 @@ function limitTests (): void {
   Module.prototype.require = Object.assign(require, load)
 }
 
-/** Once nothing keeps the process alive, node:test fails all tests that are still to run. */
+/** When nothing keeps the process alive, node:test fails all remaining tests. */
 function keepAlive (ended: Promise<void>): void {
   const timer = setInterval(() => {}, TEST_TIMEOUT)
   void ended.finally(() => { clearInterval(timer) })
@@ -70,7 +70,7 @@ function withLimit (define: (...args: never[]) => unknown) {
   }
 }
 
-/** Not when it is required but when it is compiled: some tests load it past the cache. */
+/** Wraps when the module is compiled, not when it is required, because some tests load it past the cache. */
 function wrapFastify (): void {
   const plugin = FOREIGN_PLUGIN === '' ? undefined : loadPlugin(FOREIGN_PLUGIN)
   const loaders = createRequire(__filename).extensions as unknown as Record<'.js', Loader>
@@ -82,7 +82,7 @@ function wrapFastify (): void {
 }
 
 function loadPlugin (filename: string): Plugin {
-  // Node 20 warns of each ES module that is required.
+  // Node 20 warns about each ES module that is required.
   const { emitWarning } = process
   process.emitWarning = () => {}
   const plugin = createRequire(filename)(filename) as Plugin
@@ -91,7 +91,7 @@ function loadPlugin (filename: string): Plugin {
 }
 
 function wrap (factory: Factory, plugin: Plugin | undefined): Factory {
-  // No arrow function: it may also be called with `new`.
+  // Not an arrow function, because it may also be called with `new`.
   function fastify (options?: unknown): FastifyInstance {
     const instance = factory(options)
     const at = caller()
@@ -102,7 +102,7 @@ function wrap (factory: Factory, plugin: Plugin | undefined): Factory {
   return Object.assign(fastify, factory, { fastify, default: fastify })
 }
 
-/** As if `await register()` came first: the plugin is there before any hook or route of the test. */
+/** As if `await register()` came first: the plugin is registered before any hook or route of the test. */
 function register (plugin: Plugin, instance: FastifyInstance, at: string): void {
   const replies = new Map<string | undefined, FastifyReply>()
   const { addHook } = instance
@@ -137,7 +137,7 @@ function register (plugin: Plugin, instance: FastifyInstance, at: string): void 
   })
 }
 
-/** The plugin's hook sees each request first: notes the reply without a hook of its own, since some tests count hooks. */
+/** The plugin's hook sees each request first. It records the reply without adding a hook, because some tests count hooks. */
 function noting (replies: Map<string | undefined, FastifyReply>, hook: (...args: never[]) => unknown) {
   return function (this: unknown, request: FastifyRequest, reply: FastifyReply, done: unknown) {
     replies.set(request.id, reply)
@@ -148,14 +148,14 @@ function noting (replies: Map<string | undefined, FastifyReply>, hook: (...args:
 function isOver (reply: FastifyReply | undefined): boolean {
   if (reply === undefined) return false
   const raw = reply.raw as Partial<Http2ServerResponse> & FastifyReply['raw']
-  // An HTTP/2 response does not say so itself.
+  // An HTTP/2 response has no such properties itself.
   return raw.writableFinished || raw.destroyed || raw.stream?.destroyed === true
 }
 
-/** A request that is cut is answered, too: by the plugin, at its deadline. */
+/** A request that is cut is also answered, by the plugin, at its deadline. */
 function noteAnswer (reply: FastifyReply, deadline: number, answered: Set<FastifyReply>): void {
   const { raw } = reply
-  // An HTTP/2 response also tells of a finish when its stream has been reset.
+  // An HTTP/2 response also emits 'finish' when its stream has been reset.
   const note = () => { if (raw.headersSent) answered.add(reply) }
   if (raw.writableFinished) note()
   else raw.once('finish', () => { if (performance.now() < deadline - SLOW) note() })
@@ -176,7 +176,7 @@ function measureClose (instance: FastifyInstance, at: string): void {
   } as typeof close
 }
 
-/** The innermost place within the suite, other than Fastify itself. */
+/** The innermost stack frame in the suite, except for Fastify itself. */
 function caller (): string {
   for (const frame of String(new Error('where').stack).split('\n').slice(1)) {
     const [, place = '', line] = /\(?((?:file:\/\/)?\/[^()]*):(\d+):\d+\)?$/.exec(frame) ?? []

@@ -1,4 +1,4 @@
-// Runs one test file of a suite, in a process of its own.
+// Runs one test file of a suite in its own process.
 
 import type { Installation } from './install.ts'
 import type { InstanceEvent } from './instances.ts'
@@ -8,19 +8,19 @@ import { existsSync, mkdtempSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseTap, type TestResult } from './tap.ts'
 
-/** Milliseconds that one file may take. */
+/** Milliseconds that a file may take. */
 const FILE_TIMEOUT = 90_000
-/** What is left of the environment: npm's and the test runner's own settings would reach the tests. */
+/** The environment variables that are kept: other settings of npm and of the test runner would affect the tests. */
 const KEPT = ['PATH', 'HOME', 'TMPDIR', 'LANG', 'TZ', 'XDG_CACHE_HOME']
 
-/** The name of one more test, which stands for the file as a whole. */
+/** The name of an additional test, which stands for the file as a whole. */
 export const WHOLE_FILE = '(the file)'
 
 /** How the tests of one file ended. */
 export interface FileResult {
   tests: Map<string, TestResult>
   instances: InstanceEvent[]
-  /** Warnings that the process printed, without its id. */
+  /** Warnings that the process printed, without its pid. */
   warnings: Set<string>
 }
 
@@ -41,8 +41,8 @@ export async function runFile (installation: Installation, suite: string, file: 
   if (withPlugin) env.FOREIGN_PLUGIN = plugin
   for (const name of KEPT) if (process.env[name] !== undefined) env[name] = process.env[name]
 
-  // A process group, since some tests start programs.
-  // The reporters that Node brings along, since one's own delays the first test, and some files do not expect that.
+  // A process group, because some tests start programs.
+  // A built-in reporter, because a custom one delays the first test, which some files do not expect.
   const args = ['--test-reporter', 'tap', '--test-reporter-destination', tests, file]
   const child = spawn(process.execPath, args, { cwd: folder, env, detached: true, stdio: ['ignore', 'ignore', 'pipe'] })
   const pid = child.pid as number
@@ -60,7 +60,7 @@ export async function runFile (installation: Installation, suite: string, file: 
 
   const result = { tests: parseTap(read(tests)), instances: readInstances(instances), warnings: warnings(stderr) }
   const failed = [...result.tests.values()].some(test => !test.passed)
-  // The file as a whole: it may fail outside of its tests.
+  // The file as a whole: it may also fail outside of its tests.
   const passed = code === 0 || (code === 1 && failed)
   result.tests.set(WHOLE_FILE, { passed, onlyWithin: false, error: late ? 'does not end' : `exits with ${code ?? signal}\n${stderr.slice(-2_000)}` })
   return result

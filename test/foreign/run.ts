@@ -1,7 +1,7 @@
-// Foreign test suites: the tests of Fastify and of its plugins, untouched and with this plugin on every instance.
-// `npm run test:foreign -- --help` tells what may be asked for.
+// Foreign test suites: the unmodified tests of Fastify and of its plugins, with this plugin on every instance.
+// `npm run test:foreign -- --help` shows the options.
 //
-// Exits with 1 if anything differs that differences.ts does not explain, or if a difference listed there is gone.
+// Exits with 1 if there is a difference that differences.ts does not list, or if a listed one has disappeared.
 
 import type { Suite } from './suites.ts'
 import { readdirSync } from 'node:fs'
@@ -14,8 +14,8 @@ import { install } from './install.ts'
 import { runFile, WHOLE_FILE, type FileResult } from './program.ts'
 import { SUITES } from './suites.ts'
 
-/** How often a file runs again, alone, before what differs is called a difference. */
-const AGAIN = 2
+/** How often a file runs again, alone, before a difference is reported. */
+const RETRIES = 2
 
 const HELP = `npm run test:foreign -- [--short] [--only NAME] [--file TEXT] [--jobs N]
 
@@ -33,7 +33,7 @@ interface Compared {
   differences: Map<string, string>
 }
 
-/** A suite's line in the table, and what there is to say about it. */
+/** A suite's row in the table, and its findings. */
 interface Outcome {
   row: Record<string, number>
   unexplained: string[]
@@ -61,7 +61,7 @@ for (const suite of suites) {
   for (const text of outcome.unexplained) console.error(`Unexplained: ${text}\n`)
 }
 console.table(table)
-// Not a failure: some of these tests depend on which of two packets comes first.
+// Not a failure, because some of these tests depend on which of two packets arrives first.
 for (const text of stale) console.error(`Listed in differences.ts, but not seen in this run: ${text}`)
 process.exit(unexplained.length > 0 ? 1 : 0)
 
@@ -90,7 +90,7 @@ async function runSuite (suite: Suite): Promise<Outcome> {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) compared.push(await compareFile(suite.name, file))
   }
   await Promise.all(Array.from({ length: jobs }, work))
-  // Alone, so that a busy machine explains nothing.
+  // One at a time, so that a busy machine is not the cause.
   for (const file of compared) await repeat(suite.name, file)
 
   const outcome: Outcome = { row: {}, unexplained: [], stale: [] }
@@ -139,10 +139,10 @@ async function compareFile (suite: string, file: string): Promise<Compared> {
   return { file, untouched, withPlugin, differences: compare(untouched, withPlugin) }
 }
 
-/** Leaves only those differences that occur each time. A known one that did not occur gets a second chance, too. */
+/** Keeps only the differences that occur each time. A known one that did not occur also gets a second chance. */
 async function repeat (suite: string, first: Compared): Promise<void> {
   const known = knownDifferences(suite, first.file)
-  for (let times = 0; times < AGAIN && !isExplained(first, known); times++) {
+  for (let times = 0; times < RETRIES && !isExplained(first, known); times++) {
     const again = await compareFile(suite, first.file)
     for (const what of first.differences.keys()) {
       if (!known.has(what) && !again.differences.has(what)) first.differences.delete(what)

@@ -1,18 +1,18 @@
-// The test suites that others wrote. packages/package.json pins their versions and what their tests need.
+// The test suites of other projects. packages/package.json pins their versions and the packages that their tests need.
 
 export interface Suite {
   /** The package; its tests are in its tarball. */
   name: string
-  /** Which of its files are tests, as a path within the package. Default: `*.test.js`. */
+  /** Which of its files are tests, as a path in the package. Default: `*.test.js`. */
   tests?: RegExp
-  /** Files that are left out, each with its reason. */
+  /** Files that are skipped, each with the reason. */
   skip?: Record<string, string>
-  /** What the short form runs: all of the suite or some of its files. Default: nothing. */
+  /** What the short form runs: the whole suite or some of its files. Default: nothing. */
   short?: true | RegExp
 }
 
 /*
- * Left out: @fastify/early-hints and @fastify/throttle (they need tap), @fastify/session, -request-context and -awilix (no tests
+ * Not included: @fastify/early-hints and @fastify/throttle (they need tap), @fastify/session, -request-context and -awilix (no tests
  * in their tarballs), @fastify/secure-session (native code), @fastify/view and -autoload (template engines and module loaders).
  */
 export const SUITES: readonly Suite[] = [

@@ -1,11 +1,11 @@
-// Reads what the TAP reporter of node:test writes.
+// Parses the output of the TAP reporter of node:test.
 
 /** How one test ended. */
 export interface TestResult {
   passed: boolean
-  /** Whether it failed only because a test within it did. */
+  /** Whether it failed only because of a subtest. */
   onlyWithin: boolean
-  /** What it failed with. */
+  /** The error of the failed test. */
   error: string
 }
 
@@ -13,7 +13,7 @@ const STARTED = /^( *)# Subtest: (.*)$/
 const ENDED = /^( *)(not )?ok \d+ - (.*?)(?: # (?:SKIP|TODO).*)?$/
 const INDENTATION = 4
 
-/** Tests by their names, after those of the tests around them; of several with the same name, the later ones get a number. */
+/** Tests by their full names, which include the names of their parents. Repeated names get a number. */
 export function parseTap (text: string): Map<string, TestResult> {
   const results = new Map<string, TestResult>()
   const path: string[] = []
@@ -25,7 +25,7 @@ export function parseTap (text: string): Map<string, TestResult> {
     const [, indentation = '', not, ended] = ENDED.exec(line) ?? []
     if (ended === undefined) continue
 
-    // What follows in YAML may look like anything.
+    // The YAML block may contain anything.
     const end = lines.indexOf(`${indentation}  ...`, index)
     const details = end === -1 ? '' : lines.slice(index + 1, end).join('\n')
     if (end !== -1) index = end

@@ -1,9 +1,9 @@
-// How well a colour can be told from another one, as the Web Content Accessibility Guidelines define it.
+// The contrast of two colours, as the Web Content Accessibility Guidelines define it.
 
 type Rgb = readonly [red: number, green: number, blue: number]
 
-/** What WCAG asks for text of a normal size (level AA). */
-export const LEAST = 4.5
+/** The requirement of WCAG for text of a normal size (level AA). */
+export const MIN_CONTRAST = 4.5
 
 /** From 1 (the same) to 21 (black and white). https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio */
 export function contrast (one: Rgb, other: Rgb): number {

@@ -1,8 +1,8 @@
-// Runs in the browser, beside the picture.
+// Runs in the browser, in the page of the picture.
 
 /* global document, Image */
 
-/** Where the texts and marks are, in pixels of the screen. */
+/** The positions of the texts and marks, in pixels of the screen. */
 globalThis.inspect = () => {
   const svg = document.querySelector('svg')
   const frame = boxOf(svg)
@@ -30,7 +30,7 @@ globalThis.coloursIn = async (screenshot, boxes) => {
   })
 }
 
-/** Which share of the pixels differs visibly in each of the boxes of two screenshots. */
+/** The share of pixels that differ visibly, for each of the boxes of two screenshots. */
 globalThis.differencesIn = async (screenshot, other, boxes) => {
   const contexts = [await draw(screenshot), await draw(other)]
   return boxes.map(({ x, y, width, height }) => {

@@ -1,9 +1,9 @@
-// A picture as its elements. This is the part of XML that the pictures use; anything else is an error.
+// Parses a picture into its elements. Supports the part of XML that the pictures use; anything else is an error.
 
 export interface Element {
   name: string
   attributes: Record<string, string>
-  /** Its own text, as it is written. */
+  /** Its own text, unescaped. */
   content: string
 }
 

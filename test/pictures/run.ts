@@ -1,6 +1,6 @@
-// `npm run test:pictures`: looks at each picture in Chromium, light and dark, wide and narrow. `-- --help` shows the options.
+// `npm run test:pictures`: checks each picture in Chromium, light and dark, wide and narrow. `-- --help` shows the options.
 //
-// Exits with 1 if a text is too small, faint, cut off or covered, or if a picture does not look as it did when it was last approved.
+// Exits with 1 if a text is too small, faint, cut off or covered, or if a picture differs from its last approved version.
 
 import type { Browser, Page } from 'playwright-core'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -8,7 +8,7 @@ import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { chromium } from 'playwright-core'
-import { contrast, LEAST, rgb } from './contrast.ts'
+import { contrast, MIN_CONTRAST, rgb } from './contrast.ts'
 import { pictures } from './files.ts'
 import { otherTimelines } from './timelines.ts'
 
@@ -25,11 +25,11 @@ type Scheme = typeof SCHEMES[number]
 const WIDTHS = [1200, 380]
 /** Pixels of the screen. */
 const SMALLEST_TEXT = 9
-/** The widest of the usual fonts. One font for all machines makes the screenshots comparable. */
+/** The widest of the common fonts. The same font on all machines makes the screenshots comparable. */
 const FONT = 'DejaVu Sans'
 /** The share of the pixels of a picture that may differ from the approved one. */
 const TOLERANCE = 0.01
-/** On the sheet that is compared, the pictures are this wide, in so many columns. */
+/** The width of the pictures on the compared sheet, and its number of columns. */
 const THUMBNAIL = { width: 120, columns: 4 }
 
 const approved = (scheme: Scheme) => new URL(`approved/${scheme}.png`, import.meta.url)
@@ -86,7 +86,7 @@ async function show (page: Page, html: string): Promise<void> {
   await page.addScriptTag({ path: fileURLToPath(new URL('in-page.js', import.meta.url)) })
 }
 
-/** Adds what is wrong with the picture to the faults. */
+/** Checks a picture and records its faults. */
 async function look (page: Page, path: string, svg: string, { scheme, width }: { scheme: Scheme, width: number }): Promise<void> {
   await show(page, svg.replace('<svg ', '<svg style="width: 100vw" '))
   const fault = (message: string) => { faults.push(`${path}, ${scheme}, ${width} px: ${message}`) }
@@ -110,11 +110,11 @@ async function look (page: Page, path: string, svg: string, { scheme, width }: {
   const colours = await page.evaluate(`coloursIn(${JSON.stringify(background)}, ${boxes})`) as string[][]
   for (const [index, { content, colour }] of texts.entries()) {
     const least = Math.min(...(colours[index] ?? []).map(behind => contrast(rgb(colour), rgb(behind))))
-    if (!(least >= LEAST)) fault(`"${content}" has a contrast of ${least.toFixed(1)}:1 with what is behind it`)
+    if (!(least >= MIN_CONTRAST)) fault(`"${content}" has a contrast of ${least.toFixed(1)}:1 with what is behind it`)
   }
 }
 
-/** Compares all pictures on one sheet, embedded as a page in Markdown embeds them. */
+/** Compares all pictures on one sheet, embedded as in a Markdown page. */
 async function compare (scheme: Scheme): Promise<void> {
   const images = all.map(({ svg }) => `<img width="${THUMBNAIL.width}" src="${dataUrl(Buffer.from(svg), 'image/svg+xml')}">`)
   const sheet = `<div style="columns: ${THUMBNAIL.columns}; column-gap: 0">${images.join('')}</div>`
@@ -152,7 +152,7 @@ function overlap (one: Box, other: Box): boolean {
     one.y + one.height > other.y + SLACK && other.y + other.height > one.y + SLACK
 }
 
-/** The part of a line in which its letters are. */
+/** The part of a line that contains its letters. */
 function withoutLeading ({ x, y, width, height }: Box): Box {
   return { x, y: y + height * 0.2, width, height: height * 0.65 }
 }

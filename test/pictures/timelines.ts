@@ -1,4 +1,4 @@
-// Timelines of runs that went otherwise than the stored one: their texts have other lengths and places.
+// Timelines of runs other than the stored one: their texts have other lengths and positions.
 
 import type { Phase } from '../../index.ts'
 import type { Outcome } from '../../example/demo/recording.ts'
@@ -10,7 +10,7 @@ const CALLS = 50
 interface Course {
   signalAt: number
   exitAt: number
-  /** After running, one each 400 ms. */
+  /** The phases after running, at intervals of 400 ms. */
   phases: Phase[]
   killed: boolean
 }

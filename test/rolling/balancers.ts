@@ -1,4 +1,4 @@
-// The balancers: real ones, with the configurations of the example, and a plain one that knows nothing of HTTP.
+// The load balancers: real ones, with the configurations of the example, and a TCP proxy that knows nothing about HTTP.
 
 import type { ChildProcess } from 'node:child_process'
 import { spawn } from 'node:child_process'
@@ -10,33 +10,33 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
-/** Milliseconds after SIGTERM at which somebody has told who has no checks: endpoint removal comes late. */
-export const TOLD_LATE = 200
-/** HAProxy's checks, as in its configuration; on a busy machine one takes as long as it may. */
+/** Milliseconds after SIGTERM until balancers without checks are told, because endpoint removal takes time. */
+export const REMOVAL_DELAY = 200
+/** HAProxy's checks, as in its configuration. On a busy machine, a check may take until its timeout. */
 export const CHECKS = { inter: 200, fall: 1, timeout: 1_000 }
-/** The shutdownDelay that is put to the test: longer than any of them takes to look away. */
+/** The tested shutdownDelay: longer than any of the balancers takes to remove an instance. */
 export const DELAY = 1_500
-const LOOK_EVERY = 20
-/** Milliseconds for a balancer to do what it is waited for, after which the run has failed. */
+const POLL_INTERVAL = 20
+/** Milliseconds until the run fails because a balancer did not do what it was waited for. */
 const PATIENCE = 20_000
 
 export interface Balancer {
   readonly port: number
-  /** Whether clients may keep their connections: nginx closes idle ones as it reloads, requests on their way or not. */
+  /** Whether clients may keep their connections: nginx closes idle ones when it reloads, even with requests on their way. */
   readonly keepsClients: boolean
-  /** An instance has been told to stop. */
+  /** Called when an instance has been told to stop. */
   leaves (port: number): Promise<void>
-  /** An instance is back; resolves once HAProxy has seen it, and once the others have been told. */
+  /** Called when an instance is back; resolves once HAProxy has noticed, or the others have been told. */
   returns (port: number): Promise<void>
-  /** Ends it by force. */
+  /** Kills it. */
   kill (): void
 }
 
-/** `direct` hands each connection to the next instance, as kube-proxy does: an open one stays where it is. */
+/** `direct` passes each connection to the next instance, as kube-proxy does: an open connection stays with its instance. */
 export const BALANCERS = ['haproxy', 'nginx', 'direct'] as const
 export type BalancerName = typeof BALANCERS[number]
 
-/** @param started is given what must be killed, as soon as it is there, whether it comes up or not */
+/** @param started gets each program as soon as it exists, so that it is killed even if it does not start properly */
 type Start = (directory: string, ports: readonly number[], port: number, started: Array<{ kill: () => void }>) => Promise<Balancer>
 
 const startHaproxy: Start = async (directory, ports, port, started) => {
@@ -53,11 +53,11 @@ const startHaproxy: Start = async (directory, ports, port, started) => {
   }
   await program.until(async () => await listens(port))
   for (const instance of ports) await returns(instance)
-  // Its checks find out who leaves.
+  // Its checks notice when an instance leaves.
   return { port, keepsClients: true, leaves: async () => {}, returns, kill: () => { program.kill() } }
 }
 
-/** Empty while the socket is not there: it comes later than the port. */
+/** Empty until the socket exists, which is created later than the port. */
 async function askStats (path: string): Promise<string> {
   let text = ''
   try {
@@ -80,7 +80,7 @@ const startNginx: Start = async (directory, ports, port, started) => {
   writeUpstream()
   const config = join(directory, 'nginx.conf')
   writeFileSync(config, readFileSync(example('nginx/nginx.conf'), 'utf8').replace('127.0.0.1:8080', `127.0.0.1:${port}`))
-  // Its workers end with it at SIGTERM; SIGKILL would leave them behind.
+  // Its workers end with it at SIGTERM; SIGKILL would orphan them.
   const program = new Program('nginx', ['-p', directory, '-c', config, '-e', join(directory, 'error.log')], {}, 'SIGTERM')
   started.push(program)
   await program.until(async () => await listens(port))
@@ -92,7 +92,7 @@ const startNginx: Start = async (directory, ports, port, started) => {
     port,
     keepsClients: false,
     leaves: async instance => {
-      await sleep(TOLD_LATE)
+      await sleep(REMOVAL_DELAY)
       present.delete(instance)
       reload()
     },
@@ -123,7 +123,7 @@ const startDirect: Start = async (_directory, ports, port, started) => {
     port,
     keepsClients: true,
     leaves: async instance => {
-      await sleep(TOLD_LATE)
+      await sleep(REMOVAL_DELAY)
       present = present.filter(one => one !== instance)
     },
     returns: async instance => { present.push(instance) },
@@ -133,32 +133,32 @@ const startDirect: Start = async (_directory, ports, port, started) => {
 
 export const START: Record<BalancerName, Start> = { haproxy: startHaproxy, nginx: startNginx, direct: startDirect }
 
-/** Another's program, with its own words where it does not do what is expected. */
+/** A program of another project, whose stderr is shown if it fails. */
 class Program {
   readonly #name: string
   readonly #child: ChildProcess
   readonly #killedWith: NodeJS.Signals
-  #said = ''
+  #output = ''
   #failure: Error | undefined
 
   constructor (name: string, args: readonly string[], env: Record<string, string>, killedWith: NodeJS.Signals = 'SIGKILL') {
     this.#name = name
     this.#killedWith = killedWith
     this.#child = spawn(name, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'pipe'] })
-    this.#child.stderr?.on('data', (chunk: Buffer) => { this.#said += chunk.toString() })
+    this.#child.stderr?.on('data', (chunk: Buffer) => { this.#output += chunk.toString() })
     this.#child.on('error', (error: NodeJS.ErrnoException) => {
       this.#failure = error.code === 'ENOENT' ? new Error(`${name} is not installed: apt-get install haproxy nginx`) : error
     })
-    this.#child.on('close', code => { this.#failure ??= new Error(`${name} has exited with ${code}:\n${this.#said}`) })
+    this.#child.on('close', code => { this.#failure ??= new Error(`${name} has exited with ${code}:\n${this.#output}`) })
   }
 
-  /** Waits for what it is to do; rejects as it exits, or when patience runs out. */
+  /** Waits for a condition; rejects if the program exits, or after `PATIENCE`. */
   async until (condition: () => Promise<boolean>): Promise<void> {
     const end = performance.now() + PATIENCE
     while (!await condition()) {
       if (this.#failure !== undefined) throw this.#failure
-      if (performance.now() > end) throw new Error(`${this.#name} is not ready:\n${this.#said}`)
-      await sleep(LOOK_EVERY)
+      if (performance.now() > end) throw new Error(`${this.#name} is not ready:\n${this.#output}`)
+      await sleep(POLL_INTERVAL)
     }
   }
 

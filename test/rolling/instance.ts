@@ -8,9 +8,9 @@ import { fileURLToPath } from 'node:url'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 
-/** Milliseconds between two looks at whether it is there. */
-const LOOK_EVERY = 20
-/** Milliseconds for an instance to come or to go, after which the run has failed. */
+/** Milliseconds between two readiness checks. */
+const POLL_INTERVAL = 20
+/** Milliseconds until the run fails because an instance did not start or stop. */
 const PATIENCE = 60_000
 
 export class Instance {
@@ -25,7 +25,7 @@ export class Instance {
     this.#env = { ...env, HOST: '127.0.0.1', PORT: String(port), TRUST_PROXY: '127.0.0.1' }
   }
 
-  /** Starts it, and waits until it is ready. */
+  /** Starts it and waits until it is ready. */
   async start (): Promise<void> {
     this.#child = spawn(process.execPath, ['--import', 'tsx', this.#program], {
       cwd: ROOT, env: { ...process.env, ...this.#env }, stdio: ['ignore', 'ignore', 'inherit']
@@ -33,11 +33,11 @@ export class Instance {
     const end = performance.now() + PATIENCE
     while (!await isReady(this.port)) {
       if (this.#child.exitCode !== null || performance.now() > end) throw new Error(`The instance on port ${this.port} does not come up`)
-      await sleep(LOOK_EVERY)
+      await sleep(POLL_INTERVAL)
     }
   }
 
-  /** SIGTERM, as a deploy sends it; waits until it is gone, and tells its exit code. */
+  /** Sends SIGTERM, as a deploy does, and waits for the exit. Returns the exit code. */
   async stop (): Promise<number | null> {
     const child = this.#child as ChildProcess
     const gone = once(child, 'exit', { signal: AbortSignal.timeout(PATIENCE) }) as Promise<[code: number | null]>
@@ -46,7 +46,7 @@ export class Instance {
     return code
   }
 
-  /** Ends it by force, if it is there. */
+  /** Kills it, if it is running. */
   kill (): void {
     this.#child?.kill('SIGKILL')
   }

@@ -1,9 +1,9 @@
-// Clients that never stop asking, never try twice and look at each answer.
+// Clients that send requests continuously, never retry, and check each response.
 
 import { Agent, request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-export type Failure = '503' | '502' | '504' | 'reset' | 'refused' | 'torn' | 'other'
+export type Failure = '503' | '502' | '504' | 'reset' | 'refused' | 'incomplete' | 'other'
 
 export interface Failed {
   /** Milliseconds since the load began. */
@@ -15,16 +15,16 @@ export interface Failed {
 export interface Load {
   readonly failed: Failed[]
   readonly requests: number
-  /** Lets each client have its last answer. */
+  /** Waits for the last response of each client. */
   stop: () => Promise<void>
 }
 
 export const CLIENTS = 40
-/** Milliseconds between two requests of a client at the least: the example lets each client have 100 a second. */
+/** The least number of milliseconds between two requests of a client: the example allows each client 100 requests per second. */
 export const PACE = { keptAlive: 20, connecting: 100 }
-/** Milliseconds that a request's work takes, at the least and at the most. */
+/** Milliseconds that a request takes, at least and at most. */
 const WORK = [2, 50] as const
-/** One in so many writes. */
+/** One in this many requests writes. */
 const WRITES = 10
 
 export function startLoad (port: number, keepAlive: boolean): Load {
@@ -64,7 +64,7 @@ interface Question {
   address: string
 }
 
-/** One request; undefined if its answer is right, and whole. */
+/** Sends one request; returns undefined if its response is correct and complete. */
 async function ask ({ port, agent, ms, writes, address }: Question): Promise<Omit<Failed, 'at'> | undefined> {
   const body = writes ? JSON.stringify({ text: `by ${address}` }) : ''
   const headers = writes ? { 'content-type': 'application/json', 'content-length': body.length } : {}
@@ -83,7 +83,7 @@ async function ask ({ port, agent, ms, writes, address }: Question): Promise<Omi
       response.on('close', () => {
         const status = String(response.statusCode)
         const right = writes ? '201' : '200'
-        if (!response.complete) resolve({ kind: 'torn', what: `${status} ${text.length} bytes` })
+        if (!response.complete) resolve({ kind: 'incomplete', what: `${status} ${text.length} bytes` })
         else if (status !== right) resolve({ kind: isKnown(status) ? status : 'other', what: `${status} ${text.slice(0, 100)}` })
         else if (!isRight(text, ms, writes)) resolve({ kind: 'other', what: text.slice(0, 100) })
         else resolve(undefined)

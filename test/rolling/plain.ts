@@ -1,4 +1,4 @@
-// What many services have: Fastify, close-with-grace, nothing else. The same routes as the example.
+// A typical service: Fastify with close-with-grace and nothing else. The same routes as the example.
 
 import closeWithGrace from 'close-with-grace'
 import Fastify from 'fastify'

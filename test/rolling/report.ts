@@ -1,4 +1,4 @@
-// What the restarts came to: a table, and a picture of the failures over time.
+// The results of the restarts: a table, and a picture of the failures over time.
 
 import type { BalancerName } from './balancers.ts'
 import type { Failed } from './load.ts'
@@ -39,7 +39,7 @@ export function toDrawn ({ balancer, variant, times, time, failed }: Run): Drawn
 
 const MOST_FAILURES = 20
 
-/** Each failed request, by when it was in its restart. */
+/** Prints each failed request with its time since the start of its restart. */
 export function printFailures ({ failed, restartsAt }: Run): void {
   for (const { at, what } of failed.slice(0, MOST_FAILURES)) {
     const since = at - (restartsAt.findLast(begin => begin <= at) ?? 0)
@@ -74,7 +74,7 @@ function byKind (failed: readonly Failed[]): Map<string, Failed[]> {
 }
 
 const NAMES: Record<BalancerName, string> = { haproxy: 'HAProxy', nginx: 'nginx', direct: 'direct connections, as with kube-proxy' }
-/** Told apart without their colours, too. */
+/** Distinguishable without their colours. */
 const STYLES: Record<VariantName, { colour: Colour, dashes: string }> = {
   'fastify-graceful': { colour: 'green', dashes: '' },
   'fastify-graceful, no delay': { colour: 'orange', dashes: '9 4' },
@@ -137,7 +137,7 @@ function drawPanel (runs: readonly Drawn[], name: string, panelTop: number, { mo
   ]
 }
 
-/** At the ends of the lines. If they are too near each other, the upper one is moved up. */
+/** At the ends of the lines. If two are too near each other, the upper one is moved up. */
 function totals (runs: readonly Drawn[], y: (count: number) => number) {
   let lowest = Infinity
   const sorted = [...runs].sort((a, b) => a.failed.length - b.failed.length || b.time - a.time)

@@ -1,8 +1,8 @@
-// Rolling restarts: three processes of the example behind a balancer, under load that never tries twice; each
-// instance is restarted in turn. `npm run test:rolling -- --help` tells what may be asked for.
+// Rolling restarts: three processes of the example behind a load balancer, under load that never retries; each
+// instance is restarted in turn. `npm run test:rolling -- --help` shows the options.
 //
-// Exits with 1 if the plugin, given its delay, loses a single request, or a process does not exit with 0; with --compare
-// also if what is lost without the delay is far from what the simulation says.
+// Exits with 1 if the plugin, with its delay, loses a request, or a process does not exit with 0; with --compare
+// also if the number of requests lost without the delay is far from the simulation.
 
 import type { BalancerName } from './balancers.ts'
 import type { Drawn, Run, VariantName } from './report.ts'
@@ -14,21 +14,21 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { checked, simulate } from '../../example/simulation/rollout.ts'
 import { resolveOptions } from '../../lib/options.ts'
-import { BALANCERS, CHECKS, DELAY, freePort, START, TOLD_LATE } from './balancers.ts'
+import { BALANCERS, CHECKS, DELAY, freePort, START, REMOVAL_DELAY } from './balancers.ts'
 import { Instance } from './instance.ts'
 import { CLIENTS, startLoad } from './load.ts'
 import { drawFailures, printFailures, table, toDrawn } from './report.ts'
 
-/** What is restarted, by the name that the report gives it. */
+/** The restarted programs, by their names in the report. */
 const VARIANTS: Record<VariantName, { program: string, delay: number }> = {
   'fastify-graceful': { program: 'example/server.ts', delay: DELAY },
   'fastify-graceful, no delay': { program: 'example/server.ts', delay: 0 },
   'close-with-grace': { program: 'test/rolling/plain.ts', delay: 0 }
 }
 const INSTANCES = 3
-/** Milliseconds of load before the first restart, and between two. */
+/** Milliseconds of load before the first restart, and between restarts. */
 const BETWEEN = 500
-/** The simulation is trusted as long as it is not off by more than this factor. */
+/** The largest accepted factor between the simulation and the measurement. */
 const FACTOR = 3
 
 const HELP = `npm run test:rolling -- [--restarts 3] [--balancer haproxy|nginx|direct] [--compare] [--write]
@@ -48,7 +48,7 @@ if (values.help || !Number.isInteger(restarts) || restarts < 1 || balancers.leng
 }
 
 const directory = mkdtempSync(join(tmpdir(), 'fastify-graceful-rolling-'))
-/** What must not stay behind, however this ends. */
+/** What must be killed however this ends. */
 const started: Array<{ kill: () => void }> = []
 process.on('exit', () => {
   for (const program of started) program.kill()
@@ -73,10 +73,10 @@ try {
 }
 console.log(`\n${table(runs)}`)
 if (values.write) await write(runs.map(toDrawn))
-const strangers = runs.filter(isFarFromPrediction)
-for (const { balancer, variant } of strangers) console.error(`${variant} behind ${balancer} is far from what the simulation says`)
+const unexpected = runs.filter(isFarFromPrediction)
+for (const { balancer, variant } of unexpected) console.error(`${variant} behind ${balancer} is far from what the simulation says`)
 const failed = runs.some(({ variant, failed: { length }, unclean }) => variant === variants[0] && length + unclean > 0)
-process.exit(failed || strangers.length > 0 ? 1 : 0)
+process.exit(failed || unexpected.length > 0 ? 1 : 0)
 
 async function write (drawn: Drawn[]): Promise<void> {
   const root = new URL('../..', import.meta.url)
@@ -138,10 +138,10 @@ async function roll (balancerName: BalancerName, variant: VariantName): Promise<
   return { balancer: balancerName, variant, requests: load.requests, failed: load.failed, predicted, restartsAt, times, time, unclean }
 }
 
-/** Failures per restart, by the simulation; undefined for what it does not know. `rate` is requests a second, as measured. */
+/** Failures per restart, by the simulation; undefined for programs that it does not model. `rate` is the measured requests per second. */
 function predict (balancer: BalancerName, variant: VariantName, rate: number): number | undefined {
   if (VARIANTS[variant].program !== 'example/server.ts') return undefined
-  // Behind the first two, a client's connection does not lead to one instance; with `direct`, it does, and is all there is.
+  // Behind the first two, a client's connection does not belong to one instance; with `direct` it does, and there are no others.
   const toInstances = balancer === 'direct'
   const pods = 200
   const { lost } = simulate({
@@ -153,9 +153,9 @@ function predict (balancer: BalancerName, variant: VariantName, rate: number): n
     proxies: 1,
     rate: toInstances ? 0 : rate / INSTANCES,
     connections: toInstances ? Math.round(CLIENTS / INSTANCES) : 0,
-    // From nothing to this: half of it on average.
+    // From zero to this: half of it on average.
     pause: 2_000 * CLIENTS / rate,
-    propagation: balancer === 'haproxy' ? checked(CHECKS.inter, CHECKS.fall) : () => () => TOLD_LATE,
+    propagation: balancer === 'haproxy' ? checked(CHECKS.inter, CHECKS.fall) : () => () => REMOVAL_DELAY,
     median: 20,
     longest: 50,
     cleanup: 0,

@@ -1,5 +1,5 @@
 // HTTP/2 shutdowns under load: sessions that read slowly, upload, reset streams and leave. On Node 20, a session that is
-// closed inside a request handler corrupts the heap, and the process ends by SIGABRT or SIGSEGV after some rounds.
+// closed inside a request handler corrupts the heap, and the process ends with SIGABRT or SIGSEGV after some rounds.
 //
 //   node --import tsx test/stress/h2-shutdown.ts [rounds]
 
@@ -15,17 +15,17 @@ export interface Outcome {
   rounds: number
   code: number | null
   signal: NodeJS.Signals | null
-  /** What the program wrote to stderr. */
+  /** The stderr of the program. */
   stderr: string
 }
 
 const SESSIONS = 12
 const PATHS = ['/quick', '/slow', '/big', '/big', '/throws'] as const
 
-/** Runs one process through so many rounds. */
+/** Runs one process through this number of rounds. */
 export async function stressHttp2 (rounds: number): Promise<Outcome> {
   const program = fileURLToPath(new URL('../fixtures/h2-rounds.ts', import.meta.url))
-  // By way of `env`: the test runner adds options of its own to each Node process it sees started.
+  // By way of `env`, because the test runner adds options to each Node process that it sees started.
   const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, `--import=${new URL('../typescript.mjs', import.meta.url).href}`, program], {
     env: { ...process.env, ROUNDS: String(rounds) }, stdio: ['ignore', 'pipe', 'pipe']
   })

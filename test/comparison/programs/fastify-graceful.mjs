@@ -5,7 +5,7 @@ import gracefulPlugin from 'fastify-graceful'
 import { addRoutes, cleanup, listen, serverOptions, settings } from './service.mjs'
 
 for (let i = 0; i < settings.instances; i++) {
-  // Its own `readTimeout` in place of Fastify's `requestTimeout`.
+  // The plugin's own `readTimeout` in place of Fastify's `requestTimeout`.
   const app = Fastify({ ...serverOptions, requestTimeout: 0 })
   await app.register(gracefulPlugin, {
     shutdownDelay: settings.delay,

@@ -1,5 +1,5 @@
 // As in its README, "Usage with Fastify", then cleanup. It leaves signals and the exit to the application.
-// Fastify is closed, too, so that the hooks of its plugins run.
+// Fastify is also closed, so that the hooks of its plugins run.
 
 import { createHttpTerminator } from 'http-terminator'
 import { cleanup, createApp, listen, settings } from './service.mjs'

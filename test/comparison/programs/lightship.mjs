@@ -1,4 +1,4 @@
-// As in its README: one for the process, the servers are closed in a shutdown handler; cleanup in the next one.
+// As in its README: one instance for the process, the servers are closed in a shutdown handler, cleanup in the next one.
 
 import { createLightship } from 'lightship'
 import { cleanup, createApp, listen, settings } from './service.mjs'

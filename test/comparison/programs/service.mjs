@@ -1,4 +1,4 @@
-// What the programs have in common: the routes, the cleanup, and what the runner is told on stdout.
+// What the programs have in common: the routes, the cleanup, and the reports to the runner on stdout.
 
 import { writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -6,12 +6,12 @@ import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 
 /**
- * From the runner. `delay`: how long to serve on after SIGTERM. `limit`: how long requests, or the whole shutdown if the package
- * has only one limit, may take. `instances`: how many. `http2`, `webSocket`, `cleanupHangs`: what the question needs.
+ * From the runner. `delay`: how long to continue serving after SIGTERM. `limit`: how long requests, or the whole shutdown if the package
+ * has only one limit, may take. `instances`: how many. `http2`, `webSocket`, `cleanupHangs`: required by some questions.
  */
 export const settings = JSON.parse(process.env.SETTINGS)
 
-/** Tells the runner. Synchronous, because the process may be about to exit. */
+/** Reports to the runner. Synchronous, because the process may be about to exit. */
 function say (event, details = {}) {
   writeSync(1, `${JSON.stringify({ event, ...details })}\n`)
 }
@@ -28,7 +28,7 @@ export async function cleanup () {
   if (settings.cleanupHangs) await sleep(2 ** 31 - 1)
 }
 
-/** `requestTimeout` is the nearest that Fastify has to a limit for stalled uploads. */
+/** `requestTimeout` is Fastify's closest equivalent of a limit for stalled uploads. */
 export const serverOptions = { logger: true, http2: settings.http2, requestTimeout: 1000 }
 
 /** A Fastify instance with the routes. */
@@ -72,7 +72,7 @@ export async function addRoutes (app) {
   }
 }
 
-/** Tells the runner where the application listens, and where its readiness probe is, if it has one. */
+/** Tells the runner on which ports the application and its readiness probe, if any, listen. */
 export function listening (server, probe) {
   const { port } = server.address()
   say('listening', { port, probe: probe && { port, ...probe } })

@@ -3,5 +3,5 @@
 const cors = require('@fastify/cors')
 const { serve } = require('./serve.cjs')
 
-// Ahead of the graceful plugin, so that a browser may also read what that refuses.
+// Before the graceful plugin, so that a browser can also read the 503s.
 serve(async () => {}, { before: async app => { await app.register(cors, { origin: 'https://app.example', exposedHeaders: ['retry-after'] }) } })

@@ -5,7 +5,7 @@ const { hold, serve } = require('./serve.cjs')
 
 serve(async app => {
   await app.register(middie)
-  // One middleware that answers by itself, and one that is ahead of a route.
+  // One middleware that responds itself, and one that runs before a route.
   app.use('/legacy', async (request, response) => {
     await hold({ log: app.log, url: '/legacy' })
     response.end('legacy')

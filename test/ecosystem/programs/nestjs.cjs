@@ -15,7 +15,7 @@ class Orders {
   }
 
   async onApplicationShutdown () {
-    // As if it wrote to a database.
+    // Stands for a write to a database.
     await setTimeout(300)
     console.log(JSON.stringify({ level: 30, msg: 'onApplicationShutdown is done' }))
   }

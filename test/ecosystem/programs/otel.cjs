@@ -13,7 +13,7 @@ const exporter = {
   },
   shutdown: async () => {}
 }
-// So late that only shutdown() exports anything.
+// A delay so long that only shutdown() exports spans.
 const provider = new NodeTracerProvider({ spanProcessors: [new BatchSpanProcessor(exporter, { scheduledDelayMillis: 60_000 })] })
 provider.register()
 

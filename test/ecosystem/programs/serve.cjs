@@ -1,6 +1,6 @@
 'use strict'
 
-// What the programs have in common. They hold requests that the test has sent, before SIGTERM, until it asks for `/release`.
+// What the programs have in common. They hold requests that arrived before SIGTERM until the test requests `/release`.
 
 const Fastify = require('fastify')
 const gracefulPlugin = require('fastify-graceful')
@@ -8,7 +8,7 @@ const gracefulPlugin = require('fastify-graceful')
 let release
 const released = new Promise(resolve => { release = resolve })
 
-/** Resolves when the test releases the requests that are held; says so in the log. */
+/** Logs that the request is held. Resolves when the test releases the held requests. */
 exports.hold = async function hold ({ log, url }) {
   log.info(`holds ${url}`)
   await released
@@ -20,14 +20,14 @@ exports.addRoutes = function addRoutes (app) {
     await exports.hold(request)
     return 'held'
   })
-  // Opted out, so that it answers while the program is draining.
+  // Opted out, so that it is served while the program drains.
   app.get('/release', { config: { gracefulShutdown: false } }, async () => {
     release()
     return 'released'
   })
 }
 
-/** Listens with the plugin under test, the routes, and what the program adds; `before` is ahead of the plugin. */
+/** Listens with the plugin under test, the routes, and what the program adds; `before` runs before the plugin is registered. */
 exports.serve = function serve (addPlugins, { before = async () => {} } = {}) {
   const listen = async () => {
     const app = Fastify({ logger: true })
@@ -37,6 +37,6 @@ exports.serve = function serve (addPlugins, { before = async () => {} } = {}) {
     await addPlugins(app)
     await app.listen({ port: 0, host: '127.0.0.1' })
   }
-  // Where it fails, the process ends, with the error on stderr.
+  // If it fails, the process ends with the error on stderr.
   void listen()
 }

@@ -13,7 +13,7 @@ serve(async app => {
     await reply.sse.send({ event: 'bye', data: 'last' })
   })
 
-  // Its streams end when the instance closes.
+  // The streams end when the instance closes.
   const streams = new Set()
   app.get('/subscription', { sse: 'only' }, async (request, reply) => {
     reply.sse.keepAlive()

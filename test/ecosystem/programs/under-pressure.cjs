@@ -4,7 +4,7 @@ const underPressure = require('@fastify/under-pressure')
 const { serve } = require('./serve.cjs')
 
 serve(async app => {
-  // Uploads are what it cannot bear.
+  // Uploads put it under pressure.
   const healthCheck = async () => !app.gracefulShutdown.inFlight().some(({ url }) => url === '/upload')
   await app.register(underPressure, { exposeStatusRoute: true, healthCheckInterval: 10, healthCheck })
   app.post('/upload', async request => request.body)

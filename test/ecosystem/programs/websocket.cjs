@@ -4,7 +4,7 @@ const websocket = require('@fastify/websocket')
 const { serve } = require('./serve.cjs')
 
 serve(async app => {
-  // The user's own goodbye.
+  // The user's own close code and reason.
   const preClose = done => {
     for (const client of app.websocketServer.clients) client.close(4000, 'come back soon')
     done()

@@ -3,7 +3,7 @@
 const { setTimeout } = require('node:timers/promises')
 const { hold, serve } = require('./serve.cjs')
 
-/** A worker as BullMQ has them, with its queue in memory: one job at a time, each in `track()`. */
+/** A worker as in BullMQ, with its queue in memory: one job at a time, each in `track()`. */
 class Worker {
   constructor (app) {
     this.app = app
@@ -30,7 +30,7 @@ class Worker {
 
   async work (job) {
     await hold({ log: this.app.log, url: `job ${job}` })
-    // Longer than an idle service needs for its shutdown.
+    // Longer than an idle service takes for its shutdown.
     await setTimeout(500)
     this.finished.push(job)
   }

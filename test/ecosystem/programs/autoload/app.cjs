@@ -5,7 +5,7 @@ const autoload = require('@fastify/autoload')
 const gracefulPlugin = require('fastify-graceful')
 const fp = require('fastify-plugin')
 
-// In the root instance: fastify-cli would else give the application a context of its own.
+// In the root instance, because fastify-cli would otherwise give the application its own context.
 module.exports = fp(async function app (fastify, _options) {
   await fastify.register(gracefulPlugin)
   await fastify.register(autoload, { dir: join(__dirname, 'plugins') })
