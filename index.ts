@@ -235,8 +235,11 @@ function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: FastifyInsta
     if (typeof listener !== 'function') return close(listener)
     const done = () => {}
     // avvio does not pass the instance to a listener with two parameters.
-    const fail = (error: Error) => { listener(error, ...listener.length === 2 ? [done] : [fastify, done]) }
-    shutdown.close().then(() => { void close(listener) }, error => { queueMicrotask(() => { fail(error as Error) }) })
+    const call = (error: Error | null) => { listener(error, ...listener.length === 2 ? [done] : [fastify, done]) }
+    shutdown.close().then(() => {
+      if (phase.current === 'closed') void close(listener)
+      else call(null)
+    }, error => { queueMicrotask(() => { call(error as Error) }) })
     return fastify
   }
 }
