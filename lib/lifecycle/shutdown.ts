@@ -20,7 +20,7 @@ import { once } from 'node:events'
 import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { CLOSE_GRACE, EXIT_MARGIN, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
+import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { isProcessEnding } from './process.ts'
 import { loggable } from './report.ts'
@@ -63,8 +63,6 @@ export class Shutdown {
   readonly #skipDelay = new AbortController()
   #trigger: Trigger | undefined
   #isListenAborted = false
-  /** Whether the drain waits for preClose hooks. */
-  #isPreCloseDue = true
   #reason = ''
   #startedAt = 0
   #stepStartedAt = 0
@@ -300,17 +298,7 @@ export class Shutdown {
       if (this.#isDeploy) await this.#quiet()
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
-      if (this.#isPreCloseDue) this.#abandonPreClose()
     }
-  }
-
-  /** Otherwise Fastify's close would wait for the hook that hangs, and no onClose hook would run. */
-  #abandonPreClose (): void {
-    const { options: { drainTimeout }, log, outcome, closeHooks } = this.#parts
-    const error = new CloseTimeoutError(drainTimeout, closeHooks.hanging)
-    outcome.addError(error)
-    log.error('A preClose hook has not ended within drainTimeout', { err: error })
-    closeHooks.abandonPreClose()
   }
 
   /** Handlers may track work while they run, and work may start requests. */
@@ -318,7 +306,6 @@ export class Shutdown {
     const { inFlight, tasks, connections } = this.#parts
     // Not for a hook that closes the listener: it may wait until all connections are closed.
     if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#unlistened.promise])
-    this.#isPreCloseDue = false
     while (inFlight.count + tasks.count > 0) {
       await inFlight.idle()
       await tasks.idle()
@@ -363,8 +350,9 @@ export class Shutdown {
   }
 
   async #closeAll (limit: number): Promise<void> {
-    const { connections, close } = this.#parts
+    const { connections, closeHooks, close } = this.#parts
     const grace = partOf(limit, CLOSE_GRACE)
+    const preCloseEnd = now() + limit * PRE_CLOSE_PART
     try {
       await this.#closeConnections(now() + grace)
     } catch (thrown) {
@@ -375,7 +363,17 @@ export class Shutdown {
     const closed = this.#closer === 'shutdown' ? close() : this.#closed.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
     if (await within(grace, closed) === TIMED_OUT) connections.destroy()
+    if (closeHooks.isPreClosing && await within(preCloseEnd - now(), closed) === TIMED_OUT) this.#abandonPreClose(limit * PRE_CLOSE_PART)
     await closed
+  }
+
+  /** A preClose hook hangs. Otherwise no onClose hook would run. */
+  #abandonPreClose (time: number): void {
+    const { log, outcome, closeHooks } = this.#parts
+    const error = new CloseTimeoutError(Math.round(time), closeHooks.hanging)
+    outcome.addError(error)
+    log.error('A preClose hook is not waited for any longer', { err: error })
+    closeHooks.abandonPreClose()
   }
 
   async #closeConnections (end: number): Promise<void> {
