@@ -14,6 +14,15 @@ type Close = (app: FastifyInstance) => Promise<unknown>
 const closes: Array<[name: string, close: Close]> = [
   ['close()', async app => { await app.close() }],
   ['close(callback)', async app => { await new Promise<void>(resolve => { app.close(() => { resolve() }) }) }],
+  ['close(callback) whose callback calls done', async app => {
+    const close = app.close as unknown as (listener: (error: unknown, done: () => void) => void) => void
+    await new Promise<void>(resolve => {
+      close((_error, done) => {
+        done()
+        resolve()
+      })
+    })
+  }],
   ['[Symbol.asyncDispose]()', async app => { await (app as unknown as AsyncDisposable)[Symbol.asyncDispose]() }],
   ['shutdown()', async app => await app.gracefulShutdown.shutdown()],
   ['wait()', async app => await app.gracefulShutdown.wait()]

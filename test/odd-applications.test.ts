@@ -253,14 +253,22 @@ for (const [what, add] of Object.entries(holds)) {
 t.test('a request that a handler passes to fastify.routing once more counts once', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
-  app.get('/old', (request, reply) => {
+  const other = heldRoute(app, '/other')
+  app.get('/old', async (request, reply) => {
+    await other.entered
     reply.hijack()
     request.raw.url = '/held'
     app.routing(request.raw, reply.raw)
+    return reply
   })
-  const client = new RawClient(await listen(app)).get('/old')
+  const port = await listen(app)
+  const client = new RawClient(port).get('/old')
+  await eventually(() => app.inFlightRequests === 1)
+  const last = new RawClient(port).get('/other')
   await held.entered
-  t.equal(app.inFlightRequests, 1)
+  t.equal(app.inFlightRequests, 2)
+  other.release()
+  await last.until(/held/)
   held.release()
   await client.until(/held/)
   await eventually(() => app.inFlightRequests === 0)

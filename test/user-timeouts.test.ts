@@ -200,11 +200,11 @@ for (const [name, server, connect] of protocols) {
   t.test(`${name}: an event stream whose client has been slow for a while may be silent afterwards`, async t => {
     const ended = new Deferred()
     const timedOut: string[] = []
-    const { fastify, log, port } = await start(t, { writeTimeout: 500 }, server, app => {
+    const { fastify, log, port } = await start(t, { writeTimeout: 1_500 }, server, app => {
       app.addHook('onTimeout', async ({ url }) => { timedOut.push(url) })
       app.get('/', async (_request, reply) => {
         const source = new Readable({ read () {} })
-        source.push(`data: ${'x'.repeat(16_000_000)}\n\n`)
+        source.push(`data: ${'x'.repeat(8_000_000)}\n\n`)
         void ended.promise.then(() => source.push('data: last\n\n') && source.push(null))
         return reply.type('text/event-stream').send(source)
       })
@@ -213,10 +213,10 @@ for (const [name, server, connect] of protocols) {
     const { stream, close } = openStream(name, port)
     t.teardown(close)
     // Several sweeps see that it does not read.
-    await sleep(250)
+    await sleep(400)
     stream.on('data', (chunk: Buffer) => { text = (text + chunk.toString('latin1')).slice(-100) })
     await eventually(() => text.includes('x\n\n'))
-    await sleep(1_000)
+    await sleep(2_500)
     t.strictSame(log.messages(/^Request cut/), [])
     t.strictSame(timedOut, [], 'no onTimeout hook runs')
     ended.resolve()
