@@ -109,7 +109,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     timeouts.noteRoute(ownOptions)
     prependOnRequest(route, exchange => { exchange.options = ownOptions })
   })
-  fastify.decorateReply(kExchange, null)
+  fastify.decorateReply(kExchange, undefined)
   observeOtherHandlers(fastify, handlers)
 
   const close = fastify.close.bind(fastify) as () => Promise<void>

@@ -194,6 +194,15 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
   })
 }
 
+t.test("an application's error handler gets the error of a hook ahead of the plugin's", async t => {
+  const { app } = await createBehind(t, instance => { instance.addHook('onRequest', async () => { throw new Error('ahead') }) })
+  app.setErrorHandler<Error>(async ({ message }, _request, reply) => await reply.code(418).send(message))
+  app.get('/', async () => 'never')
+  const response = await app.inject('/')
+  t.match(response, { statusCode: 418, body: 'ahead' })
+  t.equal(app.inFlightRequests, 0)
+})
+
 t.test('a request whose client leaves while a hook holds it does not count for ever', async t => {
   const hold = createHold()
   const { app } = await createBehind(t, hold.addHook)
