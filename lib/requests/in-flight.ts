@@ -136,7 +136,8 @@ export class InFlight {
   /** The connection or stream has closed. */
   closed (exchange: Exchange): void {
     this.check(exchange)
-    if (exchange.wire === 'orphaned') exchange.tellClosed()
+    // A handler may still read the request after its answer.
+    if (exchange.wire === 'orphaned' || (exchange.wire === 'finished' && exchange.handlers > 0)) exchange.tellClosed()
   }
 
   /** Checks the state of a request, and removes it if it is over. */
