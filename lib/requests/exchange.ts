@@ -78,8 +78,8 @@ export class Exchange {
   isObserved = false
   /** What Fastify's body parser reads, while it runs; set only on routes that may have a body. */
   #payload: Readable | undefined = undefined
-  /** Whether nothing of the payload was left to read when the parser began. */
-  #isPayloadGone = false
+  /** Whether the payload had ended before the parser began. */
+  #hadPayloadEnded = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
   hasAnswered = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
@@ -165,7 +165,7 @@ export class Exchange {
   /** Fastify's body parser starts. */
   parse (payload: Readable): void {
     this.#payload = payload
-    this.#isPayloadGone = payload.destroyed || payload.readableEnded
+    this.#hadPayloadEnded = payload.readableEnded
   }
 
   /** Fastify's body parser has ended. */
@@ -175,7 +175,7 @@ export class Exchange {
 
   /** Once the client has gone: whether the body parser waits for what will not come, perhaps forever. */
   get isBodyLost (): boolean {
-    return this.#hasBody && this.#payload !== undefined && (this.#isPayloadGone || !this.#payload.readableEnded)
+    return this.#hasBody && this.#payload !== undefined && (this.#hadPayloadEnded || !this.#payload.readableEnded)
   }
 
   /** Whether it is a stream of an HTTP/2 session. */
