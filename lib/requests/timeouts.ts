@@ -111,21 +111,16 @@ export class Timeouts {
     this.#inFlight.checkAll()
     this.#connections.noteReceived()
     for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange)
-    for (const exchange of this.#inFlight.exchanges) this.#look(exchange)
+    for (const exchange of this.#inFlight.exchanges) {
+      if (exchange.wire === 'orphaned') this.#forgetSilent(exchange)
+      else if (exchange.wire === 'open') this.#enforceWrite(exchange)
+    }
   }
 
   /** Whether other code decides which requests Fastify gets. */
   get #isShared (): boolean {
     const { server, routing } = this.#fastify
     return !server.listeners('request').includes(routing)
-  }
-
-  #look (exchange: Exchange): void {
-    if (exchange.wire === 'orphaned') {
-      this.#forgetSilent(exchange)
-    } else if (exchange.wire === 'open') {
-      this.#enforceWrite(exchange)
-    }
   }
 
   /**
