@@ -1,7 +1,7 @@
 // A request and its response. Only this file treats HTTP/1 and HTTP/2 requests differently.
 //
-// in-flight.ts decides by four fields when a request is over: `wire`, the state of the response, which only in-flight.ts
-// changes; and `handlers`, `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes.
+// in-flight.ts decides when a request is over by `wire`, the state of the response, which only in-flight.ts changes; by `handlers`,
+// `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes; and by `isBodyLost`.
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -97,6 +97,7 @@ export class Exchange {
 
   /** The order of arrival. */
   readonly number: number
+  /** Its place among the requests that count, -1 if it does not; only in-flight.ts uses it. */
   index = -1
 
   /** What the socket had sent at the last sweep, and when that changed. */
@@ -268,13 +269,13 @@ export class Exchange {
   }
 
   /**
-   * Its connection is gone. Node 20 and 22 do not tell a response that is still queued; nor does any version tell a request that
-   * is still being received after its answer, so a handler that reads it would wait forever.
+   * Its connection is gone. Node 20 and 22 emit no 'close' on a response that is still queued, and no version does on a request
+   * that was answered before all of it was received: a handler that reads it would wait forever.
    */
   tellClosed (): void {
     const { connection, request, response } = this
     if (connection === undefined) return
-    // After Node's own listeners, which tell the others.
+    // After Node's own listeners, which close the others.
     process.nextTick(() => {
       if (!response.closed) response.destroy().emit('close')
       if (!request.complete) request.destroy()
@@ -294,7 +295,7 @@ export class Exchange {
       return
     }
     this.response.destroy()
-    // A queued response has no reference to its socket; an injected one has no socket.
+    // A queued response has no reference to its socket; an injected request has none, or only a mock.
     ;(this.socket as Partial<Socket> | undefined)?.destroy?.()
   }
 

@@ -70,7 +70,7 @@ export class InFlight {
     return true
   }
 
-  /** A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival, or if it comes again. */
+  /** A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival. It may also be if it comes again. */
   reach (reply: FastifyReply): Exchange | undefined {
     const { raw } = reply
     const exchange = this.#newest?.response === raw ? this.#newest : this.#release(raw)
