@@ -39,7 +39,8 @@ const NO_OPTIONS: RouteOptions = {}
 
 const EVENT_STREAM = 'text/event-stream'
 
-const JSON_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
+/** The headers of every answer that the plugin gives itself. */
+export const JSON_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
 
 export const kExchange = Symbol('graceful.exchange')
 
