@@ -194,6 +194,21 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
   })
 }
 
+t.test("an error handler that works on after its answer to a failed hook ahead of the plugin's counts until it settles", async t => {
+  const { app } = await createBehind(t, instance => { instance.addHook('onRequest', async () => { throw new Error('ahead') }) })
+  const work = new Deferred()
+  app.setErrorHandler(async (_error, _request, reply) => {
+    reply.code(418).send()
+    await work.promise
+  })
+  app.get('/', async () => 'never')
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/418/)
+  t.equal(app.inFlightRequests, 1)
+  work.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 t.test("an application's error handler gets the error of a hook ahead of the plugin's", async t => {
   const { app } = await createBehind(t, instance => { instance.addHook('onRequest', async () => { throw new Error('ahead') }) })
   app.setErrorHandler<Error>(async ({ message }, _request, reply) => await reply.code(418).send(message))
