@@ -82,10 +82,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const callbacks = new Callbacks(options.shutdownTimeout, log)
   const probes = new Probes(options, phase, inFlight, log)
   probes.assertFree(fastify)
-  // A route's own settings are applied by a hook on that route, so that other routes pay nothing for them.
   const beforeParsing: preParsingHookHandler = (_request, reply, payload, done) => {
     const exchange = Exchange.of(reply)
     exchange?.parse(payload)
+    // The client may have left while hooks ran; then nothing else reports that its body is lost.
     if (exchange?.wire === 'orphaned') inFlight.check(exchange)
     done()
   }
@@ -104,12 +104,13 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
       route.preParsing = [...[route.preParsing ?? []].flat(), beforeParsing]
       route.preValidation = [afterParsing, ...[route.preValidation ?? []].flat()]
     }
+    // A route's own settings are applied by a hook on that route, so that other routes pay nothing for them.
     if (Object.keys(own).length === 0) return
     const ownOptions = { ...own }
     timeouts.noteRoute(ownOptions)
     prependOnRequest(route, exchange => { exchange.options = ownOptions })
   })
-  fastify.decorateReply(kExchange, null)
+  fastify.decorateReply(kExchange, undefined)
   observeOtherHandlers(fastify, handlers)
 
   const close = fastify.close.bind(fastify) as (listener?: CloseListener) => Promise<void>
@@ -119,7 +120,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const member = { options, log, shutdown }
 
   const enter = (request: FastifyRequest, reply: FastifyReply) => {
-    // It may be passed to `fastify.routing` once more.
+    // A request may be passed to `fastify.routing` once more.
     const known = connections.reports(request.raw) ? inFlight.find(reply.raw) : undefined
     const exchange = known ?? connections.arrive(request.raw, reply.raw)
     exchange.attach(reply)
@@ -207,7 +208,7 @@ function observeOtherHandlers (fastify: FastifyInstance, handlers: Handlers): vo
 
 type Apply = (exchange: Exchange) => void
 
-/** A hook of a route that the plugin adds. */
+/** A hook that the plugin adds to a route. */
 function hookFor (apply: Apply): onRequestHookHandler {
   return (_request, reply, done) => {
     const exchange = Exchange.of(reply)

@@ -8,7 +8,7 @@ import type { Options, Probe } from './options.ts'
 import type { InFlight } from './requests/in-flight.ts'
 import { Check } from './check.ts'
 import { OptionInvalidError, ProbePathError } from './errors.ts'
-import { Exchange } from './requests/exchange.ts'
+import { Exchange, JSON_HEADERS } from './requests/exchange.ts'
 import { show } from './values.ts'
 
 const METHODS = ['GET', 'HEAD']
@@ -160,7 +160,7 @@ function passDecorations (fastify: FastifyInstance, context: FastifyInstance): v
 
 async function send (reply: FastifyReply, [status, body]: Answer): Promise<FastifyReply> {
   // Serialized here, so that a user's serializer cannot change the body.
-  return reply.code(status).header('cache-control', 'no-store').type('application/json; charset=utf-8').send(JSON.stringify(body))
+  return reply.code(status).headers(JSON_HEADERS).send(JSON.stringify(body))
 }
 
 function checksOf (probe: Probe | false, log: SafeLog): Check[] {

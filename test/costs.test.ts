@@ -113,6 +113,19 @@ for (const { what, next } of uploads) {
   })
 }
 
+t.test('a probe with half a body, whose client leaves, leaves no timer behind: the process ends by itself at once', async t => {
+  const program = fork(t, 'own-close')
+  const port = await portOf(program)
+  const probe = new RawClient(port).send('GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\nhalf')
+  await probe.until(/healthy/)
+  probe.socket.destroy()
+  await new RawClient(port).get('/close').until(/closing/)
+  await program.log.line(/^closed/)
+  const start = performance.now()
+  t.strictSame(await program.exit, { code: 0, signal: null })
+  t.ok(performance.now() - start < 1_000)
+})
+
 t.test('HTTP/2: a rejected upload leaves no timer: the process ends by itself at once', async t => {
   const program = fork(t, 'own-close', { HTTP2: '1', OPTIONS: '{"shutdownDelay":300}' })
   const session = connect(`http://127.0.0.1:${await portOf(program)}`)

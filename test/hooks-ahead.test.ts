@@ -194,6 +194,30 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
   })
 }
 
+t.test("an error handler that works on after its answer to a failed hook ahead of the plugin's counts until it settles", async t => {
+  const { app } = await createBehind(t, instance => { instance.addHook('onRequest', async () => { throw new Error('ahead') }) })
+  const work = new Deferred()
+  app.setErrorHandler(async (_error, _request, reply) => {
+    reply.code(418).send()
+    await work.promise
+  })
+  app.get('/', async () => 'never')
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/418/)
+  t.equal(app.inFlightRequests, 1)
+  work.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test("an application's error handler gets the error of a hook ahead of the plugin's", async t => {
+  const { app } = await createBehind(t, instance => { instance.addHook('onRequest', async () => { throw new Error('ahead') }) })
+  app.setErrorHandler<Error>(async ({ message }, _request, reply) => await reply.code(418).send(message))
+  app.get('/', async () => 'never')
+  const response = await app.inject('/')
+  t.match(response, { statusCode: 418, body: 'ahead' })
+  t.equal(app.inFlightRequests, 0)
+})
+
 t.test('a request whose client leaves while a hook holds it does not count forever', async t => {
   const hold = createHold()
   const { app } = await createBehind(t, hold.addHook)

@@ -421,6 +421,24 @@ t.test('a request whose client leaves after half of the body does not count', as
   await expectNoneInFlight(t, target)
 })
 
+t.test('a handler that still reads the body after its answer ends when its client leaves', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  let closes = 0
+  app.addContentTypeParser('text/plain', (_request, payload, done) => { done(null, payload) })
+  app.post('/', async (request, reply) => {
+    reply.raw.on('close', () => { closes++ })
+    reply.send('ok')
+    await t.rejects(request.raw.toArray())
+  })
+  const { client, leave } = await visit(app, await listen(app))
+  await client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf').until(/ok$/)
+  t.equal(app.inFlightRequests, 1)
+  await leave()
+  await expectNoneInFlight(t, target)
+  t.equal(closes, 1)
+})
+
 t.test('a request whose client leaves after the handler, before it has read the response, does not count as completed', async t => {
   const target = await createApp(t)
   const { app } = target

@@ -88,7 +88,8 @@ export class Connection {
         return
       }
       socket.end()
-      dropBody(exchange.request, () => { socket.destroy() })
+      // Once a request has been answered, Node does not close it with its connection.
+      socket.once('close', dropBody(exchange.request, () => { socket.destroy() }))
     }
   }
 

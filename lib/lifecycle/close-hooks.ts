@@ -16,7 +16,7 @@ interface Owner {
   /** Resolves when Fastify may close. */
   readonly beforeClose: Run
   /** Calls a hook so that the shutdown recognizes it. */
-  readonly within: (call: Run) => Promise<void>
+  readonly runInside: (call: Run) => Promise<void>
 }
 
 export class CloseHooks {
@@ -100,7 +100,7 @@ export class CloseHooks {
   async #call (name: string, run: Run): Promise<void> {
     this.#running.add(name)
     try {
-      await (this.#owner?.within(run) ?? run())
+      await (this.#owner?.runInside(run) ?? run())
     } catch (thrown) {
       const error = toError(thrown)
       this.#onError(name, error)

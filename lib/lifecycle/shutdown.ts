@@ -25,7 +25,7 @@ import { messageOf, nameOf, toError } from '../values.ts'
 import { isProcessEnding } from './process.ts'
 import { loggable } from './report.ts'
 
-export interface Parts {
+interface Parts {
   readonly options: Options
   readonly log: SafeLog
   readonly phase: PhaseClock
@@ -163,7 +163,7 @@ export class Shutdown {
   }
 
   /** Calls a hook or callback of this shutdown, which then knows it, also if other code has called Fastify's own close. */
-  async within (call: () => Promise<void>): Promise<void> {
+  async runInside (call: () => Promise<void>): Promise<void> {
     await context.run(this.#inside, call)
   }
 
@@ -211,7 +211,7 @@ export class Shutdown {
     this.#drained.resolve()
 
     phase.advance('closing')
-    await this.within(async () => {
+    await this.runInside(async () => {
       await this.#close(deadline)
       this.#endStep('closing')
       await callbacks.run(this.#reason, deadline)

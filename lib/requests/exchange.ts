@@ -1,7 +1,7 @@
 // A request and its response. Only this file treats HTTP/1 and HTTP/2 requests differently.
 //
-// in-flight.ts decides by four fields when a request is over: `wire`, the state of the response, which only in-flight.ts
-// changes; and `handlers`, `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes.
+// in-flight.ts decides when a request is over by `wire`, the state of the response, which only in-flight.ts changes; by `handlers`,
+// `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes; and by `isBodyLost`.
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -39,7 +39,8 @@ const NO_OPTIONS: RouteOptions = {}
 
 const EVENT_STREAM = 'text/event-stream'
 
-const JSON_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
+/** The headers of every answer that the plugin gives itself. */
+export const JSON_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
 
 export const kExchange = Symbol('graceful.exchange')
 
@@ -78,8 +79,8 @@ export class Exchange {
   isObserved = false
   /** What Fastify's body parser reads, while it runs; set only on routes that may have a body. */
   #payload: Readable | undefined = undefined
-  /** Whether nothing of the payload was left to read when the parser began. */
-  #isPayloadGone = false
+  /** Whether the payload had ended before the parser began. */
+  #hadPayloadEnded = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
   hasAnswered = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
@@ -97,6 +98,7 @@ export class Exchange {
 
   /** The order of arrival. */
   readonly number: number
+  /** Its place among the requests that count, -1 if it does not; only in-flight.ts uses it. */
   index = -1
 
   /** What the socket had sent at the last sweep, and when that changed. */
@@ -165,7 +167,7 @@ export class Exchange {
   /** Fastify's body parser starts. */
   parse (payload: Readable): void {
     this.#payload = payload
-    this.#isPayloadGone = payload.destroyed || payload.readableEnded
+    this.#hadPayloadEnded = payload.readableEnded
   }
 
   /** Fastify's body parser has ended. */
@@ -175,7 +177,7 @@ export class Exchange {
 
   /** Once the client has gone: whether the body parser waits for what will not come, perhaps forever. */
   get isBodyLost (): boolean {
-    return this.#hasBody && this.#payload !== undefined && (this.#isPayloadGone || !this.#payload.readableEnded)
+    return this.#hasBody && this.#payload !== undefined && (this.#hadPayloadEnded || !this.#payload.readableEnded)
   }
 
   /** Whether it is a stream of an HTTP/2 session. */
@@ -268,13 +270,13 @@ export class Exchange {
   }
 
   /**
-   * Its connection is gone. Node 20 and 22 do not tell a response that is still queued; nor does any version tell a request that
-   * is still being received after its answer, so a handler that reads it would wait forever.
+   * Its connection is gone. Node 20 and 22 emit no 'close' on a response that is still queued, and no version does on a request
+   * that was answered before all of it was received: a handler that reads it would wait forever.
    */
   tellClosed (): void {
     const { connection, request, response } = this
     if (connection === undefined) return
-    // After Node's own listeners, which tell the others.
+    // After Node's own listeners, which close the others.
     process.nextTick(() => {
       if (!response.closed) response.destroy().emit('close')
       if (!request.complete) request.destroy()
@@ -294,7 +296,7 @@ export class Exchange {
       return
     }
     this.response.destroy()
-    // A queued response has no reference to its socket; an injected one has no socket.
+    // A queued response has no reference to its socket; an injected request has none, or only a mock.
     ;(this.socket as Partial<Socket> | undefined)?.destroy?.()
   }
 

@@ -19,8 +19,8 @@ export class Gate {
   /** Refused requests. */
   refused = 0
 
-  #holding = false
-  #closing = false
+  #isHolding = false
+  #isClosing = false
   readonly #held: Exchange[] = []
   /** Refused uploads, answered when the body is received or connections are about to be closed; the value stops the reading. */
   readonly #uploading = new Map<Exchange, () => void>()
@@ -47,17 +47,17 @@ export class Gate {
     this.#uploading.set(exchange, dropBody(exchange.request, () => {
       if (this.#uploading.delete(exchange)) this.#refuse(exchange)
     }))
-    if (this.#closing) this.#refuseUploads()
+    if (this.#isClosing) this.#refuseUploads()
   }
 
   /** Delays all refusals until `release`, because a client without an answer does not reconnect at once. */
   hold (): void {
-    this.#holding = true
+    this.#isHolding = true
   }
 
   release (): void {
-    this.#holding = false
-    this.#closing = true
+    this.#isHolding = false
+    this.#isClosing = true
     for (const exchange of this.#held.splice(0)) this.#refuse(exchange)
     this.#refuseUploads()
   }
@@ -72,7 +72,7 @@ export class Gate {
     this.#uploading.clear()
   }
 
-  /** Before connections are closed, answers requests that hooks hold, or whose refusals they hold. */
+  /** Before connections are closed, answers what nothing waits for: requests that hooks hold, and those of routes that opted out. */
   refuseRest (): void {
     for (const exchange of this.#inFlight.uncounted) {
       if (exchange.isGone || exchange.isAnswered) continue
@@ -86,7 +86,7 @@ export class Gate {
   #refuse (exchange: Exchange, isReading = false): void {
     // While its upload was read or its refusal was held, `readTimeout` may have cut it.
     if (exchange.isAnswered) return
-    if (this.#holding) {
+    if (this.#isHolding) {
       this.#held.push(exchange)
       return
     }

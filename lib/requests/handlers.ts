@@ -41,7 +41,8 @@ export class Handlers {
   }
 
   #reach (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
-    const exchange = Exchange.of(reply)
+    // A hook registered before the plugin may have failed.
+    const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.reach(reply))
     if (exchange === undefined) return undefined
     if (exchange.hasLeft) this.#inFlight.reenter(exchange)
     if (exchange.wire === 'orphaned') exchange.settleReply()

@@ -70,7 +70,7 @@ export class InFlight {
     return true
   }
 
-  /** A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival, or if it comes again. */
+  /** A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival. It may also be if it comes again. */
   reach (reply: FastifyReply): Exchange | undefined {
     const { raw } = reply
     const exchange = this.#newest?.response === raw ? this.#newest : this.#release(raw)
@@ -136,7 +136,8 @@ export class InFlight {
   /** The connection or stream has closed. */
   closed (exchange: Exchange): void {
     this.check(exchange)
-    if (exchange.wire === 'orphaned') exchange.tellClosed()
+    // A handler may still read the request after its answer.
+    if (exchange.wire === 'orphaned' || (exchange.wire === 'finished' && exchange.handlers > 0)) exchange.tellClosed()
   }
 
   /** Checks the state of a request, and removes it if it is over. */

@@ -18,7 +18,7 @@ export function isThenable (value: unknown): value is PromiseLike<unknown> {
 
 const { then: promiseThen } = Promise.prototype // oxlint-disable-line unbound-method
 
-/** Whether it is a native promise, and not of a subclass, of this realm or of another one (node:vm, Jest). */
+/** Whether it is a promise with the `then` of this realm, or a native promise, not of a subclass, of another one (node:vm, Jest). */
 export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
   if (value instanceof Promise && value.then === promiseThen) return true
   return types.isPromise(value) && isPromisePrototype(Object.getPrototypeOf(value) as object)
@@ -29,7 +29,7 @@ function isPromisePrototype (prototype: object): boolean {
   return Object.getPrototypeOf(Object.getPrototypeOf(prototype)) === null
 }
 
-/** Observes a plain promise. It runs no user code, even if the promise has its own `then`. */
+/** Observes a plain promise. It calls the native `then`, even if the promise has its own. */
 export function observePromise (promise: Promise<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
   if (promise.then === promiseThen) void promise.then(fulfilled, rejected)
   else void promiseThen.call(promise, fulfilled, rejected)

@@ -1,7 +1,7 @@
-// The read, write and idle timeouts, on every listener. Node has a timeout for each, which only has to be set so that it takes
-// effect, except for bodies: its requestTimeout cannot grow with what has arrived. A timer per request would cost more than the
-// request. So a sweep over the requests in flight cuts those that make no progress, and passes those that have been moving for a
-// while to Node's timer.
+// The read, write and idle timeouts, on every listener. Node enforces those of headers and of idle connections; they only have to
+// be set so that they take effect. Its requestTimeout cannot grow with what has arrived, and a timer per request would cost more
+// than the request. So a sweep over the requests cuts those whose body or response makes no progress, and starts a timer only for
+// those that it cannot judge by looking at them now and then, such as a response that has begun.
 
 import type { FastifyInstance } from 'fastify'
 import type { ServerHttp2Session } from 'node:http2'
@@ -111,21 +111,16 @@ export class Timeouts {
     this.#inFlight.checkAll()
     this.#connections.noteReceived()
     for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange)
-    for (const exchange of this.#inFlight.exchanges) this.#look(exchange)
+    for (const exchange of this.#inFlight.exchanges) {
+      if (exchange.wire === 'orphaned') this.#forgetSilent(exchange)
+      else if (exchange.wire === 'open') this.#enforceWrite(exchange)
+    }
   }
 
   /** Whether other code decides which requests Fastify gets. */
   get #isShared (): boolean {
     const { server, routing } = this.#fastify
     return !server.listeners('request').includes(routing)
-  }
-
-  #look (exchange: Exchange): void {
-    if (exchange.wire === 'orphaned') {
-      this.#forgetSilent(exchange)
-    } else if (exchange.wire === 'open') {
-      this.#enforceWrite(exchange)
-    }
   }
 
   /**
