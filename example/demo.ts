@@ -1,9 +1,9 @@
-// `npm run demo`: the example service goes down while 50 requests are in flight, and nobody loses an answer. It starts
-// the service as a child process, sends it SIGTERM, goes on asking for more, shows what happens, and draws it:
+// `npm run demo`: the example service shuts down while 50 requests are in flight, and none of them is lost. The demo
+// starts the service as a child process, sends it SIGTERM, keeps sending requests, shows what happens, and draws it:
 //
-//   npm run demo [-- picture.svg]      the picture's default is example/timeline.svg
+//   npm run demo [-- picture.svg]      default: example/timeline.svg
 //
-// Exits with 1 if anything was lost.
+// The exit code is 1 if a request was lost or the service did not shut down cleanly.
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -20,9 +20,9 @@ import { judge } from './demo/verdict.ts'
 
 const SHUTDOWN_TIMEOUT_SECONDS = 10
 const SHUTDOWN_DELAY = 500
-/** How long to look at the running service before the signal. */
+/** How long the service runs under load before the signal. */
 const BEFORE = 200
-/** The service ends itself within its shutdownTimeout. If it does not, the demo has failed, and must end all the same. */
+/** The service should exit within its shutdownTimeout. If it does not, the demo kills it, and has failed. */
 const TIME_TO_STOP = 1000 * SHUTDOWN_TIMEOUT_SECONDS + 2_000
 const TIME_TO_START = 20_000
 
@@ -30,7 +30,7 @@ const picture = process.argv[2] ?? fileURLToPath(new URL('timeline.svg', import.
 const directory = mkdtempSync(join(tmpdir(), 'fastify-graceful-demo-'))
 const remains = { database: join(directory, 'notes.sqlite'), metricsFile: join(directory, 'last.prom') }
 process.on('exit', () => { rmSync(directory, { recursive: true, force: true }) })
-// By way of `exit`, so that the service is ended and the directory goes.
+// Through 'exit', so that the service is killed and the directory is removed.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
 
 const recording = newRecording()
@@ -78,5 +78,5 @@ terminal.stop()
 const verdict = await judge(recording, remains)
 terminal.table(verdict)
 await writeFile(picture, drawTimeline(recording))
-terminal.note(`Drawn in ${picture}`)
+terminal.note(`Picture: ${picture}`)
 process.exitCode = verdict.isGood ? 0 : 1

@@ -1,4 +1,4 @@
-// Those who ask: 50 requests of different lengths, somebody who goes on knocking, and a prober.
+// The clients: 50 requests of different lengths, a client that keeps sending new requests, and a client for the probes.
 
 import type { Dispatcher } from 'undici'
 import type { Call, InFlightCall, Recording } from './recording.ts'
@@ -10,14 +10,14 @@ const LOAD = { requests: 50, every: 12, shortest: 600, longest: 4_000 }
 const KNOCK_EVERY = 50
 const PROBE_EVERY = 100
 
-/** Whoever waits so long for a byte gives up: then the request is lost. */
+/** A client that receives nothing for this long gives up: then the request is lost. */
 const PATIENCE = { headersTimeout: 8_000, bodyTimeout: 8_000 }
 
 const JSON_TYPE = { 'content-type': 'application/json' }
 
-/** Sends the requests that shall be in flight; resolves when all have been sent. */
+/** Sends the requests that should be in flight; resolves when all have been sent. */
 export async function sendLoad (url: string, { load }: Recording): Promise<{ ended: Promise<void> }> {
-  // Keep-alive connections, as a service's real clients have them: the last answer must close each.
+  // Keep-alive connections, as real clients use them: the last response on each must close it.
   const dispatcher = new Agent({ connections: LOAD.requests })
   const ended = []
   for (let index = 0; index < LOAD.requests; index++) {
@@ -27,7 +27,7 @@ export async function sendLoad (url: string, { load }: Recording): Promise<{ end
   return { ended: Promise.all(ended).then(async () => { await dispatcher.close() }) }
 }
 
-/** Each other one writes a note to the database, at the end of its work. */
+/** Sends one request. Every second one writes a note to the database at the end of its work. */
 async function sendOne (url: string, index: number, dispatcher: Dispatcher, load: InFlightCall[]): Promise<void> {
   const ms = lengthOf(index)
   const text = `Note ${index} of the demo`
@@ -42,7 +42,7 @@ async function sendOne (url: string, index: number, dispatcher: Dispatcher, load
   })
 }
 
-/** Different, evenly spread, the same in each run; and the first one sent is still in flight when the last one is. */
+/** Lengths are evenly spread and the same in each run. The first request is still in flight when the last one is sent. */
 function lengthOf (index: number): number {
   const GOLDEN = 0.618034
   const spread = (index * GOLDEN) % 1
@@ -51,7 +51,7 @@ function lengthOf (index: number): number {
   return Math.round(shortest + spread * (LOAD.longest - LOAD.shortest - LOAD.requests * LOAD.every))
 }
 
-/** Waits until the service has received all of them; resolves to how many are in flight, as its readiness probe says. */
+/** Waits until the service has received all of them; resolves to how many are in flight, according to its readiness probe. */
 export async function allInFlight (url: string, { load }: Recording, dispatcher: Dispatcher): Promise<number> {
   for (;;) {
     const { body } = await request(`${url}/ready`, { dispatcher, ...PATIENCE })
@@ -62,7 +62,7 @@ export async function allInFlight (url: string, { load }: Recording, dispatcher:
   }
 }
 
-/** Goes on asking, each time over a new connection, until the signal; resolves when the last one has its answer. */
+/** Sends requests, each over a new connection, until the signal; resolves when the last one has ended. */
 export async function knock (url: string, { knocks }: Recording, { signal, dispatcher }: Asking): Promise<void> {
   const ended = await repeat(KNOCK_EVERY, signal, async () => {
     const call = newCall('GET')
@@ -72,7 +72,7 @@ export async function knock (url: string, { knocks }: Recording, { signal, dispa
   await Promise.all(ended)
 }
 
-/** Asks both probes, as an orchestrator and a load balancer do, only more often. */
+/** Requests both probes, as an orchestrator and a load balancer do, but more often. */
 export async function probe (url: string, { probes }: Recording, { signal, dispatcher }: Asking): Promise<void> {
   const ended = await repeat(PROBE_EVERY, signal, async () => {
     await Promise.all((['/health', '/ready'] as const).map(async path => {
@@ -88,7 +88,7 @@ export interface Asking {
   dispatcher: Dispatcher
 }
 
-/** A client that opens a new connection for each request, so that no pool hides a listener that is gone. */
+/** A client that opens a new connection for each request, so that a closed listener shows. */
 export function newConnections (): Agent {
   return new Agent({ pipelining: 0 })
 }
@@ -97,7 +97,7 @@ async function repeat (every: number, signal: AbortSignal, task: () => Promise<v
   const started = []
   while (!signal.aborted) {
     started.push(task())
-    // A sleep, not an interval: after a hold-up it does not make up for what it has missed, all at once.
+    // A sleep, not an interval: after a pause, it does not send all missed requests at once.
     await sleep(every)
   }
   return started
@@ -115,7 +115,7 @@ async function statusOf (url: string, dispatcher: Dispatcher): Promise<number | 
 
 type RequestOptions = Pick<Dispatcher.RequestOptions, 'headers' | 'body'> & { dispatcher: Dispatcher }
 
-/** Makes the request, and notes how it ended. */
+/** Sends the request, and records how it ended. */
 async function settle (
   call: Call, url: string, path: string, options: RequestOptions, isRight: (status: number, body: unknown) => boolean
 ): Promise<void> {
@@ -128,7 +128,7 @@ async function settle (
     else lose(call, `${statusCode} ${text}`)
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
-    if (code === 'ECONNREFUSED') call.outcome = 'turned away'
+    if (code === 'ECONNREFUSED') call.outcome = 'unconnected'
     else lose(call, `${code ?? 'error'} ${message}`)
   }
   call.end = Date.now()

@@ -1,14 +1,14 @@
-// What is seen of one run, for the live rows, the table and the picture. All times are milliseconds since the epoch:
-// the service stamps its log lines so, and both processes read the same clock.
+// What is recorded of one run, for the live rows, the table and the picture. All times are milliseconds since the epoch,
+// as in the service's log; both processes read the same clock.
 
 import type { Phase, ShutdownReport } from '../../index.ts'
 
 /**
- * How a request ended. `answered` in full, as asked; `refused` by the gate, with its 503; `turned away` because
- * nobody listens any more (connection refused), which a load balancer that has looked away never sees; `lost` is
- * everything else: a reset, a truncated body, a time-out, another status.
+ * How a request ended. `answered`: in full and correctly. `refused`: by the plugin, with 503. `unconnected`: the listener
+ * was closed (ECONNREFUSED); a load balancer sends no requests by then. `lost`: anything else, such as a reset, a truncated
+ * body, a timeout or another status.
  */
-export type Outcome = 'answered' | 'refused' | 'turned away' | 'lost'
+export type Outcome = 'answered' | 'refused' | 'unconnected' | 'lost'
 
 /** A request. */
 export interface Call {
@@ -16,17 +16,17 @@ export interface Call {
   start: number
   end: number | undefined
   outcome: Outcome | undefined
-  /** What was wrong where it was lost. */
+  /** What went wrong, if it was lost. */
   detail: string
 }
 
 /** One of the requests that are in flight when the signal comes. */
 export interface InFlightCall extends Call {
-  /** What it wrote, as the answer has it. */
+  /** What it wrote, according to the response. */
   note: { id: number, text: string } | undefined
 }
 
-/** What a probe said: a status, or undefined where there was no answer. */
+/** The status that a probe answered; undefined if there was no response. */
 export interface ProbeSample {
   at: number
   path: '/health' | '/ready'
@@ -35,19 +35,19 @@ export interface ProbeSample {
 
 export interface Recording {
   load: InFlightCall[]
-  /** New requests, which go on and on. */
+  /** New requests, sent all the time. */
   knocks: Call[]
   probes: ProbeSample[]
-  /** The phases, each with its beginning, as the service's log tells. */
+  /** The phases and when each began, from the service's log. */
   phases: Array<{ phase: Phase, at: number }>
   /** The service's own report of its shutdown. */
   report: ShutdownReport | undefined
-  /** Requests in flight when the signal was sent, as the readiness probe counts them. */
+  /** Requests in flight when the signal was sent, according to the readiness probe. */
   inFlight: number
   signalAt: number
   exitAt: number
   exitCode: number | null
-  /** The service had to be ended by force. */
+  /** Whether the service had to be killed. */
   killed: boolean
 }
 
@@ -70,8 +70,8 @@ export function count (calls: readonly Call[], outcome: Outcome): number {
   return calls.filter(call => call.outcome === outcome).length
 }
 
-/** Requests that were sent and have not ended, at a time; those that are turned away never were in flight. */
+/** Requests that were sent and had not ended at that time. Those that found no listener were never in flight. */
 export function underWay ({ load, knocks }: Recording, at: number): number {
   return [...load, ...knocks].filter(({ start, end, outcome }) =>
-    start <= at && (end === undefined || end > at) && outcome !== 'turned away').length
+    start <= at && (end === undefined || end > at) && outcome !== 'unconnected').length
 }

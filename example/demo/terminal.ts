@@ -1,4 +1,4 @@
-// The run in the terminal: a row for each tenth of a second, what the service says in between, a table at the end.
+// The output in the terminal: a row every 100 ms, the service's log lines in between, and a table at the end.
 
 import type { Call, ProbeSample, Recording } from './recording.ts'
 import type { Verdict } from './verdict.ts'
@@ -12,13 +12,15 @@ const BAR_WIDTH = 27
 
 type Style = Parameters<typeof styleText>[0]
 
-/** Control codes only where there is somebody to see colours, and who has not asked for none (no-color.org). */
+/** Colours only in a terminal, and not if NO_COLOR is set (no-color.org). */
 const colours = process.stdout.isTTY && (process.env['NO_COLOR'] ?? '') === ''
 
 function paint (style: Style, text: string): string {
-  // validateStream: false, for the stream has been looked at; Node before 22.13 does not know the option.
+  // validateStream: false, because the stream has been checked above; Node before 22.13 does not know the option.
   return colours ? styleText(style, text, { validateStream: false }) : text
 }
+
+const LABELS = { answered: 'answered', refused: '503', unconnected: 'connection refused', lost: 'lost' } as const
 
 const PHASE_STYLES: Readonly<Record<string, Style>> = {
   running: 'green', delaying: 'yellow', draining: 'blue', closing: 'magenta', closed: 'gray'
@@ -37,7 +39,7 @@ export class Terminal {
     process.stdout.write(`${line}\n`)
   }
 
-  /** What the service, or the demo, has to say. */
+  /** A line of the service's log, or of the demo. */
   note (text: string): void {
     this.print(paint('dim', `         ${text}`))
   }
@@ -91,17 +93,17 @@ function bar (inFlight: number): string {
   return ('█'.repeat(Math.floor(cells)) + (cells % 1 === 0 ? '' : '▌')).padEnd(BAR_WIDTH)
 }
 
-/** What a probe said last. */
+/** The last status of a probe. */
 function light (probes: readonly ProbeSample[], path: string): string {
   const status = probes.findLast(sample => sample.path === path)?.status
   if (status === undefined) return paint('gray', ' – ')
   return paint(status === 200 ? 'green' : 'yellow', String(status))
 }
 
-/** How new requests fared. */
+/** How new requests ended. */
 function news (knocks: readonly Call[]): string {
-  const styles = { answered: 'green', refused: 'yellow', 'turned away': 'gray', lost: 'red' } as const
+  const styles = { answered: 'green', refused: 'yellow', unconnected: 'gray', lost: 'red' } as const
   return (Object.keys(styles) as Array<keyof typeof styles>)
-    .flatMap(outcome => count(knocks, outcome) === 0 ? [] : [paint(styles[outcome], `${count(knocks, outcome)} ${outcome}`)])
+    .flatMap(outcome => count(knocks, outcome) === 0 ? [] : [paint(styles[outcome], `${count(knocks, outcome)} ${LABELS[outcome]}`)])
     .join(', ')
 }

@@ -1,4 +1,4 @@
-// The run as a picture: an SVG that needs no script, no font of its own, and no background but its own.
+// The run as a picture: an SVG without scripts or fonts, with its own background.
 
 import type { Call, Outcome, Recording } from './recording.ts'
 import { count } from './recording.ts'
@@ -18,7 +18,7 @@ const COLOURS = {
   write: '#7b55c7',
   answered: '#1f8a53',
   refused: '#e08a1e',
-  'turned away': '#9aa4b1',
+  unconnected: '#9aa4b1',
   lost: '#d1242f'
 } as const
 const PHASES: Readonly<Record<string, { tint: string, strip: string }>> = {
@@ -27,7 +27,7 @@ const PHASES: Readonly<Record<string, { tint: string, strip: string }>> = {
   draining: { tint: '#eef4fd', strip: '#cfe0f8' },
   closing: { tint: '#f5eefb', strip: '#dcc8ee' }
 }
-/** A phase narrower than this has no room for its name. */
+/** In a phase narrower than this, the name does not fit. */
 const ROOM_FOR_NAME = 60
 
 export function drawTimeline (recording: Recording): string {
@@ -60,7 +60,7 @@ export function drawTimeline (recording: Recording): string {
     ...probes(recording, '/health', x, probesTop),
     ...probes(recording, '/ready', x, probesTop + PROBE + 4),
     ...marker(x(signalAt), 'SIGTERM', bottom, INK),
-    ...marker(x(exitAt), `exit ${recording.killed ? 'by force' : recording.exitCode}`, bottom, INK),
+    ...marker(x(exitAt), `exit ${recording.killed ? 'by SIGKILL' : recording.exitCode}`, bottom, INK),
     ...legend(recording, bottom + 56),
     '</svg>',
     ''
@@ -69,7 +69,7 @@ export function drawTimeline (recording: Recording): string {
 
 type Scale = (at: number) => number
 
-/** A band for each phase, its name above it. */
+/** A band for each phase, with its name at the top. */
 function phases ({ phases: list, exitAt }: Recording, x: Scale, bottom: number): string[] {
   const shown = list.filter(({ phase }) => phase !== 'closed')
   return shown.flatMap(({ phase, at }, index) => {
@@ -101,7 +101,7 @@ function axis (zero: number, start: number, end: number, x: Scale, bottom: numbe
   return lines
 }
 
-/** A bar for each request, from its start to its answer; those that ended first are on top. */
+/** A bar for each request, from its start to its end; those that ended first are at the top. */
 function lanes (load: readonly Call[], x: Scale, top: number): string[] {
   const endOf = (call: Call) => call.end ?? Infinity
   return load.toSorted((a, b) => endOf(a) - endOf(b)).map((call, lane) => {
@@ -112,23 +112,23 @@ function lanes (load: readonly Call[], x: Scale, top: number): string[] {
   })
 }
 
-/** A tick for each new request where it was sent; the taller, the better it fared. */
+/** A tick for each new request at the time it was sent; its height and colour show how it ended. */
 function knocks ({ knocks: calls }: Recording, x: Scale, top: number): string[] {
-  const heights: Record<Outcome, number> = { answered: KNOCKS, refused: 16, 'turned away': 8, lost: KNOCKS }
+  const heights: Record<Outcome, number> = { answered: KNOCKS, refused: 16, unconnected: 8, lost: KNOCKS }
   return calls.map(({ start, outcome = 'lost' }) => {
     const height = heights[outcome]
     return `<rect x="${round(x(start) - 1.5)}" y="${top + KNOCKS - height}" width="3" height="${height}" rx="1" fill="${COLOURS[outcome]}"/>`
   })
 }
 
-/** What a probe says, changing colour. */
+/** The status of a probe over time, by colour. */
 function probes ({ probes: samples, exitAt }: Recording, path: string, x: Scale, top: number): string[] {
   const own = samples.filter(sample => sample.path === path && sample.at <= exitAt)
   const changes = own.filter(({ status }, index) => index === 0 || own[index - 1]?.status !== status)
   const bars = changes.map(({ at, status }, index) => {
     const left = x(at)
     const width = round(Math.max(0, x(changes[index + 1]?.at ?? exitAt) - left))
-    const fill = status === 200 ? COLOURS.answered : status === 503 ? COLOURS.refused : COLOURS['turned away']
+    const fill = status === 200 ? COLOURS.answered : status === 503 ? COLOURS.refused : COLOURS.unconnected
     const bar = `<rect x="${left}" y="${top}" width="${width}" height="${PROBE}" fill="${fill}"/>`
     if (status === undefined || width < ROOM_FOR_NAME) return bar
     return bar + text(left + 8, top + 11, String(status), `font-size="11" font-weight="600" fill="${status === 200 ? '#ffffff' : INK}"`)
@@ -149,10 +149,10 @@ function legend (recording: Recording, y: number): string[] {
     [COLOURS.write, 'writes to the database'],
     [COLOURS.answered, 'answered, probe 200'],
     [COLOURS.refused, 'refused, probe 503'],
-    [COLOURS['turned away'], 'nobody listens any more']
+    [COLOURS.unconnected, 'connection refused']
   ]
   if (losses(recording) > 0) entries.push([COLOURS.lost, 'lost'])
-  // Text cannot be measured here; a letter is some 6.3 pixels wide at this size.
+  // Text cannot be measured here; a letter is about 6.3 pixels wide at this size.
   let x = PLOT.left
   return entries.flatMap(([colour, name]) => {
     const left = x
@@ -164,14 +164,14 @@ function legend (recording: Recording, y: number): string[] {
   })
 }
 
-/** What a lane shows, to the left of it. */
+/** The label to the left of a lane. */
 function label (y: number, ...lines: string[]): string[] {
   return lines.map((line, index) => text(PLOT.left - 10, y + index * 15, line, `text-anchor="end" fill="${FAINT}"`))
 }
 
 function titleOf (recording: Recording): string {
   const lost = losses(recording)
-  return `SIGTERM with ${recording.inFlight} requests in flight: ${lost === 0 ? 'nothing is lost' : `${lost} lost`}`
+  return `SIGTERM with ${recording.inFlight} requests in flight: ${lost === 0 ? 'none is lost' : `${lost} lost`}`
 }
 
 function summary (recording: Recording): string {
@@ -189,7 +189,7 @@ function describe (recording: Recording): string {
   const steps = list.filter(({ phase }) => phase !== 'running')
     .map(({ phase, at }) => `${phase} from ${seconds(at - signalAt)}`)
   return `${summary(recording)}. After the signal: ${steps.join(', ')}. ` +
-    'A bar for each request in flight, a tick for each new request, and the answers of the probes /health and /ready over time.'
+    'A bar for each request in flight, a tick for each new request, and the status of the probes /health and /ready over time.'
 }
 
 function losses ({ load, knocks: calls }: Recording): number {

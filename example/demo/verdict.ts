@@ -1,4 +1,4 @@
-// How the run went, in figures.
+// The result of the run, in figures.
 
 import type { Recording } from './recording.ts'
 import { existsSync } from 'node:fs'
@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises'
 import Database from 'libsql'
 import { count } from './recording.ts'
 
-/** So many of the lost ones are told one by one. */
+/** How many of the lost requests are listed. */
 const FEW = 10
 
 export interface Verdict {
@@ -14,7 +14,7 @@ export interface Verdict {
   isGood: boolean
 }
 
-/** Where the service has left what it leaves. */
+/** The files that the service leaves. */
 export interface Remains {
   database: string
   metricsFile: string
@@ -30,10 +30,10 @@ export async function judge (recording: Recording, remains: Remains): Promise<Ve
   const rows: Verdict['rows'] = [
     { name: 'In flight at SIGTERM', value: String(inFlight) },
     { name: '  answered', value: `${count(load, 'answered')} of ${load.length}`, isGood: count(load, 'answered') === load.length },
-    { name: 'New requests since', value: String(since.length) },
+    { name: 'New requests after SIGTERM', value: String(since.length) },
     { name: '  answered', value: String(count(since, 'answered')) },
     { name: '  refused with 503', value: String(count(since, 'refused')) },
-    { name: '  turned away: nobody listens any more', value: String(count(since, 'turned away')) },
+    { name: '  connection refused: no longer listening', value: String(count(since, 'unconnected')) },
     { name: 'Lost', value: String(lost.length), isGood: lost.length === 0 },
     { name: 'Writes found in the database', value: `${found} of ${writes.length}`, isGood: found === writes.length },
     {
@@ -42,7 +42,7 @@ export async function judge (recording: Recording, remains: Remains): Promise<Ve
       isGood: report?.cut.length === 0
     },
     { name: 'Last metrics', value: metrics, isGood: metrics !== 'missing' },
-    { name: 'Exit code', value: killed ? 'none: ended by force' : String(exitCode), isGood: exitCode === 0 && !killed },
+    { name: 'Exit code', value: killed ? 'none: killed' : String(exitCode), isGood: exitCode === 0 && !killed },
     { name: 'Time from SIGTERM to exit', value: `${((exitAt - signalAt) / 1000).toFixed(2)} s` },
     ...lost.slice(0, FEW).map(({ method, outcome, detail, start }) =>
       ({ name: `  lost: ${method} at ${((start - signalAt) / 1000).toFixed(2)} s`, value: `${outcome} ${detail}`, isGood: false }))
@@ -50,7 +50,7 @@ export async function judge (recording: Recording, remains: Remains): Promise<Ve
   return { rows, isGood: rows.every(({ isGood }) => isGood !== false) }
 }
 
-/** How many of the notes that were answered with a 201 are in the database file, now that the service is gone. */
+/** How many of the notes that got a 201 are in the database file after the service has exited. */
 function countNotes ({ load }: Recording, path: string): number {
   if (!existsSync(path)) return 0
   const database = new Database(path, { readonly: true })
