@@ -11,7 +11,7 @@ const KNOCK_EVERY = 50
 const PROBE_EVERY = 100
 
 /** A client that receives nothing for this long gives up: then the request is lost. */
-const PATIENCE = { headersTimeout: 8_000, bodyTimeout: 8_000 }
+const CLIENT_TIMEOUTS = { headersTimeout: 8_000, bodyTimeout: 8_000 }
 
 const JSON_TYPE = { 'content-type': 'application/json' }
 
@@ -54,7 +54,7 @@ function lengthOf (index: number): number {
 /** Waits until the service has received all of them; resolves to how many are in flight, according to its readiness probe. */
 export async function allInFlight (url: string, { load }: Recording, dispatcher: Dispatcher): Promise<number> {
   for (;;) {
-    const { body } = await request(`${url}/ready`, { dispatcher, ...PATIENCE })
+    const { body } = await request(`${url}/ready`, { dispatcher, ...CLIENT_TIMEOUTS })
     const { in_flight_requests: inFlight } = await body.json() as { in_flight_requests: number }
     const over = load.filter(({ end }) => end !== undefined).length
     if (inFlight + over >= LOAD.requests) return inFlight
@@ -105,7 +105,7 @@ async function repeat (every: number, signal: AbortSignal, task: () => Promise<v
 
 async function statusOf (url: string, dispatcher: Dispatcher): Promise<number | undefined> {
   try {
-    const { statusCode, body } = await request(url, { dispatcher, ...PATIENCE })
+    const { statusCode, body } = await request(url, { dispatcher, ...CLIENT_TIMEOUTS })
     await body.dump()
     return statusCode
   } catch {
@@ -120,7 +120,7 @@ async function settle (
   call: Call, url: string, path: string, options: RequestOptions, isRight: (status: number, body: unknown) => boolean
 ): Promise<void> {
   try {
-    const { statusCode, body } = await request(url + path, { method: call.method, ...PATIENCE, ...options })
+    const { statusCode, body } = await request(url + path, { method: call.method, ...CLIENT_TIMEOUTS, ...options })
     const text = await body.text()
     const answer: unknown = JSON.parse(text)
     if (isRight(statusCode, answer)) call.outcome = 'answered'

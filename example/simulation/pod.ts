@@ -20,7 +20,7 @@ export interface Request {
   duration: number
 }
 
-export const OUTCOMES = ['served', 'refused', 'nobody listens', 'cut', 'killed', 'no pod'] as const
+export const OUTCOMES = ['served', 'refused', 'connection refused', 'cut', 'killed', 'no pod'] as const
 export type Outcome = typeof OUTCOMES[number]
 
 /** When the phases of a pod's shutdown begin, given these requests; `closing` at the latest. `end` is the forced exit. */
@@ -36,7 +36,7 @@ export function timeline ({ options, preStop, grace }: PodSettings, requests: re
 
 /** What happens to a request. */
 export function meets ({ draining, drainOver, closing, grace }: ReturnType<typeof timeline>, { at, duration }: Request): Outcome {
-  if (at >= closing) return 'nobody listens'
+  if (at >= closing) return 'connection refused'
   if (at >= draining) return 'refused'
   if (at + duration > grace) return 'killed'
   return at + duration > drainOver ? 'cut' : 'served'

@@ -17,7 +17,7 @@ export interface Rollout extends Update {
   pause: number
   /** For one proxy: how many milliseconds after a pod is deleted, or is ready, the proxy learns of it. */
   propagation: (random: Random, settings: PodSettings) => (at: number) => number
-  /** How many milliseconds a request takes, and the longest one; one in a thousand takes that long. */
+  /** The median and the longest duration of a request, in milliseconds; one request in a thousand takes the longest. */
   median: number
   longest: number
   /** How many milliseconds the shutdown callbacks take. */
@@ -63,7 +63,7 @@ export function simulate (rollout: Rollout, seed: number): Result {
   let unclean = 0
   const stays: Array<[from: number, to: number]> = []
   for (const deleted of update.deleted) {
-    const fromProxies = requestsOfProxies(rollout, proxies.map(hears => hears(deleted)), random)
+    const fromProxies = requestsOfProxies(rollout, proxies.map(delayOf => delayOf(deleted)), random)
     const onOpen = Array.from({ length: rollout.connections }, () => requestsOnConnection(rollout, random)).flat()
     const phases = timeline(rollout.settings, [...fromProxies, ...onOpen])
     for (const request of fromProxies) outcomes[meets(phases, request)]++
@@ -76,7 +76,7 @@ export function simulate (rollout: Rollout, seed: number): Result {
     if (gone > phases.end) unclean++
     stays.push([deleted, deleted + Math.min(gone, phases.end)])
   }
-  outcomes['no pod'] = requestsToNobody(rollout, update, proxies)
+  outcomes['no pod'] = unroutable(rollout, update, proxies)
   const lost = OUTCOMES.reduce((sum, outcome) => outcome === 'served' ? sum : sum + outcomes[outcome], 0)
   const time = Math.max(update.ready.at(-1) ?? 0, ...stays.map(([, to]) => to))
   return { outcomes, lost, unclean, leaving: mostAtOnce(stays), time }
@@ -87,9 +87,9 @@ function duration ({ median, longest }: Rollout, random: Random): number {
 }
 
 /** What the proxies send to one pod, each until it learns of the removal. */
-function requestsOfProxies (rollout: Rollout, heard: readonly number[], random: Random): Request[] {
+function requestsOfProxies (rollout: Rollout, learned: readonly number[], random: Random): Request[] {
   const requests: Request[] = []
-  for (const until of heard) {
+  for (const until of learned) {
     for (let sent = -rollout.longest; ;) {
       sent += random.untilNext(rollout.rate / rollout.proxies / 1_000)
       if (sent >= until) break
@@ -113,12 +113,12 @@ function requestsOnConnection (rollout: Rollout, random: Random): Request[] {
 }
 
 /** How many requests arrive at proxies that know of no ready pod. */
-function requestsToNobody ({ pods, rate }: Rollout, { deleted, ready }: Schedule, proxies: ReadonlyArray<(at: number) => number>): number {
+function unroutable ({ pods, rate }: Rollout, { deleted, ready }: Schedule, proxies: ReadonlyArray<(at: number) => number>): number {
   let emptyFor = 0
-  for (const hears of proxies) {
+  for (const delayOf of proxies) {
     const changes = [
-      ...ready.map(at => ({ at: at + hears(at), pods: 1 })),
-      ...deleted.map(at => ({ at: at + hears(at), pods: -1 }))
+      ...ready.map(at => ({ at: at + delayOf(at), pods: 1 })),
+      ...deleted.map(at => ({ at: at + delayOf(at), pods: -1 }))
     ].sort((a, b) => a.at - b.at)
     let known = pods
     for (const [index, change] of changes.entries()) {

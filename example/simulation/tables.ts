@@ -136,7 +136,7 @@ export function sampled (change: Change = {}) {
   const leastOf = (setting: (ms: number) => Change, isBad: (result: Result) => boolean) => least(ms =>
     !SEEDS.some(seed => isBad(simulate(rollout({ grace: PLENTY, ...change, ...setting(ms) }), seed))))
   return {
-    delay: leastOf(ms => ({ shutdownDelay: ms }), ({ outcomes }) => outcomes.refused + outcomes['nobody listens'] > 0),
+    delay: leastOf(ms => ({ shutdownDelay: ms }), ({ outcomes }) => outcomes.refused + outcomes['connection refused'] > 0),
     drain: leastOf(ms => ({ drainTimeout: ms }), ({ outcomes }) => outcomes.cut > 0),
     grace: leastOf(ms => ({ grace: ms }), ({ outcomes, unclean }) => outcomes.killed + unclean > 0)
   }
