@@ -1,4 +1,4 @@
-// What the service does: it keeps notes.
+// The routes of the service: it stores notes.
 
 import type { FastifyPluginAsync } from 'fastify'
 import type { NoteStore } from './database.ts'
@@ -25,7 +25,7 @@ const EmptyNoteError = createError('EMPTY_NOTE', 'Nothing is left of the text wi
 const workSchema = {
   type: 'object',
   properties: {
-    // Well below the plugin's writeTimeout of 10 s, after which a response without any progress is cut.
+    // Well below the plugin's writeTimeout of 10 s, after which a response that makes no progress is cut.
     ms: { type: 'integer', minimum: 0, maximum: 5_000, default: 100 }
   }
 }
@@ -35,7 +35,7 @@ const newNoteSchema = {
   required: ['text'],
   properties: {
     author: { type: 'string', minLength: 1, maxLength: 100, default: 'anonymous' },
-    // The body limit is for all routes. This one's text is parsed for markup, which holds up everybody else.
+    // Much less than the body limit of the service: the text is parsed for markup, and parsing blocks the event loop.
     text: { type: 'string', minLength: 1, maxLength: 100_000 }
   }
 }
@@ -54,7 +54,7 @@ export const api: FastifyPluginAsync<Options> = async (app, { notes }) => {
     const { author, text } = request.body
     if (text.trim() === '') throw new EmptyNoteError()
     await sleep(request.query.ms)
-    // Written at the end of the work, and before the answer: who reads a 201 finds the note, whatever happens next.
+    // Written before the response is sent, so a client that gets a 201 can rely on the note being stored.
     const id = notes.add(author, text)
     return await reply.code(201).send({ id, author, text })
   })

@@ -1,4 +1,4 @@
-// The service, put together. The order is the point.
+// Builds the service. The order of registration matters.
 
 import type { FastifyInstance } from 'fastify'
 import type { Config } from './config.ts'
@@ -18,27 +18,27 @@ export async function buildApp (config: Config): Promise<FastifyInstance> {
   const app = Fastify({ logger: true, bodyLimit: 10 * MEGABYTE, trustProxy })
   const notes = new NoteStore(config.database)
 
-  // First: the gate then stands before all other hooks, and whoever is refused costs neither a rate limit nor a
-  // body; and every route that comes later is watched for a client that goes away before its answer.
+  // First, so that a request is rejected before other hooks run and before its body is read, and so that the plugin
+  // tracks the requests of all routes that are registered later.
   await app.register(graceful, {
     shutdownTimeout,
     shutdownDelay,
     drainTimeout,
-    // Probes come every few seconds; only their failures are worth a line in the log.
+    // Orchestrators send probes every few seconds; log only the failed ones.
     health: { logLevel: 'warn' },
     ready: { logLevel: 'warn', checks: { database: () => notes.answers() } }
   })
 
-  // Before the rate limit, so that neither probes nor scrapes come under it.
+  // Before the rate limit, so that it does not apply to scrapes.
   const metrics = measure(app, { shutdownDelay, drainTimeout })
 
-  // 100 requests a second for each client, 20 of them at once: a bucket that holds 20 and empties within 200 ms.
+  // 100 requests a second for each client, in bursts of at most 20: a bucket that holds 20 and empties within 200 ms.
   await app.register(rateLimit, { max: 20, timeWindow: 200, store: LeakyBuckets })
 
   await app.register(api, { prefix: '/api', notes })
 
-  // Callbacks run in this order, one after another, when nothing is in flight and every connection is closed. The
-  // metrics go first: the database may take its time to close, and they are what tells of it.
+  // Shutdown callbacks run in this order, one after another, when nothing is in flight and all connections are closed.
+  // The metrics come first, so that they are written even if closing the database takes too long.
   app.gracefulShutdown.onShutdown(async context => {
     await metrics.flush(config.metricsFile, context)
   }, { name: 'flush metrics', timeout: 2_000 })

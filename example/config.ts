@@ -1,30 +1,30 @@
-// What the environment may say, read once at the start. A bad value ends the program: a service that falls back to
-// a default without a word gets its time-out from nobody knows where.
+// The configuration from environment variables, read once at the start. An invalid value ends the program: a silent
+// fallback to a default would be hard to find.
 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-/** The part of the time that requests in flight may have; the rest is for closing and cleaning up. */
+/** The part of the remaining time that requests in flight get; the rest is for closing connections and cleanup. */
 const DRAIN_PART = 5 / 6
 
-/** Number() alone takes '', ' 1 ', '0x10' and '1e3', too. */
+/** Number() alone would also accept '', ' 1 ', '0x10' and '1e3'. */
 const WHOLE = /^\d+$/
 const DECIMAL = /^\d+(\.\d+)?$/
 
 export interface Config {
-  /** 127.0.0.1, so that an example opens no port to the network. In a container: HOST=0.0.0.0. */
+  /** Default: 127.0.0.1, so that the example opens no port to the network. In a container: HOST=0.0.0.0. */
   host: string
-  /** 0 takes any free port; the log says which. */
+  /** 0 selects a free port; the log shows which. */
   port: number
-  /** Addresses of load balancers, with commas between: X-Forwarded-For is believed from these, false from nobody. */
+  /** The addresses of load balancers, separated by commas: X-Forwarded-For is trusted only from these. `false`: never. */
   trustProxy: string | false
-  /** SHUTDOWN_TIMEOUT is in seconds, as orchestrators count; here and in the plugin it is in milliseconds. */
+  /** SHUTDOWN_TIMEOUT is in seconds, as in orchestrators; here and in the plugin it is in milliseconds. */
   shutdownTimeout: number
   shutdownDelay: number
   drainTimeout: number
-  /** In the directory for temporary files, so that an example litters no checkout. */
+  /** Default: a file in the directory for temporary files, so that the example leaves nothing in the checkout. */
   database: string
-  /** Where the last metrics go, or undefined for the log. */
+  /** The file for the last metrics; undefined writes them to the log. */
   metricsFile: string | undefined
 }
 
@@ -47,7 +47,7 @@ export function readConfig (env: NodeJS.ProcessEnv): Config {
     trustProxy: env['TRUST_PROXY'] === undefined ? false : textFrom(env, 'TRUST_PROXY', ''),
     shutdownTimeout,
     shutdownDelay,
-    // The plugin refuses a budget in which delay and drain leave nothing; a part of what is left always fits.
+    // The plugin rejects options whose delay and drain leave no time for cleanup; a part of the remaining time always fits.
     drainTimeout: Math.floor((shutdownTimeout - shutdownDelay) * DRAIN_PART),
     database: textFrom(env, 'DATABASE', join(tmpdir(), 'fastify-graceful-example.sqlite')),
     metricsFile: env['METRICS_FILE'] === undefined ? undefined : textFrom(env, 'METRICS_FILE', '')

@@ -1,5 +1,5 @@
-// A service that handles signals itself: `signals: false`, and the rest is up to it. For a process that has more to
-// end than one server, say, or another idea of a second signal.
+// A service that handles signals itself, with `signals: false`. Use this if the process has more to stop than one
+// server, or if a second signal should do something else.
 //
 //   node --import tsx example/custom-signals.ts
 
@@ -11,10 +11,10 @@ import graceful from '../index.ts'
 import { readPort } from './config.ts'
 
 /**
- * A second signal within this time is taken for the first one, come twice: Ctrl-C reaches all processes of a terminal,
- * and npm and other supervisors pass on to their child what it has got already.
+ * A second signal within this time is a copy of the first one: Ctrl-C reaches all processes of a terminal, and npm and
+ * other supervisors also pass it on to their child process.
  */
-const ECHO = 1_000
+const COPY = 1_000
 
 const app = Fastify({ logger: true })
 await app.register(graceful, { signals: false, shutdownTimeout: 10_000, drainTimeout: 8_000 })
@@ -30,23 +30,23 @@ function onSignal (signal: 'SIGINT' | 'SIGTERM'): void {
   if (since === undefined) {
     since = performance.now()
     void stop(signal)
-  } else if (performance.now() - since > ECHO) {
-    // Somebody means it. 128 and the signal's number, as shells have it.
+  } else if (performance.now() - since > COPY) {
+    // A second signal. The exit code is 128 plus the signal's number, as in shells.
     app.log.warn(`${signal} again: exiting at once`)
     process.exit(128 + constants.signals[signal])
   }
 }
 
 async function stop (signal: string): Promise<void> {
-  // It never rejects, and is done within shutdownTimeout. A shutdown that started before (an `app.close()`
-  // elsewhere) is joined.
+  // It never rejects, and resolves within shutdownTimeout. If a shutdown has already started, by `app.close()` for
+  // example, it joins that.
   const report = await app.gracefulShutdown.shutdown(signal)
-  // Here is the place for what must outlive the server. Then out, even where something forgotten, a timer or a
-  // socket, would keep the process alive.
+  // Close here what must outlive the server. Then exit explicitly: a forgotten timer or socket would keep the process
+  // alive.
   process.exit(report.exitCode)
 }
 
-// `on`, not `once`: without a listener, Node would end the process on the second signal, and without a word.
+// `on`, not `once`: without a listener, Node ends the process on the second signal.
 process.on('SIGINT', onSignal)
 process.on('SIGTERM', onSignal)
 

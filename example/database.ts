@@ -14,15 +14,15 @@ export class NoteStore {
   /** @param path a file, or `:memory:` */
   constructor (path: string) {
     this.#database = new Database(path)
-    // Other processes write here, too, where several share one machine: wait for them.
+    // Several processes on one machine may write to the same file: wait for the lock.
     this.#database.pragma('busy_timeout = 2000')
-    // Readers, a backup for instance, do not stop the writer.
+    // Readers, such as a backup, do not block the writer.
     this.#database.pragma('journal_mode = WAL')
     this.#database.exec('CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, author TEXT NOT NULL, text TEXT NOT NULL) STRICT')
   }
 
-  // Statements are prepared anew each time, for some 0.1 ms: libsql lets one that was prepared before write on after
-  // close(), and a service that still writes then should hear of it.
+  // Statements are prepared for each call, which takes about 0.1 ms. With libsql, a statement that was prepared earlier
+  // can still write after close(); a write after close() should throw.
 
   add (author: string, text: string): number {
     const { lastInsertRowid } = this.#database.prepare('INSERT INTO notes (author, text) VALUES (?, ?)').run(author, text)
@@ -38,7 +38,7 @@ export class NoteStore {
     return this.#database.prepare('SELECT 1').get() !== undefined
   }
 
-  /** Brings what the write-ahead log holds into the database file, and closes it. */
+  /** Moves the content of the write-ahead log to the database file, and closes it. */
   close (): void {
     this.#database.pragma('wal_checkpoint(TRUNCATE)')
     this.#database.close()

@@ -1,15 +1,15 @@
-// A store for @fastify/rate-limit. Its own one counts in fixed windows, which let a client make twice its requests
-// around the turn of a window. This one has a bucket for each client, which holds `max` requests and leaks them
-// evenly, all of them within `timeWindow`: `max` is the burst, `max / timeWindow` the rate.
+// A store for @fastify/rate-limit. The default store counts in fixed windows, so a client can send twice its limit
+// around the end of a window. This store has a bucket for each client. A bucket holds `max` requests and empties evenly
+// within `timeWindow`: `max` is the largest burst, `max / timeWindow` the rate.
 
 import type { FastifyRateLimitStore } from '@fastify/rate-limit'
 
-/** When there are more clients than this, the buckets that have run empty are thrown away. */
+/** With more clients than this, empty buckets are deleted. */
 const MANY = 10_000
 
 interface Bucket {
   level: number
-  /** When the level was that. */
+  /** When the level had this value. */
   since: number
 }
 
@@ -19,13 +19,13 @@ export class LeakyBuckets implements FastifyRateLimitStore {
   incr (...[key, callback, timeWindow, max]: Parameters<FastifyRateLimitStore['incr']>): void {
     const now = performance.now()
     const level = this.#level(key, now, max / timeWindow) + 1
-    // A request that is refused does not fill the bucket: who goes on trying gets the rate, not nothing.
+    // A rejected request does not fill the bucket, so a client that keeps sending still gets its rate.
     if (level <= max) this.#buckets.set(key, { level, since: now })
     if (this.#buckets.size > MANY) this.#tidy(now, max / timeWindow)
     callback(null, { current: Math.ceil(level), ttl: Math.max(0, level - max) * timeWindow / max })
   }
 
-  /** A route with limits of its own. */
+  /** For a route with its own limits. */
   child (): LeakyBuckets {
     return new LeakyBuckets()
   }

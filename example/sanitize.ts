@@ -1,14 +1,14 @@
-// Takes the markup out of what a client sends, before a handler sees it.
+// Removes markup from what a client sends, before the handler runs.
 
 import type { preHandlerHookHandler } from 'fastify'
 import { FilterXSS } from 'xss'
 
 const filter = new FilterXSS({
   whiteList: {},
-  // Of these, the content is no text either.
+  // The content of these is removed as well.
   stripIgnoreTagBody: ['script', 'style'],
-  // Tags go; `5 < 6` and `I <3 you` are none and stay, escaped. The option stripIgnoreTag would swallow the text
-  // behind such a `<`.
+  // Tags are removed. `5 < 6` and `I <3 you` are not tags; they are kept and escaped. The option stripIgnoreTag would
+  // also remove the text after such a `<`.
   onIgnoreTag: (_tag, html) => /^<[/!]?[a-z]/i.test(html) && html.endsWith('>') ? '' : escape(html)
 })
 
@@ -17,8 +17,8 @@ function escape (text: string): string {
 }
 
 /**
- * A hook for all strings in body and query. A preHandler, not a preValidation: what comes here has passed the
- * schema, so that it is no deeper and no longer than the route allows.
+ * A hook for all strings in body and query. It is a preHandler, not a preValidation hook: the input has passed
+ * validation, so its depth and length are limited by the route's schema.
  */
 export const sanitizeInput: preHandlerHookHandler = (request, _reply, done) => {
   request.body = sanitize(request.body)
@@ -30,7 +30,7 @@ export const sanitizeInput: preHandlerHookHandler = (request, _reply, done) => {
 export function sanitize (value: unknown): unknown {
   if (typeof value === 'string') return filter.process(value)
   if (Array.isArray(value)) return value.map(sanitize)
-  // Only plain objects, as JSON and query strings make them: a Buffer or a stream is left alone.
+  // Only plain objects, as parsed from JSON and query strings: a Buffer or a stream is returned as it is.
   if (!isPlainObject(value)) return value
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, sanitize(item)]))
 }

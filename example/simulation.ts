@@ -1,35 +1,35 @@
-// `npm run simulate`: Kubernetes' pod termination, where the real thing cannot run. Endpoint removal reaches the proxies
-// late and unevenly, SIGTERM comes at once, SIGKILL when the grace period is over. Which numbers lose nothing?
+// `npm run simulate`: a simulation of pod termination in Kubernetes. Endpoint removal reaches each proxy at a different
+// time, SIGTERM is sent at once, and SIGKILL at the end of the grace period. It shows which settings lose no request.
 
 import {
   leastOfEach, lossesByDelay, lossesByDrain, lossesByGrace, lossesByPods, lossesByPreStop, MANY, MODEL, RECOMMENDED
 } from './simulation/tables.ts'
 
 const { pods, rate, proxies, connections, longest, removal } = MODEL
-console.log(`${pods} pods unless said otherwise, ${rate} requests a second to each by way of ${proxies} proxies, ${connections} open connections to each pod,
-the longest request takes ${longest / 1_000} s, endpoint removal reaches the last proxy within ${removal / 1_000} s. No retries.
+console.log(`Unless a table says otherwise: ${pods} pods, ${rate} requests a second to each pod through ${proxies} proxies, ${connections} open connections
+to each pod. The longest request takes ${longest / 1_000} s. Endpoint removal reaches the last proxy within ${removal / 1_000} s. No retries.
 
-Lost requests by shutdownDelay and by what the removal takes:
+Lost requests by shutdownDelay and by how long the removal takes:
 
 ${lossesByDelay()}
 
-Lost requests of ${MANY} pods by drainTimeout and by what the longest request takes:
+Lost requests of ${MANY} pods by drainTimeout and by the length of the longest request:
 
 ${lossesByDrain()}
 
-By the grace period:
+What SIGKILL ends, by the grace period:
 
 ${lossesByGrace()}
 
-Lost requests with a preStop, which open connections do not notice:
+Lost requests with a preStop hook, which does not affect open connections:
 
 ${lossesByPreStop()}
 
-Lost requests and time by how many pods are replaced at once:
+Lost requests and duration by how many pods are replaced at once:
 
 ${lossesByPods()}
 
-The least that loses nothing, in milliseconds: by the worst case (and by trying, with ${MANY} pods):
+The smallest values that lose nothing, in milliseconds: computed for the worst case (and found by simulation, with ${MANY} pods):
 
 ${leastOfEach()}
 `)

@@ -12,28 +12,28 @@ export type ShutdownSignal = 'SIGTERM' | 'SIGINT' | 'SIGHUP' | 'SIGQUIT' | 'SIGU
 export type ProcessEvent = ShutdownSignal | 'uncaughtException' | 'unhandledRejection' | 'beforeExit'
 
 /**
- * A check behind a probe. It fails when it returns or resolves to `false`, throws, rejects,
- * or takes longer than the probe's `checkTimeout`. Probes that come while it runs share the run. The log has its error when it
- * begins to fail (level warn), and a line when it passes again (info).
+ * A check of a probe. It fails if it returns or resolves to `false`, throws, rejects, or takes longer than the probe's
+ * `checkTimeout`. Probes that arrive while it runs share that run. Checks do not run during a shutdown. The log has the error when
+ * a check begins to fail (level warn), and a line when it passes again (info).
  */
 export type ProbeCheck = () => unknown
 
-/** A probe's route. */
+/** Options of a probe. */
 export interface ProbeOptions {
-  /** Path of the route, with a leading slash. Default: `/health`, `/ready`. */
+  /** Path of the route, with a leading slash and without parameters. Default: `/health`, `/ready`. */
   path?: string
-  /** Named checks, run in parallel on each probe; one that fails makes the probe answer 503. Default: none. */
+  /** Named checks, run in parallel for each probe. If one fails, the probe answers 503. Default: none. */
   checks?: Record<string, ProbeCheck>
   /** How long a check may take, in milliseconds. Default: 1000. */
   checkTimeout?: number
   /**
-   * Whether the probe is left to the application's hooks, such as a global authentication. With `false`, it is answered ahead
-   * of hooks that are registered after the plugin. Default: false.
+   * Whether all hooks of the application run before the probe, such as a global authentication. With `false`, the probe is answered
+   * before the onRequest hooks that are registered after the plugin. Default: false.
    */
   guarded?: boolean
   /**
-   * Schema of the route, for @fastify/swagger: `{ hide: true }`, or a description. Requests and answers are not changed by it.
-   * Unless `guarded`, it may refer only to shared schemas that are added before the plugin. Default: none.
+   * Schema of the route, for @fastify/swagger: `{ hide: true }`, or a schema that describes the probe. It does not change requests or
+   * responses. Unless `guarded`, it may refer only to shared schemas that were added before the plugin. Default: none.
    */
   schema?: FastifySchema
   /** Config of the route, for other plugins; its `gracefulShutdown` is always false. Default: none. */
@@ -42,11 +42,11 @@ export interface ProbeOptions {
   logLevel?: string
 }
 
-/** The liveness probe's route. */
+/** Options of the liveness probe. */
 export interface HealthProbeOptions extends ProbeOptions {
   /**
-   * The status code during a shutdown, with the body `{"status":"shutting_down"}` in either case. With 200, an orchestrator
-   * whose patience is shorter than the shutdown does not restart the process; checks do not run. Default: 503.
+   * The status code during a shutdown. The body is `{"status":"shutting_down"}` in both cases. Use 200 if the orchestrator
+   * restarts a process that has been unhealthy for less than `shutdownTimeout`. Default: 503.
    */
   duringShutdown?: 200 | 503
 }
@@ -54,40 +54,42 @@ export interface HealthProbeOptions extends ProbeOptions {
 /** Options of the plugin. All times are in milliseconds. */
 export interface GracefulOptions {
   /**
-   * Limit for the shutdown. If a process event started it, the process exits after this time at the latest, also if other code
-   * called `close()`. Default: 30000.
+   * Limit for the whole shutdown. After a signal or an uncaught error, the process exits after this time at the latest, even if
+   * other code has called `close()`. Default: 30000.
    */
   shutdownTimeout?: number
   /**
-   * How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. With `shutdownDelay`, it must leave
-   * a tenth of `shutdownTimeout`, or 500 ms if that is less. Default: five sixths of what `shutdownDelay` leaves of
-   * `shutdownTimeout`, at most 25000, and no more than fits.
+   * How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. `shutdownDelay` + `drainTimeout`
+   * must leave a tenth of `shutdownTimeout`, or 500 ms if that is less. Default: five sixths of `shutdownTimeout` −
+   * `shutdownDelay`, at most 25000, and not more than fits.
    */
   drainTimeout?: number
   /**
-   * How long the instance still serves requests after its readiness probe starts to fail, so that load balancers can send
-   * requests elsewhere first. Skipped if the instance does not listen, and on SIGINT. Default: 0.
+   * How long the instance still serves requests after the shutdown has started and the readiness probe has begun to fail, so that
+   * load balancers have time to stop sending requests. Skipped if the instance does not listen, on SIGINT, and after `skipDelay()`.
+   * Default: 0.
    */
   shutdownDelay?: number
   /**
-   * How long a client may take to send the headers of a request, and its body: a body has one more second for each KiB that has
-   * arrived. Then the request is answered with 408. `false` turns it off. A route may have its own for bodies in
+   * How long a client may take to send the headers of a request, or its body; a body has one more second for each KiB that has
+   * arrived. A client that is too slow gets 408. `false` turns it off. A route can have its own limit for bodies, in
    * `config.gracefulShutdown.readTimeout`.
-   * Sets Node's `server.headersTimeout`, unless that is shorter; Node's `server.requestTimeout`, which limits the whole request,
-   * is then off.
-   * Default: 10000. If `requestTimeout` was given to Fastify, Node enforces that on HTTP/1 instead, and it is the default on
-   * HTTP/2, where Node does not.
+   * Sets Node's `server.headersTimeout`, unless that is shorter, and turns off Node's `server.requestTimeout`, which limits the
+   * whole request.
+   * Default: 10000. If `requestTimeout` was given to Fastify, Node enforces it on HTTP/1 instead, and it is the default of this
+   * option on HTTP/2, where Node does not enforce it.
    */
   readTimeout?: number | false
   /**
-   * A response that makes no progress for this long is cut: its client gets a 503 if no header has been sent yet, else
-   * its connection is closed. `false` turns it off. A route may have its own in `config.gracefulShutdown.writeTimeout`.
+   * How long a response may make no progress before it is cut, at any time, not only during a shutdown. Its client gets a 503 if no
+   * header has been sent yet; otherwise the connection is closed. `false` turns it off. A route can have its own limit, in
+   * `config.gracefulShutdown.writeTimeout`.
    *
-   * It does not act while the handler waits for the body (see `readTimeout`), and an event stream (`text/event-stream`) may be
-   * silent for any length of time. If a hijacked reply's head is written with `reply.raw.writeHead()`, Node does not show its
-   * content type, so it may be silent, too. It also does not act if the handler has set a timeout by `reply.raw.setTimeout()`,
-   * nor, before the response has begun, if Fastify's `handlerTimeout` is set.
-   * Default: 10000; off if `connectionTimeout` was given to Fastify, which then acts instead.
+   * It does not apply while the client is sending the body (see `readTimeout`); to a silent event stream (`text/event-stream`); to a
+   * hijacked reply whose headers are written with `reply.raw.writeHead()`, because Node does not show their content type; to a
+   * response whose handler has called `reply.raw.setTimeout()`; or to a response that has not begun, if Fastify's `handlerTimeout`
+   * is set.
+   * Default: 10000; off if `connectionTimeout` was given to Fastify, which acts instead.
    */
   writeTimeout?: number | false
   /**
@@ -97,11 +99,11 @@ export interface GracefulOptions {
    */
   idleTimeout?: number | false
   /**
-   * Which process events start the shutdown: `true` for SIGTERM, SIGINT, SIGHUP, SIGQUIT and uncaught errors, a list for
-   * these only, `false` for none. With any, a worker of node:cluster also shuts down when its primary exits or disconnects it.
-   * The process then exits, unless other code has called `close()` or `shutdown()`, which then decides when it exits.
-   * Throws `FST_ERR_GRACEFUL_CRASH_SIGNAL` for the signal of a crash, and in a worker thread, which receives no signals,
-   * `FST_ERR_GRACEFUL_WORKER_THREAD` for a list with signals. Default: true.
+   * Which process events start a shutdown: `true` for SIGTERM, SIGINT, SIGHUP, SIGQUIT and uncaught errors, a list for only
+   * these events, `false` for none. Unless it is `false`, a worker of `node:cluster` also shuts down when its primary exits or
+   * disconnects it. The process exits afterwards, unless other code has called `close()` or `shutdown()`: that code then has to end it.
+   * Throws `FST_ERR_GRACEFUL_CRASH_SIGNAL` if the list has the signal of a crash, and `FST_ERR_GRACEFUL_WORKER_THREAD` if it has a
+   * signal in a worker thread, which receives no signals. Default: true.
    */
   signals?: boolean | readonly ProcessEvent[]
   /** The liveness probe: a path, an object, or `false` for none. Default: `/health`. */
@@ -112,7 +114,7 @@ export interface GracefulOptions {
 
 /**
  * A route's own settings, in `config.gracefulShutdown`. With `false`, its requests are neither rejected nor waited for, and
- * `writeTimeout` does not act on them.
+ * `writeTimeout` does not apply to them.
  */
 export type GracefulRouteOptions = false | {
   /** The route's own {@link GracefulOptions.readTimeout}, for bodies; `false` for an upload that may pause for any length of time. */
@@ -123,26 +125,26 @@ export type GracefulRouteOptions = false | {
 
 /** The argument of a shutdown callback. */
 export interface ShutdownContext {
-  /** Aborts when this callback has run out of time. */
+  /** Aborts when this callback fails or its time is over. */
   signal: AbortSignal
-  /** When this callback runs out of time, as a `Date.now()` timestamp. */
+  /** When the time of this callback is over, as a `Date.now()` timestamp. */
   deadline: number
   /** What started the shutdown; see {@link ShutdownReport.reason}. */
   reason: string
-  /** A logger that carries the callback's name. */
+  /** A logger that adds the callback's name to each line. */
   log: FastifyBaseLogger
 }
 
-/** Runs after the drain and after all connections are closed; handlers that were cut may still run. May return a promise. */
+/** Runs after the drain, when all connections are closed. Handlers that were cut may still be running. May return a promise. */
 export type ShutdownCallback = (context: ShutdownContext) => unknown
 
 /** Options of a shutdown callback. */
 export interface CallbackOptions {
-  /** Name in log and report. Default: the function's name, or its place in the order. */
+  /** Name in log and report. Default: the function's name, else `callback 1` and so on. */
   name?: string
   /**
-   * How many milliseconds it may take. It may be shortened so that each later callback keeps half of its fair share.
-   * Default: a fair share of the time left, the same for each callback that has not run yet.
+   * How many milliseconds it may take. It may be shortened so that each later callback keeps half of its equal share.
+   * Default: an equal share of the time left, divided among the callbacks that have not run yet.
    */
   timeout?: number
 }
@@ -156,8 +158,8 @@ export interface RequestInFlight {
   /** The route's pattern; undefined if no route matched. */
   route: string | undefined
   /**
-   * The URL as the logger's `req` serializer shows it; undefined if it shows none. The query is removed if no serializer is
-   * known: without a logger, with a logger other than pino, and while a hook registered before the plugin holds the request.
+   * The URL as the logger's `req` serializer shows it; undefined if it shows none. The query is removed if there is no known
+   * serializer (without a logger, or with a logger other than pino), and while a hook registered before the plugin holds the request.
    */
   url: string | undefined
   /** Fastify's request id; undefined while a hook registered before the plugin holds the request. */
@@ -192,17 +194,17 @@ export interface CallbackReport {
 /** The result of a shutdown. */
 export interface ShutdownReport {
   /**
-   * What started it: a signal's name, `uncaughtException`, `unhandledRejection`, `beforeExit`, `disconnect` (the primary of
-   * a cluster has exited or disconnected the worker), `close`, or what `shutdown()` was given.
+   * What started it: the name of a signal, `uncaughtException`, `unhandledRejection`, `beforeExit`, `disconnect` (the primary of
+   * `node:cluster` has exited or disconnected this worker), `close`, or the reason given to `shutdown()`.
    */
   reason: string
   /** Milliseconds that each step took. */
   phases: {
-    /** `shutdownDelay`, unless it was skipped. */
+    /** `shutdownDelay`, or less if it was skipped. */
     delaying: number
-    /** The wait for requests and background work in flight, and for `preClose` hooks. */
+    /** Waiting for requests and background work in flight, and for `preClose` hooks. */
     draining: number
-    /** The end of listeners and connections, and the `onClose` hooks. */
+    /** Closing listeners and connections, and running `onClose` hooks. */
     closing: number
     /** All shutdown callbacks. */
     callbacks: number
@@ -218,11 +220,11 @@ export interface ShutdownReport {
   /** The callbacks, in the order in which they ran. */
   callbacks: CallbackReport[]
   /**
-   * What else went wrong: uncaught errors; an error given to `shutdown()`; a `preClose` or `onClose` hook that failed or did not end;
+   * What else failed: uncaught errors; an error given to `shutdown()`; a `preClose` or `onClose` hook that failed or did not end;
    * background work that failed during the shutdown. At most 20.
    */
   errors: Error[]
-  /** The number of errors beyond the 20 that `errors` keeps. */
+  /** How many more errors there were than the 20 in `errors`. */
   omittedErrors: number
   /** 0 if nothing was cut and nothing failed, else 1. */
   exitCode: 0 | 1
@@ -232,11 +234,12 @@ export interface ShutdownReport {
 export interface GracefulShutdown {
   /** The phase of the shutdown. */
   readonly phase: Phase
-  /** Aborts when the shutdown starts: end streams, stop polling. */
+  /** Aborts when the shutdown starts, before `shutdownDelay`: end streams, stop polling. */
   readonly signal: AbortSignal
   /**
    * Registers a cleanup callback. Callbacks run one after another, in the order registered.
-   * Throws `FST_ERR_GRACEFUL_CALLBACK_INVALID`, or `FST_ERR_GRACEFUL_CALLBACK_TOO_LATE` if callbacks are running already.
+   * Throws `FST_ERR_GRACEFUL_CALLBACK_INVALID` if it is not a function, `FST_ERR_GRACEFUL_OPTION_INVALID` or
+   * `FST_ERR_GRACEFUL_OPTION_UNKNOWN` for its options, and `FST_ERR_GRACEFUL_CALLBACK_TOO_LATE` once callbacks are running.
    */
   onShutdown (callback: ShutdownCallback, options?: CallbackOptions): void
   /**
@@ -247,7 +250,7 @@ export interface GracefulShutdown {
    */
   shutdown (reason?: unknown): Promise<ShutdownReport>
   /**
-   * Ends the current `shutdownDelay`, or skips it if it has not started. Call it if no load balancer sends requests any more.
+   * Ends the current `shutdownDelay`, or skips it if it has not started. Call it if load balancers no longer send requests.
    */
   skipDelay (): void
   /**
@@ -258,30 +261,33 @@ export interface GracefulShutdown {
   /** Everything in flight: requests, oldest first, then background work. */
   inFlight (): InFlightEntry[]
   /**
-   * Makes the drain also wait for background work. If it fails, the error is logged; during a shutdown, it is also added to the
-   * report's errors. A lazy thenable, such as a query builder, is not started: await it yourself.
-   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if it is not a promise, or is a frozen thenable.
-   * @param name its name in `inFlight()`, log and report. Default: `task`.
+   * Makes the drain also wait for background work. If the work fails, the error is logged; during a shutdown, it is also added to
+   * the report's errors. A lazy thenable, such as a query builder, is not started: track `Promise.resolve(query)` instead.
+   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if the argument is not a promise, or is a frozen thenable.
+   * @param name the name in `inFlight()`, log and report. Default: `task`.
    * @returns the same promise
    */
   track<T extends PromiseLike<unknown>> (promise: T, name?: unknown): T
-  /** Takes this instance out of rotation (`false`), or back in (`true`), without shutting down. */
+  /**
+   * Takes this instance out of rotation (`false`), or back in (`true`), without shutting down: `/ready` answers 503 or 200.
+   * Throws `FST_ERR_GRACEFUL_OPTION_INVALID` if the argument is not a boolean.
+   */
   setReady (ready: boolean): void
-  /** The liveness probe's handler, to mount elsewhere. */
+  /** The liveness probe's handler, for another route or instance. */
   readonly healthHandler: ProbeHandler
-  /** The readiness probe's handler, to mount elsewhere. */
+  /** The readiness probe's handler, for another route or instance. */
   readonly readyHandler: ProbeHandler
 }
 
-/** A probe's route handler, for the same instance or another one, over HTTP, HTTPS or HTTP/2. */
-// Fastify's request and reply of one kind of server are not those of another, and have no common type.
+/** The route handler of a probe, for this instance or another one, over HTTP, HTTPS or HTTP/2. */
+// The types of request and reply differ by the kind of server, and have no common type.
 export type ProbeHandler = (request: any, reply: any) => Promise<any> // oxlint-disable-line no-explicit-any
 
 declare module 'fastify' {
   interface FastifyInstance {
     /** Whether a shutdown has started. */
     readonly isShuttingDown: boolean
-    /** The number of requests in flight; probes and rejected requests do not count. Constant time. */
+    /** The number of requests in flight, without probes and rejected requests. Reading it takes constant time. */
     readonly inFlightRequests: number
     /** The same as `gracefulShutdown.onShutdown`. */
     registerShutdownCallback (callback: ShutdownCallback, options?: CallbackOptions): void

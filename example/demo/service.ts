@@ -1,4 +1,4 @@
-// The example as a child process: started, listened to, and never left behind.
+// The example service as a child process. It never outlives the demo.
 
 import type { ChildProcess } from 'node:child_process'
 import type { Phase, ShutdownReport } from '../../index.ts'
@@ -17,7 +17,7 @@ interface LogLine {
   report?: ShutdownReport
 }
 
-/** What the service logs as it enters a phase. */
+/** The log line with which each phase begins. */
 const PHASES: ReadonlyArray<[message: RegExp, phase: Phase]> = [
   [/^Not ready any more, still serving/, 'delaying'],
   [/^Waiting for \d+ in-flight/, 'draining'],
@@ -25,26 +25,26 @@ const PHASES: ReadonlyArray<[message: RegExp, phase: Phase]> = [
   [/^Graceful shutdown complete|^Shutdown complete/, 'closed']
 ]
 
-/** The rest of what it logs about its shutdown; requests are logged, too. */
+/** Other log lines about the shutdown; the log also has the requests. */
 const STEPS = /received, shutting down$|^Shutdown callback/
 
 const WARN = 40
 
 export class Service {
-  /** Where it listens. */
+  /** Its URL. */
   readonly url: Promise<string>
-  /** Settles when the process is gone. */
+  /** Resolves when the process has exited. */
   readonly gone: Promise<void>
   readonly #child: ChildProcess
 
-  /** @param onLine is told each line of the log that is about the shutdown, and warnings */
+  /** @param onLine is called with each log line about the shutdown, and with warnings */
   constructor (env: Record<string, string>, recording: Recording, onLine: (line: string) => void) {
     this.#child = spawn(process.execPath, ['--import', 'tsx', 'example/server.ts'], {
       cwd: ROOT,
       env: { ...process.env, ...env },
       stdio: ['ignore', 'pipe', 'inherit']
     })
-    // However the demo ends, by an error or a Ctrl-C, the service does not stay behind.
+    // Also if the demo ends by an error or Ctrl-C.
     const end = () => { this.kill() }
     process.on('exit', end)
     this.#child.once('exit', code => {
@@ -52,11 +52,11 @@ export class Service {
       recording.exitAt = Date.now()
       recording.exitCode = code
     })
-    // 'close' comes when the last of its log has been read, too.
+    // 'close' is emitted when its log has also been read to the end.
     this.gone = once(this.#child, 'close').then(() => {})
     this.url = new Promise((resolve, reject) => {
       this.#follow(recording, onLine, resolve)
-      void this.gone.then(() => { reject(new Error('The service has ended before it listened')) })
+      void this.gone.then(() => { reject(new Error('The service exited before it listened')) })
     })
   }
 
@@ -64,7 +64,7 @@ export class Service {
     this.#child.kill(name)
   }
 
-  /** Ends the process by force, if it is there. */
+  /** Kills the process if it is running. */
   kill (): void {
     this.#child.kill('SIGKILL')
   }

@@ -1,11 +1,10 @@
 // npx tsc -p example/docker/tsconfig.json
 // pm2 start example/pm2/ecosystem.config.cjs && pm2 reload api
 //
-// PM2 starts a new process, waits for its 'ready', tells the old one to go, and ends it by force after kill_timeout. As of
-// PM2 7, `reload` tells it by SIGINT, and `stop` and `kill` by the message 'shutdown'; example/server.ts hears both.
+// On a reload, PM2 starts a new process, waits for its message 'ready', tells the old process to stop, and sends SIGKILL after
+// kill_timeout. PM2 7 sends SIGINT on `reload`, and the message 'shutdown' on `stop` and `kill`; example/server.ts handles both.
 //
-// PM2 has stdout write later, and a process that exits takes the last lines with it: after a reload, the report is missing
-// in PM2's log.
+// PM2 makes stdout asynchronous, and a process that exits loses its last lines: after a reload, PM2's log lacks the report.
 
 module.exports = {
   apps: [{
@@ -17,10 +16,10 @@ module.exports = {
     wait_ready: true,
     listen_timeout: 20_000,
     shutdown_with_message: true,
-    // More than SHUTDOWN_TIMEOUT.
+    // Longer than SHUTDOWN_TIMEOUT.
     kill_timeout: 35_000,
-    // With a delay, a worker serves on over the connections that it has, and tells each that it is the last time; new
-    // ones go to the other workers at once.
+    // `stop` waits for this delay. `reload` does not, because SIGINT skips it. During the delay, a worker serves its open
+    // connections and closes each after the next response; new connections go to the other workers at once.
     env: { SHUTDOWN_TIMEOUT: '30', SHUTDOWN_DELAY: '1000' }
   }]
 }

@@ -1,16 +1,16 @@
-// One pod on its way out: what each request meets. All in milliseconds since the pod was deleted, which is when endpoint
-// removal starts. The plugin itself cannot run in simulated time, for its connections are real ones; so this is its
-// time-line in short, and test/simulation.test.ts holds it against the plugin, phase by phase and answer by answer.
+// One pod that terminates, and what happens to each request. All times are milliseconds since the pod was deleted, which
+// is when endpoint removal starts. The plugin itself cannot run in simulated time, because its connections are real. So
+// this file models its timeline; test/simulation.test.ts compares it with the plugin.
 
 import type { Options } from '../../lib/options.ts'
 import { QUIET } from '../../lib/times.ts'
 
 export interface PodSettings {
-  /** As the plugin resolves them. */
+  /** The plugin's options after validation. */
   options: Pick<Options, 'shutdownDelay' | 'drainTimeout' | 'shutdownTimeout'>
-  /** Sleep before SIGTERM; it counts into the grace period. */
+  /** The sleep before SIGTERM; it is part of the grace period. */
   preStop: number
-  /** terminationGracePeriodSeconds: SIGKILL. */
+  /** terminationGracePeriodSeconds: the time until SIGKILL. */
   grace: number
 }
 
@@ -20,10 +20,10 @@ export interface Request {
   duration: number
 }
 
-export const OUTCOMES = ['served', 'refused', 'nobody listens', 'cut', 'killed', 'no pod'] as const
+export const OUTCOMES = ['served', 'refused', 'connection refused', 'cut', 'killed', 'no pod'] as const
 export type Outcome = typeof OUTCOMES[number]
 
-/** When the phases of a pod's shutdown begin, for these requests; closing as late as it may. `end` is the forced exit. */
+/** When the phases of a pod's shutdown begin, given these requests; `closing` at the latest. `end` is the forced exit. */
 export function timeline ({ options, preStop, grace }: PodSettings, requests: readonly Request[]) {
   const { shutdownDelay, drainTimeout, shutdownTimeout } = options
   const draining = preStop + shutdownDelay
@@ -34,9 +34,9 @@ export function timeline ({ options, preStop, grace }: PodSettings, requests: re
   return { draining, drainOver, closing, grace, end: Math.min(preStop + shutdownTimeout, grace) }
 }
 
-/** What a request meets. */
+/** What happens to a request. */
 export function meets ({ draining, drainOver, closing, grace }: ReturnType<typeof timeline>, { at, duration }: Request): Outcome {
-  if (at >= closing) return 'nobody listens'
+  if (at >= closing) return 'connection refused'
   if (at >= draining) return 'refused'
   if (at + duration > grace) return 'killed'
   return at + duration > drainOver ? 'cut' : 'served'

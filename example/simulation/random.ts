@@ -1,4 +1,4 @@
-// Chance that can be repeated: the same seed makes the same run.
+// Random numbers that can be repeated: the same seed gives the same sequence.
 
 export class Random {
   #state: number
@@ -7,7 +7,7 @@ export class Random {
     this.#state = seed
   }
 
-  /** From 0 to 1, without 1: a Weyl sequence whose bits are mixed (after splitmix). */
+  /** From 0 to 1, excluding 1: a Weyl sequence whose bits are mixed, as in splitmix. */
   next (): number {
     this.#state = (this.#state + 0x9e3779b9) | 0
     let bits = this.#state
@@ -20,12 +20,12 @@ export class Random {
     return least + this.next() * (most - least)
   }
 
-  /** Time until the next of events that come at random, so many in a unit of time. */
+  /** The time until the next event of a Poisson process, with `rate` events in a unit of time. */
   untilNext (rate: number): number {
     return -Math.log(1 - this.next()) / rate
   }
 
-  /** Most are about as long as the median, a few very much longer. */
+  /** Most values are near the median, a few are much larger. */
   logNormal (median: number, spread: number): number {
     const normal = Math.sqrt(-2 * Math.log(1 - this.next())) * Math.cos(2 * Math.PI * this.next())
     return median * Math.exp(spread * normal)

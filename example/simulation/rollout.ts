@@ -1,5 +1,5 @@
-// A rolling update: each pod is replaced. Lost is what is sent to a pod on its way out too late, what takes longer than
-// it may, and what finds no pod at all.
+// A rolling update: each pod is replaced. A request is lost if it reaches a terminating pod too late, if it takes longer
+// than the pod waits, or if there is no pod for it.
 
 import type { Outcome, PodSettings, Request } from './pod.ts'
 import type { Schedule, Update } from './schedule.ts'
@@ -8,24 +8,24 @@ import { Random } from './random.ts'
 import { schedule } from './schedule.ts'
 
 export interface Rollout extends Update {
-  /** Nodes (kube-proxy, ingress, …), each of which hears of the removal by itself. */
+  /** Proxies (kube-proxy, ingress, …); each of them learns of a removal separately. */
   proxies: number
-  /** Requests a second to each pod, by way of the proxies. */
+  /** Requests a second to each pod, through the proxies. */
   rate: number
-  /** How many connections to each pod its clients keep open, and for how many milliseconds one rests at the most. */
+  /** How many connections to each pod clients keep open, and for how many milliseconds a connection is idle at most. */
   connections: number
   pause: number
-  /** For one proxy: how many milliseconds after a pod was deleted, or was ready, it hears of that. */
+  /** For one proxy: how many milliseconds after a pod is deleted, or is ready, the proxy learns of it. */
   propagation: (random: Random, settings: PodSettings) => (at: number) => number
-  /** Milliseconds that a request takes, and the longest; one in a thousand takes just that. */
+  /** The median and the longest duration of a request, in milliseconds; one request in a thousand takes the longest. */
   median: number
   longest: number
-  /** Milliseconds that the shutdown callbacks take. */
+  /** How many milliseconds the shutdown callbacks take. */
   cleanup: number
   settings: PodSettings
 }
 
-/** Each proxy hears late, and at another time than the others: of all that was new each `most` milliseconds. */
+/** Each proxy receives all changes once every `most` milliseconds, at a different time than the others. */
 export function lateAndUneven (most: number): Rollout['propagation'] {
   return random => {
     const first = random.between(0, most)
@@ -33,25 +33,25 @@ export function lateAndUneven (most: number): Rollout['propagation'] {
   }
 }
 
-/** A balancer's active checks: `fall` of them must fail, one every `inter` milliseconds, from when /ready says 503. */
+/** A load balancer's active checks: one every `inter` milliseconds; `fall` of them must fail after /ready has turned to 503. */
 export function checked (inter: number, fall: number): Rollout['propagation'] {
   return (random, { preStop }) => () => preStop + random.between(0, inter) + (fall - 1) * inter
 }
 
-/** Milliseconds on the way to a pod, at most. */
+/** How many milliseconds a request needs to reach a pod, at most. */
 export const ON_THE_WAY = 20
-/** How much durations vary: with this, 1 % take more than ten times the median. */
+/** How much durations vary: with this value, 1 % of them are longer than ten times the median. */
 const SPREAD = 1
 const LONGEST_ONE_IN = 1_000
 
 export interface Result {
   outcomes: Record<Outcome, number>
   lost: number
-  /** Pods that were ended before their cleanup was done. */
+  /** Pods that were killed before their cleanup was done. */
   unclean: number
-  /** The most pods that were on their way out at once. */
+  /** The most pods that were terminating at once. */
   leaving: number
-  /** Milliseconds until the last new pod is ready and the last old one gone. */
+  /** Milliseconds until the last new pod is ready and the last old one has terminated. */
   time: number
 }
 
@@ -63,12 +63,12 @@ export function simulate (rollout: Rollout, seed: number): Result {
   let unclean = 0
   const stays: Array<[from: number, to: number]> = []
   for (const deleted of update.deleted) {
-    const fromProxies = requestsOfProxies(rollout, proxies.map(hears => hears(deleted)), random)
+    const fromProxies = requestsOfProxies(rollout, proxies.map(delayOf => delayOf(deleted)), random)
     const onOpen = Array.from({ length: rollout.connections }, () => requestsOnConnection(rollout, random)).flat()
     const phases = timeline(rollout.settings, [...fromProxies, ...onOpen])
     for (const request of fromProxies) outcomes[meets(phases, request)]++
     for (const request of onOpen) {
-      // The client sees it close, and asks elsewhere, but for what is on its way just then.
+      // The client sees the connection close and uses another pod, except for a request that is being sent at that moment.
       const elsewhere = request.at >= phases.closing + ON_THE_WAY
       outcomes[elsewhere ? 'served' : meets(phases, request)]++
     }
@@ -76,7 +76,7 @@ export function simulate (rollout: Rollout, seed: number): Result {
     if (gone > phases.end) unclean++
     stays.push([deleted, deleted + Math.min(gone, phases.end)])
   }
-  outcomes['no pod'] = requestsToNobody(rollout, update, proxies)
+  outcomes['no pod'] = unroutable(rollout, update, proxies)
   const lost = OUTCOMES.reduce((sum, outcome) => outcome === 'served' ? sum : sum + outcomes[outcome], 0)
   const time = Math.max(update.ready.at(-1) ?? 0, ...stays.map(([, to]) => to))
   return { outcomes, lost, unclean, leaving: mostAtOnce(stays), time }
@@ -86,10 +86,10 @@ function duration ({ median, longest }: Rollout, random: Random): number {
   return random.next() < 1 / LONGEST_ONE_IN ? longest : Math.min(longest, random.logNormal(median, SPREAD))
 }
 
-/** What the proxies send to one pod, each until it has heard that the pod goes. */
-function requestsOfProxies (rollout: Rollout, heard: readonly number[], random: Random): Request[] {
+/** What the proxies send to one pod, each until it learns of the removal. */
+function requestsOfProxies (rollout: Rollout, learned: readonly number[], random: Random): Request[] {
   const requests: Request[] = []
-  for (const until of heard) {
+  for (const until of learned) {
     for (let sent = -rollout.longest; ;) {
       sent += random.untilNext(rollout.rate / rollout.proxies / 1_000)
       if (sent >= until) break
@@ -100,7 +100,7 @@ function requestsOfProxies (rollout: Rollout, heard: readonly number[], random: 
   return requests
 }
 
-/** What comes on a connection that stays open: until an answer says `Connection: close`, as all do once SIGTERM is there. */
+/** The requests on an open connection, until a response says `Connection: close`, as all responses after SIGTERM do. */
 function requestsOnConnection (rollout: Rollout, random: Random): Request[] {
   const requests: Request[] = []
   for (let at = random.between(0, rollout.pause); ;) {
@@ -112,13 +112,13 @@ function requestsOnConnection (rollout: Rollout, random: Random): Request[] {
   }
 }
 
-/** What proxies have to send while they have heard of so many removals that no pod is left, and of no new one. */
-function requestsToNobody ({ pods, rate }: Rollout, { deleted, ready }: Schedule, proxies: ReadonlyArray<(at: number) => number>): number {
+/** How many requests arrive at proxies that know of no ready pod. */
+function unroutable ({ pods, rate }: Rollout, { deleted, ready }: Schedule, proxies: ReadonlyArray<(at: number) => number>): number {
   let emptyFor = 0
-  for (const hears of proxies) {
+  for (const delayOf of proxies) {
     const changes = [
-      ...ready.map(at => ({ at: at + hears(at), pods: 1 })),
-      ...deleted.map(at => ({ at: at + hears(at), pods: -1 }))
+      ...ready.map(at => ({ at: at + delayOf(at), pods: 1 })),
+      ...deleted.map(at => ({ at: at + delayOf(at), pods: -1 }))
     ].sort((a, b) => a.at - b.at)
     let known = pods
     for (const [index, change] of changes.entries()) {

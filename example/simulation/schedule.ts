@@ -1,13 +1,13 @@
-// When a rolling update deletes the old pods and when the new ones are ready, as the controller of a Deployment has it.
+// When a rolling update deletes the old pods, and when the new ones are ready, as a Deployment's controller decides.
 
 import type { Random } from './random.ts'
 
 export interface Update {
   pods: number
-  /** How many pods more than `pods` there may be, and how many fewer may be ready. Not both 0. */
+  /** How many more pods than `pods` may exist, and how many fewer may be ready. Not both 0. */
   maxSurge: number
   maxUnavailable: number
-  /** Milliseconds until a new pod listens; its readiness probe finds out with its next period. */
+  /** Milliseconds until a new pod listens; it is ready at the next readiness probe. */
   startUp: number
   probePeriod: number
 }
@@ -24,7 +24,7 @@ export function schedule ({ pods, maxSurge, maxUnavailable, startUp, probePeriod
   const ready: number[] = []
   const starting: number[] = []
   for (let now = 0; ;) {
-    // Pods on their way out count for neither limit.
+    // Terminating pods count for neither limit.
     while (deleted.length < pods && pods - deleted.length + ready.length > pods - maxUnavailable) deleted.push(now)
     while (ready.length + starting.length < pods && pods - deleted.length + ready.length + starting.length < pods + maxSurge) {
       starting.push(now + startUp + random.between(0, probePeriod))

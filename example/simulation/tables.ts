@@ -1,4 +1,4 @@
-// Kubernetes' pod termination, by numbers: which of them lose nothing?
+// The tables of the simulation: which settings lose no request?
 
 import type { Result, Rollout } from './rollout.ts'
 import { QUIET } from '../../lib/times.ts'
@@ -6,9 +6,9 @@ import { resolveOptions } from '../../lib/options.ts'
 import { lateAndUneven, ON_THE_WAY, simulate } from './rollout.ts'
 
 const SEED = 1
-/** So many pods where what is rare is looked for. */
+/** The number of pods for rare events. */
 export const MANY = 100
-/** The runs that each sampled bound is drawn from, to how many milliseconds, and beyond which it is not looked for. */
+/** How a bound is found by simulation: the seeds of the runs, the precision and the maximum, in milliseconds. */
 const SEEDS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 const EXACT = 50
 const PLENTY = 60_000
@@ -26,17 +26,17 @@ export const MODEL = {
   median: 50,
   longest: 10_000,
   cleanup: 3_000,
-  /** Milliseconds that endpoint removal may take, at most, to reach the last proxy. */
+  /** How many milliseconds endpoint removal takes at most to reach the last proxy. */
   removal: 8_000
 }
 
-/** The numbers for a service, from its longest request, the removal's time and what its cleanup takes. All in milliseconds. */
+/** The settings for a service, from its longest request, the time of endpoint removal and of cleanup. All in milliseconds. */
 export function recommend ({ longest, removal, cleanup }: Pick<typeof MODEL, 'longest' | 'removal' | 'cleanup'>) {
   const shutdownDelay = removal + 2_000
   const drainTimeout = longest + 5_000
-  // Closing takes up to a second, and the plugin is done a little before shutdownTimeout.
+  // Closing takes up to a second, and the steps end a little before shutdownTimeout.
   const shutdownTimeout = shutdownDelay + drainTimeout + cleanup + 2_000
-  // A preStop hook comes on top, and what it bridges need not be bridged by the delay.
+  // A preStop hook adds its time to the grace period; the delay may then be shorter.
   return { options: { shutdownDelay, drainTimeout, shutdownTimeout }, preStop: 0, grace: shutdownTimeout + 5_000 }
 }
 
@@ -50,13 +50,13 @@ interface Change extends Partial<typeof MODEL> {
   grace?: number
 }
 
-/** The model with the recommended numbers, but for these. */
+/** The model with the recommended settings, except for the given ones. */
 export function rollout ({ shutdownDelay, drainTimeout, shutdownTimeout, preStop, grace, ...model }: Change = {}): Rollout {
   const { removal, ...rest } = { ...MODEL, ...model }
   const options = { ...RECOMMENDED.options }
   if (shutdownDelay !== undefined) options.shutdownDelay = shutdownDelay
   if (drainTimeout !== undefined) options.drainTimeout = drainTimeout
-  // The plugin wants room for both.
+  // The plugin requires that both fit.
   options.shutdownTimeout = shutdownTimeout ?? Math.max(options.shutdownTimeout, options.shutdownDelay + options.drainTimeout + 5_000)
   const settings = { options: resolveOptions(options), preStop: preStop ?? RECOMMENDED.preStop, grace: grace ?? RECOMMENDED.grace }
   return { ...rest, propagation: lateAndUneven(removal), settings }
@@ -71,33 +71,33 @@ function table (head: string[], rows: Array<Array<string | number>>): string {
 
 const REMOVALS = [0, 2_000, 4_000, 8_000]
 
-/** Lost requests by what bridges endpoint removal. */
+/** Lost requests by shutdownDelay. */
 export function lossesByDelay (): string {
   const rows = [0, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000, 9_000, 10_000].map(shutdownDelay =>
     [[seconds(shutdownDelay)], REMOVALS.map(removal => run({ shutdownDelay, removal }).lost)].flat())
   return table(['shutdownDelay', ...REMOVALS.map(removal => `removal within ${seconds(removal)}`)], rows)
 }
 
-/** Lost requests by what those in flight are given. */
+/** Lost requests by drainTimeout. */
 export function lossesByDrain (): string {
   const longest = [2_000, 5_000, 10_000, 15_000]
-  // The proxies look away at the last moment, so that the drain sees requests from their beginning.
+  // The proxies learn of the removal at the last moment, so that requests have only just begun when the drain starts.
   const others = { shutdownDelay: MODEL.removal + ON_THE_WAY, grace: PLENTY, pods: MANY }
   const rows = [1_000, 2_000, 5_000, 10_000, 15_000].map(drainTimeout =>
     [[seconds(drainTimeout)], longest.map(ms => run({ ...others, drainTimeout, longest: ms }).lost)].flat())
   return table(['drainTimeout', ...longest.map(ms => `longest request ${seconds(ms)}`)], rows)
 }
 
-/** What SIGKILL ends. */
+/** Requests and pods that SIGKILL ends, by the grace period. */
 export function lossesByGrace (): string {
   const rows = [8_000, 10_000, 15_000, 20_000, 25_000, 35_000].map(grace => {
     const { outcomes: { killed }, unclean } = run({ grace, pods: MANY })
     return [seconds(grace), killed, unclean]
   })
-  return table(['terminationGracePeriodSeconds', 'requests ended by SIGKILL', `of ${MANY} pods, ended before their cleanup was done`], rows)
+  return table(['terminationGracePeriodSeconds', 'requests ended by SIGKILL', `of ${MANY} pods, killed before their cleanup was done`], rows)
 }
 
-/** A preStop bridges endpoint removal, and leaves open connections where they are: the delay moves them. */
+/** A preStop hook gives endpoint removal its time, but does not close open connections; the delay does. */
 export function lossesByPreStop (): string {
   const rows = [0, 500, 1_000, 2_000].map(shutdownDelay => {
     const { lost } = run({ preStop: 10_000, shutdownDelay, grace: RECOMMENDED.grace + 10_000 })
@@ -106,10 +106,10 @@ export function lossesByPreStop (): string {
   return table(['preStop 10 s, then shutdownDelay', 'lost'], rows)
 }
 
-/** What the number of pods and the limits of a rolling update come to. */
+/** Lost requests by the number of pods and the limits of a rolling update. */
 export function lossesByPods (): string {
   const rows = [3, 10, 100, 1_000].flatMap(pods => {
-    // One by one, Kubernetes' default of 25 % each, and all at once: then, nobody is there until new ones are ready.
+    // One by one, Kubernetes' default of 25 % each, and all at once, which leaves no pod until new ones are ready.
     const quarter = { maxSurge: Math.ceil(pods / 4), maxUnavailable: Math.floor(pods / 4) }
     return [{ maxSurge: 1, maxUnavailable: 0 }, quarter, { maxSurge: 0, maxUnavailable: pods }].map(surge => {
       const [without, recommended] = [run({ pods, ...surge, shutdownDelay: 0 }), run({ pods, ...surge })]
@@ -117,13 +117,13 @@ export function lossesByPods (): string {
       return [pods, surge.maxSurge, surge.maxUnavailable, without.lost, lost, leaving, `${Math.round(time / 1_000)} s`]
     })
   })
-  return table(['pods', 'maxSurge', 'maxUnavailable', 'lost without a delay', 'lost with the recommended numbers', 'leaving at once', 'takes'], rows)
+  return table(['pods', 'maxSurge', 'maxUnavailable', 'lost without a delay', 'lost with the recommended settings', 'terminating at once', 'duration'], rows)
 }
 
-/** What must be, by the model's worst cases: the least that loses nothing, for a rollout with these numbers. */
+/** The smallest values that lose nothing in the model's worst case, for a rollout with these settings. */
 export function bounds (change: Change = {}) {
   const { settings: { options: { shutdownDelay }, preStop }, longest, cleanup, pause } = rollout(change)
-  // When the last request comes: a proxy has heard, or a connection has been told to close, at the latest.
+  // When the last request arrives: the last proxy has learned of the removal, and the last connection has been closed.
   const last = Math.max((change.removal ?? MODEL.removal) + ON_THE_WAY, preStop + pause)
   const draining = preStop + shutdownDelay
   const delay = last - preStop
@@ -131,18 +131,18 @@ export function bounds (change: Change = {}) {
   return { delay, drain, grace: draining + drain + QUIET.most + cleanup }
 }
 
-/** The same, by trying: the least that has lost nothing in any of so many runs. */
+/** The same by simulation: the smallest values that lose nothing in any of the runs. */
 export function sampled (change: Change = {}) {
   const leastOf = (setting: (ms: number) => Change, isBad: (result: Result) => boolean) => least(ms =>
     !SEEDS.some(seed => isBad(simulate(rollout({ grace: PLENTY, ...change, ...setting(ms) }), seed))))
   return {
-    delay: leastOf(ms => ({ shutdownDelay: ms }), ({ outcomes }) => outcomes.refused + outcomes['nobody listens'] > 0),
+    delay: leastOf(ms => ({ shutdownDelay: ms }), ({ outcomes }) => outcomes.refused + outcomes['connection refused'] > 0),
     drain: leastOf(ms => ({ drainTimeout: ms }), ({ outcomes }) => outcomes.cut > 0),
     grace: leastOf(ms => ({ grace: ms }), ({ outcomes, unclean }) => outcomes.killed + unclean > 0)
   }
 }
 
-/** The smallest number that is enough, where every larger one is, too. */
+/** The smallest number that is enough, if every larger one is enough as well. */
 function least (isEnough: (ms: number) => boolean): number {
   let [tooFew, enough] = [-EXACT, PLENTY]
   while (enough - tooFew > EXACT) {
