@@ -31,10 +31,7 @@ export function partOf (time: number, { part, most }: { part: number, most: numb
  */
 export const QUIET = { milliseconds: 100, most: 200 }
 
-/**
- * A signal within this time after the first one comes with it. Tools that run a program (nodemon, tsx, npm) may deliver one Ctrl-C
- * twice, a supervisor may pass SIGTERM on while the terminal sends SIGINT, and systemd's SendSIGHUP sends SIGHUP right after SIGTERM.
- */
+/** Tools that run a program (nodemon, tsx, npm) may deliver one Ctrl-C twice, so the first signal again within this time is a copy. */
 export const SIGNAL_COPY = 200
 
 /** An exit waits for at most this long until the last lines of the log are written. */

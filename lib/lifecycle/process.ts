@@ -29,10 +29,8 @@ interface Registry {
   uninstall: (() => void) | undefined
   /** Why the process shuts down; undefined until it does. */
   reason: string | undefined
-  /** When the first signal came, on the clock of now(). */
-  signalledAt: number | undefined
-  /** Whether SIGINT has come: from a keyboard, or from PM2, which sends no more requests. There is nothing to delay for. */
-  skipsDelay: boolean
+  /** The first signal, and when it came, on the clock of now(). */
+  signal: { name: string, time: number } | undefined
   /** When it exits at the latest, on the clock of now(). */
   deadline: number
   /** The worst exit code of all instances that have ended, also of those that other code has closed. */
@@ -46,8 +44,7 @@ const kRegistry = Symbol.for('fastify-graceful.process.5')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
-  members: new Set(), uninstall: undefined, reason: undefined, signalledAt: undefined, skipsDelay: false, deadline: Infinity,
-  exitCode: 0, isForced: false
+  members: new Set(), uninstall: undefined, reason: undefined, signal: undefined, deadline: Infinity, exitCode: 0, isForced: false
 }
 
 /** Bun and Deno lack the channels and properties of node:http that the plugin relies on. */
@@ -74,7 +71,7 @@ export function joinProcess (member: Member): void {
   }
   // Even if other code has closed all instances and the process goes on: it ends at the deadline.
   log.warn(`The process is shutting down (${registry.reason}), so an instance that starts to listen now shuts down at once`)
-  if (registry.skipsDelay) shutdown.skipDelay()
+  if (registry.signal?.name === 'SIGINT') shutdown.skipDelay()
   void shutdown.start(registry.reason)
 }
 
@@ -132,15 +129,17 @@ function fail (event: string, error: Error): void {
   if (now() > registry.deadline) exitAtDeadline()
 }
 
-/** The first signal joins a shutdown in progress. A second one exits at once, unless it comes with the first. */
+/** The first signal joins a shutdown in progress. A second one exits at once, unless it is a copy of the first. */
 function receive (name: string): void {
-  registry.signalledAt ??= now()
-  if (now() > registry.signalledAt + SIGNAL_COPY) {
-    exit(`Second signal, ${name}: exiting at once`)
+  const time = now()
+  const { signal } = registry
+  if (signal !== undefined) {
+    if (name !== signal.name || time > signal.time + SIGNAL_COPY) exit(`Second signal, ${name}: exiting at once`)
     return
   }
+  registry.signal = { name, time }
   if (name === 'SIGINT') {
-    registry.skipsDelay = true
+    // From a keyboard, or from PM2, which sends no more requests: there is nothing to delay for.
     for (const { shutdown } of registry.members) shutdown.skipDelay()
   }
   begin(name)
