@@ -34,8 +34,9 @@ export interface Sizes {
  * would be optimized alike. The young generation is so large that at most two of seven windows have a
  * garbage collection, and the median none: a collection takes as many instructions as a hundred requests. (Without
  * --predictable-gc-schedule: it sets the size to 4 MB regardless of other flags, which causes six collections per window.)
+ * V8 also marks old objects if a process allocates slowly, as every process under valgrind does: counts vary by 1 % with that.
  */
-const FLAGS = ['--single-threaded', '--min-semi-space-size=128', '--max-semi-space-size=128']
+const FLAGS = ['--single-threaded', '--no-memory-reducer', '--no-incremental-marking', '--min-semi-space-size=128', '--max-semi-space-size=128']
 
 /** Per request, of the median window. */
 export async function countInstructions (
