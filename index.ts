@@ -236,7 +236,10 @@ function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: FastifyInsta
     if (typeof listener !== 'function') return close(listener)
     const done = () => {}
     // avvio does not pass the instance to a listener with two parameters.
-    const call = (error: Error | null) => { listener(error, ...listener.length === 2 ? [done] : [fastify, done]) }
+    const call = (error: Error | null) => {
+      const args = listener.length === 2 ? [error, done] : [error, fastify, done]
+      ;(listener as (...args: unknown[]) => unknown)(...args.slice(0, listener.length))
+    }
     shutdown.close().then(() => {
       if (phase.current === 'closed') void close(listener)
       else call(null)

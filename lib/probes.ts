@@ -148,11 +148,14 @@ interface ProbeRoute {
 
 /** Hooks that are registered later may read what requests and replies are decorated with later, which a context does not inherit. */
 function passDecorations (fastify: FastifyInstance, context: FastifyInstance): void {
-  for (const name of ['decorateRequest', 'decorateReply'] as const) {
+  for (const kind of ['Request', 'Reply'] as const) {
+    const name = `decorate${kind}` as const
     const decorate = fastify[name] as (this: FastifyInstance, ...args: unknown[]) => FastifyInstance
     const decorateBoth: typeof decorate = function (...args) {
-      if (this === fastify) decorate.apply(context, args)
-      return decorate.apply(this, args)
+      const instance = decorate.apply(this, args)
+      // It inherits functions, and an onRegister hook may have decorated it.
+      if (this === fastify && !context[`has${kind}Decorator`](args[0] as string)) decorate.apply(context, args)
+      return instance
     }
     Object.assign(fastify, { [name]: decorateBoth })
   }

@@ -202,3 +202,27 @@ t.test('a preClose hook that never ends keeps neither later preClose hooks nor o
   t.equal(report.errors.length, 1)
   t.equal(log.messages(/^A preClose hook is not waited for/).length, 1)
 })
+
+t.test('after an onClose hook has failed, the first close() rejects, a later one does not, and a callback gets the error', async t => {
+  const counts: number[] = []
+  for (const register of [true, false]) {
+    const app = Fastify() as FastifyInstance
+    if (register) await app.register(gracefulPlugin)
+    app.addHook('onClose', async () => { throw new Error('redis gone') })
+    await app.ready()
+    await t.rejects(async () => { await app.close() }, { message: 'redis gone' })
+    await app.close()
+    const other = Fastify() as FastifyInstance
+    if (register) await other.register(gracefulPlugin)
+    other.addHook('onClose', async () => { throw new Error('redis gone') })
+    await other.ready()
+    await new Promise<void>(resolve => {
+      const close = other.close as unknown as (listener: (...args: unknown[]) => void) => void
+      close((...args: unknown[]) => {
+        counts.push(args.length)
+        resolve()
+      })
+    })
+  }
+  t.strictSame(counts, [0, 0])
+})

@@ -119,6 +119,15 @@ t.test('a hook that is registered later finds later decorators on the request an
   t.strictSame(seen, [0, 0])
 })
 
+t.test('an onRegister hook may have decorated the context of the probes', async t => {
+  const app = await createAppBehind(t, instance => {
+    instance.addHook('onRegister', context => { if (!context.hasRequestDecorator('tenant')) context.decorateRequest('tenant', null) })
+  })
+  app.decorateRequest('tenant', null)
+  app.decorateReply('now', () => 1)
+  t.strictSame(await statuses(app, PROBES), [200, 200])
+})
+
 t.test('an onSend hook that needs an onRequest hook, both registered later, does not fail a probe', async t => {
   const { app } = await createApp(t)
   app.decorateRequest('start')

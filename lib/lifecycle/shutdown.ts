@@ -149,7 +149,11 @@ export class Shutdown {
     if (isAwaited) this.#noteCaller()
     void this.start('close', 'close')
     await this.wait()
-    if (isAwaited && this.#closeError !== undefined) throw this.#closeError
+    const error = this.#closeError
+    if (!isAwaited || error === undefined) return
+    // As with Fastify alone, the first call rejects, and later ones do not, unless they would wait for a hook that hangs.
+    if (!(error instanceof CloseTimeoutError)) this.#closeError = undefined
+    throw error
   }
 
   /** Runs before Fastify closes: starts the shutdown if other code calls Fastify's own close, and waits for the drain. */
@@ -345,8 +349,9 @@ export class Shutdown {
 
   #noteCloseError (thrown: unknown): void {
     const { outcome, log } = this.#parts
-    this.#closeError = toError(thrown)
-    if (outcome.addError(this.#closeError)) log.error('Fastify was not closed cleanly', { err: this.#closeError })
+    const error = toError(thrown)
+    this.#closeError = error
+    if (outcome.addError(error)) log.error('Fastify was not closed cleanly', { err: error })
   }
 
   async #closeAll (limit: number): Promise<void> {
