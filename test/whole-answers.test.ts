@@ -167,15 +167,17 @@ for (const protocol of ['http2', 'https2']) {
     const { service, port } = await start(t, { PROTOCOL: protocol })
     const session = connectHttp2(`${protocol.replace('2', '')}://127.0.0.1:${port}`, { rejectUnauthorized: false })
     const goaway = once(session, 'goaway')
+    const stopped = stop(service, 3)
     const ask = async (path: string): Promise<[status: unknown, body: Buffer]> => {
       const stream = session.request({ ':path': path })
       const [headers] = await once(stream, 'response') as [IncomingHttpHeaders & { ':status': number }]
+      // So that the large response is still in progress then.
+      await stopped
       const chunks: Buffer[] = []
       for await (const chunk of stream as AsyncIterable<Buffer>) chunks.push(chunk)
       return [headers[':status'], Buffer.concat(chunks)]
     }
     const answers = Promise.all([ask('/json?a=1'), ask('/stream'), ask(`/big/${4 * MIB}`)])
-    await stop(service, 3)
     const [first, second, third] = await answers
     t.strictSame([first[0], first[1].toString()], [200, json({ a: '1' })])
     t.strictSame([second[0], second[1].toString()], [200, streamed])
