@@ -45,7 +45,7 @@ export interface Verdict {
 
 /**
  * The budgets of the request path: at most `most` times the instructions of another subject. The budget with
- * the logger is currently exceeded by a few tenths of a percent; a change must not exceed `guard`.
+ * the logger is currently exceeded by less than one percent; a change must not exceed `guard`.
  */
 export const BUDGETS: ReadonlyArray<{ load: LoadName, than: string, most: number, guard: number }> = [
   { load: 'without a logger', than: PAIR, most: 1.03, guard: 1.07 },
