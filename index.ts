@@ -45,7 +45,7 @@ import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, isUpgrade, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
 import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
-import { InFlight } from './lib/requests/in-flight.ts'
+import { InFlight, beforeCall } from './lib/requests/in-flight.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
 
@@ -171,7 +171,11 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   // Whatever closes the instance runs the whole shutdown and waits for its end.
   fastify.close = closeWith(shutdown, phase, fastify, close) as typeof fastify.close
-  observeListenSignals(fastify, shutdown)
+  // Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's.
+  beforeCall(fastify as { listen: (...args: never[]) => unknown }, 'listen', listenOptions => {
+    const given = listenOptions as { signal?: Partial<AbortSignal> } | undefined
+    given?.signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
+  })
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
   closeHooks.attach(shutdown)
   fastify.addHook('onClose', async () => { await shutdown.afterClose() })
@@ -246,18 +250,6 @@ function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: FastifyInsta
     }, error => { queueMicrotask(() => { call(error as Error) }) })
     return fastify
   }
-}
-
-type Listen = (this: unknown, options?: { signal?: Partial<AbortSignal> }, ...rest: unknown[]) => unknown
-
-/** Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's. */
-function observeListenSignals (fastify: FastifyInstance, shutdown: Shutdown): void {
-  const { listen } = fastify as unknown as { listen: Listen }
-  const observed: Listen = function (options, ...rest) {
-    options?.signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
-    return listen.call(this, options, ...rest)
-  }
-  Object.assign(fastify, { listen: observed })
 }
 
 /** The plugin, for `fastify.register()`: first, and in the root instance. */
