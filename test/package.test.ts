@@ -2,7 +2,7 @@
 
 import t from 'tap'
 import { execFile } from 'node:child_process'
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { promisify } from 'node:util'
 
 const execute = promisify(execFile)
@@ -120,24 +120,8 @@ t.test('two copies in one process share one listener and one close-with-grace', 
 })
 
 t.test('its types work for TypeScript users, in ES modules and in CommonJS', async t => {
-  const source = `
-    import Fastify from 'fastify'
-    import gracefulPlugin, { gracefulPlugin as named, type GracefulOptions, type ShutdownReport } from 'fastify-graceful'
-    const options: GracefulOptions = { drainTimeout: 1_000, signals: ['SIGTERM'] }
-    async function main () {
-      const fastify = Fastify()
-      await fastify.register(gracefulPlugin, options)
-      await fastify.register(named, options)
-      const count: number = fastify.inFlightRequests
-      const report: ShutdownReport = await fastify.gracefulShutdown.shutdown()
-      // @ts-expect-error a misspelled option
-      await fastify.register(gracefulPlugin, { drainTimeOut: 1 })
-      fastify.get('/', { config: { gracefulShutdown: { writeTimeout: false } } }, async () => [count, report.exitCode])
-    }
-    void main()
-  `
   const files = ['user.mts', 'user.cts']
-  for (const file of files) writeFileSync(`${directory}/${file}`, source)
+  for (const file of files) copyFileSync(`${root}/test/installed/project/user.ts`, `${directory}/${file}`)
   for (const module of ['node16', 'nodenext']) {
     writeFileSync(`${directory}/tsconfig.json`, JSON.stringify({
       compilerOptions: { module, target: 'es2022', strict: true, noEmit: true, skipLibCheck: false, types: ['node'] }, files

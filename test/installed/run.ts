@@ -7,7 +7,7 @@ import type { Test } from 'tap'
 import type { ChildProcess } from 'node:child_process'
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { copyFileSync, cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { Agent, request } from 'node:http'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -19,6 +19,7 @@ const { modules } = installPackages('installed')
 const folder = mkdtempSync(join(dirname(modules), 'run-'))
 t.teardown(() => { rmSync(folder, { recursive: true, force: true }) })
 cpSync(fileURLToPath(new URL('project', import.meta.url)), folder, { recursive: true })
+for (const file of ['user.mts', 'user.cts']) copyFileSync(join(folder, 'user.ts'), join(folder, file))
 const plugin = join(folder, 'node_modules/fastify-graceful')
 mkdirSync(plugin, { recursive: true })
 run('npm', ['pack', '--silent', '--pack-destination', folder], ROOT)
