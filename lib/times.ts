@@ -26,8 +26,9 @@ export function partOf (time: number, { part, most }: { part: number, most: numb
 }
 
 /**
- * A client that has just been answered over keep-alive sends its next request at once, and should get a 503, not a reset. So no
- * request may have arrived for `milliseconds` before connections are closed; `most` limits the wait.
+ * A client that has just been answered may send its next request at once, and should get a 503, not a reset: closing a listener
+ * also resets connections that are about to be accepted. So for `milliseconds` no request may have arrived and no response may have
+ * been sent before they are closed; `most` limits the wait.
  */
 export const QUIET = { milliseconds: 100, most: 200 }
 

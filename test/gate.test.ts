@@ -212,6 +212,26 @@ t.test('the drain lasts until no request has arrived for a while, if connections
   t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
 })
 
+t.test('the listener stays open for a while after the last response, if clients connect again after Connection: close', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 4_000 })
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const report = app.gracefulShutdown.shutdown()
+  const served = new RawClient(port).get('/held')
+  await held.entered
+  app.gracefulShutdown.skipDelay()
+  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  const released = performance.now()
+  held.release()
+  await served.closed
+  t.match(served.text, /200 OK\r\n(?:.+\r\n)*connection: close/i)
+  await eventually(() => app.gracefulShutdown.phase !== 'draining')
+  // A timer may be a millisecond early.
+  const time = performance.now() - released
+  t.ok(time >= QUIET.milliseconds - 1, `${time}ms since the response`)
+  t.match(await report, { completed: 1, exitCode: 0 })
+})
+
 t.test('a rejected upload whose client leaves is over at once', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)

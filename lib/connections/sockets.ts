@@ -40,7 +40,7 @@ export class Connections {
   #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
-  /** When a request last arrived, or was answered so that another one may follow, on the clock of now(). */
+  /** When a request last arrived, or was answered after `disableKeepAlive()`, on the clock of now(). */
   lastActivity = -Infinity
   #whenGone: (() => void) | undefined
 
@@ -128,6 +128,11 @@ export class Connections {
     return this.#speaking.size > 0 || this.#beneathTls.size > 0
   }
 
+  /** Whether another request may arrive: a connection is open, or clients connect again after `Connection: close`. */
+  get mayReceive (): boolean {
+    return this.isAnyOpen || this.#lastAccepted > -Infinity
+  }
+
   /** Resolves once no connection is open. */
   async gone (): Promise<void> {
     await new Promise<void>(resolve => { this.#whenGone = resolve })
@@ -164,10 +169,10 @@ export class Connections {
     if (socket !== undefined) this.#upgraded.add(socket)
   }
 
-  /** A response has been sent. Unless it said `Connection: close`, another request may follow. */
+  /** A response has been sent. Its client may send another request at once, perhaps over another connection. */
   responded (exchange: Exchange): void {
     exchange.connection?.responded(exchange)
-    if (this.#isKeepAliveDisabled && exchange.response.shouldKeepAlive) this.lastActivity = now()
+    if (this.#isKeepAliveDisabled) this.lastActivity = now()
   }
 
   /** Sets `lastActivity`. Not called for each request before the shutdown: reading the clock would cost too much. */

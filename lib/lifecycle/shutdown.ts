@@ -324,11 +324,11 @@ export class Shutdown {
     return this.#trigger !== 'close' || !this.#parts.options.signals.includes('SIGTERM') || isProcessEnding()
   }
 
-  /** Waits until, for a short time, no request has arrived and no response has been sent that another request may follow. */
+  /** Waits until, for a short time, no request has arrived and no response has been sent. */
   async #quiet (): Promise<void> {
     const { connections } = this.#parts
     const end = now() + QUIET.most
-    while (connections.isAnyOpen) {
+    while (connections.mayReceive) {
       const left = Math.min(connections.lastActivity + QUIET.milliseconds, end) - now()
       if (left <= 0) return
       await within(left, connections.gone())
