@@ -6,6 +6,7 @@
 //     exchange.ts                  a request and its response; only this file treats HTTP/1 and HTTP/2 requests differently
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
+//     late-hooks.ts                hooks that may run when its handler has ended and its client has gone
 //     tasks.ts, thenable.ts        background work; user promises and thenables
 //     gate.ts, body.ts             refuses requests during a shutdown; drops unused request bodies
 //     timeouts.ts                  read, write and idle timeouts
@@ -46,6 +47,7 @@ import { Exchange, isUpgrade, kExchange, METHODS_WITHOUT_BODY } from './lib/requ
 import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
 import { InFlight, beforeCall } from './lib/requests/in-flight.ts'
+import { observeLateHooks, observeLateHooksOf } from './lib/requests/late-hooks.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
 
@@ -100,6 +102,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     }
     route.handler = handlers.observe(route.handler)
     if (route.errorHandler !== undefined) route.errorHandler = handlers.observe(route.errorHandler)
+    observeLateHooksOf(route, tasks)
     if ([route.method].flat().some(method => !METHODS_WITHOUT_BODY.has(method))) {
       route.preParsing = [...[route.preParsing ?? []].flat(), beforeParsing]
       route.preValidation = [afterParsing, ...[route.preValidation ?? []].flat()]
@@ -111,6 +114,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     prependOnRequest(route, exchange => { exchange.options = ownOptions })
   })
   fastify.decorateReply(kExchange, undefined)
+  observeLateHooks(fastify, tasks)
   observeOtherHandlers(fastify, handlers)
 
   const close = fastify.close.bind(fastify) as (listener?: CloseListener) => Promise<void>

@@ -81,7 +81,12 @@ const kinds: Array<[what: string, protocol: string, idle: Idle]> = [
   ['a silent connection', 'http2', silent(tcp)],
   ['a silent connection', 'https2', silent(tls)],
   ['an idle session', 'https2', idleSession('https')],
-  ['a TLS handshake that never starts', 'https2', silent(tcp)]
+  ['a TLS handshake that never starts', 'https2', silent(tcp)],
+  ['a silent connection', 'https1+2', silent(tls)],
+  ['half-sent headers', 'https1+2', halfSent(tls, 'GET / HTTP/1.1\r\nHost: x\r\nAccept')],
+  ['an idle keep-alive connection', 'https1+2', keptAlive(tls)],
+  ['an idle session', 'https1+2', idleSession('https')],
+  ['a TLS handshake that never starts', 'https1+2', silent(tcp)]
 ]
 
 /**
@@ -89,7 +94,9 @@ const kinds: Array<[what: string, protocol: string, idle: Idle]> = [
  * a connection accepted during shutdown has a moment to send a request. Once a later connection has been served, all earlier
  * ones have been accepted.
  */
-const accepted = { http: keptAlive(tcp), https: silent(tls), http2: idleSession('http'), https2: silent(tls) }
+const accepted = {
+  http: keptAlive(tcp), https: silent(tls), http2: idleSession('http'), https2: idleSession('https'), 'https1+2': idleSession('https')
+}
 
 for (const [protocol, isAccepted] of Object.entries(accepted)) {
   t.test(`${protocol}: idle connections do not delay the exit`, async t => {

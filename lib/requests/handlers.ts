@@ -5,6 +5,7 @@ import type { InFlight } from './in-flight.ts'
 import { types } from 'node:util'
 import { Exchange, type Handler } from './exchange.ts'
 import { beforeCall } from './in-flight.ts'
+import { isWebStream } from '../values.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
 type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
@@ -45,9 +46,13 @@ export class Handlers {
     const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.reach(reply))
     if (exchange === undefined) return undefined
     if (exchange.hasLeft) this.#inFlight.reenter(exchange)
-    if (exchange.wire === 'orphaned') exchange.settleReply()
+    if (exchange.wire === 'orphaned') {
+      exchange.settleReply()
+      this.#inFlight.awaitAnswer(exchange)
+    }
     // One handler may call another: the error or not-found handler.
     exchange.handlers++
+    exchange.isSending = false
     // Once for each response: its error handlers may be reached many times.
     if (!isAsync && !exchange.isObserved) {
       exchange.isObserved = true
@@ -78,7 +83,6 @@ export class Handlers {
     exchange.handlers--
     exchange.handler = state
     if (exchange.wire === 'open') return
-    if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)
     // After a rejection, Fastify calls the error handler in the same microtask.
     queueMicrotask(() => { this.#inFlight.check(exchange) })
   }
@@ -87,6 +91,6 @@ export class Handlers {
 /** A web stream that waits for its first byte is also an answer, but it is read, not piped, so nothing else reports it. */
 function watchWebStreams (reply: FastifyReply, answered: () => void): void {
   beforeCall(reply, 'send', (payload: unknown) => {
-    if (payload instanceof ReadableStream || payload instanceof Response) answered()
+    if (isWebStream(payload)) answered()
   })
 }

@@ -173,25 +173,38 @@ export class InFlight {
   orphan (exchange: Exchange): void {
     exchange.keepAge()
     exchange.wire = 'orphaned'
+    if (exchange.isAnswered) exchange.isSending = false
     // A hijacked reply is over when its connection closes.
     exchange.hasAnswered ||= exchange.isAnswered || exchange.reply?.sent === true
   }
 
-  /**
-   * Fastify does not report an answer that no client waits for, so this reply's methods are wrapped. A status is already a sign:
-   * @fastify/reply-from sets it, and then sends nothing if the client has left.
-   */
+  /** Fastify does not report an answer that no client waits for, so the methods of this reply and its response are wrapped. */
   awaitAnswer (exchange: Exchange): void {
-    const { handlers, handler, hasAnswered, reply, response } = exchange
-    if (handlers > 0 || hasAnswered) return
+    const { reply, response } = exchange
+    if (exchange.isAwaited) return
+    exchange.isAwaited = reply !== undefined
     const answered = () => {
       exchange.hasAnswered = true
-      this.check(exchange)
+      // Hooks that process the answer begin in the same turn.
+      queueMicrotask(() => { this.check(exchange) })
     }
-    if (reply !== undefined) for (const name of ['send', 'code', 'status'] as const) beforeCall(reply, name, answered)
-    beforeCall(response, 'end', answered)
+    const written = () => {
+      exchange.isSending = false
+      answered()
+    }
+    if (reply !== undefined) {
+      // Once it was answered in the handler's place, Fastify sends nothing.
+      beforeCall(reply, 'send', () => { if (response.writableEnded) written(); else answered() })
+      // @fastify/reply-from sets the status, and then sends nothing if the client has left.
+      const statusSet = () => { if (exchange.handlers === 0) answered() }
+      for (const name of ['code', 'status'] as const) beforeCall(reply, name, statusSet)
+    }
+    beforeCall(response, 'end', written)
+    // Fastify does not end a large HTTP/2 response whose stream is closed, and destroys a response whose last error handler has failed.
+    const perhapsWritten = (argument: unknown) => { if (exchange.isSending && argument !== undefined) written() }
+    for (const name of ['writeHead', 'destroy'] as const) beforeCall(response, name, perhapsWritten)
     // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
-    if (reply !== undefined && handler === 'unreached' && response.writableEnded) {
+    if (reply !== undefined && exchange.handler === 'unreached' && response.writableEnded) {
       const get = () => {
         answered()
         return true
@@ -199,7 +212,7 @@ export class InFlight {
       Object.defineProperty(reply, 'sent', { get, configurable: true })
     }
     // A stream that waits for its first byte is also an answer. If it is piped already, it is removed when the response closes.
-    response.once('pipe', answered).once('unpipe', answered)
+    response.once('pipe', written).once('unpipe', written)
   }
 
   /** Stops counting and tracking a request. */
@@ -219,7 +232,6 @@ export class InFlight {
   reenter (exchange: Exchange): void {
     exchange.hasLeft = exchange.hasAnswered = false
     this.#add(exchange)
-    this.awaitAnswer(exchange)
   }
 
   /** Resolves once no request is in flight. */
@@ -234,10 +246,11 @@ export class InFlight {
 
 /** Whether a request is over: no client waits for it, and its handler is done. */
 function isOver (exchange: Exchange): boolean {
-  const { wire, handlers, handler, hasAnswered } = exchange
+  const { wire, handlers, handler, hasAnswered, isSending } = exchange
   if (wire === 'open' || handlers > 0) return false
+  if (wire === 'finished') return true
   // A handler that returned no promise may still work for a client that has gone: its answer shows the end.
-  return wire === 'finished' || handler === 'settled' || hasAnswered || (handler === 'unreached' && exchange.isBodyLost)
+  return !isSending && (handler === 'settled' || hasAnswered || (handler === 'unreached' && exchange.isBodyLost))
 }
 
 type Methods<K extends string> = Record<K, (...args: never[]) => unknown>

@@ -1,0 +1,132 @@
+// Hooks that run when a handler has ended and its client has gone, or has been answered in the handler's place. Cleanup waits for
+// them.
+
+import t from 'tap'
+import type { Test } from 'tap'
+import type { FastifyInstance, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
+import { connect as connectHttp2 } from 'node:http2'
+import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
+
+const handlers: Record<string, RouteHandlerMethod> = {
+  'an async handler': async () => ({ answer: 1 }),
+  'a handler that returns its reply': async (_request, reply) => await reply.send({ answer: 1 }),
+  'a handler with a callback': (_request, reply) => { reply.send({ answer: 1 }) },
+  'a handler that sends a large response': async () => 'x'.repeat(1_000_000),
+  'a handler that fails': async () => { throw new Error('failed') },
+  'a handler that throws': () => { throw new Error('failed') }
+}
+
+/** A hook that takes as long as the test wants. */
+class SlowHook {
+  readonly entered = new Deferred()
+  readonly left = new Deferred()
+
+  readonly hold = async (): Promise<void> => {
+    this.entered.resolve()
+    await this.left.promise
+  }
+}
+
+type Add = (app: FastifyInstance, hook: SlowHook) => RouteShorthandOptions
+
+const applicationHook = (name: 'onSend' | 'preSerialization' | 'onError' | 'onRequestAbort'): Add => (app, { hold }) => {
+  app.addHook(name as 'onRequestAbort', async _request => { await hold() })
+  return {}
+}
+
+/** Makes a client send a request over HTTP/1 or HTTP/2, and returns what makes it leave. */
+function visitOver (t: Test, isHttp2: boolean, port: number): () => void {
+  if (!isHttp2) {
+    const client = new RawClient(port).get('/')
+    return () => { client.socket.destroy() }
+  }
+  const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
+  t.teardown(() => { session.destroy() })
+  const stream = session.request({ ':path': '/' }).on('error', () => {})
+  return () => { stream.close() }
+}
+
+/** Shuts down while the hook runs. Cleanup runs after it. */
+async function expectCleanupAfter (t: Test, app: FastifyInstance, hook: SlowHook): Promise<void> {
+  const events: string[] = []
+  app.gracefulShutdown.onShutdown(() => { events.push('cleanup') })
+  const report = app.gracefulShutdown.shutdown()
+  // A drain that waits for nothing ends within one turn.
+  for (let turn = 0; turn < 20; turn++) await new Promise(resolve => { setImmediate(resolve) })
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  events.push('hook ends')
+  hook.left.resolve()
+  t.match(await report, { errors: [], cut: [], exitCode: 0 })
+  t.strictSame(events, ['hook ends', 'cleanup'])
+  t.equal(app.inFlightRequests, 0)
+}
+
+const cases: Array<[name: string, add: Add, handlers: string[]]> = [
+  ['an onSend hook', applicationHook('onSend'), Object.keys(handlers)],
+  ['an onSend hook of the route', (_app, { hold }) => ({ onSend: async () => { await hold() } }), ['an async handler']],
+  ['a preSerialization hook', applicationHook('preSerialization'), Object.keys(handlers).slice(0, 3)],
+  ['an onError hook', applicationHook('onError'), Object.keys(handlers).slice(4)]
+]
+
+for (const isHttp2 of [false, true]) {
+  for (const [what, add, names] of cases) {
+    for (const name of names) {
+      for (const how of ['its client has left', 'writeTimeout has cut its request']) {
+        t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: ${what} after ${name} still runs, and ${how}`, async t => {
+          const isCut = how.includes('cut')
+          const { app, log } = await createApp(t, isCut ? { writeTimeout: 100 } : {}, isHttp2 ? { http2: true } as object : {})
+          const hook = new SlowHook()
+          const handler = handlers[name] as RouteHandlerMethod
+          const gone = new Deferred()
+          app.addHook('onRequest', async (_request, reply) => { reply.raw.on('close', () => { gone.resolve() }) })
+          app.get('/', add(app, hook), handler)
+          const leave = visitOver(t, isHttp2, await listen(app))
+          await hook.entered.promise
+          if (isCut) {
+            await eventually(() => log.messages(/Request cut/).length > 0)
+          } else {
+            leave()
+            await gone.promise
+          }
+          await expectCleanupAfter(t, app, hook)
+        })
+      }
+    }
+  }
+}
+
+t.test('a web stream that an onSend hook gets, and that is never read, does not count once its client has left', async t => {
+  const { app } = await createApp(t)
+  app.addHook('onSend', async (_request, _reply, payload) => payload)
+  const entered = new Deferred()
+  app.get('/', async () => {
+    entered.resolve()
+    return new ReadableStream()
+  })
+  const leave = visitOver(t, false, await listen(app))
+  await entered.promise
+  await eventually(() => app.inFlightRequests === 1)
+  leave()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+for (const [where, add] of Object.entries({
+  'of the application': applicationHook('onRequestAbort'),
+  'of the route': (_app, { hold }) => ({ onRequestAbort: async _request => { await hold() } })
+} satisfies Record<string, Add>)) {
+  t.test(`the drain waits for an onRequestAbort hook ${where}, and shows it`, async t => {
+    const { app } = await createApp(t)
+    const hook = new SlowHook()
+    const entered = new Deferred()
+    app.get('/', add(app, hook), async () => {
+      entered.resolve()
+      await hook.left.promise
+    })
+    const leave = visitOver(t, false, await listen(app))
+    await entered.promise
+    leave()
+    await hook.entered.promise
+    t.match(app.gracefulShutdown.inFlight(), [{ kind: 'request' }, { kind: 'task', name: /^onRequestAbort hook/ }])
+    await expectCleanupAfter(t, app, hook)
+  })
+}
