@@ -19,8 +19,9 @@ export interface Load {
 
 export interface Sizes {
   /**
-   * Requests before counting starts. After 10,000, pipelined requests still take 3 % more instructions than after 40,000. From
-   * there on the count is stable: 100,000 change it by 0.3 %, and processes with the same subject are at most 0.3 % apart.
+   * Requests before counting starts. After 10,000, pipelined requests still take 3 % more instructions than after 40,000, and after
+   * 40,000, those with the logger 1 % more than after 60,000. From there on the count is stable: processes with the same subject are
+   * at most 0.3 % apart.
    * Part of a count remains chance, the same in each process: what V8 inlines depends on everything that is loaded.
    */
   warmUp: number

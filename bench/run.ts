@@ -30,7 +30,7 @@ instructions needs valgrind, throughput and refusals need wrk. Without options, 
 `
 
 /** Several processes: V8 does not optimize the same code in each. */
-const SIZES = { processes: 3, warmUp: 40_000, window: 2_000, windows: 7 }
+const SIZES = { processes: 3, warmUp: 60_000, window: 2_000, windows: 7 }
 const PLAN = { rounds: 5, seconds: 3 }
 /** Exits to measure, by the number of idle connections. Without idle connections an exit is short and needs more measurements. */
 const EXITS = { 0: 45, 10_000: 15 }
