@@ -13,6 +13,7 @@ declare namespace gracefulPlugin {
   export type ProbeCheck = types.ProbeCheck
   export type ProbeOptions = types.ProbeOptions
   export type HealthProbeOptions = types.HealthProbeOptions
+  export type AdaptiveDelay = types.AdaptiveDelay
   export type GracefulOptions = types.GracefulOptions
   export type GracefulRouteOptions = types.GracefulRouteOptions
   export type ShutdownContext = types.ShutdownContext

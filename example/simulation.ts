@@ -2,7 +2,8 @@
 // time, SIGTERM is sent at once, and SIGKILL at the end of the grace period. It shows which settings lose no request.
 
 import {
-  leastOfEach, lossesByDelay, lossesByDrain, lossesByGrace, lossesByPods, lossesByPreStop, MANY, MODEL, RECOMMENDED
+  durationByQuiet, leastOfEach, lossesByDelay, lossesByDrain, lossesByGrace, lossesByPods, lossesByPreStop, lossesByQuiet, MANY, MODEL,
+  RECOMMENDED
 } from './simulation/tables.ts'
 
 const { pods, rate, proxies, connections, longest, removal } = MODEL
@@ -12,6 +13,14 @@ to each pod. The longest request takes ${longest / 1_000} s. Endpoint removal re
 Lost requests by shutdownDelay and by how long the removal takes:
 
 ${lossesByDelay()}
+
+Lost requests of ${MANY} pods (and the median delay) with a delay that ends when no request has arrived for a while:
+
+${lossesByQuiet()}
+
+Duration of a rollout, one pod at a time:
+
+${durationByQuiet()}
 
 Lost requests of ${MANY} pods by drainTimeout and by the length of the longest request:
 

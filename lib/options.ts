@@ -1,7 +1,7 @@
 // The defaults, in one place, and the validation of options.
 
 import type { FastifySchema } from 'fastify'
-import type { GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
+import type { AdaptiveDelay, GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
 import { isMainThread } from 'node:worker_threads'
 import { BudgetError, CrashSignalError, OptionInvalidError, OptionUnknownError, ProbePathError, WorkerThreadError } from './errors.ts'
 import { CHECK_TIMEOUT, CLEANUP, LONGEST_TIMER, partOf } from './times.ts'
@@ -53,7 +53,8 @@ export interface Probe extends Readonly<Required<Omit<HealthProbeOptions, 'logLe
 }
 
 /** Options after validation: complete and frozen. */
-export interface Options extends Readonly<Required<Omit<GracefulOptions, 'signals' | 'health' | 'ready'>>> {
+export interface Options extends Readonly<Required<Omit<GracefulOptions, 'shutdownDelay' | 'signals' | 'health' | 'ready'>>> {
+  readonly shutdownDelay: Readonly<AdaptiveDelay>
   readonly signals: readonly ProcessEvent[]
   readonly health: Probe | false
   readonly ready: Probe | false
@@ -67,9 +68,9 @@ export function resolveOptions (input: GracefulOptions): Options {
   const given = Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined))
   const options = { ...DEFAULTS, ...given } as Required<GracefulOptions>
   const shutdownTimeout = milliseconds('option "shutdownTimeout"', options.shutdownTimeout, 1)
-  const shutdownDelay = milliseconds('option "shutdownDelay"', options.shutdownDelay, 0)
+  const shutdownDelay = delay(options.shutdownDelay)
   const most = Math.floor(shutdownTimeout - partOf(shutdownTimeout, CLEANUP))
-  const fitting = Math.min(DEFAULTS.drainTimeout, Math.floor((shutdownTimeout - shutdownDelay) * DRAIN_PART), most - shutdownDelay)
+  const fitting = Math.min(DEFAULTS.drainTimeout, Math.floor((shutdownTimeout - shutdownDelay.max) * DRAIN_PART), most - shutdownDelay.max)
   const { drainTimeout = Math.max(0, fitting) } = given as GracefulOptions
   const resolved: Options = {
     shutdownTimeout,
@@ -84,7 +85,7 @@ export function resolveOptions (input: GracefulOptions): Options {
     given: new Set(Object.keys(given))
   }
   const { health, ready } = resolved
-  if (shutdownDelay + drainTimeout > most) throw new BudgetError(shutdownDelay, drainTimeout, most, shutdownTimeout)
+  if (shutdownDelay.max + drainTimeout > most) throw new BudgetError(shutdownDelay.max, drainTimeout, most, shutdownTimeout)
   if (health !== false && ready !== false && health.path === ready.path) {
     throw new ProbePathError('ready', ready.path, 'option "health"', 'ready')
   }
@@ -128,6 +129,18 @@ function milliseconds (name: string, value: unknown, least: number, most = LONGE
   const isValid = typeof value === 'number' && Number.isInteger(value) && value >= least && value <= most
   assertValid(isValid, name, value, `a whole number of milliseconds from ${least} to ${most}${others}`)
   return value
+}
+
+/** A fixed delay is over before it has been quiet for longer than itself. */
+function delay (value: unknown): AdaptiveDelay {
+  if (!isPlainObject(value)) {
+    const max = milliseconds('option "shutdownDelay"', value, 0, LONGEST_TIMER, ', or an object with max and quiet')
+    return { max, quiet: max }
+  }
+  known('option of "shutdownDelay":', value, ['max', 'quiet'])
+  const { max, quiet } = value as Partial<AdaptiveDelay>
+  milliseconds('option "max" of "shutdownDelay"', max, 1)
+  return { max: max as number, quiet: milliseconds('option "quiet" of "shutdownDelay"', quiet, 1, max, ', the value of max') }
 }
 
 function timeout (name: string, value: unknown): Timeout {

@@ -122,6 +122,55 @@ t.test('serves all requests while delaying, with Connection: close', async t => 
   t.match({ refused, completed }, { refused: 0, completed: 1 })
 })
 
+t.test('an adaptive delay is over when nothing arrives', async t => {
+  const { app, log } = await createApp(t, { shutdownDelay: { max: 20_000, quiet: 100 } })
+  await listen(app)
+  const { phases } = await app.gracefulShutdown.shutdown()
+  t.ok(phases.delaying >= 99 && phases.delaying < 10_000, `delayed for ${phases.delaying}ms`)
+  t.strictSame(log.messages(/still serving/), ['Not ready any more, still serving until no request has arrived for 100ms, at most 20000ms'])
+})
+
+t.test('an adaptive delay goes on while requests arrive, but not for probes and routes that have opted out', async t => {
+  const { app } = await createApp(t, { shutdownDelay: { max: 20_000, quiet: 300 } })
+  app.get('/', async () => 'served')
+  app.get('/metrics', { config: { gracefulShutdown: false } }, async () => 'metrics')
+  const port = await listen(app)
+  const report = app.gracefulShutdown.shutdown()
+  const start = performance.now()
+  let last = 0
+  while (performance.now() - start < 900) {
+    last = performance.now()
+    await new RawClient(port).get('/').closed
+  }
+  t.equal(app.gracefulShutdown.phase, 'delaying', 'three times as long as quiet')
+  // These keep arriving, and the delay ends nevertheless.
+  while (app.gracefulShutdown.phase === 'delaying') {
+    for (const path of ['/health', '/ready', '/metrics']) await new RawClient(port).get(path).closed
+  }
+  const { refused, phases } = await report
+  t.ok(phases.delaying < 10_000, `delayed for ${phases.delaying}ms`)
+  t.ok(performance.now() - last >= 299)
+  t.equal(refused, 0)
+})
+
+t.test('an adaptive delay takes at most max, however many requests arrive, and can be skipped', async t => {
+  for (const isSkipped of [false, true]) {
+    const { app } = await createApp(t, { shutdownDelay: { max: isSkipped ? 20_000 : 300, quiet: 250 } })
+    app.get('/', async () => 'served')
+    const port = await listen(app)
+    const report = app.gracefulShutdown.shutdown()
+    while (app.gracefulShutdown.phase === 'delaying') {
+      await new RawClient(port).get('/').closed
+      if (isSkipped) app.gracefulShutdown.skipDelay()
+      // The phase changes in a later turn.
+      await new Promise(resolve => { setImmediate(resolve) })
+    }
+    const { phases } = await report
+    t.ok(phases.delaying < 10_000, `delayed for ${phases.delaying}ms`)
+    if (!isSkipped) t.ok(phases.delaying >= 299, `delayed for ${phases.delaying}ms`)
+  }
+})
+
 t.test('skips the delay if the instance does not listen', async t => {
   const { app } = await createApp(t, { shutdownDelay: 4_000 })
   await app.ready()

@@ -31,7 +31,7 @@ t.test('has the documented defaults', async t => {
   t.strictSame(rest, {
     shutdownTimeout: 30_000,
     drainTimeout: 25_000,
-    shutdownDelay: 0,
+    shutdownDelay: { max: 0, quiet: 0 },
     readTimeout: 10_000,
     writeTimeout: 10_000,
     idleTimeout: 120_000
@@ -64,6 +64,8 @@ const wrongDurations = ['30', NaN, Infinity, -Infinity, -1, 1.5, null, {}, [], t
 for (const option of ['shutdownTimeout', 'drainTimeout', 'shutdownDelay', 'readTimeout', 'writeTimeout', 'idleTimeout']) {
   t.test(`rejects an invalid ${option}`, async t => {
     for (const value of wrongDurations) {
+      // An adaptive delay is an object.
+      if (option === 'shutdownDelay' && inspect(value) === '{}') continue
       const error = await registrationError({ [option]: value })
       t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
       t.match(error.message, `option "${option}"`, 'names the option')
@@ -72,6 +74,21 @@ for (const option of ['shutdownTimeout', 'drainTimeout', 'shutdownDelay', 'readT
     }
   })
 }
+
+t.test('rejects an adaptive delay that is incomplete, or whose quiet is longer than its max', async t => {
+  for (const [shutdownDelay, message] of [
+    [{}, /option "max" of "shutdownDelay".*got undefined/],
+    [{ max: 1_000 }, /option "quiet" of "shutdownDelay".*got undefined/],
+    [{ max: 0, quiet: 0 }, /option "max".*from 1/],
+    [{ max: 1_000, quiet: 1_001 }, /option "quiet" of "shutdownDelay": got 1001.*from 1 to 1000, the value of max/],
+    [{ max: '1', quiet: 1 }, /option "max" of "shutdownDelay".*got '1' \(string\)/],
+    [{ max: 1_000, quiet: 500, most: 1 }, /option of "shutdownDelay": "most"/]
+  ] as const) {
+    t.match((await registrationError({ shutdownDelay: shutdownDelay as never })).message, message)
+  }
+  const { message } = await registrationError({ shutdownDelay: { max: 29_000, quiet: 1 }, drainTimeout: 1_000 })
+  t.match(message, /shutdownDelay \(29000 ms\)/)
+})
 
 t.test('shows the type of a value that looks valid', async t => {
   t.match((await registrationError({ drainTimeout: '30' })).message, "'30' (string)")

@@ -11,7 +11,8 @@ import { Random } from '../example/simulation/random.ts'
 import { checked, simulate } from '../example/simulation/rollout.ts'
 import { schedule } from '../example/simulation/schedule.ts'
 import {
-  bounds, leastOfEach, lossesByDelay, lossesByDrain, lossesByPreStop, MANY, MODEL, recommend, RECOMMENDED, rollout, sampled
+  bounds, durationByQuiet, leastOfEach, lossesByDelay, lossesByDrain, lossesByPreStop, lossesByQuiet, MANY, MODEL, recommend,
+  RECOMMENDED, rollout, sampled
 } from '../example/simulation/tables.ts'
 import { resolveOptions } from '../lib/options.ts'
 import { createApp, listen, RawClient } from './helpers.ts'
@@ -120,7 +121,7 @@ t.test('what loses nothing in many runs is the theoretical minimum or slightly l
 t.test('the recommendation for a service is more than the theoretical minimum, and loses nothing', async t => {
   for (const service of [MODEL, { longest: 2_000, removal: 1_000, cleanup: 500 }, { longest: 60_000, removal: 30_000, cleanup: 20_000 }]) {
     const { options, grace } = recommend(service)
-    const { shutdownDelay, drainTimeout, shutdownTimeout } = resolveOptions(options)
+    const { shutdownDelay: { max: shutdownDelay }, drainTimeout, shutdownTimeout } = resolveOptions(options)
     const change = { longest: service.longest, removal: service.removal, cleanup: service.cleanup }
     const must = bounds({ ...change, shutdownDelay, drainTimeout })
     t.ok(shutdownDelay >= must.delay + 1_000)
@@ -138,6 +139,8 @@ t.test('the recommendation for a service is more than the theoretical minimum, a
 t.test('README, docs/kubernetes.md and the example for Kubernetes have the tables and the recommended numbers', async t => {
   const [readme, kubernetes] = [page('README.md'), page('docs/kubernetes.md')]
   for (const table of [lossesByDelay(), lossesByPreStop(), leastOfEach()]) t.ok(kubernetes.text.includes(`\n${table}\n`), table)
+  const { text } = page('docs/load-balancers.md')
+  for (const table of [lossesByQuiet(), durationByQuiet()]) t.ok(text.includes(`\n${table}\n`), table)
   const { shutdownDelay, drainTimeout, shutdownTimeout } = RECOMMENDED.options
   for (const one of [readme, kubernetes]) {
     t.strictSame(timesGiven(one)[0]?.options, { shutdownDelay, drainTimeout, shutdownTimeout }, one.path)

@@ -51,6 +51,14 @@ export interface HealthProbeOptions extends ProbeOptions {
   duringShutdown?: 200 | 503
 }
 
+/** A `shutdownDelay` that ends early once load balancers have stopped sending requests. In milliseconds. */
+export interface AdaptiveDelay {
+  /** The longest delay; it counts for the budget like a fixed delay. */
+  max: number
+  /** The delay ends when no request has arrived for this time, at most `max`. Probes and routes that have opted out do not count. */
+  quiet: number
+}
+
 /** Options of the plugin. All times are in milliseconds. */
 export interface GracefulOptions {
   /**
@@ -66,10 +74,10 @@ export interface GracefulOptions {
   drainTimeout?: number
   /**
    * How long the instance still serves requests after the shutdown has started and the readiness probe has begun to fail, so that
-   * load balancers have time to stop sending requests. Skipped if the instance does not listen, on SIGINT, and after `skipDelay()`.
-   * Default: 0.
+   * load balancers have time to stop sending requests: a fixed time, or an {@link AdaptiveDelay}, which ends when requests stop
+   * arriving. Skipped if the instance does not listen, on SIGINT, and after `skipDelay()`. Default: 0.
    */
-  shutdownDelay?: number
+  shutdownDelay?: number | AdaptiveDelay
   /**
    * How long a client may take to send the headers of a request, or its body; a body has one more second for each KiB that has
    * arrived. A client that is too slow gets 408. `false` turns it off. A route can have its own limit for bodies, in

@@ -23,10 +23,20 @@ export interface Request {
 export const OUTCOMES = ['served', 'refused', 'connection refused', 'cut', 'killed', 'no pod'] as const
 export type Outcome = typeof OUTCOMES[number]
 
+/** How long the delay takes, given when requests arrive, in milliseconds after its start. It is over when none has for `quiet`. */
+function delayOf ({ max, quiet }: Options['shutdownDelay'], arrivals: readonly number[]): number {
+  let last = 0
+  for (const at of arrivals.toSorted((a, b) => a - b)) {
+    if (at > last + quiet) break
+    last = Math.max(last, at)
+  }
+  return Math.min(last + quiet, max)
+}
+
 /** When the phases of a pod's shutdown begin, given these requests; `closing` at the latest. `end` is the forced exit. */
 export function timeline ({ options, preStop, grace }: PodSettings, requests: readonly Request[]) {
   const { shutdownDelay, drainTimeout, shutdownTimeout } = options
-  const draining = preStop + shutdownDelay
+  const draining = preStop + delayOf(shutdownDelay, requests.map(({ at }) => at - preStop))
   const drainOver = draining + drainTimeout
   let last = draining
   for (const { at, duration } of requests) if (at < draining) last = Math.max(last, at + duration)

@@ -49,10 +49,14 @@ export interface Result {
   lost: number
   /** Pods that were killed before their cleanup was done. */
   unclean: number
+  /** The median of the pods' delays, in milliseconds. */
+  delay: number
   /** The most pods that were terminating at once. */
   leaving: number
   /** Milliseconds until the last new pod is ready and the last old one has terminated. */
   time: number
+  /** The same if each pod is replaced only once the one before it is ready, and its own predecessor has terminated, as in a StatefulSet. */
+  timeInPlace: number
 }
 
 export function simulate (rollout: Rollout, seed: number): Result {
@@ -61,11 +65,13 @@ export function simulate (rollout: Rollout, seed: number): Result {
   const update = schedule(rollout, random)
   const proxies = Array.from({ length: rollout.proxies }, () => rollout.propagation(random, rollout.settings))
   let unclean = 0
+  const delays: number[] = []
   const stays: Array<[from: number, to: number]> = []
   for (const deleted of update.deleted) {
     const fromProxies = requestsOfProxies(rollout, proxies.map(delayOf => delayOf(deleted)), random)
     const onOpen = Array.from({ length: rollout.connections }, () => requestsOnConnection(rollout, random)).flat()
     const phases = timeline(rollout.settings, [...fromProxies, ...onOpen])
+    delays.push(phases.draining - rollout.settings.preStop)
     for (const request of fromProxies) outcomes[meets(phases, request)]++
     for (const request of onOpen) {
       // The client sees the connection close and uses another pod, except for a request that is being sent at that moment.
@@ -79,7 +85,9 @@ export function simulate (rollout: Rollout, seed: number): Result {
   outcomes['no pod'] = unroutable(rollout, update, proxies)
   const lost = OUTCOMES.reduce((sum, outcome) => outcome === 'served' ? sum : sum + outcomes[outcome], 0)
   const time = Math.max(update.ready.at(-1) ?? 0, ...stays.map(([, to]) => to))
-  return { outcomes, lost, unclean, leaving: mostAtOnce(stays), time }
+  const delay = delays.toSorted((a, b) => a - b)[Math.floor(delays.length / 2)] ?? 0
+  const timeInPlace = stays.reduce((sum, [from, to]) => sum + to - from + rollout.startUp, 0)
+  return { outcomes, lost, unclean, delay, leaving: mostAtOnce(stays), time, timeInPlace }
 }
 
 function duration ({ median, longest }: Rollout, random: Random): number {

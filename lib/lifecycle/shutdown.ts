@@ -262,9 +262,9 @@ export class Shutdown {
   }
 
   /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
-  #startDelay (): Promise<unknown> | undefined {
-    const { options: { shutdownDelay }, log, phase, connections } = this.#parts
-    const delays = shutdownDelay > 0 && connections.isListening && !this.#skipDelay.signal.aborted
+  #startDelay (): Promise<void> | undefined {
+    const { options: { shutdownDelay: { max, quiet } }, log, phase, connections } = this.#parts
+    const delays = max > 0 && connections.isListening && !this.#skipDelay.signal.aborted
     connections.disableKeepAlive()
     // The primary then gives new connections to the other workers, whatever load balancers do.
     if (cluster.isWorker) connections.stopListening()
@@ -272,8 +272,18 @@ export class Shutdown {
     // Before other code learns of the delay, because that may skip it at once.
     const skipped = once(this.#skipDelay.signal, 'abort')
     phase.advance('delaying')
-    log.info(`Not ready any more, still serving for ${shutdownDelay}ms`)
-    return within(shutdownDelay, skipped)
+    const until = quiet < max ? `until no request has arrived for ${quiet}ms, at most ` : 'for '
+    log.info(`Not ready any more, still serving ${until}${max}ms`)
+    return this.#delay(skipped)
+  }
+
+  /** Waits until the delay is over or skipped. */
+  async #delay (skipped: Promise<unknown>): Promise<void> {
+    const { options: { shutdownDelay: { max, quiet } }, gate } = this.#parts
+    const start = now()
+    const left = () => Math.min(start + max, Math.max(start, gate.lastAdmitted) + quiet) - now()
+    let outcome: unknown = TIMED_OUT
+    while (outcome === TIMED_OUT && left() > 0) outcome = await within(left(), skipped)
   }
 
   /** Runs the preClose hooks; that of @fastify/websocket closes WebSockets. */

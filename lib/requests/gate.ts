@@ -4,6 +4,7 @@ import type { Connections } from '../connections/sockets.ts'
 import type { PhaseClock } from '../lifecycle/phase.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
+import { now } from '../clock.ts'
 import { ShuttingDownError, errorBody } from '../errors.ts'
 import { dropBody } from './body.ts'
 
@@ -18,6 +19,8 @@ export class Gate {
   readonly #inFlight: InFlight
   /** Refused requests. */
   refused = 0
+  /** When it last admitted a request while delaying, on the clock of now(). Probes and routes that have opted out do not count. */
+  lastAdmitted = -Infinity
 
   #isHolding = false
   #isClosing = false
@@ -35,6 +38,7 @@ export class Gate {
   admits (exchange: Exchange): boolean {
     const isOptedOut = exchange.reply?.routeOptions.config.gracefulShutdown === false
     // A request that arrived in time may have been held by a hook of another plugin.
+    if (this.#phase.current === 'delaying' && !isOptedOut) this.lastAdmitted = now()
     if (this.#phase.current === 'delaying' || isOptedOut || this.#inFlight.counts(exchange)) return true
     this.refused++
     if (exchange.isUpgrade) refuseUpgrade(exchange)
