@@ -47,7 +47,7 @@ import { Exchange, isUpgrade, kExchange, METHODS_WITHOUT_BODY } from './lib/requ
 import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
 import { InFlight, beforeCall } from './lib/requests/in-flight.ts'
-import { observeLateHooks, observeLateHooksOf } from './lib/requests/late-hooks.ts'
+import { LateHooks } from './lib/requests/late-hooks.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
 
@@ -73,6 +73,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     if (phase.current !== 'running') outcome.addError(error)
     log.error(`Background work failed: ${name}`, { err: error })
   })
+  const lateHooks = new LateHooks(inFlight, tasks)
   const connections = new Connections(inFlight)
   const webSockets = new WebSockets()
   const gate = new Gate(phase, connections, inFlight)
@@ -102,7 +103,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     }
     route.handler = handlers.observe(route.handler)
     if (route.errorHandler !== undefined) route.errorHandler = handlers.observe(route.errorHandler)
-    observeLateHooksOf(route, tasks)
+    lateHooks.observeRoute(route)
     if ([route.method].flat().some(method => !METHODS_WITHOUT_BODY.has(method))) {
       route.preParsing = [...[route.preParsing ?? []].flat(), beforeParsing]
       route.preValidation = [afterParsing, ...[route.preValidation ?? []].flat()]
@@ -114,7 +115,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     prependOnRequest(route, exchange => { exchange.options = ownOptions })
   })
   fastify.decorateReply(kExchange, undefined)
-  observeLateHooks(fastify, tasks)
+  lateHooks.observe(fastify)
   observeOtherHandlers(fastify, handlers)
 
   const close = fastify.close.bind(fastify) as (listener?: CloseListener) => Promise<void>
@@ -192,7 +193,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     skipDelay: () => { shutdown.skipDelay() },
     wait: async () => await shutdown.wait(),
     inFlight: () => [...inFlight.list(), ...tasks.list()],
-    track: (promise, name = 'task') => tasks.track(promise, name),
+    track: ((work: unknown, name: unknown = 'task') => tasks.track(work, name, phase.signal)) as GracefulShutdown['track'],
     setReady: probes.setReady,
     healthHandler: probes.healthHandler,
     readyHandler: probes.readyHandler

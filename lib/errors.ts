@@ -79,7 +79,7 @@ export const CloseTimeoutError = createError<[limit: number, what: string]>(
   'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Closing did not end within %d ms: %s hangs')
 
 export const TrackInvalidError = createError<[value: string]>(
-  'FST_ERR_GRACEFUL_TRACK_INVALID', 'track() takes a promise, or a thenable that is not frozen, got %s')
+  'FST_ERR_GRACEFUL_TRACK_INVALID', 'track() takes a function, a promise, or a thenable that is not frozen, got %s')
 
 /** The answer to a request that arrives after the gate has shut. */
 export const ShuttingDownError = createError(

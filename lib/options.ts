@@ -105,16 +105,19 @@ export function resolveRouteOptions (url: string, config: GracefulRouteOptions =
   if (config === false) return config
   const name = `config.gracefulShutdown of route "${url}"`
   assertValid(isPlainObject(config), name, config, 'false or an object')
-  known(`option of ${name}:`, config, ['readTimeout', 'writeTimeout'])
-  for (const [option, value] of Object.entries(config)) if (value !== undefined) timeout(`"${option}" in ${name}`, value)
+  const { readTimeout, writeTimeout, onShutdown } = config
+  known(`option of ${name}:`, config, ['readTimeout', 'writeTimeout', 'onShutdown'])
+  for (const [option, value] of Object.entries({ readTimeout, writeTimeout })) if (value !== undefined) timeout(`"${option}" in ${name}`, value)
+  assertValid(['end', undefined].includes(onShutdown), `"onShutdown" in ${name}`, onShutdown, "'end'")
   return config
 }
 
 /** Validates the options of a shutdown callback. */
 export function resolveCallbackOptions (options: CallbackOptions, shutdownTimeout: number): CallbackOptions {
   assertValid(isPlainObject(options), 'options of a shutdown callback', options, 'an object')
-  known('option of a shutdown callback', options, ['name', 'timeout'])
-  const { name } = options
+  known('option of a shutdown callback', options, ['name', 'timeout', 'when'])
+  const { name, when } = options
+  assertValid(['start', 'end', undefined].includes(when), 'option "when" of a shutdown callback', when, "'start' or 'end'")
   const isName = name === undefined || (typeof name === 'string' && name !== '')
   assertValid(isName, 'option "name" of a shutdown callback', name, 'a string that is not empty')
   if (options.timeout !== undefined) milliseconds('option "timeout" of a shutdown callback', options.timeout, 1, shutdownTimeout)

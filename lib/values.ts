@@ -49,8 +49,3 @@ export function tryRead<T> (read: () => T): T | undefined {
 export function nameOf (value: unknown): string {
   return typeof value === 'string' ? value : show(value)
 }
-
-/** Whether Fastify sends it as a web stream, which it reads instead of piping it. */
-export function isWebStream (payload: unknown): boolean {
-  return payload instanceof ReadableStream || payload instanceof Response
-}

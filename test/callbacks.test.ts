@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { ShutdownContext } from '../types/index.ts'
-import { createApp, Deferred } from './helpers.ts'
+import { createApp, Deferred, eventually, listen } from './helpers.ts'
 
 t.test('runs callbacks one after another, in the order registered', async t => {
   const { app, log } = await createApp(t)
@@ -154,4 +154,76 @@ t.test('accepts a callback while requests drain, and rejects one once callbacks 
   await draining
   t.strictSame(ran, ['late'])
   t.throws(() => { app.registerShutdownCallback(() => {}) }, { code: 'FST_ERR_GRACEFUL_CALLBACK_TOO_LATE' })
+})
+
+t.test("callbacks with when: 'start' run at the same time as the shutdown starts, and the drain waits for them", async t => {
+  const { app, log } = await createApp(t, { shutdownDelay: 5_000 })
+  await listen(app)
+  const ran: string[] = []
+  const slow = new Deferred()
+  const { gracefulShutdown } = app
+  gracefulShutdown.onShutdown(async ({ reason, signal }) => {
+    ran.push(`worker in ${gracefulShutdown.phase}, ${reason}, ${signal.aborted}`)
+    await slow.promise
+    ran.push('worker ends')
+  }, { name: 'worker', when: 'start' })
+  gracefulShutdown.onShutdown(async () => { ran.push('consumer') }, { name: 'consumer', when: 'start' })
+  gracefulShutdown.onShutdown(() => { ran.push('pool') }, { name: 'pool', when: 'end' })
+  const report = gracefulShutdown.shutdown()
+  await eventually(() => gracefulShutdown.inFlight().length === 1)
+  t.strictSame(ran, ['worker in delaying, shutdown, false', 'consumer'])
+  t.match(gracefulShutdown.inFlight(), [{ kind: 'task', name: 'worker' }])
+  t.throws(() => { gracefulShutdown.onShutdown(() => {}, { when: 'start' }) }, { code: 'FST_ERR_GRACEFUL_CALLBACK_TOO_LATE' })
+  gracefulShutdown.onShutdown(() => { ran.push('late') }, { name: 'late' })
+  gracefulShutdown.skipDelay()
+  await log.line(/Waiting for 1 background task to complete/)
+  slow.resolve()
+  t.match(await report, {
+    callbacks: [{ name: 'consumer' }, { name: 'worker' }, { name: 'pool' }, { name: 'late' }], cut: [], errors: [], exitCode: 0
+  })
+  t.strictSame(ran.slice(2), ['worker ends', 'pool', 'late'])
+})
+
+t.test("a callback with when: 'start' that fails is reported, and does not stop the others", async t => {
+  const { app } = await createApp(t)
+  const ran: string[] = []
+  app.registerShutdownCallback(() => { throw new Error('unreachable') }, { name: 'deregister', when: 'start' })
+  app.registerShutdownCallback(async () => { ran.push('worker') }, { name: 'worker', when: 'start' })
+  app.registerShutdownCallback(() => { ran.push('pool') }, { name: 'pool' })
+  const report = await app.gracefulShutdown.shutdown()
+  t.match(report, { callbacks: [{ name: 'deregister', error: { message: 'unreachable' } }, { name: 'worker' }, { name: 'pool' }], exitCode: 1 })
+  t.strictSame(ran, ['worker', 'pool'])
+})
+
+t.test("a callback with when: 'start' has until its timeout or the end of the drain, and then its signal aborts", async t => {
+  const { app, log } = await createApp(t, { drainTimeout: 300, shutdownTimeout: 5_000 })
+  const contexts: Record<string, ShutdownContext> = {}
+  for (const [name, timeout] of [['own timeout', 100], ['drain', undefined], ['longer than the drain', 4_000]] as const) {
+    app.registerShutdownCallback(async context => {
+      contexts[name] = context
+      await new Promise(() => {})
+    }, { name, when: 'start', ...timeout !== undefined && { timeout } })
+  }
+  const { callbacks, cut, exitCode } = await app.gracefulShutdown.shutdown()
+  t.match(callbacks, ['own timeout', 'drain', 'longer than the drain'].map(name => ({ name, error: { code: 'FST_ERR_GRACEFUL_CALLBACK_TIMEOUT' } })))
+  // Those that have reached their own limit are no longer waited for.
+  t.ok(cut.every(entry => entry.kind === 'task' && entry.name !== 'own timeout'))
+  t.equal(exitCode, 1)
+  t.ok(Object.values(contexts).every(({ signal }) => signal.aborted))
+  t.equal(log.messages(/did not finish|failed after/).length, 3)
+})
+
+t.test("a shutdown that is awaited in a callback with when: 'start' does not wait for itself", async t => {
+  const { app } = await createApp(t)
+  app.registerShutdownCallback(async () => {
+    await app.close()
+    await app.gracefulShutdown.wait()
+  }, { when: 'start' })
+  t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 })
+})
+
+t.test('rejects a callback for another moment than the start or the end', async t => {
+  const { app } = await createApp(t)
+  t.throws(() => { app.registerShutdownCallback(() => {}, { when: 'drained' as 'end' }) },
+    { code: 'FST_ERR_GRACEFUL_OPTION_INVALID', message: /option "when".*'drained'.*'start' or 'end'/ })
 })

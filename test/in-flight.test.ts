@@ -833,9 +833,30 @@ t.test('track() makes the drain wait for background work, and shows it', async t
   t.notOk(done)
   work.resolve(1)
   t.match(await report, { cut: [], completed: 0, errors: [{ message: 'failed work is over, too' }], exitCode: 1 })
-  for (const value of [undefined, null, 1, {}, () => {}]) {
+  for (const value of [undefined, null, 1, {}]) {
     t.throws(() => { void gracefulShutdown.track(value as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
   }
+})
+
+t.test('track() with a function starts the work, passes the signal, and returns a promise of its result', async t => {
+  const { app } = await createApp(t)
+  const { gracefulShutdown } = app
+  const started: AbortSignal[] = []
+  const work = new Deferred<number>()
+  const result = gracefulShutdown.track(async signal => {
+    started.push(signal)
+    return await work.promise
+  }, 'reindex')
+  t.strictSame(started, [gracefulShutdown.signal], 'at once')
+  t.equal(await gracefulShutdown.track(() => 'a value'), 'a value')
+  await t.rejects(gracefulShutdown.track(() => { throw new Error('at once') }, 'throws'), { message: 'at once' })
+  t.match(gracefulShutdown.inFlight(), [{ kind: 'task', name: 'reindex' }])
+  const report = gracefulShutdown.shutdown()
+  t.ok(started[0]?.aborted)
+  t.equal(gracefulShutdown.phase, 'draining')
+  work.resolve(1)
+  t.equal(await result, 1)
+  t.match(await report, { cut: [], exitCode: 0 })
 })
 
 t.test('a request from a server of the application counts, also if its client leaves', async t => {

@@ -4,6 +4,9 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
+import { PassThrough } from 'node:stream'
+import { text } from 'node:stream/consumers'
+import sse from '@fastify/sse'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { WebSocket } from 'undici'
@@ -223,3 +226,57 @@ t.test('HTTP/2: a stream of an opted-out route ends with its session', async t =
   t.ok(report.phases.closing < 1_900, `closing took ${report.phases.closing}ms`)
   held.release()
 })
+
+/** Requests a path over HTTP/1 or HTTP/2. Resolves to the response's text once the response has ended. */
+async function read (isHttp2: boolean, port: number, path: string): Promise<string> {
+  if (!isHttp2) return await (await fetch(`http://127.0.0.1:${port}${path}`)).text()
+  const session = connectHttp2(`http://127.0.0.1:${port}`)
+  const body = await text(session.request({ ':path': path }))
+  session.close()
+  return body
+}
+
+for (const isHttp2 of [false, true]) {
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a route may have its responses ended as draining starts`, async t => {
+    const { app } = await createApp(t, { drainTimeout: 20_000 }, isHttp2 ? { http2: true } as object : {})
+    await app.register(sse as never)
+    const config = { gracefulShutdown: { onShutdown: 'end' as const } }
+    const begun = new Set<string>()
+    const stream = new PassThrough()
+    app.get('/stream', { config }, async (_request, reply) => {
+      stream.write('first\n')
+      begun.add('stream')
+      return await reply.type('application/x-ndjson').send(stream)
+    })
+    app.get('/hijacked', { config }, (_request, reply) => {
+      reply.hijack()
+      reply.raw.writeHead(200, { 'content-type': 'text/event-stream' }).write('first\n')
+      begun.add('hijacked')
+      // It writes on until its client has gone.
+      const timer = setInterval(() => { reply.raw.write('more\n') }, 5)
+      reply.raw.on('close', () => { clearInterval(timer) })
+    })
+    app.get('/sse', { config, sse: true } as object, async (_request, reply) => {
+      const events = (reply as unknown as { sse: { keepAlive: () => void, send: (event: object) => Promise<void> } }).sse
+      events.keepAlive()
+      await events.send({ data: 'first' })
+      begun.add('sse')
+    })
+    app.get('/late', { config }, (_request, reply) => {
+      reply.hijack()
+      begun.add('late')
+      app.gracefulShutdown.signal.addEventListener('abort', () => {
+        // In a later turn than the start of the drain.
+        setImmediate(() => { reply.raw.writeHead(200).write('first\n') })
+      })
+    })
+    const port = await listen(app)
+    const bodies = ['/stream', '/hijacked', '/sse', '/late'].map(async path => await read(isHttp2, port, path))
+    await eventually(() => begun.size === 4)
+    const { phases, cut, completed, exitCode } = await app.gracefulShutdown.shutdown()
+    t.strictSame({ cut, completed, exitCode }, { cut: [], completed: 4, exitCode: 0 })
+    t.ok(phases.draining < 10_000, `drained in ${phases.draining}ms`)
+    for (const body of await Promise.all(bodies)) t.match(body, /first/)
+    await eventually(() => stream.destroyed)
+  })
+}

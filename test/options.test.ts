@@ -325,7 +325,8 @@ t.test('rejects invalid settings of a route', async t => {
     [null, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'false or an object'],
     [{ writeTimeOut: 1 }, 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', 'writeTimeout'],
     [{ writeTimeout: '1' }, 'FST_ERR_GRACEFUL_OPTION_INVALID', "'1' (string)"],
-    [{ readTimeout: 0 }, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'or false']
+    [{ readTimeout: 0 }, 'FST_ERR_GRACEFUL_OPTION_INVALID', 'or false'],
+    [{ onShutdown: 'close' }, 'FST_ERR_GRACEFUL_OPTION_INVALID', "got 'close' (string), allowed is 'end'"]
   ] as const) {
     const app = Fastify()
     await app.register(gracefulPlugin)

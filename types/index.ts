@@ -129,6 +129,11 @@ export type GracefulRouteOptions = false | {
   readTimeout?: number | false
   /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause for any length of time. */
   writeTimeout?: number | false
+  /**
+   * With `'end'`, a response that has begun is ended as draining starts, such as an event stream or NDJSON; one that begins later,
+   * within a second. What the handler writes then is ignored. Default: the drain waits for the handler to end it.
+   */
+  onShutdown?: 'end'
 }
 
 /** The argument of a shutdown callback. */
@@ -143,7 +148,10 @@ export interface ShutdownContext {
   log: FastifyBaseLogger
 }
 
-/** Runs after the drain, when all connections are closed. Handlers that were cut may still be running. May return a promise. */
+/**
+ * Runs after the drain, when all connections are closed; handlers that were cut may still be running. With `when: 'start'`, it runs as
+ * the shutdown starts. May return a promise.
+ */
 export type ShutdownCallback = (context: ShutdownContext) => unknown
 
 /** Options of a shutdown callback. */
@@ -152,9 +160,15 @@ export interface CallbackOptions {
   name?: string
   /**
    * How many milliseconds it may take. It may be shortened so that each later callback keeps half of its equal share.
-   * Default: an equal share of the time left, divided among the callbacks that have not run yet.
+   * Default: an equal share of the time left, divided among the callbacks that have not run yet. With `when: 'start'`, it may last
+   * until the end of the drain, and this is the default.
    */
   timeout?: number
+  /**
+   * `end`: after the drain, one after another. `start`: as the shutdown starts, all at the same time; the drain waits for them as for
+   * background work. Stop a queue worker or a consumer there, or deregister from service discovery. Default: `end`.
+   */
+  when?: 'start' | 'end'
 }
 
 /** A request in flight. */
@@ -245,9 +259,11 @@ export interface GracefulShutdown {
   /** Aborts when the shutdown starts, before `shutdownDelay`: end streams, stop polling. */
   readonly signal: AbortSignal
   /**
-   * Registers a cleanup callback. Callbacks run one after another, in the order registered.
+   * Registers a callback. Callbacks run after the drain, one after another, in the order registered, or as the shutdown starts; see
+   * {@link CallbackOptions.when}.
    * Throws `FST_ERR_GRACEFUL_CALLBACK_INVALID` if it is not a function, `FST_ERR_GRACEFUL_OPTION_INVALID` or
-   * `FST_ERR_GRACEFUL_OPTION_UNKNOWN` for its options, and `FST_ERR_GRACEFUL_CALLBACK_TOO_LATE` once callbacks are running.
+   * `FST_ERR_GRACEFUL_OPTION_UNKNOWN` for its options, and `FST_ERR_GRACEFUL_CALLBACK_TOO_LATE` once callbacks
+   * of its kind are running.
    */
   onShutdown (callback: ShutdownCallback, options?: CallbackOptions): void
   /**
@@ -276,6 +292,12 @@ export interface GracefulShutdown {
    * @returns the same promise
    */
   track<T extends PromiseLike<unknown>> (promise: T, name?: unknown): T
+  /**
+   * Starts background work, and makes the drain also wait for it, as for a promise.
+   * @param work gets the `signal` that aborts when the shutdown starts
+   * @returns a promise of its result
+   */
+  track<T> (work: (signal: AbortSignal) => T | PromiseLike<T>, name?: unknown): Promise<T>
   /**
    * Takes this instance out of rotation (`false`), or back in (`true`), without shutting down: `/ready` answers 503 or 200.
    * Throws `FST_ERR_GRACEFUL_OPTION_INVALID` if the argument is not a boolean.

@@ -1,4 +1,5 @@
-// Shutdown callbacks: run one after another, in the order registered, each within its time; an error does not stop the others.
+// Shutdown callbacks, each within its time; an error does not stop the others. Those for the start of the shutdown run at the same
+// time, and the drain waits for them; those for its end run one after another, in the order registered.
 
 import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../types/index.ts'
 import type { SafeLog } from './log.ts'
@@ -11,15 +12,21 @@ interface Registered {
   callback: ShutdownCallback
   name: string
   timeout: number | undefined
+  when: 'start' | 'end'
 }
 
 export class Callbacks {
   readonly #shutdownTimeout: number
   readonly #log: SafeLog
-  readonly #registered: Registered[] = []
+  readonly #atStart: Registered[] = []
+  readonly #atEnd: Registered[] = []
+  /** Those that have not ended, also if they have not run yet. */
+  readonly #unfinished = new Set<Registered>()
   /** One for each callback that has ended. */
   readonly reports: CallbackReport[] = []
-  #areRunning = false
+  #running: 'none' | 'start' | 'end' = 'none'
+  #endDrain!: (outcome: typeof TIMED_OUT) => void
+  readonly #drained = new Promise<typeof TIMED_OUT>(resolve => { this.#endDrain = resolve })
 
   constructor (shutdownTimeout: number, log: SafeLog) {
     this.#shutdownTimeout = shutdownTimeout
@@ -28,32 +35,51 @@ export class Callbacks {
 
   register (callback: ShutdownCallback, options: CallbackOptions = {}): void {
     if (typeof callback !== 'function') throw new CallbackInvalidError(show(callback))
-    const { name, timeout } = resolveCallbackOptions(options, this.#shutdownTimeout)
-    const entry = { callback, name: name ?? (ownName(callback) || `callback ${this.#registered.length + 1}`), timeout }
-    if (this.#areRunning) throw new CallbackTooLateError(entry.name)
-    this.#registered.push(entry)
+    const { name, timeout, when = 'end' } = resolveCallbackOptions(options, this.#shutdownTimeout)
+    const number = this.#atStart.length + this.#atEnd.length + 1
+    const entry = { callback, name: name ?? (ownName(callback) || `callback ${number}`), timeout, when }
+    if (this.#running === 'end' || this.#running === when) throw new CallbackTooLateError(entry.name)
+    const list = when === 'start' ? this.#atStart : this.#atEnd
+    list.push(entry)
+    this.#unfinished.add(entry)
   }
 
+  /** Whether there is none for the end of the shutdown. */
   get isEmpty (): boolean {
-    return this.#registered.length === 0
+    return this.#atEnd.length === 0
   }
 
   /** The names of the callbacks that have not ended. */
   get unfinished (): string[] {
-    return this.#registered.slice(this.reports.length).map(({ name }) => name)
+    return [...this.#unfinished].map(({ name }) => name)
   }
 
-  /** Runs all callbacks. Never rejects: errors are in the reports. */
+  /** Starts those for the start of the shutdown. Returns the work of each, which never rejects. */
+  start (reason: string, limit: number): Array<[name: string, work: Promise<void>]> {
+    this.#running = 'start'
+    return this.#atStart.map(entry => [entry.name, this.#run(entry, Math.min(entry.timeout ?? limit, limit), reason)])
+  }
+
+  /** The drain has ended: those that still run have taken too long. */
+  endDrain (): void {
+    this.#endDrain(TIMED_OUT)
+  }
+
+  /** Runs those for the end of the shutdown. Never rejects: errors are in the reports. */
   async run (reason: string, deadline: number): Promise<void> {
-    this.#areRunning = true
-    for (const [index, entry] of this.#registered.entries()) {
-      const later = this.#registered.length - index - 1
-      const limit = share(entry.timeout, later, Math.max(0, deadline - now()))
-      this.reports.push(await this.#runOne(entry, limit, reason))
+    this.#running = 'end'
+    for (const [index, entry] of this.#atEnd.entries()) {
+      const later = this.#atEnd.length - index - 1
+      await this.#run(entry, share(entry.timeout, later, Math.max(0, deadline - now())), reason)
     }
   }
 
-  async #runOne ({ callback, name }: Registered, limit: number, reason: string): Promise<CallbackReport> {
+  async #run (entry: Registered, limit: number, reason: string): Promise<void> {
+    this.reports.push(await this.#runOne(entry, limit, reason))
+    this.#unfinished.delete(entry)
+  }
+
+  async #runOne ({ callback, name, when }: Registered, limit: number, reason: string): Promise<CallbackReport> {
     const log = this.#log.child({ shutdownCallback: name })
     const controller = new AbortController()
     const context = { signal: controller.signal, deadline: Date.now() + limit, reason, log }
@@ -61,8 +87,9 @@ export class Callbacks {
     let error: Error | undefined
     try {
       // Called from a promise, so that a synchronous throw needs no special case.
-      const outcome = await within(limit, Promise.resolve(context).then(callback))
-      if (outcome === TIMED_OUT) error = new CallbackTimeoutError(name, Math.round(limit))
+      const call = Promise.resolve(context).then(callback)
+      const outcome = await within(limit, when === 'start' ? Promise.race([call, this.#drained]) : call)
+      if (outcome === TIMED_OUT) error = new CallbackTimeoutError(name, Math.round(Math.min(limit, now() - start)))
     } catch (thrown) {
       error = toError(thrown)
     }

@@ -204,6 +204,7 @@ export class Shutdown {
     log.info(Object.hasOwn(constants.signals, this.#reason) ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
 
     const delay = this.#startDelay()
+    this.#startCallbacks(delay === undefined ? 0 : options.shutdownDelay.max)
     // Without a delay, the gate shuts synchronously.
     if (delay !== undefined) await delay
     this.#endStep('delaying')
@@ -211,6 +212,7 @@ export class Shutdown {
     inFlight.stopCounting()
     phase.advance('draining')
     await this.#drain(this.#runPreClose())
+    callbacks.endDrain()
     this.#endStep('draining')
     this.#drained.resolve()
 
@@ -261,6 +263,14 @@ export class Shutdown {
     })
   }
 
+  /** Starts the callbacks for the start of the shutdown; the drain waits for them. */
+  #startCallbacks (delay: number): void {
+    const { options: { drainTimeout }, callbacks, tasks } = this.#parts
+    context.run(this.#inside, () => {
+      for (const [name, work] of callbacks.start(this.#reason, delay + drainTimeout)) void tasks.track(work, name)
+    })
+  }
+
   /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
   #startDelay (): Promise<void> | undefined {
     const { options: { shutdownDelay: { max, quiet } }, log, phase, connections } = this.#parts
@@ -298,10 +308,12 @@ export class Shutdown {
     const start = now()
     connections.closeIdle()
     inFlight.checkAll()
+    inFlight.endStreams()
     const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, closeHooks.isPreClosing)} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
       inFlight.checkAll()
+      inFlight.endStreams()
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)

@@ -182,7 +182,10 @@ export class Exchange {
 
   /** Once the client has gone: whether the body parser waits for what will not come, perhaps forever. */
   get isBodyLost (): boolean {
-    return this.#hasBody && this.#payload !== undefined && (this.#hadPayloadEnded || !this.#payload.readableEnded)
+    if (!this.#hasBody) return false
+    if (this.#payload !== undefined) return this.#hadPayloadEnded || !this.#payload.readableEnded
+    // No hook of the plugin runs if no route matched.
+    return this.reply?.request.is404 === true && this.request.readableFlowing === true && !this.request.readableEnded
   }
 
   /** Whether it is a stream of an HTTP/2 session. */
@@ -346,6 +349,12 @@ export class Exchange {
     if (this.#stream === undefined) response.statusMessage = ''
     response.writeHead(status, headers as OutgoingHttpHeaders)
     response.end(body)
+  }
+
+  /** Ends a response that has begun, in its handler's place. Later writes by Fastify or the handler are ignored. */
+  end (): void {
+    this.response.end()
+    seal(this.response)
   }
 
   /** Whether a timer watches the progress of the response. */

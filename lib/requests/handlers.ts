@@ -5,7 +5,6 @@ import type { InFlight } from './in-flight.ts'
 import { types } from 'node:util'
 import { Exchange, type Handler } from './exchange.ts'
 import { beforeCall } from './in-flight.ts'
-import { isWebStream } from '../values.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
 type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
@@ -58,7 +57,7 @@ export class Handlers {
       exchange.isObserved = true
       watchWebStreams(reply as FastifyReply, () => { exchange.hasAnswered = true })
     }
-    if (exchange.handler === 'unreached') exchange.handler = 'returned'
+    exchange.handler = 'returned'
     return exchange
   }
 
@@ -91,6 +90,6 @@ export class Handlers {
 /** A web stream that waits for its first byte is also an answer, but it is read, not piped, so nothing else reports it. */
 function watchWebStreams (reply: FastifyReply, answered: () => void): void {
   beforeCall(reply, 'send', (payload: unknown) => {
-    if (isWebStream(payload)) answered()
+    if (payload instanceof ReadableStream || payload instanceof Response) answered()
   })
 }

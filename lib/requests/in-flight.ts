@@ -163,6 +163,14 @@ export class InFlight {
     }
   }
 
+  /** Ends the responses of routes that ask for it, as far as they have begun. */
+  endStreams (): void {
+    for (const exchange of this.exchanges) {
+      const { options, response } = exchange
+      if (options.onShutdown === 'end' && response.headersSent && !response.writableEnded) exchange.end()
+    }
+  }
+
   #finish (exchange: Exchange): void {
     if (exchange.handlers > 0) exchange.keepAge()
     exchange.wire = 'finished'
@@ -183,20 +191,13 @@ export class InFlight {
     const { reply, response } = exchange
     if (exchange.isAwaited) return
     exchange.isAwaited = reply !== undefined
-    const answered = () => {
-      exchange.hasAnswered = true
-      // Hooks that process the answer begin in the same turn.
-      queueMicrotask(() => { this.check(exchange) })
-    }
-    const written = () => {
-      exchange.isSending = false
-      answered()
-    }
+    const answered = () => { this.#answered(exchange) }
+    const written = () => { this.written(exchange) }
     if (reply !== undefined) {
       // Once it was answered in the handler's place, Fastify sends nothing.
       beforeCall(reply, 'send', () => { if (response.writableEnded) written(); else answered() })
-      // @fastify/reply-from sets the status, and then sends nothing if the client has left.
-      const statusSet = () => { if (exchange.handlers === 0) answered() }
+      // After its handler has returned, @fastify/reply-from sets the status, and then sends nothing if the client has left.
+      const statusSet = () => { if (exchange.handler === 'returned' && exchange.handlers === 0) answered() }
       for (const name of ['code', 'status'] as const) beforeCall(reply, name, statusSet)
     }
     beforeCall(response, 'end', written)
@@ -213,6 +214,18 @@ export class InFlight {
     }
     // A stream that waits for its first byte is also an answer. If it is piped already, it is removed when the response closes.
     response.once('pipe', written).once('unpipe', written)
+  }
+
+  /** The answer has been given. Hooks that process it begin in the same turn. */
+  #answered (exchange: Exchange): void {
+    exchange.hasAnswered = true
+    queueMicrotask(() => { this.check(exchange) })
+  }
+
+  /** The hooks that process the answer have ended. */
+  written (exchange: Exchange): void {
+    exchange.isSending = false
+    this.#answered(exchange)
   }
 
   /** Stops counting and tracking a request. */

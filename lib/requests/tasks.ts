@@ -6,6 +6,8 @@ import { TrackInvalidError } from '../errors.ts'
 import { nameOf, show, toError } from '../values.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
+type Work = (signal: AbortSignal | undefined) => unknown
+
 interface Task {
   name: string
   since: number
@@ -25,8 +27,13 @@ export class Tasks {
     return this.#tasks.size
   }
 
-  /** A plain promise is observed directly. `then` of any other thenable is called only by its owner. */
-  track<T extends PromiseLike<unknown>> (promise: T, name: unknown): T {
+  /**
+   * A plain promise is observed directly. `then` of any other thenable is called only by its owner. A function is called with the
+   * signal, and its result is tracked.
+   */
+  track (work: unknown, name: unknown, signal?: AbortSignal): unknown {
+    const isWork = typeof work === 'function' && !isThenable(work)
+    const promise = isWork ? new Promise(resolve => { resolve((work as Work)(signal)) }) : work
     const task: Task = { name: nameOf(name), since: now() }
     const done = () => {
       this.#tasks.delete(task)
