@@ -110,6 +110,93 @@ t.test('a web stream that an onSend hook gets, and that is never read, does not 
   await eventually(() => app.inFlightRequests === 0)
 })
 
+t.test('an onSend hook after a handler that returns a web stream, or behind a hook that makes one, still runs, and its client has left', async t => {
+  const stream = () => new Response('answer').body as ReadableStream
+  for (const [answer, convert] of [[stream, false], [() => new Response('answer'), false], [() => 'answer', true]] as const) {
+    const { app } = await createApp(t)
+    const hook = new SlowHook()
+    const gone = new Deferred()
+    app.addHook('onRequest', async (_request, reply) => { reply.raw.on('close', () => { gone.resolve() }) })
+    if (convert) app.addHook('onSend', async () => stream())
+    app.addHook('onSend', async () => { await hook.hold() })
+    app.get('/', async () => answer())
+    const leave = visitOver(t, false, await listen(app))
+    await hook.entered.promise
+    leave()
+    await gone.promise
+    await expectCleanupAfter(t, app, hook)
+  }
+})
+
+t.test('an error handler with a callback, whose client has left, counts until it answers', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  const gone = new Deferred()
+  app.setErrorHandler((_error, _request, reply) => { void hook.hold().then(() => { void reply.code(500).send('stored') }) })
+  app.get('/', async (_request, reply) => {
+    hook.entered.resolve()
+    reply.raw.on('close', () => { gone.resolve() })
+    await gone.promise
+    throw new Error('failed')
+  })
+  const leave = visitOver(t, false, await listen(app))
+  await hook.entered.promise
+  leave()
+  await gone.promise
+  await expectCleanupAfter(t, app, hook)
+})
+
+t.test('a hook that sets the status, works on and then sends, whose client has left, counts until it sends', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  const gone = new Deferred()
+  const entered = new Deferred()
+  app.addHook('preHandler', async (_request, reply) => {
+    reply.raw.on('close', () => { gone.resolve() })
+    entered.resolve()
+    await gone.promise
+    reply.code(401)
+    await hook.hold()
+    return reply.send()
+  })
+  app.get('/', async () => 'not reached')
+  const leave = visitOver(t, false, await listen(app))
+  await entered.promise
+  leave()
+  await hook.entered.promise
+  await expectCleanupAfter(t, app, hook)
+})
+
+for (const isHttp2 of [false, true]) {
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: an upload without a route whose client leaves during a hook does not count once its body is awaited`, async t => {
+    const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
+    const hook = new SlowHook()
+    const gone = new Deferred()
+    app.addHook('onRequest', async (_request, reply) => {
+      reply.raw.on('close', () => { gone.resolve() })
+      await hook.hold()
+    })
+    const port = await listen(app)
+    if (isHttp2) {
+      const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
+      t.teardown(() => { session.destroy() })
+      const stream = session.request({ ':path': '/none', ':method': 'POST', 'content-type': 'application/json' }).on('error', () => {})
+      stream.end('{}')
+      await hook.entered.promise
+      stream.close()
+    } else {
+      const client = new RawClient(port)
+      client.send('POST /none HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}')
+      await hook.entered.promise
+      client.socket.destroy()
+    }
+    await gone.promise
+    t.equal(app.inFlightRequests, 1)
+    hook.left.resolve()
+    await eventually(() => app.inFlightRequests === 0)
+  })
+}
+
 for (const [where, add] of Object.entries({
   'of the application': applicationHook('onRequestAbort'),
   'of the route': (_app, { hold }) => ({ onRequestAbort: async _request => { await hold() } })

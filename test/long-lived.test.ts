@@ -229,9 +229,9 @@ t.test('HTTP/2: a stream of an opted-out route ends with its session', async t =
 
 /** Requests a path over HTTP/1 or HTTP/2. Resolves to the response's text once the response has ended. */
 async function read (isHttp2: boolean, port: number, path: string): Promise<string> {
-  if (!isHttp2) return await (await fetch(`http://127.0.0.1:${port}${path}`)).text()
+  if (!isHttp2) return await (await fetch(`http://127.0.0.1:${port}${path}`, { headers: { accept: 'text/event-stream' } })).text()
   const session = connectHttp2(`http://127.0.0.1:${port}`)
-  const body = await text(session.request({ ':path': path }))
+  const body = await text(session.request({ ':path': path, accept: 'text/event-stream' }))
   session.close()
   return body
 }

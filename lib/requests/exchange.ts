@@ -182,10 +182,7 @@ export class Exchange {
 
   /** Once the client has gone: whether the body parser waits for what will not come, perhaps forever. */
   get isBodyLost (): boolean {
-    if (!this.#hasBody) return false
-    if (this.#payload !== undefined) return this.#hadPayloadEnded || !this.#payload.readableEnded
-    // No hook of the plugin runs if no route matched.
-    return this.reply?.request.is404 === true && this.request.readableFlowing === true && !this.request.readableEnded
+    return this.#hasBody && this.#payload !== undefined && (this.#hadPayloadEnded || !this.#payload.readableEnded)
   }
 
   /** Whether it is a stream of an HTTP/2 session. */

@@ -51,7 +51,8 @@ export class Handlers {
     }
     // One handler may call another: the error or not-found handler.
     exchange.handlers++
-    exchange.isSending = false
+    // Before it, only its error or its absence was sent.
+    exchange.isSending = exchange.hasAnswered = false
     // Once for each response: its error handlers may be reached many times.
     if (!isAsync && !exchange.isObserved) {
       exchange.isObserved = true

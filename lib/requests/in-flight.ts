@@ -188,7 +188,7 @@ export class InFlight {
 
   /** Fastify does not report an answer that no client waits for, so the methods of this reply and its response are wrapped. */
   awaitAnswer (exchange: Exchange): void {
-    const { reply, response } = exchange
+    const { reply, request, response } = exchange
     if (exchange.isAwaited) return
     exchange.isAwaited = reply !== undefined
     const answered = () => { this.#answered(exchange) }
@@ -204,6 +204,15 @@ export class InFlight {
     // Fastify does not end a large HTTP/2 response whose stream is closed, and destroys a response whose last error handler has failed.
     const perhapsWritten = (argument: unknown) => { if (exchange.isSending && argument !== undefined) written() }
     for (const name of ['writeHead', 'destroy'] as const) beforeCall(response, name, perhapsWritten)
+    // No hook of the plugin runs before Fastify reads the body of a request that matches no route.
+    if (reply?.request.is404 === true) {
+      const parse = () => {
+        exchange.parse(request)
+        queueMicrotask(() => { this.check(exchange) })
+      }
+      if (request.readableFlowing === true) parse()
+      else beforeCall(request, 'on', event => { if (event === 'data') parse() })
+    }
     // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
     if (reply !== undefined && exchange.handler === 'unreached' && response.writableEnded) {
       const get = () => {
@@ -243,7 +252,7 @@ export class InFlight {
 
   /** Counts a request again whose client has gone, because Fastify calls another handler. */
   reenter (exchange: Exchange): void {
-    exchange.hasLeft = exchange.hasAnswered = false
+    exchange.hasLeft = false
     this.#add(exchange)
   }
 
