@@ -85,10 +85,11 @@ export function links ({ text }: Page): string[] {
   return [...prose.matchAll(/\]\(([^)\s]+)[^)]*\)|(?:href|src|srcset)="([^"\s]+)/g)].map(([, target, attribute = '']) => target ?? attribute)
 }
 
-/** The names of the members of a public type, or of an interface that it declares in Fastify's module. */
+/** The names of the members of a public type, each once although a method may have several signatures, or of an interface that it declares in Fastify's module. */
 export function membersOf (type: string): string[] {
   const source = readFileSync(`${ROOT}types/index.ts`, 'utf8')
   const [, indentation = '', body] = new RegExp(`^( *)(?:export )?(?:interface ${type} [^]*?|type ${type} = [^]*?)\\{\n([^]*?)^\\1\\}`, 'm').exec(source) ?? []
   if (body === undefined) throw new Error(`types/index.ts has no type ${type}`)
-  return [...body.matchAll(new RegExp(`^${indentation}  (?:readonly )?(\\w+)(?:\\?|<[^>]*>+| )?[^\n]*?[:(]`, 'gm'))].map(([, name = '']) => name)
+  const members = body.matchAll(new RegExp(`^${indentation}  (?:readonly )?(\\w+)(?:\\?|<[^>]*>+| )?[^\n]*?[:(]`, 'gm'))
+  return [...new Set([...members].map(([, name = '']) => name))]
 }
