@@ -85,7 +85,10 @@ export function links ({ text }: Page): string[] {
   return [...prose.matchAll(/\]\(([^)\s]+)[^)]*\)|(?:href|src|srcset)="([^"\s]+)/g)].map(([, target, attribute = '']) => target ?? attribute)
 }
 
-/** The names of the members of a public type, each once although a method may have several signatures, or of an interface that it declares in Fastify's module. */
+/**
+ * The names of the members of a public type, or of an interface that it declares in Fastify's module; each once, although a method
+ * may have several signatures.
+ */
 export function membersOf (type: string): string[] {
   const source = readFileSync(`${ROOT}types/index.ts`, 'utf8')
   const [, indentation = '', body] = new RegExp(`^( *)(?:export )?(?:interface ${type} [^]*?|type ${type} = [^]*?)\\{\n([^]*?)^\\1\\}`, 'm').exec(source) ?? []
