@@ -18,8 +18,7 @@ interface Registered {
 export class Callbacks {
   readonly #shutdownTimeout: number
   readonly #log: SafeLog
-  readonly #atStart: Registered[] = []
-  readonly #atEnd: Registered[] = []
+  readonly #registered: Registered[] = []
   /** Those that have not ended, also if they have not run yet. */
   readonly #unfinished = new Set<Registered>()
   /** One for each callback that has ended. */
@@ -36,17 +35,19 @@ export class Callbacks {
   register (callback: ShutdownCallback, options: CallbackOptions = {}): void {
     if (typeof callback !== 'function') throw new CallbackInvalidError(show(callback))
     const { name, timeout, when = 'end' } = resolveCallbackOptions(options, this.#shutdownTimeout)
-    const number = this.#atStart.length + this.#atEnd.length + 1
-    const entry = { callback, name: name ?? (ownName(callback) || `callback ${number}`), timeout, when }
+    const entry = { callback, name: name ?? (ownName(callback) || `callback ${this.#registered.length + 1}`), timeout, when }
     if (this.#running === 'end' || this.#running === when) throw new CallbackTooLateError(entry.name)
-    const list = when === 'start' ? this.#atStart : this.#atEnd
-    list.push(entry)
+    this.#registered.push(entry)
     this.#unfinished.add(entry)
+  }
+
+  #of (when: Registered['when']): Registered[] {
+    return this.#registered.filter(entry => entry.when === when)
   }
 
   /** Whether there is none for the end of the shutdown. */
   get isEmpty (): boolean {
-    return this.#atEnd.length === 0
+    return this.#of('end').length === 0
   }
 
   /** The names of the callbacks that have not ended. */
@@ -57,7 +58,7 @@ export class Callbacks {
   /** Starts those for the start of the shutdown. Returns the work of each, which never rejects. */
   start (reason: string, limit: number): Array<[name: string, work: Promise<void>]> {
     this.#running = 'start'
-    return this.#atStart.map(entry => [entry.name, this.#run(entry, Math.min(entry.timeout ?? limit, limit), reason)])
+    return this.#of('start').map(entry => [entry.name, this.#run(entry, Math.min(entry.timeout ?? limit, limit), reason)])
   }
 
   /** The drain has ended: those that still run have taken too long. */
@@ -68,8 +69,9 @@ export class Callbacks {
   /** Runs those for the end of the shutdown. Never rejects: errors are in the reports. */
   async run (reason: string, deadline: number): Promise<void> {
     this.#running = 'end'
-    for (const [index, entry] of this.#atEnd.entries()) {
-      const later = this.#atEnd.length - index - 1
+    const entries = this.#of('end')
+    for (const [index, entry] of entries.entries()) {
+      const later = entries.length - index - 1
       await this.#run(entry, share(entry.timeout, later, Math.max(0, deadline - now())), reason)
     }
   }
