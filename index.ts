@@ -6,7 +6,7 @@
 //     exchange.ts                  a request and its response; only this file treats HTTP/1 and HTTP/2 requests differently
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
-//     late-hooks.ts                hooks that may run when its handler has ended and its client has gone
+//     late-hooks.ts                hooks that may run after the handler has ended and the client has gone
 //     tasks.ts, thenable.ts        background work; user promises and thenables
 //     gate.ts, body.ts             refuses requests during a shutdown; drops unused request bodies
 //     timeouts.ts                  read, write and idle timeouts

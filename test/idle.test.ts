@@ -94,15 +94,15 @@ const kinds: Array<[what: string, protocol: string, idle: Idle]> = [
  * a connection accepted during shutdown has a moment to send a request. Once a later connection has been served, all earlier
  * ones have been accepted.
  */
-const accepted = {
+const lastConnection = {
   http: keptAlive(tcp), https: silent(tls), http2: idleSession('http'), https2: idleSession('https'), 'https1+2': idleSession('https')
 }
 
-for (const [protocol, isAccepted] of Object.entries(accepted)) {
+for (const [protocol, connectLast] of Object.entries(lastConnection)) {
   t.test(`${protocol}: idle connections do not delay the exit`, async t => {
     const timeWith = async (idle: readonly Idle[]): Promise<number> => {
       const { service, port } = await startService(t, protocol)
-      for (const connect of [...idle, isAccepted]) await connect(port)
+      for (const connect of [...idle, connectLast]) await connect(port)
       return await stop(t, service)
     }
     const ours = kinds.filter(([, its]) => its === protocol)
@@ -116,7 +116,7 @@ for (const [protocol, isAccepted] of Object.entries(accepted)) {
 }
 
 t.test(`${MANY} idle keep-alive connections do not delay the exit`, async t => {
-  // The plugin checks in intervals of a tenth of the read timeout whether there was a response in the meantime.
+  // At intervals of a tenth of the read timeout, the plugin notes whether a request has arrived.
   const readTimeout = 500
   const timeWith = async (service: Program, port: number): Promise<number> => {
     const connect = keptAlive(tcp)

@@ -71,9 +71,9 @@ const cases: Array<[name: string, add: Add, handlers: string[]]> = [
 for (const isHttp2 of [false, true]) {
   for (const [what, add, names] of cases) {
     for (const name of names) {
-      for (const how of ['its client has left', 'writeTimeout has cut its request']) {
-        t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: ${what} after ${name} still runs, and ${how}`, async t => {
-          const isCut = how.includes('cut')
+      for (const isCut of [false, true]) {
+        const whose = isCut ? 'whose request writeTimeout has cut' : 'whose client has left'
+        t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for ${what} after ${name} ${whose}`, async t => {
           const { app, log } = await createApp(t, isCut ? { writeTimeout: 100 } : {}, isHttp2 ? { http2: true } as object : {})
           const hook = new SlowHook()
           const handler = handlers[name] as RouteHandlerMethod
@@ -110,7 +110,7 @@ t.test('a web stream that an onSend hook gets, and that is never read, does not 
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('an onSend hook after a handler that returns a web stream, or behind a hook that makes one, still runs, and its client has left', async t => {
+t.test('cleanup waits for an onSend hook that gets a web stream, from the handler or from another hook, and whose client has left', async t => {
   const stream = () => new Response('answer').body as ReadableStream
   for (const [answer, convert] of [[stream, false], [() => new Response('answer'), false], [() => 'answer', true]] as const) {
     const { app } = await createApp(t)
@@ -196,6 +196,79 @@ for (const isHttp2 of [false, true]) {
     await eventually(() => app.inFlightRequests === 0)
   })
 }
+
+/** What Fastify does after a slow hook, when the client has left. Nothing of the request is left then. */
+const ends: Record<string, (app: FastifyInstance, hook: SlowHook) => void> = {
+  'an error handler that answers nothing': (app, { hold }) => {
+    app.addHook('onError', async () => { await hold() })
+    app.setErrorHandler(async () => {})
+    app.get('/', async () => { throw new Error('failed') })
+  },
+  'an onSend hook that fails, for an error': (app, { hold }) => {
+    app.addHook('onError', async () => { await hold() })
+    app.addHook('onSend', async () => { throw new Error('failed again') })
+    app.get('/', async () => { throw new Error('failed') })
+  },
+  'a large response': (app, { hold }) => {
+    app.addHook('onSend', async () => { await hold() })
+    app.get('/', async () => 'x'.repeat(20_000_000))
+  }
+}
+
+for (const isHttp2 of [false, true]) {
+  for (const [what, set] of Object.entries(ends)) {
+    t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a request whose client leaves during a slow hook is over after ${what}`, async t => {
+      const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
+      const hook = new SlowHook()
+      const gone = new Deferred()
+      app.addHook('onRequest', async (_request, reply) => { reply.raw.on('close', () => { gone.resolve() }) })
+      set(app, hook)
+      const leave = visitOver(t, isHttp2, await listen(app))
+      await hook.entered.promise
+      leave()
+      await gone.promise
+      t.equal(app.inFlightRequests, 1)
+      hook.left.resolve()
+      await eventually(() => app.inFlightRequests === 0)
+    })
+  }
+
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a request whose client leaves while its large response is sent, after an onSend hook, is over`, async t => {
+    const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
+    app.addHook('onSend', async () => {})
+    const sent = new Deferred()
+    app.get('/', async (_request, reply) => {
+      const { writeHead } = reply.raw
+      reply.raw.writeHead = (...args: unknown[]) => {
+        sent.resolve()
+        return writeHead.apply(reply.raw, args as [number])
+      }
+      return 'x'.repeat(20_000_000)
+    })
+    const leave = visitOver(t, isHttp2, await listen(app))
+    await sent.promise
+    leave()
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  })
+}
+
+t.test('cleanup waits for an onSend hook of a queued response, whose client has left', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  const gone = new Deferred()
+  app.addHook('onSend', async ({ url }) => { if (url === '/second') await hook.hold() })
+  app.get('/first', async (_request, reply) => {
+    reply.raw.on('close', () => { gone.resolve() })
+    await gone.promise
+  })
+  app.get('/second', async () => 'second')
+  const client = new RawClient(await listen(app)).get('/first').get('/second')
+  await hook.entered.promise
+  client.socket.destroy()
+  await gone.promise
+  await expectCleanupAfter(t, app, hook)
+})
 
 for (const [where, add] of Object.entries({
   'of the application': applicationHook('onRequestAbort'),

@@ -22,6 +22,7 @@ export interface ConnectionOwner {
 export class Connection {
   readonly socket: Socket
   readonly owner: ConnectionOwner
+  /** Whether it speaks HTTP/2. Node closes all HTTP/1 connections of a server, but not these. */
   readonly isHttp2: boolean
   /** The newest request that still needs the connection. `Exchange.previous` is the one before it. */
   newest: Exchange | undefined = undefined

@@ -2,7 +2,7 @@
 //
 // in-flight.ts decides when a request is over by `wire`, the state of the response, which only in-flight.ts changes; by `handlers`,
 // `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes; by `isSending`, which late-hooks.ts
-// sets; and by `isBodyLost`.
+// sets and handlers.ts and in-flight.ts clear; and by `isBodyLost`.
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -84,10 +84,10 @@ export class Exchange {
   #hadPayloadEnded = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
   hasAnswered = false
-  /** Whether hooks run that process its response, which has not been written yet. */
+  /** Whether hooks have begun to process its response. Cleared when that is written, but only once no client waits for it. */
   isSending = false
-  /** Whether its answer is observed, because no client waits for it. */
-  isAwaited = false
+  /** Whether the methods of its reply are wrapped, because no client waits for it. */
+  isReplyWrapped = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
   startedAt = 0
   /** When a sweep first found no sign of the handler after the client left, on the clock of now(). */

@@ -70,7 +70,10 @@ export class InFlight {
     return true
   }
 
-  /** A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival. It may also be if it comes again. */
+  /**
+   * A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival, perhaps also if it passes through
+   * `fastify.routing` a second time.
+   */
   reach (reply: FastifyReply): Exchange | undefined {
     const { raw } = reply
     const exchange = this.#newest?.response === raw ? this.#newest : this.#release(raw)
@@ -189,21 +192,22 @@ export class InFlight {
   /** Fastify does not report an answer that no client waits for, so the methods of this reply and its response are wrapped. */
   awaitAnswer (exchange: Exchange): void {
     const { reply, request, response } = exchange
-    if (exchange.isAwaited) return
-    exchange.isAwaited = reply !== undefined
+    if (exchange.isReplyWrapped) return
+    exchange.isReplyWrapped = reply !== undefined
     const answered = () => { this.#answered(exchange) }
     const written = () => { this.written(exchange) }
     if (reply !== undefined) {
-      // Once it was answered in the handler's place, Fastify sends nothing.
+      // If the request has been answered in the handler's place, Fastify sends nothing.
       beforeCall(reply, 'send', () => { if (response.writableEnded) written(); else answered() })
       // After its handler has returned, @fastify/reply-from sets the status, and then sends nothing if the client has left.
       const statusSet = () => { if (exchange.handler === 'returned' && exchange.handlers === 0) answered() }
       for (const name of ['code', 'status'] as const) beforeCall(reply, name, statusSet)
     }
     beforeCall(response, 'end', written)
-    // Fastify does not end a large HTTP/2 response whose stream is closed, and destroys a response whose last error handler has failed.
-    const perhapsWritten = (argument: unknown) => { if (exchange.isSending && argument !== undefined) written() }
-    for (const name of ['writeHead', 'destroy'] as const) beforeCall(response, name, perhapsWritten)
+    // Fastify does not end a large HTTP/2 response whose stream is closed.
+    beforeCall(response, 'writeHead', () => { if (exchange.isSending) written() })
+    // Fastify destroys a response whose last error handler has failed, with the error. `tellClosed` passes none.
+    beforeCall(response, 'destroy', error => { if (exchange.isSending && error !== undefined) written() })
     // No hook of the plugin runs before Fastify reads the body of a request that matches no route.
     if (reply?.request.is404 === true) {
       const parse = () => {

@@ -1,5 +1,5 @@
-// Hooks that may run when a handler has ended and the client has gone. Fastify runs preSerialization, onSend and onError hooks before
-// it ends the response, also if nobody reads that, and onRequestAbort hooks beside the handler.
+// Hooks that may run after the handler has ended and the client has gone. Fastify runs preSerialization, onSend and onError hooks
+// before it ends the response, even if the client has left. onRequestAbort hooks run beside the handler.
 
 import type { FastifyInstance, RouteOptions, onSendHookHandler } from 'fastify'
 import type { InFlight } from './in-flight.ts'
@@ -38,12 +38,13 @@ export class LateHooks {
   /** Observes the hooks of a route. */
   observeRoute (route: RouteOptions): void {
     const { onRequestAbort } = route
-    const hooks = BEFORE_END.flatMap(name => route[name] === undefined ? [] : [[name, [this.#sending, ...[route[name]].flat()]]])
-    Object.assign(route, Object.fromEntries(hooks))
+    for (const name of BEFORE_END) {
+      if (route[name] !== undefined) Object.assign(route, { [name]: [this.#sending, ...[route[name]].flat()] })
+    }
     if (onRequestAbort !== undefined) Object.assign(route, { onRequestAbort: [onRequestAbort].flat().map(hook => this.#tracked(hook)) })
   }
 
-  /** Runs before each of these hooks. */
+  /** Runs before each of these hooks, although once would do: Fastify does not say which hook is the first one. */
   readonly #sending: onSendHookHandler = (_request, reply, payload, done) => {
     const exchange = Exchange.of(reply)
     if (exchange !== undefined) {
@@ -55,9 +56,12 @@ export class LateHooks {
     done()
   }
 
-  /** The drain waits for its promise. A proxy, because Fastify looks at the kind of the function and at its number of parameters. */
+  /**
+   * The drain waits for its promise; a hook with a callback is not waited for. A proxy, because Fastify checks whether the function is
+   * async and how many parameters it has.
+   */
   #tracked (hook: unknown): unknown {
-    // Fastify rejects it.
+    // Fastify throws an error for it.
     if (typeof hook !== 'function') return hook
     return new Proxy(hook as Hook, {
       apply: (_hook, instance, args: unknown[]) => {
