@@ -24,6 +24,7 @@ declare namespace gracefulPlugin {
   export type InFlightEntry = types.InFlightEntry
   export type CallbackReport = types.CallbackReport
   export type ShutdownReport = types.ShutdownReport
+  export type DiagnosticsChannels = types.DiagnosticsChannels
   export type GracefulShutdown = types.GracefulShutdown
   export type ProbeHandler = types.ProbeHandler
 

@@ -1,6 +1,7 @@
 // Shutdown callbacks: run one after another, in the order registered, each within its time; an error does not stop the others.
 
 import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../types/index.ts'
+import type { Channels } from './channels.ts'
 import type { SafeLog } from './log.ts'
 import { TIMED_OUT, now, within } from '../clock.ts'
 import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
@@ -16,14 +17,16 @@ interface Registered {
 export class Callbacks {
   readonly #shutdownTimeout: number
   readonly #log: SafeLog
+  readonly #channels: Channels
   readonly #registered: Registered[] = []
   /** One for each callback that has ended. */
   readonly reports: CallbackReport[] = []
   #areRunning = false
 
-  constructor (shutdownTimeout: number, log: SafeLog) {
+  constructor (shutdownTimeout: number, log: SafeLog, channels: Channels) {
     this.#shutdownTimeout = shutdownTimeout
     this.#log = log
+    this.#channels = channels
   }
 
   register (callback: ShutdownCallback, options: CallbackOptions = {}): void {
@@ -49,7 +52,9 @@ export class Callbacks {
     for (const [index, entry] of this.#registered.entries()) {
       const later = this.#registered.length - index - 1
       const limit = share(entry.timeout, later, Math.max(0, deadline - now()))
-      this.reports.push(await this.#runOne(entry, limit, reason))
+      const callback = await this.#runOne(entry, limit, reason)
+      this.reports.push(callback)
+      this.#channels.publish('callback', () => ({ callback }))
     }
   }
 
