@@ -4,7 +4,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { DiagnosticsChannels, GracefulOptions } from '../types/index.ts'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { createApp, fork, heldRoute, heldShutdown, listen, portOf, RawClient } from './helpers.ts'
+import { createApp, Deferred, fork, heldRoute, heldShutdown, listen, portOf, RawClient } from './helpers.ts'
 
 type Name = keyof DiagnosticsChannels
 
@@ -128,4 +128,58 @@ t.test('a subscriber that throws makes the shutdown unclean, but does not stop i
   t.match(await program.log.line(/^Uncaught error$/), { err: { message: 'subscriber of draining' } })
   t.match(await program.log.line(/^Shutdown complete, but/), { report: { completed: 1, errors: ['subscriber of draining', 'subscriber of closing'] } })
   t.strictSame(await program.exit, { code: 1, signal: null })
+})
+
+t.test('`slowest` names the last five requests and tasks that the drain waited for, the last one first', async t => {
+  const { app, log, client, release } = await held(t)
+  const tasks = Array.from({ length: 6 }, () => new Deferred())
+  for (const [index, { promise }] of tasks.entries()) void app.gracefulShutdown.track(promise, `task ${index}`)
+  const report = app.gracefulShutdown.shutdown()
+  for (const { promise, resolve } of tasks) {
+    resolve()
+    await promise
+  }
+  await log.line(/^Waiting for/)
+  release()
+  await client.closed
+  const { slowest, phases } = await report
+  t.match(slowest, [
+    { kind: 'request', method: 'GET', route: '/held/:id', reqId: 'req-1' },
+    ...[5, 4, 3, 2].map(index => ({ kind: 'task', name: `task ${index}` }))
+  ])
+  t.equal(slowest.length, 5)
+  for (const { age, after } of slowest) t.ok(age >= after && after >= 0 && after <= phases.draining + 1, `${age} ${after}`)
+  t.strictSame((await log.line(/^Graceful shutdown complete/))['report'], JSON.parse(JSON.stringify(await report)))
+})
+
+t.test('`slowest` has the time from the start of the shutdown, with the delay', async t => {
+  const { app, log, client, release } = await held(t, { shutdownDelay: 100 })
+  const report = app.gracefulShutdown.shutdown()
+  await log.line(/^Waiting for/)
+  release()
+  await client.closed
+  const { slowest: [entry] } = await report
+  t.ok(entry !== undefined && entry.after >= 99 && entry.age >= entry.after, JSON.stringify(entry))
+})
+
+t.test('`slowest` has nothing that ended before the drain, or that its end cut', async t => {
+  const { app, client } = await held(t, { drainTimeout: 50, shutdownDelay: 5_000 })
+  const short = new Deferred()
+  void app.gracefulShutdown.track(short.promise, 'short')
+  const report = app.gracefulShutdown.shutdown()
+  short.resolve()
+  await short.promise
+  app.gracefulShutdown.skipDelay()
+  await client.closed
+  const { slowest, cut } = await report
+  t.strictSame(slowest, [])
+  t.match(cut, [{ route: '/held/:id' }])
+})
+
+t.test('`slowest` has a request that a timeout cut, if its handler ended during the drain', async t => {
+  const { app, client, release } = await held(t, { writeTimeout: 100 })
+  const report = app.gracefulShutdown.shutdown()
+  await client.closed
+  release()
+  t.match(await report, { slowest: [{ route: '/held/:id' }], cut: [{ route: '/held/:id' }] })
 })

@@ -189,6 +189,12 @@ export interface TaskInFlight {
 /** What a shutdown waits for. */
 export type InFlightEntry = RequestInFlight | TaskInFlight
 
+/** A request or background work that the drain waited for; see {@link ShutdownReport.slowest}. */
+export type DrainedEntry = InFlightEntry & {
+  /** How many milliseconds after the start of the shutdown it ended. */
+  after: number
+}
+
 /** The result of a shutdown callback. */
 export interface CallbackReport {
   /** Its name, see {@link CallbackOptions.name}. */
@@ -225,6 +231,11 @@ export interface ShutdownReport {
   refused: number
   /** The requests and the background work that were cut, by a timeout or at the end of the drain. */
   cut: InFlightEntry[]
+  /**
+   * What the drain waited for longest: the last five requests and background tasks to end while it waited, the last one first. What
+   * the end of the drain cut is not among them, because it has not ended: see `cut`.
+   */
+  slowest: DrainedEntry[]
   /** The callbacks, in the order in which they ran. */
   callbacks: CallbackReport[]
   /**

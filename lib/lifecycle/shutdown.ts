@@ -302,8 +302,12 @@ export class Shutdown {
 
   /** Waits until nothing is in flight and the preClose hooks have run, or cuts the rest. */
   async #drain (preClosed: Promise<void>): Promise<void> {
-    const { options: { drainTimeout }, log, inFlight, tasks, closeHooks, connections, cuts } = this.#parts
+    const { options: { drainTimeout }, log, outcome, inFlight, tasks, closeHooks, connections, cuts } = this.#parts
     const start = now()
+    const noteEnd = (what: object, entry: InFlightEntry) => {
+      outcome.addDrained(what, { ...entry, after: Math.round(now() - this.#startedAt) })
+    }
+    inFlight.onEnd = tasks.onEnd = noteEnd
     connections.closeIdle()
     inFlight.checkAll()
     const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, closeHooks.isPreClosing)} to complete...`) }
@@ -313,9 +317,10 @@ export class Shutdown {
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
-    const outcome = await within(drainTimeout, this.#idle(preClosed))
+    const idle = await within(drainTimeout, this.#idle(preClosed))
     clearInterval(progress)
-    if (outcome !== TIMED_OUT) {
+    inFlight.onEnd = tasks.onEnd = undefined
+    if (idle !== TIMED_OUT) {
       log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
       if (this.#isDeploy) await this.#quiet()
     } else {
