@@ -20,6 +20,7 @@
 //     shutdown.ts                  the shutdown, step by step
 //     close-hooks.ts               the preClose and onClose hooks of other plugins
 //     callbacks.ts, report.ts      cleanup, in order; what was cut or failed
+//     channels.ts                  what happens, on diagnostics channels
 //     process.ts, log.ts           signals, uncaught errors, the exit; a log that never throws
 //   lib/probes.ts, check.ts      /health and /ready; a check behind them
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
@@ -34,6 +35,7 @@ import { Connections } from './lib/connections/sockets.ts'
 import { WebSockets } from './lib/connections/upgraded.ts'
 import { AlreadyRegisteredError, DecoratorTakenError, NotRootError } from './lib/errors.ts'
 import { Callbacks } from './lib/lifecycle/callbacks.ts'
+import { Channels } from './lib/lifecycle/channels.ts'
 import { CloseHooks } from './lib/lifecycle/close-hooks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
@@ -64,6 +66,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const options = resolveOptions(input)
 
   const log = new SafeLog(fastify.log)
+  const channels = new Channels(fastify)
   const phase = new PhaseClock()
   const outcome = new Outcome()
   const inFlight = new InFlight(fastify.log)
@@ -76,13 +79,13 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const lateHooks = new LateHooks(inFlight, tasks)
   const connections = new Connections(inFlight)
   const webSockets = new WebSockets()
-  const gate = new Gate(phase, connections, inFlight)
-  const cuts = new Cuts(phase, inFlight, tasks, connections, outcome, log)
+  const gate = new Gate(phase, connections, inFlight, channels)
+  const cuts = new Cuts(phase, inFlight, tasks, connections, outcome, log, channels)
   const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
   const closeHooks = new CloseHooks(fastify, (hook, error) => {
     if (outcome.addError(error)) log.error(`The ${hook} failed`, { err: error })
   })
-  const callbacks = new Callbacks(options.shutdownTimeout, log)
+  const callbacks = new Callbacks(options.shutdownTimeout, log, channels)
   const probes = new Probes(options, phase, inFlight, log)
   probes.assertFree(fastify)
   const beforeParsing: preParsingHookHandler = (_request, reply, payload, done) => {
@@ -120,7 +123,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   const close = fastify.close.bind(fastify) as (listener?: CloseListener) => Promise<void>
   const shutdown = new Shutdown({
-    options, log, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, closeHooks, callbacks, close
+    options, log, channels, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, closeHooks, callbacks, close
   })
   const member = { options, log, shutdown }
 

@@ -22,8 +22,10 @@ declare namespace gracefulPlugin {
   export type RequestInFlight = types.RequestInFlight
   export type TaskInFlight = types.TaskInFlight
   export type InFlightEntry = types.InFlightEntry
+  export type DrainedEntry = types.DrainedEntry
   export type CallbackReport = types.CallbackReport
   export type ShutdownReport = types.ShutdownReport
+  export type DiagnosticsChannels = types.DiagnosticsChannels
   export type GracefulShutdown = types.GracefulShutdown
   export type ProbeHandler = types.ProbeHandler
 

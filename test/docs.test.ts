@@ -173,6 +173,15 @@ t.test('the tables of the report and of the argument of a callback have the memb
   t.strictSame(Object.keys(await app.gracefulShutdown.shutdown()).sort(), [...report].sort())
 })
 
+t.test('the table of diagnostics channels has the channels and messages of the public types', async t => {
+  const source = readFileSync(`${ROOT}types/index.ts`, 'utf8')
+  const channels = [...source.matchAll(/^ {2}'(fastify-graceful:\w+)': (\{[^}]*\})/gm)].map(([, name, message = '']) =>
+    [name, [...message.matchAll(/(\w+): (?!FastifyInstance)/g)].map(([, member]) => member)])
+  t.equal(channels.length, 5)
+  const table = rows(section(page('docs/observability.md'), 'Diagnostics channels'))
+  t.strictSame(table.map(([name = '', , message = '']) => [codes(name)[0], codes(message)]), channels)
+})
+
 t.test('the phases are those of the types', async t => {
   const [, phases = ''] = /export type Phase = (.*)/.exec(readFileSync(`${ROOT}types/index.ts`, 'utf8')) ?? []
   for (const one of [readme, lifecycle]) t.strictSame(names(section(one, 'Phases')), phases.match(/\w+/g), one.path)

@@ -6,6 +6,7 @@ import { Duplex } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
+import { Channels } from '../lib/lifecycle/channels.ts'
 import { Connections } from '../lib/connections/sockets.ts'
 import { Gate } from '../lib/requests/gate.ts'
 import { InFlight } from '../lib/requests/in-flight.ts'
@@ -479,7 +480,7 @@ t.test('a rejected upload that still arrives when connections are closed gets it
 function bareGate (app: FastifyInstance, phase: PhaseClock): Gate {
   const inFlight = new InFlight(app.log)
   const connections = new Connections(inFlight)
-  const gate = new Gate(phase, connections, inFlight)
+  const gate = new Gate(phase, connections, inFlight, new Channels(app))
   inFlight.stopCounting()
   app.addHook('onRequest', (request, reply, done) => {
     const exchange = connections.arrive(request.raw, reply.raw)

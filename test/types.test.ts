@@ -10,8 +10,8 @@ import Fastify from 'fastify'
 import { validatorCompiler } from 'fastify-type-provider-zod'
 import { z } from 'zod'
 import type {
-  CallbackReport, GracefulOptions, GracefulShutdown, HealthProbeOptions, InFlightEntry, Phase, ProbeOptions, ProcessEvent, ShutdownCallback,
-  ShutdownContext, ShutdownReport
+  CallbackReport, DiagnosticsChannels, DrainedEntry, GracefulOptions, GracefulShutdown, HealthProbeOptions, InFlightEntry, Phase,
+  ProbeOptions, ProcessEvent, ShutdownCallback, ShutdownContext, ShutdownReport
 } from '../index.ts'
 import gracefulPlugin, { gracefulPlugin as named } from '../index.ts'
 import { createApp } from './helpers.ts'
@@ -28,6 +28,9 @@ t.test('decorates the instance', async t => {
   expectTypeOf(app.gracefulShutdown.wait).returns.resolves.toEqualTypeOf<ShutdownReport>()
   expectTypeOf(app.gracefulShutdown.track(Promise.resolve(1))).toEqualTypeOf<Promise<number>>()
   expectTypeOf<ShutdownReport['callbacks']>().items.toEqualTypeOf<CallbackReport>()
+  expectTypeOf<ShutdownReport['slowest']>().items.toEqualTypeOf<DrainedEntry>()
+  expectTypeOf<DrainedEntry['after']>().toEqualTypeOf<number>()
+  expectTypeOf<DiagnosticsChannels['fastify-graceful:report']['report']>().toEqualTypeOf<ShutdownReport>()
   expectTypeOf<ShutdownReport['exitCode']>().toEqualTypeOf<0 | 1>()
   expectTypeOf<Parameters<FastifyInstance['registerShutdownCallback']>[0]>().toEqualTypeOf<ShutdownCallback>()
   expectTypeOf<ShutdownContext>().toHaveProperty('deadline').toEqualTypeOf<number>()

@@ -1,6 +1,6 @@
 // The public types, and the plugin's additions to Fastify's types.
 
-import type { FastifyBaseLogger, FastifyContextConfig, FastifySchema } from 'fastify'
+import type { FastifyBaseLogger, FastifyContextConfig, FastifyInstance, FastifySchema } from 'fastify'
 
 /** The phase of a shutdown. It is also `closing` while callbacks run. */
 export type Phase = 'running' | 'delaying' | 'draining' | 'closing' | 'closed'
@@ -203,6 +203,12 @@ export interface TaskInFlight {
 /** What a shutdown waits for. */
 export type InFlightEntry = RequestInFlight | TaskInFlight
 
+/** A request or background work that the drain waited for; see {@link ShutdownReport.slowest}. */
+export type DrainedEntry = InFlightEntry & {
+  /** How many milliseconds after the start of the shutdown it ended. */
+  after: number
+}
+
 /** The result of a shutdown callback. */
 export interface CallbackReport {
   /** Its name, see {@link CallbackOptions.name}. */
@@ -239,6 +245,11 @@ export interface ShutdownReport {
   refused: number
   /** The requests and the background work that were cut, by a timeout or at the end of the drain. */
   cut: InFlightEntry[]
+  /**
+   * What the drain waited for longest: the last five requests and background tasks to end while it waited, the last one first. What
+   * the end of the drain cut is not among them, because it has not ended: see `cut`.
+   */
+  slowest: DrainedEntry[]
   /** The callbacks, in the order in which they ran. */
   callbacks: CallbackReport[]
   /**
@@ -250,6 +261,33 @@ export interface ShutdownReport {
   omittedErrors: number
   /** 0 if nothing was cut and nothing failed, else 1. */
   exitCode: 0 | 1
+}
+
+/**
+ * The channels of `node:diagnostics_channel` on which the plugin publishes, each with the type of its messages. `fastify` is the root
+ * instance, which tells several instances apart. If a subscriber throws, Node makes that an uncaught error.
+ */
+export interface DiagnosticsChannels {
+  /** A phase has started. The first message of an instance is the start of its shutdown. */
+  'fastify-graceful:phase': {
+    fastify: FastifyInstance
+    phase: Exclude<Phase, 'running'>
+    /** What started the shutdown, as in the report. */
+    reason: string
+  }
+  /** A request was rejected with a 503. */
+  'fastify-graceful:refused': { fastify: FastifyInstance, entry: RequestInFlight }
+  /** A request or background work was cut: by a timeout at any time, or at the end of the drain. */
+  'fastify-graceful:cut': {
+    fastify: FastifyInstance
+    entry: InFlightEntry
+    /** The code of the error, such as `FST_ERR_GRACEFUL_DRAIN_TIMEOUT`. */
+    code: string
+  }
+  /** A shutdown callback has ended. */
+  'fastify-graceful:callback': { fastify: FastifyInstance, callback: CallbackReport }
+  /** The shutdown is complete. A forced exit has no report. */
+  'fastify-graceful:report': { fastify: FastifyInstance, report: ShutdownReport }
 }
 
 /** The controller, `fastify.gracefulShutdown`. */

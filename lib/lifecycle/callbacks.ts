@@ -2,6 +2,7 @@
 // time, and the drain waits for them; those for its end run one after another, in the order registered.
 
 import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../types/index.ts'
+import type { Channels } from './channels.ts'
 import type { SafeLog } from './log.ts'
 import { TIMED_OUT, now, within } from '../clock.ts'
 import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
@@ -18,6 +19,7 @@ interface Registered {
 export class Callbacks {
   readonly #shutdownTimeout: number
   readonly #log: SafeLog
+  readonly #channels: Channels
   readonly #registered: Registered[] = []
   /** Those that have not ended, also if they have not run yet. */
   readonly #unfinished = new Set<Registered>()
@@ -27,9 +29,10 @@ export class Callbacks {
   #endDrain!: (outcome: typeof TIMED_OUT) => void
   readonly #drained = new Promise<typeof TIMED_OUT>(resolve => { this.#endDrain = resolve })
 
-  constructor (shutdownTimeout: number, log: SafeLog) {
+  constructor (shutdownTimeout: number, log: SafeLog, channels: Channels) {
     this.#shutdownTimeout = shutdownTimeout
     this.#log = log
+    this.#channels = channels
   }
 
   register (callback: ShutdownCallback, options: CallbackOptions = {}): void {
@@ -77,8 +80,10 @@ export class Callbacks {
   }
 
   async #run (entry: Registered, limit: number, reason: string): Promise<void> {
-    this.reports.push(await this.#runOne(entry, limit, reason))
+    const callback = await this.#runOne(entry, limit, reason)
+    this.reports.push(callback)
     this.#unfinished.delete(entry)
+    this.#channels.publish('callback', () => ({ callback }))
   }
 
   async #runOne ({ callback, name, when }: Registered, limit: number, reason: string): Promise<CallbackReport> {

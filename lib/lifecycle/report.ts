@@ -1,14 +1,19 @@
-// The report of a shutdown: what was cut, and what went wrong.
+// The report of a shutdown: what it waited for, what was cut, and what went wrong.
 
-import type { InFlightEntry, ShutdownReport } from '../../types/index.ts'
+import type { DrainedEntry, InFlightEntry, ShutdownReport } from '../../types/index.ts'
 import { messageOf } from '../values.ts'
 
 /** How many errors are kept; more are only counted. An endlessly failing process would run out of memory. */
 const MOST_ERRORS = 20
 
+/** How many entries `slowest` has. */
+const MOST_SLOWEST = 5
+
 export class Outcome {
   readonly #errors: Error[] = []
   readonly #cut = new Map<object, InFlightEntry>()
+  /** The last to end, oldest first. */
+  readonly #drained = new Map<object, DrainedEntry>()
   #omittedErrors = 0
 
   /** Adds an error. Returns false if it is known, or if the limit is reached and it is only counted. */
@@ -24,16 +29,25 @@ export class Outcome {
     if (!this.#cut.has(what)) this.#cut.set(what, entry)
   }
 
+  /** Adds a request or background work that ended during the drain. A request may end twice, if Fastify calls its error handler late. */
+  addDrained (what: object, entry: DrainedEntry): void {
+    this.#drained.delete(what)
+    this.#drained.set(what, entry)
+    const [oldest] = this.#drained.keys()
+    if (this.#drained.size > MOST_SLOWEST) this.#drained.delete(oldest as object)
+  }
+
   get cutCount (): number {
     return this.#cut.size
   }
 
   /** Builds the report. */
-  report (rest: Omit<ShutdownReport, 'cut' | 'errors' | 'omittedErrors' | 'exitCode'>): ShutdownReport {
+  report (rest: Omit<ShutdownReport, 'cut' | 'slowest' | 'errors' | 'omittedErrors' | 'exitCode'>): ShutdownReport {
     const cut = [...this.#cut.values()]
+    const slowest = [...this.#drained.values()].toReversed()
     const errors = [...this.#errors]
     const isClean = cut.length + errors.length === 0 && rest.callbacks.every(({ error }) => error === undefined)
-    return { ...rest, cut, errors, omittedErrors: this.#omittedErrors, exitCode: isClean ? 0 : 1 }
+    return { ...rest, cut, slowest, errors, omittedErrors: this.#omittedErrors, exitCode: isClean ? 0 : 1 }
   }
 }
 

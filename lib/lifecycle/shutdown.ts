@@ -1,6 +1,6 @@
 // The shutdown: one sequence for every trigger, run once.
 
-import type { InFlightEntry, ShutdownReport } from '../../types/index.ts'
+import type { DiagnosticsChannels, InFlightEntry, ShutdownReport } from '../../types/index.ts'
 import type { Connections } from '../connections/sockets.ts'
 import type { WebSockets } from '../connections/upgraded.ts'
 import type { Options } from '../options.ts'
@@ -10,6 +10,7 @@ import type { InFlight } from '../requests/in-flight.ts'
 import type { Tasks } from '../requests/tasks.ts'
 import type { Timeouts } from '../requests/timeouts.ts'
 import type { Callbacks } from './callbacks.ts'
+import type { Channels } from './channels.ts'
 import type { CloseHooks } from './close-hooks.ts'
 import type { SafeLog } from './log.ts'
 import type { PhaseClock } from './phase.ts'
@@ -28,6 +29,7 @@ import { loggable } from './report.ts'
 interface Parts {
   readonly options: Options
   readonly log: SafeLog
+  readonly channels: Channels
   readonly phase: PhaseClock
   readonly outcome: Outcome
   readonly inFlight: InFlight
@@ -195,7 +197,7 @@ export class Shutdown {
   }
 
   async #run (given: unknown): Promise<ShutdownReport> {
-    const { options, log, phase, inFlight, callbacks, timeouts } = this.#parts
+    const { options, log, channels, inFlight, callbacks, timeouts } = this.#parts
     this.#startedAt = this.#stepStartedAt = now()
     this.#inside = new Set([...context.getStore() ?? [], this])
     const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
@@ -210,13 +212,13 @@ export class Shutdown {
     this.#endStep('delaying')
 
     inFlight.stopCounting()
-    phase.advance('draining')
+    this.#advance('draining')
     await this.#drain(this.#runPreClose())
     callbacks.endDrain()
     this.#endStep('draining')
     this.#drained.resolve()
 
-    phase.advance('closing')
+    this.#advance('closing')
     await this.runInside(async () => {
       await this.#close(deadline)
       this.#endStep('closing')
@@ -225,13 +227,19 @@ export class Shutdown {
     this.#endStep('callbacks')
 
     timeouts.stop()
-    phase.advance('closed')
+    this.#advance('closed')
     const report = this.#reportSoFar()
     this.#exitCode = report.exitCode
     if (report.exitCode === 0) log.info('Graceful shutdown complete', { report })
     else log.error('Shutdown complete, but not everything went well', { report: loggable(report) })
+    channels.publish('report', () => ({ report }))
     await log.flush()
     return report
+  }
+
+  #advance (phase: DiagnosticsChannels['fastify-graceful:phase']['phase']): void {
+    this.#parts.phase.advance(phase)
+    this.#parts.channels.publish('phase', () => ({ phase, reason: this.#reason }))
   }
 
   /** Notes how long a step has taken; the next one starts. */
@@ -273,7 +281,7 @@ export class Shutdown {
 
   /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
   #startDelay (): Promise<void> | undefined {
-    const { options: { shutdownDelay: { max, quiet } }, log, phase, connections } = this.#parts
+    const { options: { shutdownDelay: { max, quiet } }, log, connections } = this.#parts
     const delays = max > 0 && connections.isListening && !this.#skipDelay.signal.aborted
     connections.disableKeepAlive()
     // The primary then gives new connections to the other workers, whatever load balancers do.
@@ -281,7 +289,7 @@ export class Shutdown {
     if (!delays) return undefined
     // Before other code learns of the delay, because that may skip it at once.
     const skipped = once(this.#skipDelay.signal, 'abort')
-    phase.advance('delaying')
+    this.#advance('delaying')
     const until = quiet < max ? `until no request has arrived for ${quiet}ms, at most ` : 'for '
     log.info(`Not ready any more, still serving ${until}${max}ms`)
     return this.#delay(skipped)
@@ -304,8 +312,12 @@ export class Shutdown {
 
   /** Waits until nothing is in flight and the preClose hooks have run, or cuts the rest. */
   async #drain (preClosed: Promise<void>): Promise<void> {
-    const { options: { drainTimeout }, log, inFlight, tasks, closeHooks, connections, cuts } = this.#parts
+    const { options: { drainTimeout }, log, outcome, inFlight, tasks, closeHooks, connections, cuts } = this.#parts
     const start = now()
+    const noteEnd = (what: object, entry: InFlightEntry) => {
+      outcome.addDrained(what, { ...entry, after: Math.round(now() - this.#startedAt) })
+    }
+    inFlight.onEnd = tasks.onEnd = noteEnd
     connections.closeIdle()
     inFlight.checkAll()
     inFlight.endStreams()
@@ -317,9 +329,10 @@ export class Shutdown {
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
-    const outcome = await within(drainTimeout, this.#idle(preClosed))
+    const idle = await within(drainTimeout, this.#idle(preClosed))
     clearInterval(progress)
-    if (outcome !== TIMED_OUT) {
+    inFlight.onEnd = tasks.onEnd = undefined
+    if (idle !== TIMED_OUT) {
       log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
       if (this.#isDeploy) await this.#quiet()
     } else {

@@ -3,6 +3,7 @@
 
 import type { FastifyError } from '@fastify/error'
 import type { Connections } from '../connections/sockets.ts'
+import type { Channels } from '../lifecycle/channels.ts'
 import type { SafeLog } from '../lifecycle/log.ts'
 import type { PhaseClock } from '../lifecycle/phase.ts'
 import type { Outcome } from '../lifecycle/report.ts'
@@ -21,15 +22,19 @@ export class Cuts {
   readonly #connections: Connections
   readonly #outcome: Outcome
   readonly #log: SafeLog
-  readonly #logged = new WeakSet<object>()
+  readonly #channels: Channels
+  readonly #named = new WeakSet<object>()
 
-  constructor (phase: PhaseClock, inFlight: InFlight, tasks: Tasks, connections: Connections, outcome: Outcome, log: SafeLog) {
+  constructor (
+    phase: PhaseClock, inFlight: InFlight, tasks: Tasks, connections: Connections, outcome: Outcome, log: SafeLog, channels: Channels
+  ) {
     this.#phase = phase
     this.#inFlight = inFlight
     this.#tasks = tasks
     this.#connections = connections
     this.#outcome = outcome
     this.#log = log
+    this.#channels = channels
   }
 
   /**
@@ -81,9 +86,10 @@ export class Cuts {
   /** Background work cannot be ended, only named. */
   #nameTasks (error: FastifyError): void {
     for (const [task, entry] of this.#tasks.entries()) {
-      if (this.#logged.has(task)) continue
-      this.#logged.add(task)
+      if (this.#named.has(task)) continue
+      this.#named.add(task)
       this.#outcome.addCut(task, entry)
+      this.#channels.publish('cut', () => ({ entry, code: error.code }))
       this.#log.error(`Background work cut: ${entry.name}`, { ...entry, code: error.code })
     }
   }
@@ -93,8 +99,10 @@ export class Cuts {
     if (!this.#inFlight.counts(exchange)) return
     const entry = this.#inFlight.describe(exchange)
     if (this.#phase.current !== 'running') this.#outcome.addCut(exchange, entry)
-    if (this.#logged.has(exchange) || this.#outcome.cutCount > MOST_NAMED) return
-    this.#logged.add(exchange)
+    if (this.#named.has(exchange)) return
+    this.#named.add(exchange)
+    this.#channels.publish('cut', () => ({ entry, code: error.code }))
+    if (this.#outcome.cutCount > MOST_NAMED) return
     const advice = option === undefined ? '' : ` (${option}). ${entry.route ?? 'A route'} can have its own: config: { gracefulShutdown: { ${option}: … } }`
     this.#log.error(`Request cut: ${error.message}${advice}`, { ...entry, code: error.code })
   }

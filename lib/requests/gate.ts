@@ -1,6 +1,7 @@
 // The gate: handles requests that arrive after a shutdown has started.
 
 import type { Connections } from '../connections/sockets.ts'
+import type { Channels } from '../lifecycle/channels.ts'
 import type { PhaseClock } from '../lifecycle/phase.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
@@ -17,6 +18,7 @@ export class Gate {
   readonly #phase: PhaseClock
   readonly #connections: Connections
   readonly #inFlight: InFlight
+  readonly #channels: Channels
   /** Refused requests. */
   refused = 0
   /** When it last admitted a request while delaying, on the clock of now(). Probes and routes that have opted out do not count. */
@@ -28,10 +30,11 @@ export class Gate {
   /** Refused uploads, answered when the body is received or connections are about to be closed; the value stops the reading. */
   readonly #uploading = new Map<Exchange, () => void>()
 
-  constructor (phase: PhaseClock, connections: Connections, inFlight: InFlight) {
+  constructor (phase: PhaseClock, connections: Connections, inFlight: InFlight, channels: Channels) {
     this.#phase = phase
     this.#connections = connections
     this.#inFlight = inFlight
+    this.#channels = channels
   }
 
   /** Whether this request may continue; if not, it is refused. Not called in the phase `running`. */
@@ -40,11 +43,16 @@ export class Gate {
     // A request that arrived in time may have been held by a hook of another plugin.
     if (this.#phase.current === 'delaying' && !isOptedOut) this.lastAdmitted = now()
     if (this.#phase.current === 'delaying' || isOptedOut || this.#inFlight.counts(exchange)) return true
-    this.refused++
+    this.#count(exchange)
     if (exchange.isUpgrade) refuseUpgrade(exchange)
     else if (exchange.needsConnection) this.#refuseUpload(exchange)
     else this.#refuse(exchange)
     return false
+  }
+
+  #count (exchange: Exchange): void {
+    this.refused++
+    this.#channels.publish('refused', () => ({ entry: this.#inFlight.describe(exchange) }))
   }
 
   #refuseUpload (exchange: Exchange): void {
@@ -81,7 +89,7 @@ export class Gate {
     for (const exchange of this.#inFlight.uncounted) {
       if (exchange.isGone || exchange.isAnswered) continue
       // It never reached the gate.
-      if (exchange.reply === undefined) this.refused++
+      if (exchange.reply === undefined) this.#count(exchange)
       sendRefusal(exchange)
     }
   }

@@ -25,6 +25,8 @@ export class InFlight {
   /** The number of requests that have arrived. */
   arrived = 0
   #whenIdle: (() => void) | undefined
+  /** Called when a request that counted is over; set only while draining. */
+  onEnd: ((exchange: Exchange, entry: RequestInFlight) => void) | undefined
   /** The number of requests answered in full. */
   completed = 0
 
@@ -251,6 +253,7 @@ export class InFlight {
     }
     if (exchange.wire === 'finished') this.completed++
     else exchange.hasLeft = true
+    this.onEnd?.(exchange, this.describe(exchange))
     this.#settleIdle()
   }
 

@@ -17,6 +17,8 @@ export class Tasks {
   readonly #tasks = new Set<Task>()
   readonly #onError: (name: string, error: Error) => void
   #whenIdle: (() => void) | undefined
+  /** Called when work has ended; set only while draining. */
+  onEnd: ((task: object, entry: TaskInFlight) => void) | undefined
 
   /** @param onError is called when work fails */
   constructor (onError: (name: string, error: Error) => void) {
@@ -37,6 +39,7 @@ export class Tasks {
     const task: Task = { name: nameOf(name), since: now() }
     const done = () => {
       this.#tasks.delete(task)
+      this.onEnd?.(task, describe(task))
       if (this.#tasks.size === 0) this.#whenIdle?.()
     }
     const failed = (thrown: unknown) => {
@@ -60,11 +63,15 @@ export class Tasks {
 
   /** Each with its identity. */
   * entries (): Generator<[object, TaskInFlight]> {
-    for (const task of this.#tasks) yield [task, { kind: 'task', name: task.name, age: Math.round(now() - task.since) }]
+    for (const task of this.#tasks) yield [task, describe(task)]
   }
 
   /** Resolves when no work is left. */
   async idle (): Promise<void> {
     if (this.#tasks.size > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
   }
+}
+
+function describe ({ name, since }: Task): TaskInFlight {
+  return { kind: 'task', name, age: Math.round(now() - since) }
 }
