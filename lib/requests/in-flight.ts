@@ -216,8 +216,8 @@ export class InFlight {
         exchange.parse(request)
         queueMicrotask(() => { this.check(exchange) })
       }
-      if (request.readableFlowing === true) parse()
-      else beforeCall(request, 'on', event => { if (event === 'data') parse() })
+      if (request.readableFlowing !== true) beforeCall(request, 'on', event => { if (event === 'data') parse() })
+      else if (!request.readableEnded) parse()
     }
     // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
     if (reply !== undefined && exchange.handler === 'unreached' && response.writableEnded) {
