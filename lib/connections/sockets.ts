@@ -36,6 +36,8 @@ export class Connections {
   #isKeepAliveDisabled = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
+  /** Whether the parent process has opened the listener, and keeps it open: `listen({ fd })`, as with systemd socket activation. */
+  isInherited = false
   #isStopped = false
   /** Whether `closeAll()` has been called. */
   #isClosing = false
@@ -266,8 +268,9 @@ export class Connections {
   }
 
   /** Fastify's own listen() has opened the listeners. */
-  fastifyListens (): void {
+  fastifyListens (isInherited: boolean): void {
     this.isOpenedByFastify = true
+    this.isInherited = isInherited
   }
 
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */

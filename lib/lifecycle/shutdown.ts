@@ -195,7 +195,7 @@ export class Shutdown {
   }
 
   async #run (given: unknown): Promise<ShutdownReport> {
-    const { options, log, phase, inFlight, callbacks, timeouts } = this.#parts
+    const { options, log, phase, inFlight, connections, callbacks, timeouts } = this.#parts
     this.#startedAt = this.#stepStartedAt = now()
     this.#inside = new Set([...context.getStore() ?? [], this])
     const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
@@ -208,9 +208,13 @@ export class Shutdown {
     if (delay !== undefined) await delay
     this.#endStep('delaying')
 
-    inFlight.stopCounting()
+    // The parent's copy of the listener stays open, so new connections wait in its queue for the next process. Requests on open
+    // connections are still served, because a rejected client could not go to another process.
+    if (connections.isInherited) connections.stopListening()
+    else inFlight.stopCounting()
     phase.advance('draining')
     await this.#drain(this.#runPreClose())
+    inFlight.stopCounting()
     this.#endStep('draining')
     this.#drained.resolve()
 
@@ -293,9 +297,8 @@ export class Shutdown {
   }
 
   /** Waits until nothing is in flight and the preClose hooks have run, or cuts the rest. */
-  async #drain (preClosed: Promise<void>): Promise<void> {
+  async #drain (preClosed: Promise<void>, start = now()): Promise<void> {
     const { options: { drainTimeout }, log, inFlight, tasks, closeHooks, connections, cuts } = this.#parts
-    const start = now()
     connections.closeIdle()
     inFlight.checkAll()
     const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, closeHooks.isPreClosing)} to complete...`) }
@@ -305,11 +308,13 @@ export class Shutdown {
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
-    const outcome = await within(drainTimeout, this.#idle(preClosed))
+    const outcome = await within(start + drainTimeout - now(), this.#idle(preClosed))
     clearInterval(progress)
     if (outcome !== TIMED_OUT) {
       log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
       if (this.#isDeploy) await this.#quiet()
+      // Meanwhile, open connections may have sent requests that are served.
+      if (inFlight.count + tasks.count > 0) await this.#drain(preClosed, start)
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
