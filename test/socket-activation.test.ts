@@ -14,7 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { LONG, RawClient, TYPESCRIPT, eventually, fixture, portOf, runCommand } from './helpers.ts'
 
-const RESTARTS = LONG ? 20 : 4
+const RESTARTS = LONG ? 10 : 4
 const RESTARTER = [process.execPath, ...TYPESCRIPT, fixture('restarter')]
 
 interface Activated {
@@ -199,5 +199,18 @@ t.test('a request that arrives just after the last one in flight has ended is se
   await idle.get('/slow').closed
   t.match(idle.text, /^HTTP\/1\.1 200 OK/)
   t.equal(bodyOf(idle), pid)
+  await parent.log.line(/service exited: 0/)
+})
+
+t.test('a connection that was accepted just before the shutdown is served', async t => {
+  const { parent, port } = await plainParent(t)
+  const client = new RawClient(port)
+  // Accepted after it.
+  const other = new RawClient(port).get('/')
+  await other.until(/\r\n\r\n\d+$/)
+  parent.kill('SIGUSR2')
+  await parent.log.line(/All requests drained/)
+  await client.get('/').closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK/)
   await parent.log.line(/service exited: 0/)
 })
