@@ -202,13 +202,12 @@ t.test('a request that arrives just after the last one in flight has ended is se
   await parent.log.line(/service exited: 0/)
 })
 
-t.test('a connection that was accepted just before the shutdown is served', async t => {
-  const { parent, port } = await plainParent(t)
-  const client = new RawClient(port)
-  // Accepted after it.
-  const other = new RawClient(port).get('/')
-  await other.until(/\r\n\r\n\d+$/)
+t.test('a connection that was accepted before the listener was closed has time to send a request', async t => {
+  const { parent, port } = await plainParent(t, { OPTIONS: '{"shutdownDelay":300}' })
+  await new RawClient(port).get('/').until(/\r\n\r\n\d+$/)
   parent.kill('SIGUSR2')
+  await parent.log.line(/still serving/)
+  const client = new RawClient(port)
   await parent.log.line(/All requests drained/)
   await client.get('/').closed
   t.match(client.text, /^HTTP\/1\.1 200 OK/)

@@ -43,7 +43,7 @@ export class Connections {
   #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
-  /** When a request last arrived, or was answered after `disableKeepAlive()`, on the clock of now(). */
+  /** When a request last arrived, one was answered after `disableKeepAlive()`, or the listener was closed, on the clock of now(). */
   lastActivity = -Infinity
   #whenGone: (() => void) | undefined
 
@@ -277,6 +277,8 @@ export class Connections {
   stopListening (): void {
     if (!this.isOpenedByFastify) return
     this.#isStopped = true
+    // A connection accepted just before may be about to send its first request.
+    this.lastActivity = now()
     // Fastify passes a callback, and so may a replaced close() rely on one.
     for (const server of this.#servers) if (server.listening) server.close(() => {})
   }
