@@ -167,11 +167,12 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     })
   })
 
+  let isListenerGiven = false
   fastify.addHook('onListen', done => {
     for (const [name, value] of perhapsSeconds(options)) {
       log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
     }
-    connections.fastifyListens()
+    connections.fastifyListens(isListenerGiven)
     // Fastify completes a listen() that was in progress when the instance was closed.
     if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()
     done()
@@ -181,7 +182,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.close = closeWith(shutdown, phase, fastify, close) as typeof fastify.close
   // Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's.
   beforeCall(fastify as { listen: (...args: never[]) => unknown }, 'listen', listenOptions => {
-    const given = listenOptions as { signal?: Partial<AbortSignal> } | undefined
+    const given = listenOptions as { signal?: Partial<AbortSignal>, fd?: unknown } | undefined
+    isListenerGiven = typeof given?.fd === 'number'
     given?.signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
   })
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.

@@ -16,6 +16,8 @@ export interface Config {
   host: string
   /** 0 selects a free port; the log shows which. */
   port: number
+  /** Whether systemd has opened the listening socket (systemd/api.socket) and passed it as file descriptor 3. */
+  isSocketActivated: boolean
   /** The addresses of load balancers, separated by commas: X-Forwarded-For is trusted only from these. `false`: never. */
   trustProxy: string | false
   /** SHUTDOWN_TIMEOUT is in seconds, as in orchestrators; here and in the plugin it is in milliseconds. */
@@ -44,6 +46,8 @@ export function readConfig (env: NodeJS.ProcessEnv): Config {
   return {
     host: textFrom(env, 'HOST', '127.0.0.1'),
     port: readPort(env, 'PORT', 3000),
+    // The variables may be inherited from another process, for which they were meant.
+    isSocketActivated: Number(env['LISTEN_PID']) === process.pid && Number(env['LISTEN_FDS']) > 0,
     trustProxy: env['TRUST_PROXY'] === undefined ? false : textFrom(env, 'TRUST_PROXY', ''),
     shutdownTimeout,
     shutdownDelay,

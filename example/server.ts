@@ -15,8 +15,9 @@ const LOG_FLUSH = 100
 
 const config = configOrExit()
 const app = await buildApp(config)
+const listener = config.isSocketActivated ? { fd: 3 } : { host: config.host, port: config.port }
 // From here on, the plugin listens to signals.
-await app.listen({ host: config.host, port: config.port })
+await app.listen(listener)
 handleManagerMessages()
 
 /** For a process manager that uses messages, such as PM2 with `wait_ready` and `shutdown_with_message`. */

@@ -257,6 +257,8 @@ t.test('Compose, systemd and PM2 run the command of the image and wait longer th
   t.match(unit, { KillSignal: 'SIGTERM', KillMode: 'mixed', Type: 'exec', ExecStart: `/usr/bin/node /srv/api/${COMMAND[1]}` })
   const [timeout] = /SHUTDOWN_TIMEOUT=(\d+)/.exec(file)?.slice(1) ?? []
   t.ok(Number(unit['TimeoutStopSec']) >= Number(timeout) + 5)
+  const [port] = /\bPORT=(\d+)/.exec(file)?.slice(1) ?? []
+  t.match(read('systemd/api.socket'), `\nListenStream=127.0.0.1:${port}\n`)
 
   const { apps: [pm2] } = load('../example/pm2/ecosystem.config.cjs') as { apps: [Record<string, unknown> & { kill_timeout: number, env: NodeJS.ProcessEnv }] }
   t.match(pm2, { script: COMMAND[1], cwd: /example\/pm2\/\.\.\/\.\.$/, exec_mode: 'cluster', wait_ready: true, shutdown_with_message: true })

@@ -1,6 +1,7 @@
 // Shared by the tests: an app whose log can be read, raw clients, forked programs.
 
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
+import type { ChildProcessByStdio } from 'node:child_process'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { Test } from 'tap'
@@ -246,12 +247,15 @@ export function runNode (t: Test, args: readonly string[], env: Record<string, s
   return runCommand(t, [process.execPath, ...nodeOptions, ...args], env)
 }
 
-/** Starts a command as the leader of its own process group; it ends with the test. */
-export function runCommand (t: Test, command: readonly string[], env: Record<string, string> = {}): Program {
+/**
+ * Starts a command as the leader of its own process group; it ends with the test.
+ * @param inherited file descriptors of this process that the command gets as 3 and up
+ */
+export function runCommand (t: Test, command: readonly string[], env: Record<string, string> = {}, inherited: number[] = []): Program {
   // By way of `env`, which becomes the program, because the test runner adds options to each Node process that it sees started.
   const child = spawn('env', ['-u', 'NODE_OPTIONS', ...command], {
-    env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true
-  })
+    env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe', ...inherited], detached: true
+  }) as ChildProcessByStdio<null, Readable, Readable>
   t.teardown(() => {
     try {
       process.kill(-(child.pid as number), 'SIGKILL')

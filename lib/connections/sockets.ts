@@ -36,12 +36,14 @@ export class Connections {
   #isKeepAliveDisabled = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
+  /** Whether the parent process has opened the listener, and keeps it open: `listen({ fd })`, as with systemd socket activation. */
+  isInherited = false
   #isStopped = false
   /** Whether `closeAll()` has been called. */
   #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
-  /** When a request last arrived, or was answered after `disableKeepAlive()`, on the clock of now(). */
+  /** When a request last arrived, one was answered after `disableKeepAlive()`, or the listener was closed, on the clock of now(). */
   lastActivity = -Infinity
   #whenGone: (() => void) | undefined
 
@@ -266,14 +268,17 @@ export class Connections {
   }
 
   /** Fastify's own listen() has opened the listeners. */
-  fastifyListens (): void {
+  fastifyListens (isInherited: boolean): void {
     this.isOpenedByFastify = true
+    this.isInherited = isInherited
   }
 
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */
   stopListening (): void {
     if (!this.isOpenedByFastify) return
     this.#isStopped = true
+    // A connection accepted just before may be about to send its first request.
+    this.lastActivity = now()
     // Fastify passes a callback, and so may a replaced close() rely on one.
     for (const server of this.#servers) if (server.listening) server.close(() => {})
   }

@@ -197,7 +197,7 @@ export class Shutdown {
   }
 
   async #run (given: unknown): Promise<ShutdownReport> {
-    const { options, log, channels, inFlight, callbacks, timeouts } = this.#parts
+    const { options, log, channels, inFlight, connections, callbacks, timeouts } = this.#parts
     this.#startedAt = this.#stepStartedAt = now()
     this.#inside = new Set([...context.getStore() ?? [], this])
     const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
@@ -211,9 +211,13 @@ export class Shutdown {
     if (delay !== undefined) await delay
     this.#endStep('delaying')
 
-    inFlight.stopCounting()
+    // The parent's copy of the listener stays open, so new connections wait in its queue for the next process. Requests on open
+    // connections are still served, because a rejected client could not go to another process.
+    if (connections.isInherited) connections.stopListening()
+    else inFlight.stopCounting()
     this.#advance('draining')
     await this.#drain(this.#runPreClose())
+    inFlight.stopCounting()
     callbacks.endDrain()
     this.#endStep('draining')
     this.#drained.resolve()
@@ -311,9 +315,8 @@ export class Shutdown {
   }
 
   /** Waits until nothing is in flight and the preClose hooks have run, or cuts the rest. */
-  async #drain (preClosed: Promise<void>): Promise<void> {
+  async #drain (preClosed: Promise<void>, start = now()): Promise<void> {
     const { options: { drainTimeout }, log, outcome, inFlight, tasks, closeHooks, connections, cuts } = this.#parts
-    const start = now()
     const noteEnd = (what: object, entry: InFlightEntry) => {
       outcome.addDrained(what, { ...entry, after: Math.round(now() - this.#startedAt) })
     }
@@ -329,12 +332,14 @@ export class Shutdown {
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
-    const idle = await within(drainTimeout, this.#idle(preClosed))
+    const idle = await within(start + drainTimeout - now(), this.#idle(preClosed))
     clearInterval(progress)
     inFlight.onEnd = tasks.onEnd = undefined
     if (idle !== TIMED_OUT) {
       log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
       if (this.#isDeploy) await this.#quiet()
+      // Meanwhile, open connections may have sent requests that are served.
+      if (inFlight.count + tasks.count > 0) await this.#drain(preClosed, start)
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
