@@ -298,3 +298,14 @@ t.test('a rejected upload that never ends is answered, and its connection is clo
   held.release()
   await busy.closed
 })
+
+t.test('HTTPS: an unfinished handshake beside an upgraded connection that its owner leaves open is closed', async t => {
+  const app = await secureApp(t)
+  app.server.on('upgrade', (_request: unknown, socket: NodeJS.WritableStream) => { socket.write('HTTP/1.1 101 Switching Protocols\r\n\r\n') })
+  const port = await listen(app)
+  const upgraded = secureClient(port).send('GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: own\r\n\r\n')
+  const silent = new RawClient(port)
+  await upgraded.until(/101/)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
+  await Promise.all([upgraded.closed, silent.closed])
+})

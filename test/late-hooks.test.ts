@@ -290,3 +290,26 @@ for (const [where, add] of Object.entries({
     await expectCleanupAfter(t, app, hook)
   })
 }
+
+t.test('Fastify rejects an onRequestAbort hook that is not a function', async t => {
+  const { app } = await createApp(t)
+  app.addHook('onRequestAbort', 'no function' as never)
+  await t.rejects(async () => { await app.ready() }, { code: 'FST_ERR_HOOK_INVALID_HANDLER' })
+})
+
+t.test('an onRequestAbort hook with a callback runs, and is not waited for', async t => {
+  const { app } = await createApp(t)
+  const called = new Deferred()
+  app.addHook('onRequestAbort', (_request, done) => {
+    called.resolve()
+    done()
+  })
+  const entered = new Deferred()
+  app.get('/', async () => { entered.resolve() })
+  app.addHook('onSend', async () => { await called.promise })
+  const leave = visitOver(t, false, await listen(app))
+  await entered.promise
+  leave()
+  await called.promise
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
