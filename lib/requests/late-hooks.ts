@@ -15,12 +15,23 @@ type Hook = (this: unknown, ...args: unknown[]) => unknown
 type AddHook = (this: FastifyInstance, name: string, hook: unknown) => FastifyInstance
 
 export class LateHooks {
-  readonly #inFlight: InFlight
   readonly #tasks: Tasks
+  /** Runs before each of these hooks, although once would do: Fastify does not say which hook is the first one. */
+  readonly #sending: onSendHookHandler
 
   constructor (inFlight: InFlight, tasks: Tasks) {
-    this.#inFlight = inFlight
     this.#tasks = tasks
+    // printRoutes() shows its name.
+    this.#sending = function gracefulSending (_request, reply, payload, done) {
+      const exchange = Exchange.of(reply)
+      if (exchange !== undefined) {
+        exchange.isSending = true
+        const stream = payload instanceof Response ? payload.body : payload
+        // Fastify reads it when the hooks have ended. Nothing else reports that, if it is not sent.
+        if (stream instanceof ReadableStream) beforeCall(stream, 'getReader', () => { inFlight.written(exchange) })
+      }
+      done()
+    }
   }
 
   /** Observes the hooks that other code adds to the instance and its children. */
@@ -42,18 +53,6 @@ export class LateHooks {
       if (route[name] !== undefined) Object.assign(route, { [name]: [this.#sending, ...[route[name]].flat()] })
     }
     if (onRequestAbort !== undefined) Object.assign(route, { onRequestAbort: [onRequestAbort].flat().map(hook => this.#tracked(hook)) })
-  }
-
-  /** Runs before each of these hooks, although once would do: Fastify does not say which hook is the first one. */
-  readonly #sending: onSendHookHandler = (_request, reply, payload, done) => {
-    const exchange = Exchange.of(reply)
-    if (exchange !== undefined) {
-      exchange.isSending = true
-      const stream = payload instanceof Response ? payload.body : payload
-      // Fastify reads it when the hooks have ended. Nothing else reports that, if it is not sent.
-      if (stream instanceof ReadableStream) beforeCall(stream, 'getReader', () => { this.#inFlight.written(exchange) })
-    }
-    done()
   }
 
   /**
