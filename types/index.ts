@@ -270,24 +270,43 @@ export interface ShutdownReport {
 export interface DiagnosticsChannels {
   /** A phase has started. The first message of an instance is the start of its shutdown. */
   'fastify-graceful:phase': {
+    /** The root instance. */
     fastify: FastifyInstance
+    /** The phase that starts. */
     phase: Exclude<Phase, 'running'>
     /** What started the shutdown, as in the report. */
     reason: string
   }
   /** A request was rejected with a 503. */
-  'fastify-graceful:refused': { fastify: FastifyInstance, entry: RequestInFlight }
+  'fastify-graceful:refused': {
+    /** The root instance. */
+    fastify: FastifyInstance
+    /** The request. */
+    entry: RequestInFlight
+  }
   /** A request or background work was cut: by a timeout at any time, or at the end of the drain. */
   'fastify-graceful:cut': {
+    /** The root instance. */
     fastify: FastifyInstance
+    /** The request or the work. */
     entry: InFlightEntry
     /** The code of the error, such as `FST_ERR_GRACEFUL_DRAIN_TIMEOUT`. */
     code: string
   }
   /** A shutdown callback has ended. */
-  'fastify-graceful:callback': { fastify: FastifyInstance, callback: CallbackReport }
+  'fastify-graceful:callback': {
+    /** The root instance. */
+    fastify: FastifyInstance
+    /** Its result, as in the report. */
+    callback: CallbackReport
+  }
   /** The shutdown is complete. A forced exit has no report. */
-  'fastify-graceful:report': { fastify: FastifyInstance, report: ShutdownReport }
+  'fastify-graceful:report': {
+    /** The root instance. */
+    fastify: FastifyInstance
+    /** The report. */
+    report: ShutdownReport
+  }
 }
 
 /** The controller, `fastify.gracefulShutdown`. */
