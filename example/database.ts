@@ -1,6 +1,25 @@
-// Notes in an embedded SQLite database.
+// An embedded SQLite database, and notes in it.
 
 import Database from 'libsql'
+
+/**
+ * Opens a database, which several processes on one machine may use.
+ * @param path a file, or `:memory:`
+ */
+export function openDatabase (path: string): Database.Database {
+  const database = new Database(path)
+  // Several processes may write to the same file: wait for the lock.
+  database.pragma('busy_timeout = 2000')
+  // Readers, such as a backup, do not block the writer.
+  database.pragma('journal_mode = WAL')
+  return database
+}
+
+/** Moves the content of the write-ahead log to the database file, and closes it. */
+export function closeDatabase (database: Database.Database): void {
+  database.pragma('wal_checkpoint(TRUNCATE)')
+  database.close()
+}
 
 export interface Note {
   id: number
@@ -13,11 +32,7 @@ export class NoteStore {
 
   /** @param path a file, or `:memory:` */
   constructor (path: string) {
-    this.#database = new Database(path)
-    // Several processes on one machine may write to the same file: wait for the lock.
-    this.#database.pragma('busy_timeout = 2000')
-    // Readers, such as a backup, do not block the writer.
-    this.#database.pragma('journal_mode = WAL')
+    this.#database = openDatabase(path)
     this.#database.exec('CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, author TEXT NOT NULL, text TEXT NOT NULL) STRICT')
   }
 
@@ -38,9 +53,7 @@ export class NoteStore {
     return this.#database.prepare('SELECT 1').get() !== undefined
   }
 
-  /** Moves the content of the write-ahead log to the database file, and closes it. */
   close (): void {
-    this.#database.pragma('wal_checkpoint(TRUNCATE)')
-    this.#database.close()
+    closeDatabase(this.#database)
   }
 }

@@ -4,10 +4,11 @@
 //   DATABASE=jobs.db node --import tsx example/worker.ts
 //   curl -H 'content-type: application/json' -d '{"task":"mail"}' localhost:3000/jobs
 
-import Database from 'libsql'
+import type { Database } from 'libsql'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { closeDatabase, openDatabase } from './database.ts'
 
 interface Job {
   id: number
@@ -15,13 +16,11 @@ interface Job {
 }
 
 export class Queue {
-  readonly #database: Database.Database
+  readonly #database: Database
 
   /** @param path a file, which several processes may use */
   constructor (path: string) {
-    this.#database = new Database(path)
-    this.#database.pragma('busy_timeout = 2000')
-    this.#database.pragma('journal_mode = WAL')
+    this.#database = openDatabase(path)
     this.#database.exec('CREATE TABLE IF NOT EXISTS jobs (id INTEGER PRIMARY KEY, task TEXT NOT NULL, worker INTEGER, done INTEGER) STRICT')
   }
 
@@ -40,8 +39,7 @@ export class Queue {
   }
 
   close (): void {
-    this.#database.pragma('wal_checkpoint(TRUNCATE)')
-    this.#database.close()
+    closeDatabase(this.#database)
   }
 }
 

@@ -134,16 +134,16 @@ function milliseconds (name: string, value: unknown, least: number, most = LONGE
   return value
 }
 
-/** A fixed delay is over before it has been quiet for longer than itself. */
+/** With a fixed delay, `quiet` is as long as `max`, so it never ends the delay early. */
 function delay (value: unknown): AdaptiveDelay {
   if (!isPlainObject(value)) {
     const max = milliseconds('option "shutdownDelay"', value, 0, LONGEST_TIMER, ', or an object with max and quiet')
     return { max, quiet: max }
   }
   known('option of "shutdownDelay":', value, ['max', 'quiet'])
-  const { max, quiet } = value as Partial<AdaptiveDelay>
-  milliseconds('option "max" of "shutdownDelay"', max, 1)
-  return { max: max as number, quiet: milliseconds('option "quiet" of "shutdownDelay"', quiet, 1, max, ', the value of max') }
+  const given = value as Partial<AdaptiveDelay>
+  const max = milliseconds('option "max" of "shutdownDelay"', given.max, 1)
+  return { max, quiet: milliseconds('option "quiet" of "shutdownDelay"', given.quiet, 1, max, ', the value of max') }
 }
 
 function timeout (name: string, value: unknown): Timeout {

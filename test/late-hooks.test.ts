@@ -46,6 +46,16 @@ function visitOver (t: Test, isHttp2: boolean, port: number): () => void {
   return () => { stream.close() }
 }
 
+/** Makes a client send a request, and leave while the hook runs. */
+async function leaveDuring (t: Test, app: FastifyInstance, hook: SlowHook, isHttp2 = false): Promise<void> {
+  const gone = new Deferred()
+  app.addHook('onRequest', async (_request, reply) => { reply.raw.on('close', () => { gone.resolve() }) })
+  const leave = visitOver(t, isHttp2, await listen(app))
+  await hook.entered.promise
+  leave()
+  await gone.promise
+}
+
 /** Shuts down while the hook runs. Cleanup runs after it. */
 async function expectCleanupAfter (t: Test, app: FastifyInstance, hook: SlowHook): Promise<void> {
   const events: string[] = []
@@ -77,16 +87,13 @@ for (const isHttp2 of [false, true]) {
           const { app, log } = await createApp(t, isCut ? { writeTimeout: 100 } : {}, isHttp2 ? { http2: true } as object : {})
           const hook = new SlowHook()
           const handler = handlers[name] as RouteHandlerMethod
-          const gone = new Deferred()
-          app.addHook('onRequest', async (_request, reply) => { reply.raw.on('close', () => { gone.resolve() }) })
           app.get('/', add(app, hook), handler)
-          const leave = visitOver(t, isHttp2, await listen(app))
-          await hook.entered.promise
           if (isCut) {
+            visitOver(t, isHttp2, await listen(app))
+            await hook.entered.promise
             await eventually(() => log.messages(/Request cut/).length > 0)
           } else {
-            leave()
-            await gone.promise
+            await leaveDuring(t, app, hook, isHttp2)
           }
           await expectCleanupAfter(t, app, hook)
         })
@@ -115,15 +122,10 @@ t.test('cleanup waits for an onSend hook that gets a web stream, from the handle
   for (const [answer, convert] of [[stream, false], [() => new Response('answer'), false], [() => 'answer', true]] as const) {
     const { app } = await createApp(t)
     const hook = new SlowHook()
-    const gone = new Deferred()
-    app.addHook('onRequest', async (_request, reply) => { reply.raw.on('close', () => { gone.resolve() }) })
     if (convert) app.addHook('onSend', async () => stream())
     app.addHook('onSend', async () => { await hook.hold() })
     app.get('/', async () => answer())
-    const leave = visitOver(t, false, await listen(app))
-    await hook.entered.promise
-    leave()
-    await gone.promise
+    await leaveDuring(t, app, hook)
     await expectCleanupAfter(t, app, hook)
   }
 })
@@ -220,13 +222,8 @@ for (const isHttp2 of [false, true]) {
     t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a request whose client leaves during a slow hook is over after ${what}`, async t => {
       const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
       const hook = new SlowHook()
-      const gone = new Deferred()
-      app.addHook('onRequest', async (_request, reply) => { reply.raw.on('close', () => { gone.resolve() }) })
       set(app, hook)
-      const leave = visitOver(t, isHttp2, await listen(app))
-      await hook.entered.promise
-      leave()
-      await gone.promise
+      await leaveDuring(t, app, hook, isHttp2)
       t.equal(app.inFlightRequests, 1)
       hook.left.resolve()
       await eventually(() => app.inFlightRequests === 0)

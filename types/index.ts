@@ -228,7 +228,7 @@ export interface ShutdownReport {
   reason: string
   /** Milliseconds that each step took. */
   phases: {
-    /** `shutdownDelay`, or less if it was skipped. */
+    /** `shutdownDelay`; less if it was skipped, or if it is adaptive. */
     delaying: number
     /** Waiting for requests and background work in flight, and for `preClose` hooks. */
     draining: number
@@ -250,7 +250,7 @@ export interface ShutdownReport {
    * the end of the drain cut is not among them, because it has not ended: see `cut`.
    */
   slowest: DrainedEntry[]
-  /** The callbacks, in the order in which they ran. */
+  /** The callbacks, in the order in which they ended. */
   callbacks: CallbackReport[]
   /**
    * What else failed: uncaught errors; an error given to `shutdown()`; a `preClose` or `onClose` hook that failed or did not end;
@@ -344,7 +344,7 @@ export interface GracefulShutdown {
   /**
    * Makes the drain also wait for background work. If the work fails, the error is logged; during a shutdown, it is also added to
    * the report's errors. A lazy thenable, such as a query builder, is not started: track `Promise.resolve(query)` instead.
-   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if the argument is not a promise, or is a frozen thenable.
+   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if the argument is neither a promise nor a function, or is a frozen thenable.
    * @param name the name in `inFlight()`, log and report. Default: `task`.
    * @returns the same promise
    */
