@@ -75,9 +75,13 @@ export function joinProcess (member: Member): void {
   void shutdown.start(registry.reason)
 }
 
-/** Whether the process shuts down. */
-export function isProcessEnding (): boolean {
-  return registry.reason !== undefined
+/**
+ * Whether `close()` may be part of a deploy. Not if code closes an instance of a process that goes on, as a test suite does. Other
+ * code that handles SIGTERM may call `close()` because the process ends, without this plugin's knowledge.
+ */
+export function mayBeDeploy (): boolean {
+  if (registry.reason !== undefined) return true
+  return process.listenerCount('SIGTERM') > 0 && ![...registry.members].some(({ options }) => options.signals.includes('SIGTERM'))
 }
 
 /**

@@ -23,7 +23,7 @@ import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
-import { isProcessEnding } from './process.ts'
+import { mayBeDeploy } from './process.ts'
 import { loggable } from './report.ts'
 
 interface Parts {
@@ -337,7 +337,7 @@ export class Shutdown {
     inFlight.onEnd = tasks.onEnd = undefined
     if (idle !== TIMED_OUT) {
       log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
-      if (this.#isDeploy) await this.#quiet()
+      if (this.#trigger !== 'close' || mayBeDeploy()) await this.#quiet()
       // Meanwhile, open connections may have sent requests that are served.
       if (inFlight.count + tasks.count > 0) await this.#drain(preClosed, start)
     } else {
@@ -354,14 +354,6 @@ export class Shutdown {
       await inFlight.idle()
       await tasks.idle()
     }
-  }
-
-  /**
-   * Whether other processes take over from this one. Not if code closes the instance, as a test suite does, although it
-   * leaves the signals to the plugin.
-   */
-  get #isDeploy (): boolean {
-    return this.#trigger !== 'close' || !this.#parts.options.signals.includes('SIGTERM') || isProcessEnding()
   }
 
   /** Waits until, for a short time, no request has arrived and no response has been sent. */
