@@ -25,11 +25,13 @@
 //   lib/probes.ts, check.ts      /health and /ready; a check behind them
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
+//   lib/before-call.ts           wraps a method of a request, a response or a reply
 //   types/index.ts               the public types, and what the plugin adds to Fastify's
 
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preParsingHookHandler } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
 import fp from 'fastify-plugin'
+import { beforeCall } from './lib/before-call.ts'
 import { adoptServers, assertNotShared, isOwned } from './lib/connections/servers.ts'
 import { Connections } from './lib/connections/sockets.ts'
 import { WebSockets } from './lib/connections/upgraded.ts'
@@ -48,7 +50,7 @@ import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, isUpgrade, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
 import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
-import { InFlight, beforeCall } from './lib/requests/in-flight.ts'
+import { InFlight } from './lib/requests/in-flight.ts'
 import { LateHooks } from './lib/requests/late-hooks.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
@@ -134,7 +136,6 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     exchange.attach(reply)
     if (!isUpgrade(request.raw)) return exchange
     inFlight.arriveUpgrade(exchange, reply)
-    connections.upgrade(request.raw.socket)
     webSockets.opened(request.server)
     return exchange
   }

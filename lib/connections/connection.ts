@@ -60,9 +60,10 @@ export class Connection {
     if (this.newest === exchange && exchange.request.complete) this.newest = undefined
   }
 
-  /** Whether a request is being received or answered. */
+  /** Whether a request is being received or answered. Not if it asks for an upgrade: the socket's new owner closes it. */
   get isBusy (): boolean {
-    return this.newest !== undefined && !(this.newest.isFinished && this.newest.request.complete)
+    const { newest } = this
+    return newest !== undefined && !newest.isUpgrade && !(newest.isFinished && newest.request.complete)
   }
 
   /**

@@ -27,7 +27,6 @@ export class Connections {
   readonly #beneathTls = new Set<Socket>()
   readonly #sessions = new Set<ServerHttp2Session>()
   /** Sockets that may speak another protocol now, because an upgrade was requested. */
-  readonly #upgraded = new WeakSet<Socket>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Socket>()
   #accepted = 0
@@ -171,12 +170,6 @@ export class Connections {
     this.#endWhenReceived(exchange)
   }
 
-  /** An upgrade is requested. If it succeeds, the socket's new owner closes it. */
-  upgrade (socket: Socket | undefined): void {
-    // An injected request has no socket.
-    if (socket !== undefined) this.#upgraded.add(socket)
-  }
-
   /** A response has been sent. Its client may send another request at once, perhaps over another connection. */
   responded (exchange: Exchange): void {
     exchange.connection?.responded(exchange)
@@ -296,7 +289,7 @@ export class Connections {
 
   /** The sockets and streams that are receiving a request or sending a response. */
   * #busy (): Generator<Closable> {
-    for (const { socket, isBusy } of this.#speaking) if (isBusy && !this.#upgraded.has(socket)) yield socket
+    for (const { socket, isBusy } of this.#speaking) if (isBusy) yield socket
     if (this.#sessions.size === 0) return
     for (const exchange of [...this.#inFlight.exchanges, ...this.#inFlight.uncounted]) {
       if (!exchange.isFinished && !exchange.isGone) yield { once: (_event, callback) => { exchange.onClose(callback) } }

@@ -3,8 +3,8 @@
 import type { FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import { types } from 'node:util'
+import { beforeCall } from '../before-call.ts'
 import { Exchange, type Handler } from './exchange.ts'
-import { beforeCall } from './in-flight.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
 type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
@@ -45,10 +45,7 @@ export class Handlers {
     const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.reach(reply))
     if (exchange === undefined) return undefined
     if (exchange.hasLeft) this.#inFlight.reenter(exchange)
-    if (exchange.wire === 'orphaned') {
-      exchange.settleReply()
-      this.#inFlight.awaitAnswer(exchange)
-    }
+    if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)
     // One handler may call another: the error or not-found handler.
     exchange.handlers++
     // Before it, only its error or its absence was sent.

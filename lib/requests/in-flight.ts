@@ -7,6 +7,7 @@
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestInFlight } from '../../types/index.ts'
+import { beforeCall } from '../before-call.ts'
 import { now } from '../clock.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
@@ -152,7 +153,6 @@ export class InFlight {
         this.#finish(exchange)
       } else if (exchange.isGone) {
         this.orphan(exchange)
-        exchange.settleReply()
         this.awaitAnswer(exchange)
       }
     }
@@ -196,6 +196,7 @@ export class InFlight {
     const { reply, request, response } = exchange
     if (exchange.isReplyWrapped) return
     exchange.isReplyWrapped = reply !== undefined
+    exchange.settleReply()
     const answered = () => { this.#answered(exchange) }
     const written = () => { this.written(exchange) }
     if (reply !== undefined) {
@@ -280,15 +281,4 @@ function isOver (exchange: Exchange): boolean {
   if (wire === 'finished') return true
   // A handler that returned no promise may still work for a client that has gone: its answer shows the end.
   return !isSending && (handler === 'settled' || hasAnswered || (handler === 'unreached' && exchange.isBodyLost))
-}
-
-type Methods<K extends string> = Record<K, (...args: never[]) => unknown>
-
-/** From now on, calls back before each call of the method. */
-export function beforeCall<K extends string> (object: Methods<K>, name: K, callback: (argument: unknown) => void): void {
-  const { [name]: method } = object
-  object[name] = (...args) => {
-    callback(args[0])
-    return method.apply(object, args)
-  }
 }

@@ -4,9 +4,9 @@
 import type { FastifyInstance, RouteOptions, onSendHookHandler } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
+import { beforeCall } from '../before-call.ts'
 import { nameOf } from '../values.ts'
 import { Exchange } from './exchange.ts'
-import { beforeCall } from './in-flight.ts'
 import { isPlainPromise } from './thenable.ts'
 
 const BEFORE_END = ['preSerialization', 'onSend', 'onError'] as const

@@ -1,0 +1,12 @@
+// Wraps a method of an object that belongs to other code.
+
+type Methods<K extends string> = Record<K, (...args: never[]) => unknown>
+
+/** From now on, calls back before each call of the method. */
+export function beforeCall<K extends string> (object: Methods<K>, name: K, callback: (argument: unknown) => void): void {
+  const { [name]: method } = object
+  object[name] = (...args) => {
+    callback(args[0])
+    return method.apply(object, args)
+  }
+}
