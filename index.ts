@@ -121,6 +121,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
   fastify.decorateReply(kExchange, undefined)
   lateHooks.observe(fastify)
+  handlers.observeReplies(fastify)
   observeOtherHandlers(fastify, handlers)
 
   const close = fastify.close.bind(fastify) as (listener?: CloseListener) => Promise<void>

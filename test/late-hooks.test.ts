@@ -148,6 +148,45 @@ t.test('an error handler with a callback, whose client has left, counts until it
   await expectCleanupAfter(t, app, hook)
 })
 
+/** Routes whose handler returns its reply, with work that its promise does not tell of. */
+const returnsReply: Record<string, Add> = {
+  'an async handler that answers from a callback and returns its reply': (app, hook) => {
+    app.get('/', async (_request, reply) => {
+      void hook.hold().then(() => { reply.send('answer') })
+      return reply
+    })
+    return {}
+  },
+  'a hook of the not-found handler that a handler calls before it returns its reply': (app, hook) => {
+    app.setNotFoundHandler({ preHandler: async () => { await hook.hold() } }, (_request, reply) => { reply.code(404).send('not found') })
+    app.get('/', async (_request, reply) => {
+      reply.callNotFound()
+      return reply
+    })
+    return {}
+  },
+  'a not-found handler with a callback that a handler calls before it returns its reply': (app, hook) => {
+    app.setNotFoundHandler((_request, reply) => { void hook.hold().then(() => { reply.code(404).send('not found') }) })
+    app.get('/', async (_request, reply) => {
+      reply.callNotFound()
+      return reply
+    })
+    return {}
+  }
+}
+
+for (const isHttp2 of [false, true]) {
+  for (const [what, add] of Object.entries(returnsReply)) {
+    t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for ${what}, also if its client has left`, async t => {
+      const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
+      const hook = new SlowHook()
+      add(app, hook)
+      await leaveDuring(t, app, hook, isHttp2)
+      await expectCleanupAfter(t, app, hook)
+    })
+  }
+}
+
 t.test('a hook that sets the status, works on and then sends, whose client has left, counts until it sends', async t => {
   const { app } = await createApp(t)
   const hook = new SlowHook()

@@ -72,6 +72,10 @@ export class Exchange {
   handler: Handler = 'unreached'
   /** How many handlers are running, or have a pending promise. */
   handlers = 0
+  /** How many handlers it has reached. */
+  reached = 0
+  /** Whether its newest handler, if that is async, waits for the response, as it does if it returns the reply. */
+  isReplyAwaited = false
   /** Whether it counted and its client has gone. Fastify may still call another handler, such as the error handler. */
   hasLeft = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
@@ -286,12 +290,6 @@ export class Exchange {
       if (!response.closed) response.destroy().emit('close')
       if (!request.complete) request.destroy()
     })
-  }
-
-  /** HTTP/2: if the stream is closed, `reply.then` never settles, nor does a handler that returns its reply. */
-  settleReply (): void {
-    const { reply } = this
-    if (this.#stream !== undefined && reply !== undefined) reply.then = fulfilled => { fulfilled() } // oxlint-disable-line no-thenable
   }
 
   /** Closes the connection, or resets the stream. */

@@ -1,6 +1,6 @@
 // Handlers of routes, of errors and of not-found requests: how many of a request are running.
 
-import type { FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import { types } from 'node:util'
 import { beforeCall } from '../before-call.ts'
@@ -28,14 +28,15 @@ export class Handlers {
       const reply = (third ?? second) as FastifyReply | undefined
       const exchange = handlers.#reach(reply, isAsync)
       if (exchange === undefined) return handler.call(this, first, second, third)
+      const { reached } = exchange
       let result: unknown
       try {
         result = handler.call(this, first, second, third)
       } catch (error) {
-        handlers.#ended(exchange, 'settled')
+        handlers.#ended(exchange, reached, 'settled')
         throw error
       }
-      return handlers.#returned(exchange, reply, result)
+      return handlers.#returned(exchange, reached, reply, result)
     }
     return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
   }
@@ -48,8 +49,9 @@ export class Handlers {
     if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)
     // One handler may call another: the error or not-found handler.
     exchange.handlers++
+    exchange.reached++
     // Before it, only its error or its absence was sent.
-    exchange.isSending = exchange.hasAnswered = false
+    exchange.isSending = exchange.hasAnswered = exchange.isReplyAwaited = false
     // Once for each response: its error handlers may be reached many times.
     if (!isAsync && !exchange.isObserved) {
       exchange.isObserved = true
@@ -59,29 +61,51 @@ export class Handlers {
     return exchange
   }
 
-  #returned (exchange: Exchange, reply: unknown, result: unknown): unknown {
+  #returned (exchange: Exchange, reached: number, reply: unknown, result: unknown): unknown {
     // A reply also has a `then`, which waits for the response.
     if (result === reply || !isThenable(result)) {
-      this.#ended(exchange, exchange.handler)
+      this.#ended(exchange, reached, 'returned')
       return result
     }
-    const settled = () => { this.#ended(exchange, 'settled') }
+    const settled = () => { this.#ended(exchange, reached, exchange.isReplyAwaited ? 'returned' : 'settled') }
     try {
       if (isPlainPromise(result)) observePromise(result, settled, settled)
       else observeNextThen(result, settled, settled)
     } catch {
       // A frozen thenable: only the answer shows that the handler is done.
-      this.#ended(exchange, exchange.handler)
+      this.#ended(exchange, reached, 'returned')
     }
     return result
   }
 
-  #ended (exchange: Exchange, state: Handler): void {
+  #ended (exchange: Exchange, reached: number, state: Handler): void {
     exchange.handlers--
-    exchange.handler = state
+    // If it has called another handler, that one decides.
+    if (exchange.reached === reached) exchange.handler = state
     if (exchange.wire === 'open') return
     // After a rejection, Fastify calls the error handler in the same microtask.
     queueMicrotask(() => { this.#inFlight.check(exchange) })
+  }
+
+  /**
+   * An async handler that answers from a callback returns its reply, whose `then` waits for the response. So its promise settles as
+   * the client leaves, which tells nothing of the callback.
+   */
+  observeReplies (fastify: FastifyInstance): void {
+    const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
+      const exchange = Exchange.of(this)
+      if (exchange !== undefined) exchange.isReplyAwaited = true
+      // On HTTP/2, Fastify's own `then` never settles if the stream is closed.
+      if (exchange?.isGone === true) {
+        fulfilled()
+        return
+      }
+      let own = this
+      while (own.then === then) own = Object.getPrototypeOf(own) as FastifyReply
+      own.then.call(this, fulfilled, rejected)
+    }
+    // Its prototype's own `then` stays as it is for other instances.
+    fastify.decorateReply('then', then)
   }
 }
 

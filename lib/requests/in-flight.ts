@@ -196,7 +196,6 @@ export class InFlight {
     const { reply, request, response } = exchange
     if (exchange.isReplyWrapped) return
     exchange.isReplyWrapped = reply !== undefined
-    exchange.settleReply()
     const answered = () => { this.#answered(exchange) }
     const written = () => { this.written(exchange) }
     if (reply !== undefined) {
