@@ -26,7 +26,6 @@ export class Connections {
   /** The raw sockets below TLS. One without a secure socket above it has not completed its handshake. */
   readonly #beneathTls = new Set<Socket>()
   readonly #sessions = new Set<ServerHttp2Session>()
-  /** Sockets that may speak another protocol now, because an upgrade was requested. */
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Socket>()
   #accepted = 0
