@@ -3,26 +3,27 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Server } from 'node:net'
 
-interface Hold {
-  /** Resolves when the request is held. */
-  held: Promise<void>
-  release: () => void
-  /** Called with the port of the client, by which the server knows the request to hold. */
-  connected: (port: number) => void
-}
-
 type Listener = (request: IncomingMessage, response: ServerResponse) => void
 
+/** A request that is to be held when it arrives. */
+export class Hold {
+  arrive!: () => void
+  release!: () => void
+  /** Resolves when the request has arrived. */
+  readonly held = new Promise<void>(resolve => { this.arrive = resolve })
+  readonly released = new Promise<void>(resolve => { this.release = resolve })
+}
+
 /**
- * Takes the place of the server's 'request' listeners, of which Fastify is one, and calls them in turn. The plugin counts a request
- * as it arrives, before them.
+ * Takes the place of the server's 'request' listeners, one of which is Fastify, and calls them later. The plugin counts an HTTP/1
+ * request before all of them, when Node reports it.
  */
 export class Holds {
   readonly #server: Server
   readonly #listeners: readonly Listener[]
-  /** What to do when the request of this port arrives. */
-  readonly #arrivals = new Map<number | undefined, (handle: () => void) => void>()
-  readonly #releases = new Set<() => void>()
+  /** By the port of its client, until it arrives. */
+  readonly #expected = new Map<number | undefined, Hold>()
+  readonly #all = new Set<Hold>()
 
   constructor (server: Server) {
     this.#server = server
@@ -33,36 +34,27 @@ export class Holds {
 
   readonly #onRequest: Listener = (request, response) => {
     const handle = () => { for (const listener of this.#listeners) listener.call(this.#server, request, response) }
-    const port = request.socket.remotePort
-    const arrive = this.#arrivals.get(port)
-    this.#arrivals.delete(port)
-    if (arrive === undefined) handle()
-    else arrive(handle)
+    const { remotePort } = request.socket
+    const hold = this.#expected.get(remotePort)
+    this.#expected.delete(remotePort)
+    hold?.arrive()
+    if (hold === undefined) handle()
+    else void hold.released.then(handle)
   }
 
-  /** Gives the server its own listeners back. */
-  end (): void {
-    this.#server.off('request', this.#onRequest)
-    for (const listener of this.#listeners) this.#server.on('request', listener)
-  }
-
-  add (): Hold {
-    let release = () => {}
-    const released = new Promise<void>(resolve => { release = resolve })
-    this.#releases.add(release)
-    let connected: Hold['connected'] = () => {}
-    const held = new Promise<void>(resolve => {
-      connected = port => {
-        this.#arrivals.set(port, handle => {
-          resolve()
-          void released.then(handle)
-        })
-      }
-    })
-    return { held, release, connected }
+  /** Holds the next request from this port. */
+  add (hold: Hold, port: number): void {
+    this.#expected.set(port, hold)
+    this.#all.add(hold)
   }
 
   releaseAll (): void {
-    for (const release of this.#releases) release()
+    for (const hold of this.#all) hold.release()
+  }
+
+  /** Gives its own listeners back to the server. */
+  end (): void {
+    this.#server.off('request', this.#onRequest)
+    for (const listener of this.#listeners) this.#server.on('request', listener)
   }
 }

@@ -8,7 +8,7 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { PhaseSkippedError } from '../errors.ts'
 import { assertValid, kSignals } from '../options.ts'
 import { Client } from './client.ts'
-import { Holds } from './holds.ts'
+import { Hold, Holds } from './holds.ts'
 
 type WithSignals = GracefulShutdown & { readonly [kSignals]?: readonly string[] }
 
@@ -36,13 +36,13 @@ export const testShutdown: typeof TestShutdown = async given => {
 
   return {
     hold: async (path, options) => {
-      const { held, release, connected } = holds.add()
-      const { response } = client.send(path, options, connected)
-      await Promise.race([held, response])
+      const hold = new Hold()
+      const { response } = client.send(path, options, port => { holds.add(hold, port) })
+      await Promise.race([hold.held, response])
       return {
         response,
         release: async () => {
-          release()
+          hold.release()
           return await response
         }
       }
