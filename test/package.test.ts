@@ -35,7 +35,8 @@ async function program (file: string, source: string): Promise<{ stdout: string,
 t.test('contains what a user needs and nothing else', async t => {
   const files = packed?.files.map(({ path }) => path) ?? []
   t.strictSame(files.toSorted(), [
-    'CHANGELOG.md', 'LICENSE', 'README.md', 'dist/index.js', 'dist/package.json', 'dist/types/index.d.ts', 'main.cjs', 'main.d.cts', 'package.json'
+    'CHANGELOG.md', 'LICENSE', 'README.md', 'dist/index.js', 'dist/package.json', 'dist/testing.js',
+    'dist/types/index.d.ts', 'dist/types/testing.d.ts', 'main.cjs', 'main.d.cts', 'package.json'
   ])
 })
 
