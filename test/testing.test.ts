@@ -10,7 +10,7 @@ import Fastify from 'fastify'
 import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
-import { createApp, socketPath } from './helpers.ts'
+import { createApp } from './helpers.ts'
 
 t.test('a request held over SIGTERM is handled before the cleanup, and later ones get what a client would get', async t => {
   const { app, log } = await createApp(t)
@@ -37,6 +37,20 @@ t.test('a request held over SIGTERM is handled before the cleanup, and later one
   t.strictSame((await (await shutdown.hold('/orders')).release()).error, 'ECONNREFUSED')
   t.strictSame((await (await shutdown.open('/orders')).response).error, 'ECONNREFUSED')
   t.equal(log.messages(/^SIGTERM received, shutting down$/).length, 1)
+})
+
+t.test('an application that closes its database before its handlers have ended is found', async t => {
+  const { app } = await createApp(t)
+  let isOpen = true
+  app.get('/orders', async () => {
+    if (!isOpen) throw new Error('the database is closed')
+    return []
+  })
+  app.gracefulShutdown.signal.addEventListener('abort', () => { isOpen = false })
+  const shutdown = await testShutdown(app)
+  const held = await shutdown.hold('/orders')
+  shutdown.signal('SIGTERM')
+  t.match(await held.release(), { status: 500, body: /the database is closed/ })
 })
 
 t.test('a signal leaves the process as it was', async t => {
@@ -187,12 +201,10 @@ t.test('arguments that are not allowed are rejected', async t => {
 
   const closed = (await createApp(t)).app
   await closed.close()
-  const onSocket = (await createApp(t)).app
-  await onSocket.listen({ path: socketPath(t) })
   const overHttp2 = (await createApp(t, {}, { http2: true } as object)).app
   const withoutPlugin = Fastify()
   t.teardown(async () => { await withoutPlugin.close() })
-  for (const given of [undefined, {}, closed, onSocket, overHttp2, withoutPlugin]) {
+  for (const given of [undefined, {}, closed, overHttp2, withoutPlugin]) {
     await t.rejects(testShutdown(given as FastifyInstance), invalid('argument of testShutdown\\(\\)', 'a running Fastify instance'))
   }
 })

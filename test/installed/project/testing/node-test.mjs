@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { testShutdown } from 'fastify-graceful/testing'
 import { buildApp } from './app.cjs'
 
-test('a deploy loses nothing', async t => {
+void test('a deploy loses nothing', async t => {
   const ended = []
   const listeners = process.listenerCount('SIGTERM')
   const shutdown = await testShutdown(await buildApp(ended))
