@@ -4,7 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
-import { createServer } from 'node:http'
+import { createServer, type RequestListener } from 'node:http'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
@@ -64,8 +64,8 @@ t.test('works with a server factory and on a Unix socket', async t => {
 })
 
 t.test('fastify-graceful/testing works with a server factory, and rejects an instance on a Unix socket', async t => {
-  const serverFactory = (handler: Parameters<typeof createServer>[1] & object) => createServer((request, response) => { handler(request, response) })
-  const { app } = await createApp(t, {}, { serverFactory } as object)
+  const serverFactory = (handler: RequestListener) => createServer((...exchange) => { handler(...exchange) })
+  const { app } = await createApp(t, {}, { serverFactory })
   app.get('/', async () => 'served')
   const shutdown = await testShutdown(app)
   const held = await shutdown.hold('/')
