@@ -41,7 +41,7 @@ export class Client {
     request.on('socket', socket => {
       socket.on('connect', () => { connected(socket.localPort as number) })
     })
-    // Also errors after the response has begun, which its reader gets, too.
+    // After the response has begun, nothing else listens. Its reader gets the error as well.
     request.on('error', () => {})
     const begun = once(request, 'response') as Promise<[IncomingMessage]>
     request.end(body)

@@ -1,5 +1,5 @@
-// fastify-graceful/testing. The plugin does not load it. Of the plugin, it uses what any code can use, the controller and the
-// diagnostics channels, and the list of its signals.
+// fastify-graceful/testing. The plugin does not load it, and it does not load the plugin: it uses the controller, which also has the
+// list of signals, and the diagnostics channels.
 
 import type { FastifyInstance } from 'fastify'
 import type { DiagnosticsChannels, GracefulShutdown, Phase } from '../../types/index.ts'
