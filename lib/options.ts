@@ -12,6 +12,9 @@ export const DEFAULT_EVENTS: readonly ProcessEvent[] = [
   'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'uncaughtException', 'unhandledRejection'
 ]
 
+/** Where the controller has the events of an instance, for lib/testing, which is a file of its own in the package. */
+export const kSignals = Symbol.for('fastify-graceful.signals')
+
 /** The events that `signals` may name. Operators use SIGUSR2 for heap snapshots and reports, so it is not a default. */
 export const PROCESS_EVENTS: readonly ProcessEvent[] = [...DEFAULT_EVENTS, 'SIGUSR2', 'beforeExit']
 
@@ -124,7 +127,7 @@ export function resolveCallbackOptions (options: CallbackOptions, shutdownTimeou
   return options
 }
 
-function assertValid (isValid: boolean, name: string, value: unknown, allowed: string): asserts isValid {
+export function assertValid (isValid: boolean, name: string, value: unknown, allowed: string): asserts isValid {
   if (!isValid) throw new OptionInvalidError(name, show(value), allowed)
 }
 
@@ -186,7 +189,7 @@ function probe (name: 'health' | 'ready', value: unknown): Probe | false {
   return Object.freeze({ path, checks: Object.freeze({ ...checks }), checkTimeout, guarded, schema, config, logLevel, duringShutdown })
 }
 
-function known (what: string, options: object, names: string[], tolerated: string[] = [], advice = ''): void {
+export function known (what: string, options: object, names: string[], tolerated: string[] = [], advice = ''): void {
   const unknown = Object.keys(options).find(name => !names.includes(name) && !tolerated.includes(name))
   if (unknown === undefined) return
   const similar = names.find(name => distance(name.toLowerCase(), unknown.toLowerCase()) <= MOST_TYPOS)

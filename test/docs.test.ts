@@ -37,7 +37,7 @@ writeFileSync(`${folder}/tsconfig.json`, JSON.stringify({
     checkJs: true,
     allowImportingTsExtensions: true,
     experimentalDecorators: true,
-    paths: { 'fastify-graceful': ['../../index.ts'] }
+    paths: { 'fastify-graceful': ['../../index.ts'], 'fastify-graceful/testing': ['../../types/testing.ts'] }
   },
   include: ['*.ts', '*.mts', '*.mjs']
 }))
@@ -171,6 +171,11 @@ t.test('the tables of the report and of the argument of a callback have the memb
   t.strictSame(names(section(lifecycle, 'Shutdown callbacks')), membersOf('ShutdownContext'))
   const { app } = await createApp(t)
   t.strictSame(Object.keys(await app.gracefulShutdown.shutdown()).sort(), [...report].sort())
+})
+
+t.test('the table of fastify-graceful/testing has the members of its type', async t => {
+  const table = rows(section(page('docs/testing.md'), 'fastify-graceful/testing'))
+  t.strictSame(table.map(([cell = '']) => /\w+/.exec(codes(cell)[0] ?? '')?.[0]), membersOf('ShutdownTest', 'types/testing.ts'))
 })
 
 t.test('the table of diagnostics channels has the channels and messages of the public types', async t => {

@@ -12,6 +12,7 @@ import { Gate } from '../lib/requests/gate.ts'
 import { InFlight } from '../lib/requests/in-flight.ts'
 import { PhaseClock } from '../lib/lifecycle/phase.ts'
 import { QUIET } from '../lib/times.ts'
+import { testShutdown } from '../lib/testing/index.ts'
 import { createApp, createAppBehind, Deferred, eventually, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
 
 interface Timed {
@@ -107,18 +108,13 @@ t.test('an opted-out request does not delay the end of the drain', async t => {
 t.test('serves all requests while delaying, with Connection: close', async t => {
   const { app } = await createApp(t, { shutdownDelay: 100, drainTimeout: 1_000 })
   app.get('/', async () => 'served')
-  const port = await listen(app)
-  const report = app.gracefulShutdown.shutdown()
+  const shutdown = await testShutdown(app)
+  shutdown.signal('SIGTERM')
   t.equal(app.gracefulShutdown.phase, 'delaying')
   t.ok(app.isShuttingDown)
-  const client = new RawClient(port).get('/')
-  await client.closed
-  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n/)
-  t.match(client.text, /\r\nconnection: close\r\n/i)
-  const probe = new RawClient(port).get('/ready')
-  await probe.closed
-  t.match(probe.text, /503 Service Unavailable[^]*"reason":"shutting_down"/)
-  const { phases, refused, completed } = await report
+  t.match(await shutdown.request('/'), { status: 200, headers: { connection: 'close' }, body: 'served' })
+  t.match(await shutdown.request('/ready'), { status: 503, body: /"reason":"shutting_down"/ })
+  const { phases, refused, completed } = await shutdown.report
   t.ok(phases.delaying >= 99, `delayed for ${phases.delaying}ms`)
   t.match({ refused, completed }, { refused: 0, completed: 1 })
 })

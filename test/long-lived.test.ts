@@ -11,6 +11,7 @@ import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
+import { testShutdown } from '../lib/testing/index.ts'
 import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 interface Greeted {
@@ -133,18 +134,15 @@ t.test('event streams and long polls see the signal at once, while the server st
     phases.push(gracefulShutdown.phase)
     return { messages: [] }
   })
-  const port = await listen(app)
-  const events = new RawClient(port).get('/events')
-  const poll = new RawClient(port).get('/poll')
-  await events.until(/hello/)
+  const shutdown = await testShutdown(app)
+  const poll = shutdown.request('/poll')
+  const events = await shutdown.open('/events')
   await eventually(() => app.inFlightRequests === 2)
-  const report = gracefulShutdown.shutdown()
-  await poll.closed
-  await events.until(/bye/)
+  shutdown.signal('SIGTERM')
+  t.match(await poll, { status: 200, headers: { connection: 'close' }, body: '{"messages":[]}' })
+  t.match(await events.response, { body: 'data: hello\n\ndata: bye\n\n', error: undefined })
   t.strictSame(phases, ['delaying', 'delaying'])
-  t.match(poll.text, /connection: close[^]*\{"messages":\[\]\}$/i)
-  t.match(await report, { completed: 2, cut: [], exitCode: 0 })
-  await events.closed
+  t.match(await shutdown.report, { completed: 2, cut: [], exitCode: 0 })
 })
 
 t.test('an event stream that ignores the signal may continue until the drain timeout', async t => {
@@ -153,10 +151,11 @@ t.test('an event stream that ignores the signal may continue until the drain tim
     reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
     reply.raw.write('data: hello\n\n')
   })
-  const client = new RawClient(await listen(app)).get('/events')
-  await client.until(/hello/)
-  const report = await app.gracefulShutdown.shutdown()
-  await client.closed
+  const shutdown = await testShutdown(app)
+  const events = await shutdown.open('/events')
+  shutdown.signal('SIGTERM')
+  const report = await shutdown.report
+  t.match(await events.response, { status: 200, body: 'data: hello\n\n', error: 'ECONNRESET' })
   t.match(report, { cut: [{ method: 'GET', route: '/events' }], exitCode: 1 })
   t.ok(report.phases.draining >= 299, `drained for ${report.phases.draining}ms`)
 })

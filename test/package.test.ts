@@ -35,7 +35,8 @@ async function program (file: string, source: string): Promise<{ stdout: string,
 t.test('contains what a user needs and nothing else', async t => {
   const files = packed?.files.map(({ path }) => path) ?? []
   t.strictSame(files.toSorted(), [
-    'CHANGELOG.md', 'LICENSE', 'README.md', 'dist/index.js', 'dist/package.json', 'dist/types/index.d.ts', 'main.cjs', 'main.d.cts', 'package.json'
+    'CHANGELOG.md', 'LICENSE', 'README.md', 'dist/index.js', 'dist/package.json', 'dist/testing.js',
+    'dist/types/index.d.ts', 'dist/types/testing.d.ts', 'main.cjs', 'main.d.cts', 'package.json'
   ])
 })
 
@@ -88,6 +89,24 @@ t.test('loads two files besides its dependencies, and no more when it is registe
     })()`)
   const files = ['main.cjs', 'dist/index.js']
   t.strictSame(JSON.parse(output), [files, files])
+})
+
+t.test('fastify-graceful/testing is one file, and tests an instance of the plugin that is loaded separately', async t => {
+  const { stdout: output, stderr } = await program('testing.mjs', `
+    import { createRequire } from 'node:module'
+    import { testShutdown } from 'fastify-graceful/testing'
+    const { cache } = createRequire(import.meta.url)
+    console.log(Object.keys(cache).filter(file => file.includes('fastify-graceful/')).map(file => file.split('fastify-graceful/').pop()).join())
+    const { default: gracefulPlugin } = await import('fastify-graceful')
+    const { default: Fastify } = await import('fastify')
+    const app = Fastify()
+    await app.register(gracefulPlugin)
+    const shutdown = await testShutdown(app)
+    const held = await shutdown.hold('/ready')
+    shutdown.signal('SIGTERM')
+    console.log((await held.release()).status, (await shutdown.report).reason, process.listenerCount('SIGTERM'), process.exitCode)`)
+  t.equal(output, 'dist/testing.js\n503 SIGTERM 0 undefined\n')
+  t.equal(stderr, '')
 })
 
 t.test('an error names the function of the plugin that threw it', async t => {
