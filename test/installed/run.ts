@@ -99,11 +99,16 @@ t.test('drains under traffic in a bundle of Rollup', async t => {
 })
 
 const jest = async (file: string) => { await tool('jest/bin/jest.js', '--rootDir', folder, '--testMatch', `<rootDir>/${file}`) }
-const vitest = async (file: string) => { await tool('vitest/vitest.mjs', 'run', '--root', folder, file) }
+const vitest = async (file: string, environment = 'node') => {
+  await tool('vitest/vitest.mjs', 'run', '--root', folder, '--environment', environment, file)
+}
 
 t.test('serves and closes in Jest, in CommonJS', async () => { await jest('jest.cjs') })
 
 t.test('serves and closes in vitest', async () => { await vitest('./vitest.test.mjs') })
+
+// It replaces AbortController and other globals.
+t.test('serves and closes in vitest in a DOM environment', async () => { await vitest('./vitest.test.mjs', 'happy-dom') })
 
 /** The test runners with which fastify-graceful/testing is tested: each runs the same test, and its process ends by itself. */
 const runners: Record<string, () => Promise<void>> = {
