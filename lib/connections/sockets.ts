@@ -7,7 +7,7 @@ import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
-import { now, setImmediate, sleep, within } from '../clock.ts'
+import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { closeSession, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals } from './connection.ts'
 import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, RECONNECT_WINDOW } from '../times.ts'
@@ -334,14 +334,6 @@ export class Connections {
     for (const { socket } of this.#speaking) socket.destroy()
     for (const socket of this.#beneathTls) socket.destroy()
   }
-}
-
-/**
- * Resolves when the event loop has polled once for everything that may have arrived. The first immediate still belongs to the
- * current iteration. A timer would fire before events that queued up while the process was not scheduled.
- */
-async function wholeTurn (): Promise<void> {
-  await new Promise<void>(resolve => { setImmediate(() => { setImmediate(resolve) }) })
 }
 
 interface Closable {

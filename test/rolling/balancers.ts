@@ -14,13 +14,13 @@ import { fileURLToPath } from 'node:url'
  * How many milliseconds after SIGTERM a balancer without checks is told, because endpoint removal takes time. Usually it is fast, but
  * a delay must be long enough for the slowest one; in these runs, that is one restart in three.
  */
-export const REMOVAL = { usual: 200, longest: 1_500, slowOneIn: 3 }
+export const REMOVAL = { usual: 200, longest: 2_000, slowOneIn: 3 }
 /** The checks of HAProxy and Caddy, as in their configurations. On a busy machine, a check may take until its timeout. */
 export const CHECKS = { inter: 200, fall: 1, timeout: 1_000 }
 /** Milliseconds until an instance gets no more requests, at most. */
 const BY_CHECKS = CHECKS.inter * CHECKS.fall + CHECKS.timeout
 /** The fixed shutdownDelay is this much longer than the removal takes at most. */
-const MARGIN = 500
+const MARGIN = 1_000
 /** The adaptive one ends after this many milliseconds without a request, and after the fixed one at the latest. */
 export const QUIET = 300
 const POLL_INTERVAL = 20

@@ -10,8 +10,9 @@ import type { Load } from './load.ts'
 import type { Result, Run, SubjectName } from './report.ts'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { checked, simulate } from '../../example/simulation/rollout.ts'
@@ -74,6 +75,9 @@ process.on('exit', () => {
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
 
 const runs: Run[] = []
+/** How late the clients are, because they share the processors with everything else. */
+const lag = monitorEventLoopDelay()
+lag.enable()
 const subjects = values.compare ? Object.keys(SUBJECTS) as SubjectName[] : OURS
 /** Where terminus is. */
 const modules = values.compare ? installPackages('comparison').modules : ''
@@ -91,7 +95,8 @@ try {
   process.exit(1)
 }
 const results = runs.map(toResult)
-console.log(`\n${table(results)}`)
+console.log(`\n${table(results)}\n`)
+console.log(`Load average ${loadavg()[0]?.toFixed(1)}; the event loop of the clients was up to ${Math.round(lag.max / 1e6)}ms late`)
 if (values.write) await write(results)
 if (givenDelay !== undefined) process.exit(0)
 const faults = [
