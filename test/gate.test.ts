@@ -157,18 +157,18 @@ t.test('an adaptive delay goes on while requests arrive, but not for probes and 
 
 t.test('an adaptive delay goes on if a request has arrived while the event loop was blocked', async t => {
   const { app } = await createApp(t, { shutdownDelay: { max: 20_000, quiet: 200 } })
-  let other: RawClient | undefined
+  const clients: RawClient[] = []
   app.get('/', async () => app.gracefulShutdown.phase)
   app.get('/blocking', async () => {
-    other?.get('/')
+    clients[1]?.get('/')
     const end = performance.now() + 400
     while (performance.now() < end);
     return 'done'
   })
   const port = await listen(app)
-  const blocking = new RawClient(port)
-  other = new RawClient(port)
-  await Promise.all([blocking, other].map(async ({ socket }) => await once(socket, 'connect')))
+  const [blocking, other] = [new RawClient(port), new RawClient(port)]
+  clients.push(blocking, other)
+  await Promise.all(clients.map(async ({ socket }) => await once(socket, 'connect')))
   const report = app.gracefulShutdown.shutdown()
   blocking.get('/blocking')
   await Promise.all([blocking.closed, other.closed])

@@ -110,7 +110,7 @@ const COLOURS: Record<SubjectName, Colour> = {
 /** The two columns of bars: where they start and end, and what they show. */
 const COLUMNS = [
   { left: 176, right: 316, axis: 'lost per restart', valueOf: ({ lost, delaying }: Result) => total(lost) / delaying.length },
-  { left: 388, right: 528, axis: 'delaying, median, in seconds', valueOf: ({ delaying }: Result) => median(delaying) / 1_000 }
+  { left: 388, right: 528, axis: 'delay in seconds', valueOf: ({ delaying }: Result) => median(delaying) / 1_000 }
 ]
 const LABEL_END = 168
 const BAR = { height: 16, step: 24 }
@@ -119,10 +119,10 @@ const PANEL_GAP = 20
 /** How many requests a restart loses, and how long it takes: a panel for each balancer, all with the same scale. */
 export function drawRestarts (results: readonly Result[]): string {
   const balancers = [...new Set(results.map(({ balancer }) => balancer))]
-  const subtitle = ['40 clients that never retry; each instance restarts in turn.', 'The first three of each are fastify-graceful. Lower is better.']
+  const subtitle = ['40 clients that never retry; each instance restarts in turn.', 'The first three of each are fastify-graceful.', 'Delay: the median. Lower is better.']
   const scales = COLUMNS.map(({ valueOf }) => Math.max(1, ...results.map(valueOf)))
   const drawing: string[] = []
-  let y = top(subtitle.length)
+  let y = top(subtitle.length) + 8
   for (const balancer of balancers) {
     const rows = results.filter(result => result.balancer === balancer)
     drawing.push(text(MARGIN, y + 14, BALANCER_NAMES[balancer], { bold: true }), ...drawPanel(rows, y + LINE, scales))
