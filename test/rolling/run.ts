@@ -44,16 +44,18 @@ const OURS: readonly SubjectName[] = ['adaptive delay', 'fixed delay']
 const INSTANCES = 3
 /** Milliseconds of load before the first restart, and between restarts. */
 const BETWEEN = 500
-/** The largest accepted factor between the simulation and the measurement. */
-const FACTOR = 3
+/** The largest accepted factor between the simulation and the measurement. On a busy machine, checks are late and the rate varies. */
+const FACTOR = 4
 
-const HELP = `npm run test:rolling -- [--restarts 3] [--balancer NAME] [--delay MS] [--compare] [--write]
+const HELP = `npm run test:rolling -- [--restarts 3] [--balancer NAME] [--subject NAME] [--delay MS] [--compare] [--write]
 
   --restarts N   how many restarts behind each balancer; default: 3, each instance once
   --balancer B   only behind this one: ${Object.keys(BALANCERS).join(', ')}
+  --subject S    only this one: ${Object.keys(SUBJECTS).join(', ')}
   --delay MS     the fixed delay, to find out how short it may be; with it, losses are no error
   --compare      also without a delay, and with close-with-grace and @godaddy/terminus, with the fixed delay
-  --write        writes test/rolling/results.json, example/rolling.svg and the table in docs/load-balancers.md anew
+  --write        writes test/rolling/results.json, example/rolling.svg and the table in docs/load-balancers.md anew; what
+                 this run has not measured stays
 `
 
 const values = readFlags()
@@ -78,9 +80,10 @@ const runs: Run[] = []
 /** How late the clients are, because they share the processors with everything else. */
 const lag = monitorEventLoopDelay()
 lag.enable()
-const subjects = values.compare ? Object.keys(SUBJECTS) as SubjectName[] : OURS
+const subjects = (Object.keys(SUBJECTS) as SubjectName[]).filter(name =>
+  values.subject === undefined ? values.compare || OURS.includes(name) : name === values.subject)
 /** Where terminus is. */
-const modules = values.compare ? installPackages('comparison').modules : ''
+const modules = subjects.includes('terminus') ? installPackages('comparison').modules : ''
 try {
   for (const balancer of balancers) {
     for (const subject of givenDelay === undefined ? subjects : ['fixed delay'] as const) {
@@ -110,8 +113,10 @@ const faults = [
 for (const fault of faults) console.error(fault)
 process.exit(faults.length > 0 ? 1 : 0)
 
-async function write (written: Result[]): Promise<void> {
+async function write (measured: Result[]): Promise<void> {
   const root = new URL('../..', import.meta.url)
+  const stored = JSON.parse(await readFile(new URL('test/rolling/results.json', root), 'utf8')) as Result[]
+  const written = stored.map(old => measured.find(({ balancer, subject }) => balancer === old.balancer && subject === old.subject) ?? old)
   const page = new URL('docs/load-balancers.md', root)
   await writeFile(new URL('test/rolling/results.json', root), `[\n${written.map(result => JSON.stringify(result)).join(',\n')}\n]\n`)
   await writeFile(new URL('example/rolling.svg', root), drawRestarts(written))
@@ -124,6 +129,7 @@ function readFlags () {
       options: {
         restarts: { type: 'string', default: String(INSTANCES) },
         balancer: { type: 'string' },
+        subject: { type: 'string' },
         delay: { type: 'string' },
         compare: { type: 'boolean', default: false },
         write: { type: 'boolean', default: false },
