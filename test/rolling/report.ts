@@ -154,7 +154,7 @@ function drawPanel (rows: readonly Result[], panelTop: number, scales: readonly 
       drawing.push(text(x(value) + 6, y + 15, format(value), { bold: colour === 'green' }))
     }
     drawing.push(line(`M${left} ${panelTop}V${bottom}H${right}`, 'faint'), text(left, bottom + 2 * LINE - 2, axis, { colour: 'faint' }))
-    for (const value of ticks(most, 3)) {
+    for (const value of ticks(most)) {
       drawing.push(
         line(`M${round(x(value))} ${bottom}v6`, 'faint'), text(x(value), bottom + LINE, String(value), { anchor: 'middle', colour: 'faint' })
       )
