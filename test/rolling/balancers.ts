@@ -32,6 +32,8 @@ export interface Balancer {
   leaves (port: number, removal: number): Promise<void>
   /** Called when an instance is back; resolves once HAProxy or Caddy has noticed, or the others have been told. */
   returns (port: number): Promise<void>
+  /** How often a check has timed out, so that it took an instance that was running for down. */
+  lateChecks? (): number
   /** Kills it. */
   kill (): void
 }
@@ -54,7 +56,8 @@ const startHaproxy = (proto: 'h1' | 'h2'): Start => async (directory, ports, por
   await program.until(async () => await listens(port))
   for (const instance of ports) await returns(instance)
   // Its checks notice when an instance leaves.
-  return { leaves: async () => {}, returns, kill: () => { program.kill() } }
+  const lateChecks = () => program.count(/is DOWN, reason: \S+ timeout/g)
+  return { leaves: async () => {}, returns, lateChecks, kill: () => { program.kill() } }
 }
 
 /** Empty until the socket exists, which is created later than the port. */
@@ -117,6 +120,7 @@ const startCaddy: Start = async (directory, ports, port, started) => {
     // Its checks notice when an instance leaves.
     leaves: async instance => { before.set(instance, ups(instance)) },
     returns: async instance => { await program.until(async () => ups(instance) > (before.get(instance) ?? 0)) },
+    lateChecks: () => program.count(/context deadline exceeded/g),
     kill: () => { program.kill() }
   }
 }

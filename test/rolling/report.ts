@@ -21,6 +21,8 @@ export interface Run {
   restartsAt: number[]
   /** Processes that did not exit with 0. */
   unclean: number
+  /** How often the load balancer took a running instance for down, because a check timed out. */
+  lateChecks: number
   /** Failures per restart that the simulation predicts. */
   predicted: number | undefined
 }

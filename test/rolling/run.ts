@@ -40,8 +40,10 @@ const SUBJECTS: Record<SubjectName, Subject> = {
   terminus: { program: 'test/rolling/terminus.ts', delays: true }
 }
 /** These must lose nothing. */
-const OURS: readonly SubjectName[] = ['adaptive delay', 'fixed delay']
+const OURS: ReadonlySet<SubjectName> = new Set(['adaptive delay', 'fixed delay'])
 const INSTANCES = 3
+/** How often a run with lost requests is repeated, if its load balancer took running instances for down. */
+const REPEATS = 2
 /** Milliseconds of load before the first restart, and between restarts. */
 const BETWEEN = 500
 /** The largest accepted factor between the simulation and the measurement. On a busy machine, checks are late and the rate varies. */
@@ -81,16 +83,21 @@ const runs: Run[] = []
 const lag = monitorEventLoopDelay()
 lag.enable()
 const subjects = (Object.keys(SUBJECTS) as SubjectName[]).filter(name =>
-  values.subject === undefined ? values.compare || OURS.includes(name) : name === values.subject)
+  values.subject === undefined ? values.compare || OURS.has(name) : name === values.subject)
 /** Where terminus is. */
 const modules = subjects.includes('terminus') ? installPackages('comparison').modules : ''
 try {
   for (const balancer of balancers) {
     for (const subject of givenDelay === undefined ? subjects : ['fixed delay'] as const) {
       console.log(`${restarts} restarts of ${subject} behind ${balancer}…`)
-      const run = await roll(balancer, subject)
-      runs.push(run)
+      let run = await roll(balancer, subject)
       printFailures(run)
+      for (let again = 0; again < REPEATS && run.failed.length > 0 && run.lateChecks > 0; again++) {
+        console.log(`${run.lateChecks} checks have timed out, because the machine is busy; once more…`)
+        run = await roll(balancer, subject)
+        printFailures(run)
+      }
+      runs.push(run)
     }
   }
 } catch (error) {
@@ -103,7 +110,7 @@ console.log(`Load average ${loadavg()[0]?.toFixed(1)}; the event loop of the cli
 if (values.write) await write(results)
 if (givenDelay !== undefined) process.exit(0)
 const faults = [
-  ...results.filter(({ subject, lost, unclean }) => OURS.includes(subject) && lost.kept + lost.new + unclean > 0)
+  ...results.filter(({ subject, lost, unclean }) => OURS.has(subject) && lost.kept + lost.new + unclean > 0)
     .map(({ balancer, subject }) => `${subject} behind ${balancer} has lost requests, or did not exit with 0`),
   ...balancers.filter(balancer => isAdaptiveSlow(results.filter(result => result.balancer === balancer)))
     .map(balancer => `The adaptive delay behind ${balancer} takes more than a third of the fixed one`),
@@ -167,7 +174,8 @@ async function roll (balancerName: BalancerName, subject: SubjectName): Promise<
   const start = performance.now()
   const { requests, failed } = load
   const run: Run = {
-    balancer: balancerName, subject, delay, delaying: [], requests, failed, restartsAt: [], unclean: 0, predicted: undefined
+    balancer: balancerName, subject, delay, delaying: [], requests, failed, restartsAt: [], unclean: 0, lateChecks: 0,
+    predicted: undefined
   }
   for (let index = 0; index < restarts; index++) {
     await sleep(BETWEEN)
@@ -183,6 +191,7 @@ async function roll (balancerName: BalancerName, subject: SubjectName): Promise<
   await sleep(BETWEEN)
   await load.stop()
   run.predicted = subject === 'no delay' ? predict(kind, requests, performance.now() - start) : undefined
+  run.lateChecks = balancer.lateChecks?.() ?? 0
   balancer.kill()
   for (const instance of instances) instance.kill()
   return run
