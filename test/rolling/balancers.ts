@@ -120,7 +120,7 @@ const startCaddy: Start = async (directory, ports, port, started) => {
     // Its checks notice when an instance leaves.
     leaves: async instance => { before.set(instance, ups(instance)) },
     returns: async instance => { await program.until(async () => ups(instance) > (before.get(instance) ?? 0)) },
-    lateChecks: () => program.count(/context deadline exceeded/g),
+    lateChecks: () => program.count(/Client\.Timeout exceeded/g),
     kill: () => { program.kill() }
   }
 }
