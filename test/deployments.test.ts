@@ -13,7 +13,7 @@ import { readConfig } from '../example/config.ts'
 import { resolveOptions } from '../lib/options.ts'
 import { eventually, Log, RawClient, TYPESCRIPT } from './helpers.ts'
 import { pages } from './pages.ts'
-import { CHECKS, DELAY, REMOVAL_DELAY } from './rolling/balancers.ts'
+import { BALANCERS, CHECKS, REMOVAL } from './rolling/balancers.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const read = (path: string) => readFileSync(`${root}/example/${path}`, 'utf8')
@@ -375,8 +375,11 @@ t.test('the delay of the rolling restarts is longer than the balancers take to n
   const [inter, fall] = /^ *default-server check inter (\d+)ms fall (\d+)/m.exec(config)?.slice(1).map(Number) ?? []
   const timeout = seconds(/^ *timeout check (\S+)$/m.exec(config)?.[1] ?? '') * 1_000
   t.strictSame(CHECKS, { inter, fall, timeout })
-  t.ok(DELAY > CHECKS.inter * CHECKS.fall + CHECKS.timeout)
-  t.ok(DELAY > REMOVAL_DELAY)
+  const caddyfile = read('caddy/Caddyfile')
+  t.match(caddyfile, new RegExp(`health_interval ${inter}ms\\s+health_timeout ${timeout / 1_000}s\\s`))
+  for (const { hasChecks, delay } of Object.values(BALANCERS)) {
+    t.ok(delay > (hasChecks ? CHECKS.inter * CHECKS.fall + CHECKS.timeout : REMOVAL.longest))
+  }
 })
 
 t.test('the rolling restarts report how they are misused', async t => {
@@ -386,9 +389,9 @@ t.test('the rolling restarts report how they are misused', async t => {
   const stranger = run('--stranger')
   t.equal(stranger.status, 1)
   t.match(stranger.stderr, /'--stranger'[^]*npm run test:rolling -- /)
-  for (const name of ['haproxy', 'nginx']) {
+  for (const name of ['haproxy', 'nginx', 'caddy']) {
     const missing = run('--balancer', name)
     t.equal(missing.status, 1)
-    t.equal(missing.stderr, `${name} is not installed: apt-get install haproxy nginx\n`)
+    t.equal(missing.stderr, `${name} is not installed: apt-get install haproxy nginx caddy\n`)
   }
 })

@@ -2,6 +2,7 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
+import { once } from 'node:events'
 import { Duplex } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import websocket from '@fastify/websocket'
@@ -148,6 +149,27 @@ t.test('an adaptive delay goes on while requests arrive, but not for probes and 
   t.ok(phases.delaying < 10_000, `delayed for ${phases.delaying}ms`)
   t.ok(performance.now() - last >= 299)
   t.equal(refused, 0)
+})
+
+t.test('an adaptive delay goes on if a request has arrived while the event loop was blocked', async t => {
+  const { app } = await createApp(t, { shutdownDelay: { max: 20_000, quiet: 200 } })
+  const clients: RawClient[] = []
+  app.get('/', async () => app.gracefulShutdown.phase)
+  app.get('/blocking', async () => {
+    clients[1]?.get('/')
+    const end = performance.now() + 400
+    while (performance.now() < end);
+    return 'done'
+  })
+  const port = await listen(app)
+  const [blocking, other] = [new RawClient(port), new RawClient(port)]
+  clients.push(blocking, other)
+  await Promise.all(clients.map(async ({ socket }) => await once(socket, 'connect')))
+  const report = app.gracefulShutdown.shutdown()
+  blocking.get('/blocking')
+  await Promise.all([blocking.closed, other.closed])
+  t.match(other.text, /200 OK[^]*delaying$/)
+  t.match(await report, { refused: 0, completed: 2 })
 })
 
 t.test('an adaptive delay takes at most max, however many requests arrive, and can be skipped', async t => {

@@ -2,11 +2,11 @@
 // the demo is drawn by a run: npm run demo -- --picture example/timeline.svg
 
 import type { Results } from '../bench/results.ts'
-import type { Drawn } from '../test/rolling/report.ts'
+import type { Result } from '../test/rolling/report.ts'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { drawCharts } from '../bench/charts.ts'
-import { drawFailures } from '../test/rolling/report.ts'
+import { drawRestarts } from '../test/rolling/report.ts'
 
 const ROOT = new URL('..', import.meta.url)
 
@@ -15,7 +15,7 @@ export function picturesOfResults (): Record<string, string> {
   const charts = drawCharts(read('bench/results/results.json') as Results)
   return {
     ...Object.fromEntries(Object.entries(charts).map(([name, svg]) => [`bench/results/${name}.svg`, svg])),
-    'example/rolling.svg': drawFailures(read('test/rolling/results.json') as Drawn[])
+    'example/rolling.svg': drawRestarts(read('test/rolling/results.json') as Result[])
   }
 }
 

@@ -162,9 +162,10 @@ export class Connections {
     return exchange
   }
 
-  /** After `disableKeepAlive()`, each request is the last one on its connection until another one follows. */
+  /** After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. */
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
+    if (exchange.isStream) return
     exchange.previous?.keepConnection()
     this.#endWhenReceived(exchange)
   }
@@ -227,16 +228,22 @@ export class Connections {
     return (exchange.connection?.newest ?? exchange) === exchange
   }
 
-  /** The shutdown starts: pending responses become the last ones on their connections. Idle connections stay usable. */
+  /**
+   * The shutdown starts: pending HTTP/1 responses become the last ones on their connections. Idle connections stay usable, and so do
+   * HTTP/2 sessions: Node refuses each stream that crosses its GOAWAY, and a proxy may not send that request again.
+   */
   disableKeepAlive (): void {
     this.noteArrivals()
     this.#isKeepAliveDisabled = true
     for (const { newest } of this.#speaking) if (newest !== undefined) this.#endWhenReceived(newest)
-    for (const session of this.#sessions) closeSession(session)
   }
 
-  /** From now on, connections are closed soon after they become idle, such as those whose response had already begun. */
+  /**
+   * From now on, connections are closed soon after they become idle, such as those whose response had already begun. Sessions get
+   * GOAWAY.
+   */
   closeIdle (): void {
+    for (const session of this.#sessions) closeSession(session)
     for (const server of this.#servers as Set<Partial<KeepAliveServer>>) {
       if (server.keepAliveTimeout === undefined) continue
       server.keepAliveTimeout = DRAINING_KEEP_ALIVE

@@ -19,7 +19,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { constants } from 'node:os'
-import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
+import { TIMED_OUT, clearInterval, now, setInterval, wholeTurn, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
@@ -305,7 +305,11 @@ export class Shutdown {
     const start = now()
     const left = () => Math.min(start + max, Math.max(start, gate.lastAdmitted) + quiet) - now()
     let outcome: unknown = TIMED_OUT
-    while (outcome === TIMED_OUT && left() > 0) outcome = await within(left(), skipped)
+    while (outcome === TIMED_OUT && left() > 0) {
+      outcome = await within(left(), skipped)
+      // What arrived while the event loop was blocked is read only after the timer.
+      await wholeTurn()
+    }
   }
 
   /** Runs the preClose hooks; that of @fastify/websocket closes WebSockets. */
