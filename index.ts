@@ -25,6 +25,7 @@
 //   lib/probes.ts, check.ts      /health and /ready; a check behind them
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
+//   lib/prometheus.ts            `fastify-graceful/prometheus`: metrics, from the public interface of all this
 //   types/index.ts               the public types, and what the plugin adds to Fastify's
 
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preParsingHookHandler } from 'fastify'
