@@ -26,6 +26,7 @@
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
 //   lib/before-call.ts           wraps a method of a request, a response or a reply
+//   lib/prometheus.ts            `fastify-graceful/prometheus`: metrics, from the public interface of all this
 //   types/index.ts               the public types, and what the plugin adds to Fastify's
 //
 // lib/testing/ is fastify-graceful/testing, which this file does not load.

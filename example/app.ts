@@ -30,8 +30,8 @@ export async function buildApp (config: Config): Promise<FastifyInstance> {
     ready: { logLevel: 'warn', checks: { database: () => notes.answers() } }
   })
 
-  // Before the rate limit, so that it does not apply to scrapes.
-  const metrics = measure(app, { shutdownDelay, drainTimeout })
+  // Before the routes, which become labels, and before the rate limit, so that it does not apply to scrapes.
+  const metrics = await measure(app)
 
   // 100 requests a second for each client, in bursts of at most 20: a bucket that holds 20 and empties within 200 ms.
   await app.register(rateLimit, { max: 20, timeWindow: 200, store: LeakyBuckets })

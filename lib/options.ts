@@ -2,6 +2,7 @@
 
 import type { FastifySchema } from 'fastify'
 import type { AdaptiveDelay, GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
+import type { GracefulMetricsOptions } from '../types/prometheus.ts'
 import { isMainThread } from 'node:worker_threads'
 import { BudgetError, CrashSignalError, OptionInvalidError, OptionUnknownError, ProbePathError, WorkerThreadError } from './errors.ts'
 import { CHECK_TIMEOUT, CLEANUP, LONGEST_TIMER, partOf } from './times.ts'
@@ -125,6 +126,18 @@ export function resolveCallbackOptions (options: CallbackOptions, shutdownTimeou
   assertValid(isName, 'option "name" of a shutdown callback', name, 'a string that is not empty')
   if (options.timeout !== undefined) milliseconds('option "timeout" of a shutdown callback', options.timeout, 1, shutdownTimeout)
   return options
+}
+
+/** Validates the options of `fastify-graceful/prometheus`. */
+export function resolveMetricsOptions (options: GracefulMetricsOptions): GracefulMetricsOptions & { prefix: string } {
+  known('option', options, ['register', 'prefix'], REGISTER_OPTIONS)
+  const { register, prefix = 'fastify_graceful_' } = options
+  // Not instanceof: the registry may be of another copy of prom-client.
+  const isRegistry = register === undefined || typeof (register as Partial<typeof register> | null)?.registerMetric === 'function'
+  assertValid(isRegistry, 'option "register"', register, 'a Registry of prom-client')
+  const isPrefix = typeof prefix === 'string' && /^[a-z_]\w*$/i.test(prefix)
+  assertValid(isPrefix, 'option "prefix"', prefix, 'letters, digits and underscores, first a letter or an underscore')
+  return { ...options, prefix }
 }
 
 export function assertValid (isValid: boolean, name: string, value: unknown, allowed: string): asserts isValid {

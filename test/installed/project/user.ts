@@ -1,6 +1,8 @@
 import Fastify from 'fastify'
 import gracefulPlugin, { gracefulPlugin as named, type GracefulOptions, type ShutdownReport } from 'fastify-graceful'
 import { testShutdown, type ClientResponse, type HeldRequest } from 'fastify-graceful/testing'
+import gracefulMetrics, { gracefulMetrics as namedMetrics, type GracefulMetricsOptions } from 'fastify-graceful/prometheus'
+import { Registry } from 'prom-client'
 
 const options: GracefulOptions = { drainTimeout: 1_000, signals: ['SIGTERM'] }
 
@@ -8,6 +10,11 @@ export async function main (): Promise<void> {
   const fastify = Fastify()
   await fastify.register(gracefulPlugin, options)
   await fastify.register(named, options)
+  const metrics: GracefulMetricsOptions = { register: new Registry(), prefix: 'my_' }
+  await fastify.register(gracefulMetrics, metrics)
+  await fastify.register(namedMetrics)
+  // @ts-expect-error not a registry
+  await fastify.register(gracefulMetrics, { register: 1 })
   const count: number = fastify.inFlightRequests
   const report: ShutdownReport = await fastify.gracefulShutdown.shutdown()
   // @ts-expect-error a misspelt option
