@@ -13,6 +13,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 
@@ -192,14 +193,14 @@ export async function visit (app: FastifyInstance, port: number): Promise<Visit>
 }
 
 /**
- * Waits for a condition without an event, by checking it in each turn of the event loop. It gives up after
- * `limit` milliseconds, well before a sweep of the plugin at its default drainTimeout could cause the condition.
+ * Waits for a condition without an event, by checking it every millisecond, which leaves the processor to the programs that it waits
+ * for. It gives up after `limit` milliseconds, well before a sweep of the plugin at its default drainTimeout could cause the condition.
  */
 export async function eventually (condition: () => boolean, limit = 10_000): Promise<void> {
   const end = performance.now() + limit
   while (!condition()) {
     if (performance.now() > end) throw new Error(`Not within ${limit}ms: ${String(condition).replace(/^\(\) ?=> ?/, '')}`)
-    await new Promise(resolve => { setImmediate(resolve) })
+    await sleep(1)
   }
 }
 
