@@ -4,6 +4,7 @@ import t from 'tap'
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { compileFunction } from 'node:vm'
 import { parseAllDocuments } from 'yaml'
 import * as errors from '../lib/errors.ts'
 import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
@@ -13,6 +14,9 @@ import { anchors, codes, links, membersOf, page, pages, ROOT, rows, section, tim
 const LANGUAGES = new Set([
   'ts', 'js', 'cjs', 'json', 'yaml', 'sh', 'text', 'http', 'nginx', 'haproxy', 'ini', 'dockerfile', 'diff', 'promql'
 ])
+
+/** What a CommonJS module may use without declaring it: Node compiles it as the body of a function with these parameters. */
+const MODULE_SCOPE = ['exports', 'require', 'module', '__filename', '__dirname']
 
 const all = pages()
 const snippets = all.flatMap(({ path, fences }) => fences.map(fence => ({ path, ...fence, name: `${path}:${fence.line}` })))
@@ -47,7 +51,7 @@ const fileOf = ({ path, line, language }: typeof snippets[number]) => {
   return `${folder}/${path.replaceAll(/[/.]/g, '-')}-${line}.${extension}`
 }
 for (const snippet of snippets) {
-  if (['ts', 'js', 'cjs'].includes(snippet.language)) writeFileSync(fileOf(snippet), '\n'.repeat(snippet.line) + snippet.code)
+  if (['ts', 'js'].includes(snippet.language)) writeFileSync(fileOf(snippet), '\n'.repeat(snippet.line) + snippet.code)
 }
 
 t.test('each block of code names a checked language', async t => {
@@ -61,9 +65,8 @@ t.test('snippets compile against the types of the plugin', async t => {
 })
 
 t.test('CommonJS, JSON and YAML snippets can be parsed', async t => {
-  for (const snippet of snippets) {
-    const { language, name, code } = snippet
-    if (language === 'cjs') t.equal(spawnSync(process.execPath, ['--check', fileOf(snippet)], { encoding: 'utf8' }).stderr, '', name)
+  for (const { language, name, code } of snippets) {
+    if (language === 'cjs') t.doesNotThrow(() => { compileFunction(code, MODULE_SCOPE) }, name)
     if (language === 'json') t.doesNotThrow(() => JSON.parse(code) as unknown, name)
     if (language === 'yaml') for (const document of parseAllDocuments(code)) t.strictSame(document.errors, [], name)
   }
