@@ -8,7 +8,7 @@ import { compileFunction } from 'node:vm'
 import { parseAllDocuments } from 'yaml'
 import * as errors from '../lib/errors.ts'
 import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
-import { createApp, NO_COVERAGE, runNode } from './helpers.ts'
+import { createApp, runNode } from './helpers.ts'
 import { anchors, codes, links, membersOf, page, pages, ROOT, rows, section, timesGiven } from './pages.ts'
 
 const LANGUAGES = new Set([
@@ -21,12 +21,14 @@ const MODULE_SCOPE = ['exports', 'require', 'module', '__filename', '__dirname']
 const all = pages()
 const snippets = all.flatMap(({ path, fences }) => fences.map(fence => ({ path, ...fence, name: `${path}:${fence.line}` })))
 
-/** A folder below the project, so that snippets can import its packages. */
+/** A folder below the project, so that snippets can import its packages. In it, the name of this package stands for its source. */
 const folder = `${ROOT}.tap/docs-${process.pid}`
 mkdirSync(folder, { recursive: true })
 t.teardown(() => { rmSync(folder, { recursive: true, force: true }) })
 cpSync(`${ROOT}test/fixtures/docs`, folder, { recursive: true })
 cpSync(`${ROOT}test/fixtures/docs/packages`, `${folder}/node_modules`, { recursive: true })
+writeFileSync(`${folder}/package.json`, JSON.stringify({ name: 'fastify-graceful', type: 'module', exports: './plugin.ts' }))
+writeFileSync(`${folder}/plugin.ts`, "export * from '../../index.ts'\nexport { default } from '../../index.ts'\n")
 writeFileSync(`${folder}/tsconfig.json`, JSON.stringify({
   compilerOptions: {
     target: 'es2022',
@@ -40,16 +42,12 @@ writeFileSync(`${folder}/tsconfig.json`, JSON.stringify({
     allowJs: true,
     checkJs: true,
     allowImportingTsExtensions: true,
-    experimentalDecorators: true,
-    paths: { 'fastify-graceful': ['../../index.ts'] }
+    experimentalDecorators: true
   },
-  include: ['*.ts', '*.mts', '*.mjs']
+  include: ['*.ts', '*.js']
 }))
 /** The file of a snippet, in which lines have the same numbers as on the page. */
-const fileOf = ({ path, line, language }: typeof snippets[number]) => {
-  const extension = { ts: 'mts', js: 'mjs' }[language] ?? language
-  return `${folder}/${path.replaceAll(/[/.]/g, '-')}-${line}.${extension}`
-}
+const fileOf = ({ path, line, language }: typeof snippets[number]) => `${folder}/${path.replaceAll(/[/.]/g, '-')}-${line}.${language}`
 for (const snippet of snippets) {
   if (['ts', 'js'].includes(snippet.language)) writeFileSync(fileOf(snippet), '\n'.repeat(snippet.line) + snippet.code)
 }
@@ -97,7 +95,7 @@ t.test('services', async t => {
   for (const snippet of services) {
     void t.test(`${snippet.name} serves, and exits with 0 on SIGTERM`, async t => {
       const port = await freePort()
-      const service = runNode(t, [fileOf(snippet)], { ...NO_COVERAGE, PORT: String(port), TSX_TSCONFIG_PATH: `${folder}/tsconfig.json` }, ['--import=tsx'])
+      const service = runNode(t, [fileOf(snippet)], { PORT: String(port) })
       t.equal(await firstStatus(port, service.exit), 200)
       service.kill('SIGTERM')
       t.strictSame(await service.exit, { code: 0, signal: null }, service.output())
