@@ -110,8 +110,12 @@ async function roll (balancerName: BalancerName, variant: VariantName): Promise<
     instances.push(new Instance(program, await freePort(), { ...files, SHUTDOWN_DELAY: String(delay) }))
   }
   started.push(...instances)
-  await Promise.all(instances.map(async instance => { await instance.start() }))
-  const balancer = await START[balancerName](home, instances.map(({ port }) => port), await freePort(), started)
+  const port = await freePort()
+  // At once, so that a balancer that is not installed is reported at once.
+  const [balancer] = await Promise.all([
+    START[balancerName](home, instances.map(instance => instance.port), port, started),
+    ...instances.map(async instance => { await instance.start() })
+  ])
 
   const load = startLoad(balancer.port, balancer.keepsClients)
   const start = performance.now()
