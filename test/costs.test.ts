@@ -46,7 +46,7 @@ async function shutDownCrowd (t: Test, { requests, connections, how, late = fals
   return { cost: cost ?? {}, time }
 }
 
-const [MANY, MOST] = LONG ? [8_000, 20_000] : [4_000, 8_000]
+const [MANY, MOST] = LONG ? [8_000, 20_000] : [4_000, 4_000]
 
 for (const { requests, how, late, options } of [
   { requests: MANY, how: 'answered', late: false, options: { drainTimeout: 20_000 } },

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fork, LONG, RawClient } from './helpers.ts'
 
 const CLIENTS = 100
-const RUNS = LONG ? 20 : 4
+const RUNS = LONG ? 20 : 2
 
 type Outcome = 'answered' | 'answered for the last time' | 'refused' | 'connection refused' | `lost: ${string}`
 

@@ -14,7 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { LONG, RawClient, TYPESCRIPT, eventually, fixture, portOf, runCommand } from './helpers.ts'
 
-const RESTARTS = LONG ? 10 : 4
+const RESTARTS = LONG ? 10 : 2
 const RESTARTER = [process.execPath, ...TYPESCRIPT, fixture('restarter')]
 
 interface Activated {
