@@ -58,7 +58,7 @@ t.test('each block of code names a checked language', async t => {
 })
 
 t.test('snippets compile against the types of the plugin', async t => {
-  const { stdout } = spawnSync('env', ['-u', 'NODE_OPTIONS', process.execPath, `${ROOT}node_modules/.bin/tsc`, '-p', folder], { encoding: 'utf8' })
+  const { stdout } = spawnSync('env', ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, `${ROOT}node_modules/.bin/tsc`, '-p', folder], { encoding: 'utf8' })
   t.equal(stdout, '')
 })
 
