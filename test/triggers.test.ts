@@ -11,6 +11,8 @@ import { createApp, eventually, fixture, fork, heldRoute, listen, NO_COVERAGE, p
 /** Milliseconds until several processes have started on a busy machine. */
 const FORKED = 30_000
 
+t.jobs = 2
+
 const root = fileURLToPath(new URL('..', import.meta.url))
 
 /** How to get a service with a request in flight into a phase of its shutdown, and the log line that shows the phase. */
