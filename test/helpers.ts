@@ -240,7 +240,10 @@ export const LONG = process.env['LONG_TESTS'] === '1'
 /** The Node.js options with which the tests run TypeScript. */
 export const TYPESCRIPT = [`--import=${new URL('typescript.mjs', import.meta.url).href}`]
 
-/** For programs that tsx compiles: it moves code within its line, so that their coverage cannot be merged with that of the others. */
+/**
+ * For programs under load, and those whose time is measured: coverage makes them slower. Also for programs that tsx compiles: it moves code
+ * within its line, so that their coverage cannot be merged with that of the others.
+ */
 export const NO_COVERAGE = { NODE_V8_COVERAGE: '' }
 
 /** Starts Node as the leader of its own process group, by default to run TypeScript; it ends with the test. */
