@@ -46,7 +46,7 @@ async function shutDownCrowd (t: Test, { requests, connections, how, late = fals
   return { cost: cost ?? {}, time }
 }
 
-const [MANY, MOST] = LONG ? [8_000, 20_000] : [4_000, 8_000]
+const [MANY, MOST] = LONG ? [8_000, 20_000] : [4_000, 4_000]
 
 for (const { requests, how, late, options } of [
   { requests: MANY, how: 'answered', late: false, options: { drainTimeout: 20_000 } },
@@ -153,7 +153,7 @@ t.test('HTTP/2: a rejected upload leaves no timer: the process ends by itself at
 })
 
 t.test('HTTP/2: shutdowns under load do not abort the process', async t => {
-  const ROUNDS = LONG ? 20 : 5
+  const ROUNDS = LONG ? 20 : 3
   const outcomes = await Promise.all([stressHttp2(ROUNDS), stressHttp2(ROUNDS)])
   for (const { code, signal, rounds, stderr } of outcomes) t.strictSame({ code, signal, rounds, stderr }, { code: 0, signal: null, rounds: ROUNDS, stderr: '' })
 })

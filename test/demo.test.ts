@@ -36,15 +36,17 @@ const widest = (lines: readonly string[]): number => Math.max(...lines.map(line 
 
 t.jobs = 3
 
-t.test('writes plain lines of at most 80 columns to a pipe, and changes no file', async t => {
+t.test('writes plain lines of at most 80 columns to a pipe, draws a picture to the file that --picture names, and changes no other file', async t => {
   const before = snapshot()
-  const program = runCommand(t, DEMO, IN_COLOUR)
+  const path = `${t.testdir()}/picture.svg`
+  const program = runCommand(t, [...DEMO, '--picture', path], IN_COLOUR)
   t.equal((await program.exit).code, 0)
   const output = program.output()
   t.notMatch(output, ESCAPE)
   t.ok(widest(linesOf(output)) <= 80)
   t.match(output, / draining .*\n/)
   t.match(output, /Exit code +0\n/)
+  t.equal(parse(readFileSync(path, 'utf8'))[0]?.name, 'svg')
   t.strictSame(snapshot(), before)
 })
 
@@ -76,10 +78,4 @@ t.test('writes plain lines to a terminal whose user has set NO_COLOR', { skip: n
   t.equal((await program.exit).code, 0)
   t.notMatch(program.output(), ESCAPE)
   t.match(program.output(), / draining .*\r\n/)
-})
-
-t.test('draws a picture to the file that --picture names', async t => {
-  const path = `${t.testdir()}/picture.svg`
-  t.equal((await runCommand(t, [...DEMO, '--picture', path]).exit).code, 0)
-  t.equal(parse(readFileSync(path, 'utf8'))[0]?.name, 'svg')
 })

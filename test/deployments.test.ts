@@ -40,7 +40,7 @@ interface Deployment {
 }
 
 /** By way of `env`, which becomes the program, because the test runner adds options to each Node process that it sees started. */
-const PLAIN_NODE = ['-u', 'NODE_OPTIONS', process.execPath]
+const PLAIN_NODE = ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath]
 /** Returns the output of the compiler. */
 const tsc = (...args: string[]) => spawnSync('env', [...PLAIN_NODE, `${root}/node_modules/.bin/tsc`, ...args], { encoding: 'utf8' }).stdout
 

@@ -51,7 +51,7 @@ for (const fault of faults) {
 t.test('repeated errors from microtask, while the log is being written, end the process in time', async t => {
   const program = boundedFork(t, 'endless-errors', { KIND: 'microtask', LEVEL: 'error' })
   new RawClient(await portOf(program)).get('/start')
-  t.equal(await exitInTime(t, program, 800, undefined), 1)
+  t.equal(await exitInTime(t, program, 400, undefined), 1)
 })
 
 for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'rejection']) {
@@ -59,14 +59,14 @@ for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'reje
     const program = boundedFork(t, 'endless-errors', { KIND: kind })
     new RawClient(await portOf(program)).get('/start')
     await program.log.line(/^started/)
-    t.equal(await exitInTime(t, program, 800, undefined), 1)
+    t.equal(await exitInTime(t, program, 400, undefined), 1)
   })
 
   for (const when of ['draining', 'a callback']) {
     t.test(`repeated errors from ${kind}, from ${when} on, end the process in time`, async t => {
       const program = boundedFork(t, 'endless-errors', { KIND: kind, WHEN: when })
       await portOf(program)
-      t.equal(await exitInTime(t, program, 800, 'SIGTERM'), 1)
+      t.equal(await exitInTime(t, program, 400, 'SIGTERM'), 1)
     })
   }
 }

@@ -13,6 +13,7 @@ import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 
@@ -201,14 +202,14 @@ export async function visit (app: FastifyInstance, port: number): Promise<Visit>
 }
 
 /**
- * Waits for a condition without an event, by checking it in each turn of the event loop. It gives up after
- * `limit` milliseconds, well before a sweep of the plugin at its default drainTimeout could cause the condition.
+ * Waits for a condition without an event, by checking it every millisecond, which leaves the processor to the programs that it waits
+ * for. It gives up after `limit` milliseconds, well before a sweep of the plugin at its default drainTimeout could cause the condition.
  */
 export async function eventually (condition: () => boolean, limit = 10_000): Promise<void> {
   const end = performance.now() + limit
   while (!condition()) {
     if (performance.now() > end) throw new Error(`Not within ${limit}ms: ${String(condition).replace(/^\(\) ?=> ?/, '')}`)
-    await new Promise(resolve => { setImmediate(resolve) })
+    await sleep(1)
   }
 }
 
@@ -248,7 +249,10 @@ export const LONG = process.env['LONG_TESTS'] === '1'
 /** The Node.js options with which the tests run TypeScript. */
 export const TYPESCRIPT = [`--import=${new URL('typescript.mjs', import.meta.url).href}`]
 
-/** For programs that tsx compiles: it moves code within its line, so that their coverage cannot be merged with that of the others. */
+/**
+ * For programs under load, and those whose time is measured: coverage makes them slower. Also for programs that tsx compiles: it moves code
+ * within its line, so that their coverage cannot be merged with that of the others.
+ */
 export const NO_COVERAGE = { NODE_V8_COVERAGE: '' }
 
 /** Starts Node as the leader of its own process group, by default to run TypeScript; it ends with the test. */

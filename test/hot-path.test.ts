@@ -12,6 +12,8 @@ import gracefulPlugin from '../index.ts'
 import { Deferred, listen, RawClient } from './helpers.ts'
 
 const REQUESTS = 1_000
+/** Bytes. */
+const LIMIT = 1_500
 const HOME = fileURLToPath(new URL('..', import.meta.url))
 
 /** Sends this number of requests over one keep-alive connection, each as soon as the last response has arrived. */
@@ -86,10 +88,10 @@ function isOurs (url: string): boolean {
 
 t.test('a request allocates less than one and a half kilobytes in the plugin', async t => {
   const { ask, close } = await serve(withPlugin)
-  // One-time allocations, such as those of V8's optimizer, do not occur in each round.
-  const rounds = []
-  for (let round = 0; round < 5; round++) rounds.push(await allocated(ask))
-  t.ok(Math.min(...rounds) < 1_500, `${rounds.join(', ')} bytes a request`)
+  // One-time allocations, such as those of V8's optimizer, do not occur in each round, so one round without them is enough.
+  const rounds: number[] = []
+  while (rounds.length < 5 && Math.min(...rounds) >= LIMIT) rounds.push(await allocated(ask))
+  t.ok(Math.min(...rounds) < LIMIT, `${rounds.join(', ')} bytes a request`)
   await close()
 })
 

@@ -88,6 +88,8 @@ t.test('injectWS() works, and its WebSocket gets 1001', async t => {
   await app.register(websocket)
   app.register(async instance => {
     instance.get('/ws', { websocket: true }, socket => {
+      // Its stream is not a socket and does not close when the client's does; ws would wait for that for half a minute.
+      t.teardown(() => { socket.terminate() })
       socket.on('message', (data: Buffer) => { socket.send(`echo ${data.toString()}`) })
     })
   })

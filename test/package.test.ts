@@ -7,9 +7,9 @@ import { tmpdir } from 'node:os'
 import { promisify } from 'node:util'
 
 const execute = promisify(execFile)
-/** By way of `env`, because the test runner adds options to each Node process that it sees started. */
+/** By way of `env`, because the test runner adds options to each Node process that it sees started. Nothing that they run is covered. */
 const run = async (file: string, args: string[], options: object = {}): Promise<{ stdout: string, stderr: string }> =>
-  await execute('env', ['-u', 'NODE_OPTIONS', file, ...args], options)
+  await execute('env', ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', file, ...args], options)
 const root = new URL('..', import.meta.url).pathname
 const manifest = JSON.parse(readFileSync(`${root}/package.json`, 'utf8')) as {
   dependencies: object, peerDependencies: object, peerDependenciesMeta: object, engines: object, exports: object

@@ -9,6 +9,9 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { Deferred, listen, Log, RawClient } from './helpers.ts'
 
+// Most of them wait for a line that is logged each second.
+t.jobs = 4
+
 const hideQuery = ({ method, url }: FastifyRequest): { method: string, url: string } => ({ method, url: url.replace(/\?.*/, '') })
 
 interface Shown {

@@ -6,10 +6,12 @@ import type { LogLine, Program } from './helpers.ts'
 import { cpSync, mkdirSync, rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { createApp, eventually, fixture, fork, heldRoute, listen, NO_COVERAGE, portOf, RawClient, runNode } from './helpers.ts'
+import { createApp, eventually, fixture, fork, heldRoute, listen, NO_COVERAGE, portOf, RawClient, runNode, socketPath } from './helpers.ts'
 
 /** Milliseconds until several processes have started on a busy machine. */
 const FORKED = 30_000
+
+t.jobs = 2
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
@@ -370,9 +372,12 @@ const outcomes = [['answers requests in flight and exits with 0', 300, 0], ['exi
 for (const [what, ms, code] of outcomes) {
   t.test(`fastify start of fastify-cli ${what}`, async t => {
     const cli = fileURLToPath(import.meta.resolve('fastify-cli/cli.js'))
-    const options = ['--port', '0', '--address', '127.0.0.1', '--log-level', 'info', '--close-grace-delay', '10000']
+    // Not on a port: the CLI takes 0 for its default.
+    const path = socketPath(t)
+    const options = ['--socket', path, '--log-level', 'info', '--close-grace-delay', '10000']
     const service = runNode(t, [cli, 'start', ...options, fixture('cli-app')], NO_COVERAGE, ['--import=tsx'])
-    const client = new RawClient(await portOf(service)).get(`/slow?ms=${ms}`)
+    await service.log.line(/listening at/)
+    const client = new RawClient(path).get(`/slow?ms=${ms}`)
     await service.log.line(/slow request is in/)
     service.kill('SIGTERM')
     await client.closed

@@ -325,14 +325,14 @@ t.test('a 408 is complete, and the client reads it although it continues to send
   // On the route: Node's own timeout for headers would also be 100 ms, and answers first on a slow machine.
   const options = { config: { gracefulShutdown: { readTimeout: 100 } } }
   const { fastify, port } = await start(t, {}, {}, app => { app.post('/', options, async ({ body }) => body) })
-  for (let round = 0; round < 10; round++) {
+  await Promise.all(Array.from({ length: 10 }, async () => {
     const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 100000\r\n\r\n')
     const dribble = setInterval(() => { client.send('x') }, 1)
     const text = await client.until(/\}$/)
     await client.closed
     clearInterval(dribble)
     t.match(text, /^HTTP\/1\.1 408 [^]*connection: close[^]*"FST_ERR_GRACEFUL_READ_TIMEOUT"/i)
-  }
+  }))
   await eventually(() => fastify.inFlightRequests === 0)
 })
 
@@ -509,7 +509,7 @@ t.test('writeTimeout does not cut a handler that sends 102 responses', async t =
 
 t.test("writeTimeout does not cut responses of code that took over the server's request event", async t => {
   const { app, log } = await createApp(t, { writeTimeout: 200 })
-  app.get('/slow', async () => { await sleep(5_000, undefined, { ref: false }) })
+  const held = heldRoute(app)
   // As in socket.io, for its long polls.
   const listeners = app.server.listeners('request') as Array<(request: IncomingMessage, response: ServerResponse) => void>
   app.server.removeAllListeners('request')
@@ -519,10 +519,11 @@ t.test("writeTimeout does not cut responses of code that took over the server's 
   })
   const port = await listen(app)
   const poll = new RawClient(port).get('/poll', ['Connection: close'])
-  const slow = new RawClient(port).get('/slow', ['Connection: close'])
-  await Promise.all([poll.closed, slow.closed])
+  const cut = new RawClient(port).get('/held', ['Connection: close'])
+  await Promise.all([poll.closed, cut.closed])
+  held.release()
   t.match(poll.text, /200 OK[^]*polled$/)
-  t.match(slow.text, /503/)
+  t.match(cut.text, /503/)
   t.equal(log.messages(/^Request cut/).length, 1)
 })
 
@@ -562,11 +563,12 @@ t.test('HTTP/2: writeTimeout does not disturb an onTimeout hook', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 300 }, HTTP2)
   const ran: string[] = []
   app.addHook('onTimeout', async () => { ran.push('onTimeout') })
-  app.get('/', async () => { await sleep(5_000, undefined, { ref: false }) })
+  const held = heldRoute(app)
   const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
   t.teardown(() => { session.destroy() })
-  const stream = session.request({ ':path': '/' }).resume()
+  const stream = session.request({ ':path': '/held' }).resume()
   const [headers] = await once(stream, 'response') as [Record<string, unknown>]
+  held.release()
   t.equal(headers[':status'], 503)
   t.match(await log.line(/^Request cut/), { code: 'FST_ERR_GRACEFUL_WRITE_TIMEOUT' })
   t.strictSame(ran, [])

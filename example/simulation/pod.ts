@@ -23,10 +23,12 @@ export interface Request {
 export const OUTCOMES = ['served', 'refused', 'connection refused', 'cut', 'killed', 'no pod'] as const
 export type Outcome = typeof OUTCOMES[number]
 
-/** How long the delay takes, given when requests arrive, in milliseconds after its start. It is over when none has for `quiet`. */
-function delayOf ({ max, quiet }: Options['shutdownDelay'], arrivals: readonly number[]): number {
+/** How long the delay takes, given these requests and when it starts. It is over when no request has arrived for `quiet`. */
+function delayOf ({ max, quiet }: Options['shutdownDelay'], requests: readonly Request[], start: number): number {
+  // A fixed delay.
+  if (quiet >= max) return max
   let last = 0
-  for (const at of arrivals.toSorted((a, b) => a - b)) {
+  for (const at of requests.map(request => request.at - start).sort((a, b) => a - b)) {
     if (at > last + quiet) break
     last = Math.max(last, at)
   }
@@ -36,7 +38,7 @@ function delayOf ({ max, quiet }: Options['shutdownDelay'], arrivals: readonly n
 /** When the phases of a pod's shutdown begin, given these requests; `closing` at the latest. `end` is the forced exit. */
 export function timeline ({ options, preStop, grace }: PodSettings, requests: readonly Request[]) {
   const { shutdownDelay, drainTimeout, shutdownTimeout } = options
-  const draining = preStop + delayOf(shutdownDelay, requests.map(({ at }) => at - preStop))
+  const draining = preStop + delayOf(shutdownDelay, requests, preStop)
   const drainOver = draining + drainTimeout
   let last = draining
   for (const { at, duration } of requests) if (at < draining) last = Math.max(last, at + duration)

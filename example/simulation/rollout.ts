@@ -60,16 +60,37 @@ export interface Result {
 }
 
 export function simulate (rollout: Rollout, seed: number): Result {
+  return outcomeOf(rollout, trafficOf(rollout, seed))
+}
+
+/** A rolling update and the requests that reach its old pods. */
+interface Traffic {
+  update: Schedule
+  proxies: ReadonlyArray<(at: number) => number>
+  /** For each old pod, what the proxies send to it and what arrives on its open connections. */
+  pods: Array<{ deleted: number, fromProxies: Request[], onOpen: Request[] }>
+}
+
+/** It depends on none of the settings but preStop, so it can be used again with other ones. */
+export function trafficOf (rollout: Rollout, seed: number): Traffic {
   const random = new Random(seed)
-  const outcomes = Object.fromEntries(OUTCOMES.map(outcome => [outcome, 0])) as Result['outcomes']
   const update = schedule(rollout, random)
   const proxies = Array.from({ length: rollout.proxies }, () => rollout.propagation(random, rollout.settings))
+  const pods = update.deleted.map(deleted => ({
+    deleted,
+    fromProxies: requestsOfProxies(rollout, proxies.map(delayOf => delayOf(deleted)), random),
+    onOpen: Array.from({ length: rollout.connections }, () => requestsOnConnection(rollout, random)).flat()
+  }))
+  return { update, proxies, pods }
+}
+
+/** What happens to this traffic. */
+export function outcomeOf (rollout: Rollout, { update, proxies, pods }: Traffic): Result {
+  const outcomes = Object.fromEntries(OUTCOMES.map(outcome => [outcome, 0])) as Result['outcomes']
   let unclean = 0
   const delays: number[] = []
   const stays: Array<[from: number, to: number]> = []
-  for (const deleted of update.deleted) {
-    const fromProxies = requestsOfProxies(rollout, proxies.map(delayOf => delayOf(deleted)), random)
-    const onOpen = Array.from({ length: rollout.connections }, () => requestsOnConnection(rollout, random)).flat()
+  for (const { deleted, fromProxies, onOpen } of pods) {
     const phases = timeline(rollout.settings, [...fromProxies, ...onOpen])
     delays.push(phases.draining - rollout.settings.preStop)
     for (const request of fromProxies) outcomes[meets(phases, request)]++

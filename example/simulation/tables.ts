@@ -4,7 +4,7 @@ import type { AdaptiveDelay } from '../../types/index.ts'
 import type { Result, Rollout } from './rollout.ts'
 import { QUIET } from '../../lib/times.ts'
 import { resolveOptions } from '../../lib/options.ts'
-import { lateAndUneven, ON_THE_WAY, simulate } from './rollout.ts'
+import { lateAndUneven, ON_THE_WAY, outcomeOf, simulate, trafficOf } from './rollout.ts'
 
 const SEED = 1
 /** The number of pods for rare events. */
@@ -166,8 +166,11 @@ export function bounds (change: Change = {}) {
 
 /** The same by simulation: the smallest values that lose nothing in any of the runs. */
 export function sampled (change: Change = {}) {
-  const leastOf = (setting: (ms: number) => Change, isBad: (result: Result) => boolean) => least(ms =>
-    !SEEDS.some(seed => isBad(simulate(rollout({ grace: PLENTY, ...change, ...setting(ms) }), seed))))
+  const runs = SEEDS.map(seed => trafficOf(rollout(change), seed))
+  const leastOf = (setting: (ms: number) => Change, isBad: (result: Result) => boolean) => least(ms => {
+    const model = rollout({ grace: PLENTY, ...change, ...setting(ms) })
+    return !runs.some(traffic => isBad(outcomeOf(model, traffic)))
+  })
   return {
     delay: leastOf(ms => ({ shutdownDelay: ms }), ({ outcomes }) => outcomes.refused + outcomes['connection refused'] > 0),
     drain: leastOf(ms => ({ drainTimeout: ms }), ({ outcomes }) => outcomes.cut > 0),

@@ -8,7 +8,6 @@ import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestInFlight } from '../../types/index.ts'
 import { beforeCall } from '../before-call.ts'
-import { now } from '../clock.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
 
@@ -163,7 +162,7 @@ export class InFlight {
   /** Checks every request that is not over. */
   checkAll (): void {
     for (const exchange of [...this.exchanges, ...this.uncounted]) {
-      if (exchange.reply === undefined && exchange.startedAt === 0) exchange.startedAt = now()
+      if (exchange.startedAt === 0) exchange.keepAge()
       this.check(exchange)
     }
   }

@@ -166,9 +166,12 @@ async function roll (balancerName: BalancerName, subject: SubjectName): Promise<
     }))
   }
   started.push(...instances)
-  await Promise.all(instances.map(async instance => { await instance.start() }))
   const port = await freePort()
-  const balancer = await kind.start(home, instances.map(instance => instance.port), port, started)
+  // At once, so that a balancer that is not installed is reported at once.
+  const [balancer] = await Promise.all([
+    kind.start(home, instances.map(instance => instance.port), port, started),
+    ...instances.map(async instance => { await instance.start() })
+  ])
 
   const load = startLoad(port, kind.keepsClients)
   const start = performance.now()

@@ -26,7 +26,8 @@ const PATHS = ['/quick', '/slow', '/big', '/big', '/throws'] as const
 export async function stressHttp2 (rounds: number): Promise<Outcome> {
   const program = fileURLToPath(new URL('../fixtures/h2-rounds.ts', import.meta.url))
   // By way of `env`, because the test runner adds options to each Node process that it sees started.
-  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, `--import=${new URL('../typescript.mjs', import.meta.url).href}`, program], {
+  const typescript = `--import=${new URL('../typescript.mjs', import.meta.url).href}`
+  const child = spawn('env', ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, typescript, program], {
     env: { ...process.env, ROUNDS: String(rounds) }, stdio: ['ignore', 'pipe', 'pipe']
   })
   const outcome: Outcome = { rounds: 0, code: null, signal: null, stderr: '' }
