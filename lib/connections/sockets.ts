@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { InFlight } from '../requests/in-flight.ts'
+import type { Goodbye } from './spread.ts'
 import type { Exchange } from '../requests/exchange.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
@@ -32,6 +33,8 @@ export class Connections {
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
   #isKeepAliveDisabled = false
+  /** Whether `goAway()` has been called. */
+  #isGoingAway = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
   /** Whether the parent process has opened the listener, and keeps it open: `listen({ fd })`, as with systemd socket activation. */
@@ -166,7 +169,7 @@ export class Connections {
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
     exchange.previous?.keepConnection()
-    this.#endWhenReceived(exchange)
+    if (this.#isGoingAway || !exchange.isStream) this.#endWhenReceived(exchange)
   }
 
   /** A response has been sent. Its client may send another request at once, perhaps over another connection. */
@@ -232,6 +235,16 @@ export class Connections {
     this.noteArrivals()
     this.#isKeepAliveDisabled = true
     for (const { newest } of this.#speaking) if (newest !== undefined) this.#endWhenReceived(newest)
+  }
+
+  /** What sends GOAWAY to each HTTP/2 session. */
+  goodbyes (): Goodbye[] {
+    return [...this.#sessions].map(session => [session, () => { closeSession(session) }])
+  }
+
+  /** Sends GOAWAY to each HTTP/2 session; from now on, a new one gets it with its first request. */
+  goAway (): void {
+    this.#isGoingAway = true
     for (const session of this.#sessions) closeSession(session)
   }
 

@@ -20,6 +20,7 @@ import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
+import { spreadOver } from '../connections/spread.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
@@ -61,8 +62,10 @@ export class Shutdown {
   readonly #unlistened = new Deferred<void>()
   #closer: 'shutdown' | 'other code' | undefined
   #hasCaller = false
-  /** Aborted when the delay is to end, or to be skipped. */
+  /** Aborted when the delay and the spread are to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
+  /** While clients are told to go one after another. */
+  #spread: Promise<void> | undefined
   #trigger: Trigger | undefined
   #isListenAborted = false
   #reason = ''
@@ -127,7 +130,7 @@ export class Shutdown {
     return this === other || [...this.#awaited].some(shutdown => shutdown.#waitsFor(other))
   }
 
-  /** Ends the current delay, or skips one that has not started. */
+  /** Ends the current delay and the spread, or skips those that have not started. */
   skipDelay (): void {
     this.#skipDelay.abort()
   }
@@ -220,6 +223,9 @@ export class Shutdown {
     inFlight.stopCounting()
     callbacks.endDrain()
     this.#endStep('draining')
+    // If the drain ends before the spread: the preClose hooks start before Fastify's close would run them.
+    this.skipDelay()
+    await this.#spread
     this.#drained.resolve()
 
     this.#advance('closing')
@@ -286,17 +292,34 @@ export class Shutdown {
   /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
   #startDelay (): Promise<void> | undefined {
     const { options: { shutdownDelay: { max, quiet } }, log, connections } = this.#parts
-    const delays = max > 0 && connections.isListening && !this.#skipDelay.signal.aborted
-    connections.disableKeepAlive()
-    // The primary then gives new connections to the other workers, whatever load balancers do.
-    if (cluster.isWorker) connections.stopListening()
-    if (!delays) return undefined
+    const isServing = connections.isListening && !this.#skipDelay.signal.aborted
     // Before other code learns of the delay, because that may skip it at once.
     const skipped = once(this.#skipDelay.signal, 'abort')
+    connections.disableKeepAlive()
+    this.#startSpread(isServing)
+    // The primary then gives new connections to the other workers, whatever load balancers do.
+    if (cluster.isWorker) connections.stopListening()
+    if (max === 0 || !isServing) return undefined
     this.#advance('delaying')
     const until = quiet < max ? `until no request has arrived for ${quiet}ms, at most ` : 'for '
     log.info(`Not ready any more, still serving ${until}${max}ms`)
     return this.#delay(skipped)
+  }
+
+  /** Starts to tell clients to go, evenly over `spread`. WebSockets and event streams that it does not tell are ended by the drain. */
+  #startSpread (isServing: boolean): void {
+    const { options: { spread }, log, inFlight, connections, webSockets } = this.#parts
+    const open = () => [...connections.goodbyes(), ...webSockets.goodbyes(), ...inFlight.goodbyes()]
+    const count = isServing && spread > 0 ? open().length : 0
+    if (count === 0) {
+      connections.goAway()
+      return
+    }
+    log.info(`Ending long-lived connections over ${spread}ms: ${count} are open`)
+    this.#spread = spreadOver(spread, open, this.#skipDelay.signal).then(() => {
+      this.#spread = undefined
+      connections.goAway()
+    })
   }
 
   /** Waits until the delay is over or skipped. */
@@ -308,8 +331,9 @@ export class Shutdown {
     while (outcome === TIMED_OUT && left() > 0) outcome = await within(left(), skipped)
   }
 
-  /** Runs the preClose hooks; that of @fastify/websocket closes WebSockets. */
+  /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
   async #runPreClose (): Promise<void> {
+    if (this.#spread !== undefined) await this.#spread
     this.#parts.webSockets.goAway()
     await this.#parts.closeHooks.preClose()
   }
@@ -323,12 +347,13 @@ export class Shutdown {
     inFlight.onEnd = tasks.onEnd = noteEnd
     connections.closeIdle()
     inFlight.checkAll()
-    inFlight.endStreams()
-    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, closeHooks.isPreClosing)} to complete...`) }
+    this.#endStreams()
+    const others = () => this.#spread !== undefined ? 'long-lived connections' : closeHooks.isPreClosing ? 'the preClose hooks' : ''
+    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, others())} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
       inFlight.checkAll()
-      inFlight.endStreams()
+      this.#endStreams()
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
@@ -345,9 +370,14 @@ export class Shutdown {
     }
   }
 
+  #endStreams (): void {
+    if (this.#spread === undefined) for (const [, end] of this.#parts.inFlight.goodbyes()) end()
+  }
+
   /** Handlers may track work while they run, and work may start requests. */
   async #idle (preClosed: Promise<void>): Promise<void> {
     const { inFlight, tasks, connections } = this.#parts
+    await this.#spread
     // Not for a hook that closes the listener: it may wait until all connections are closed.
     if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#unlistened.promise])
     while (inFlight.count + tasks.count > 0) {
@@ -433,11 +463,11 @@ class Deferred<T> {
   readonly promise = new Promise<T>(resolve => { this.resolve = resolve })
 }
 
-function countOf (requests: number, tasks: number, areHooksRunning: boolean): string {
+function countOf (requests: number, tasks: number, others: string): string {
   const parts = []
-  if (requests > 0 || (tasks === 0 && !areHooksRunning)) parts.push(`${requests} in-flight request${requests === 1 ? '' : 's'}`)
+  if (requests > 0 || (tasks === 0 && others === '')) parts.push(`${requests} in-flight request${requests === 1 ? '' : 's'}`)
   if (tasks > 0) parts.push(`${tasks} background task${tasks === 1 ? '' : 's'}`)
-  if (areHooksRunning) parts.push('the preClose hooks')
+  if (others !== '') parts.push(others)
   return parts.join(' and ')
 }
 
