@@ -79,10 +79,10 @@ export interface GracefulOptions {
    */
   shutdownDelay?: number | AdaptiveDelay
   /**
-   * Over how long WebSockets of @fastify/websocket, responses of routes with `onShutdown: 'end'`, and
-   * HTTP/2 sessions are told to go, from the start of the shutdown: evenly, so that their clients do not all reconnect at the same
-   * time. With 0, HTTP/2 sessions get GOAWAY at the start of the shutdown, and the others end as draining starts. In milliseconds, at
-   * most `shutdownDelay` + `drainTimeout`. The rest is told at once on SIGINT, and after `skipDelay()`. Default: 0.
+   * Over how long WebSockets of @fastify/websocket, responses of routes with `onShutdown: 'end'`, and HTTP/2 sessions are told to go,
+   * from the start of the shutdown: evenly, so that their clients do not all reconnect at the same time, as with Envoy's gradual drain
+   * strategy. At most `shutdownDelay` + `drainTimeout`. The rest is told at once on SIGINT, and after `skipDelay()`.
+   * With 0, HTTP/2 sessions get GOAWAY as the shutdown starts, and the others are ended as draining starts. Default: 0.
    */
   spread?: number
   /**
@@ -137,8 +137,9 @@ export type GracefulRouteOptions = false | {
   /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause for any length of time. */
   writeTimeout?: number | false
   /**
-   * With `'end'`, a response that has begun is ended as draining starts, or in the course of {@link GracefulOptions.spread}, such as
-   * an event stream or NDJSON; one that begins later, within a second. What the handler writes then is ignored. Default: the drain waits for the handler to end it.
+   * With `'end'`, a response that has begun is ended as draining starts, such as an event stream or NDJSON, or over the time of
+   * {@link GracefulOptions.spread}; one that begins later, within a second. What the handler writes then is ignored. Default: the
+   * drain waits for the handler to end it.
    */
   onShutdown?: 'end'
 }
