@@ -14,7 +14,7 @@ import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
-import { Deferred, createApp, eventually, fork, heldRoute, listen, portOf, RawClient } from './helpers.ts'
+import { Deferred, createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 interface Client {
   code: number | undefined
@@ -265,18 +265,6 @@ t.test('skipDelay() before the shutdown, and while its first log lines are writt
     t.ok(time < 15_000, `${time} ms`)
     t.equal(log.messages(/long-lived/).length, isBefore ? 0 : 1)
   }
-})
-
-t.test('SIGINT tells all at once', async t => {
-  const service = fork(t, 'service', { OPTIONS: '{"shutdownDelay":20000,"drainTimeout":1000,"shutdownTimeout":50000,"spread":20000}' })
-  const port = await portOf(service)
-  const clients = await openAll(async () => await openStream(port), 10)
-  // A signal after a signal would exit at once. This request gets no answer.
-  new RawClient(port).get('/throw')
-  await service.log.line(/Ending long-lived connections over 20000ms: 10 are open/)
-  service.kill('SIGINT')
-  await toldAfter(0, clients)
-  t.strictSame(await service.exit, { code: 1, signal: null })
 })
 
 t.test('with a spread, an instance without long-lived connections takes no longer', async t => {

@@ -1,4 +1,5 @@
-// Goodbyes without a stampede: clients that are told to go at the same time also reconnect at the same time.
+// Goodbyes without a stampede: clients that are told to go at the same time also reconnect at the same time. Envoy calls the same a
+// gradual drain strategy.
 
 import { once } from 'node:events'
 import { now, within } from '../clock.ts'
@@ -22,11 +23,7 @@ export async function spreadOver (time: number, open: () => Goodbye[], skipped: 
     due += rest > SPREAD_INTERVAL ? left.length * SPREAD_INTERVAL / rest : left.length
     for (const [to, say] of left.slice(0, due)) {
       told.add(to)
-      try {
-        say()
-      } catch {
-        // A replaced close() of a WebSocket throws. So it does in the preClose hook, whose error is reported.
-      }
+      say()
     }
     if (due >= left.length) return
     await within(SPREAD_INTERVAL, skip)

@@ -27,7 +27,8 @@ export class WebSockets {
 
   /** What closes each of them. */
   goodbyes (): Goodbye[] {
-    return [...this.#servers].flatMap(({ clients }) => [...clients]).map(client => [client, () => { client.close(GOING_AWAY) }])
+    const clients = [...this.#servers].flatMap(server => Array.from(server.clients))
+    return clients.map(client => [client, () => { client.close(GOING_AWAY) }])
   }
 
   /**

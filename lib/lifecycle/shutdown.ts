@@ -223,7 +223,7 @@ export class Shutdown {
     inFlight.stopCounting()
     callbacks.endDrain()
     this.#endStep('draining')
-    // If the drain ends before the spread: the preClose hooks start before Fastify's close would run them.
+    // If the drain has ended before the spread, the rest is told now, before Fastify's close runs the preClose hooks.
     this.skipDelay()
     await this.#spread
     this.#drained.resolve()
@@ -316,10 +316,12 @@ export class Shutdown {
       return
     }
     log.info(`Ending long-lived connections over ${spread}ms: ${count} are open`)
-    this.#spread = spreadOver(spread, open, this.#skipDelay.signal).then(() => {
+    const over = () => {
       this.#spread = undefined
       connections.goAway()
-    })
+    }
+    // If a replaced close() of a WebSocket throws, the drain and the preClose hooks, which report that, end the rest.
+    this.#spread = spreadOver(spread, open, this.#skipDelay.signal).then(over, over)
   }
 
   /** Waits until the delay is over or skipped. */
