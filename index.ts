@@ -26,7 +26,10 @@
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
 //   lib/before-call.ts           wraps a method of a request, a response or a reply
+//   lib/prometheus.ts            `fastify-graceful/prometheus`: metrics, from the public interface of all this
 //   types/index.ts               the public types, and what the plugin adds to Fastify's
+//
+// lib/testing/ is fastify-graceful/testing, which this file does not load.
 
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preParsingHookHandler } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
@@ -44,7 +47,7 @@ import { PhaseClock } from './lib/lifecycle/phase.ts'
 import { assertNode, joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
-import { perhapsSeconds, resolveOptions, resolveRouteOptions } from './lib/options.ts'
+import { kSignals, perhapsSeconds, resolveOptions, resolveRouteOptions } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, isUpgrade, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
@@ -192,7 +195,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   closeHooks.attach(shutdown)
   fastify.addHook('onClose', async () => { await shutdown.afterClose() })
 
-  const controller: GracefulShutdown = {
+  const controller: GracefulShutdown & { [kSignals]: unknown } = {
+    [kSignals]: options.signals,
     get phase () { return phase.current },
     get signal () { return phase.signal },
     onShutdown: (callback, callbackOptions) => { callbacks.register(callback, callbackOptions) },

@@ -18,11 +18,15 @@ export interface Config {
   port: number
   /** Whether systemd has opened the listening socket (systemd/api.socket) and passed it as file descriptor 3. */
   isSocketActivated: boolean
+  /** HTTP2=1: HTTP/2 without TLS, for a load balancer that is configured for it. The instance then does not speak HTTP/1. */
+  isHttp2: boolean
   /** The addresses of load balancers, separated by commas: X-Forwarded-For is trusted only from these. `false`: never. */
   trustProxy: string | false
   /** SHUTDOWN_TIMEOUT is in seconds, as in orchestrators; here and in the plugin it is in milliseconds. */
   shutdownTimeout: number
   shutdownDelay: number
+  /** The delay ends early if no request arrives for this long. Default: as long as the delay, which then never ends early. */
+  shutdownQuiet: number
   drainTimeout: number
   /** Default: a file in the directory for temporary files, so that the example leaves nothing in the checkout. */
   database: string
@@ -43,14 +47,19 @@ export function readConfig (env: NodeJS.ProcessEnv): Config {
   if (shutdownDelay >= shutdownTimeout) {
     throw new ConfigError(`SHUTDOWN_DELAY (${shutdownDelay} ms) must be shorter than SHUTDOWN_TIMEOUT (${shutdownTimeout} ms)`)
   }
+  const shutdownQuiet = numberFrom(env, 'SHUTDOWN_QUIET', shutdownDelay, {
+    what: 'a whole number of milliseconds', pattern: WHOLE, least: Math.min(1, shutdownDelay), most: shutdownDelay
+  })
   return {
     host: textFrom(env, 'HOST', '127.0.0.1'),
     port: readPort(env, 'PORT', 3000),
     // The variables may be inherited from another process, for which they were meant.
     isSocketActivated: Number(env['LISTEN_PID']) === process.pid && Number(env['LISTEN_FDS']) > 0,
+    isHttp2: numberFrom(env, 'HTTP2', 0, { what: 'a whole number', pattern: WHOLE, least: 0, most: 1 }) === 1,
     trustProxy: env['TRUST_PROXY'] === undefined ? false : textFrom(env, 'TRUST_PROXY', ''),
     shutdownTimeout,
     shutdownDelay,
+    shutdownQuiet,
     // The plugin rejects options whose delay and drain leave no time for cleanup; a part of the remaining time always fits.
     drainTimeout: Math.floor((shutdownTimeout - shutdownDelay) * DRAIN_PART),
     database: textFrom(env, 'DATABASE', join(tmpdir(), 'fastify-graceful-example.sqlite')),

@@ -12,6 +12,14 @@ export async function sleep (milliseconds: number): Promise<void> {
   await new Promise<void>(resolve => { setTimeout(resolve, milliseconds) })
 }
 
+/**
+ * Resolves when the event loop has polled once for everything that may have arrived. The first immediate still belongs to the
+ * current iteration. A timer would fire before events that queued up while the process was not scheduled.
+ */
+export async function wholeTurn (): Promise<void> {
+  await new Promise<void>(resolve => { setImmediate(() => { setImmediate(resolve) }) })
+}
+
 export const TIMED_OUT = Symbol('graceful.timed-out')
 
 /** Settles as the promise does, or resolves to TIMED_OUT after `limit` milliseconds. Leaves no timer behind. */

@@ -81,6 +81,10 @@ export const CloseTimeoutError = createError<[limit: number, what: string]>(
 export const TrackInvalidError = createError<[value: string]>(
   'FST_ERR_GRACEFUL_TRACK_INVALID', 'track() takes a function, a promise, or a thenable that is not frozen, got %s')
 
+/** A test waits for a phase that does not come any more. */
+export const PhaseSkippedError = createError<[phase: string, current: string]>(
+  'FST_ERR_GRACEFUL_PHASE_SKIPPED', 'The shutdown was not in the phase "%s", and is already in the phase "%s"')
+
 /** The answer to a request that arrives after the gate has shut. */
 export const ShuttingDownError = createError(
   'FST_ERR_GRACEFUL_SHUTTING_DOWN', 'The service is shutting down', 503)

@@ -2,6 +2,7 @@
 
 import type { FastifySchema } from 'fastify'
 import type { AdaptiveDelay, GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
+import type { GracefulMetricsOptions } from '../types/prometheus.ts'
 import { isMainThread } from 'node:worker_threads'
 import { BudgetError, CrashSignalError, OptionInvalidError, OptionUnknownError, ProbePathError, WorkerThreadError } from './errors.ts'
 import { CHECK_TIMEOUT, CLEANUP, LONGEST_TIMER, partOf } from './times.ts'
@@ -11,6 +12,9 @@ import { show } from './values.ts'
 export const DEFAULT_EVENTS: readonly ProcessEvent[] = [
   'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'uncaughtException', 'unhandledRejection'
 ]
+
+/** Where the controller has the events of an instance, for lib/testing, which is a file of its own in the package. */
+export const kSignals = Symbol.for('fastify-graceful.signals')
 
 /** The events that `signals` may name. Operators use SIGUSR2 for heap snapshots and reports, so it is not a default. */
 export const PROCESS_EVENTS: readonly ProcessEvent[] = [...DEFAULT_EVENTS, 'SIGUSR2', 'beforeExit']
@@ -126,7 +130,19 @@ export function resolveCallbackOptions (options: CallbackOptions, shutdownTimeou
   return options
 }
 
-function assertValid (isValid: boolean, name: string, value: unknown, allowed: string): asserts isValid {
+/** Validates the options of `fastify-graceful/prometheus`. */
+export function resolveMetricsOptions (options: GracefulMetricsOptions): GracefulMetricsOptions & { prefix: string } {
+  known('option', options, ['register', 'prefix'], REGISTER_OPTIONS)
+  const { register, prefix = 'fastify_graceful_' } = options
+  // Not instanceof: the registry may be of another copy of prom-client.
+  const isRegistry = register === undefined || typeof (register as Partial<typeof register> | null)?.registerMetric === 'function'
+  assertValid(isRegistry, 'option "register"', register, 'a Registry of prom-client')
+  const isPrefix = typeof prefix === 'string' && /^[a-z_]\w*$/i.test(prefix)
+  assertValid(isPrefix, 'option "prefix"', prefix, 'letters, digits and underscores, first a letter or an underscore')
+  return { ...options, prefix }
+}
+
+export function assertValid (isValid: boolean, name: string, value: unknown, allowed: string): asserts isValid {
   if (!isValid) throw new OptionInvalidError(name, show(value), allowed)
 }
 
@@ -188,7 +204,7 @@ function probe (name: 'health' | 'ready', value: unknown): Probe | false {
   return Object.freeze({ path, checks: Object.freeze({ ...checks }), checkTimeout, guarded, schema, config, logLevel, duringShutdown })
 }
 
-function known (what: string, options: object, names: string[], tolerated: string[] = [], advice = ''): void {
+export function known (what: string, options: object, names: string[], tolerated: string[] = [], advice = ''): void {
   const unknown = Object.keys(options).find(name => !names.includes(name) && !tolerated.includes(name))
   if (unknown === undefined) return
   const similar = names.find(name => distance(name.toLowerCase(), unknown.toLowerCase()) <= MOST_TYPOS)

@@ -1,4 +1,4 @@
-// Values from user code. Anything may be thrown, rejected or passed, and nothing here throws.
+// Values from user code. Anything may be thrown, rejected or passed.
 
 import { inspect, types } from 'node:util'
 
@@ -43,6 +43,13 @@ export function tryRead<T> (read: () => T): T | undefined {
   } catch {
     return undefined
   }
+}
+
+/** The stream of a payload that is a web stream or a response; by the signs that Fastify knows them by, whoever made them. */
+export function webStreamOf (payload: unknown): ReadableStream | undefined {
+  if (typeof payload !== 'object' || payload === null) return undefined
+  if (typeof (payload as Partial<ReadableStream>).getReader === 'function') return payload as ReadableStream
+  return Object.prototype.toString.call(payload) === '[object Response]' ? webStreamOf((payload as Response).body) : undefined
 }
 
 /** A user-given name: a string as it is, any other value as shown. */

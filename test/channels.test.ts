@@ -4,6 +4,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { DiagnosticsChannels, GracefulOptions } from '../types/index.ts'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { Channels } from '../lib/lifecycle/channels.ts'
 import { createApp, Deferred, fork, heldRoute, heldShutdown, listen, portOf, RawClient } from './helpers.ts'
 
 type Name = keyof DiagnosticsChannels
@@ -26,6 +27,24 @@ async function held (t: Test, options: GracefulOptions = {}) {
   await entered
   return { app, log, port, client, release }
 }
+
+t.test('a message is made only for subscribers', async t => {
+  const { app } = await createApp(t)
+  const channels = new Channels(app)
+  let made = 0
+  const publish = () => {
+    channels.publish('phase', () => {
+      made++
+      return { phase: 'closed' as const, reason: 'a test' }
+    })
+  }
+  publish()
+  t.equal(made, 0)
+  const messages = collect(t, 'fastify-graceful:phase')
+  publish()
+  t.equal(made, 1)
+  t.strictSame(messages.map(({ phase, reason }) => ({ phase, reason })), [{ phase: 'closed', reason: 'a test' }])
+})
 
 t.test('publishes each phase when it has started, with the reason', async t => {
   const phases = collect(t, 'fastify-graceful:phase')

@@ -1,7 +1,6 @@
 // The files for orchestrators: they are well formed, and their numbers fit each other and the code.
 
 import t from 'tap'
-import { parser } from '@prometheus-io/lezer-promql'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -13,7 +12,7 @@ import { readConfig } from '../example/config.ts'
 import { resolveOptions } from '../lib/options.ts'
 import { eventually, Log, RawClient, TYPESCRIPT } from './helpers.ts'
 import { pages } from './pages.ts'
-import { CHECKS, DELAY, REMOVAL_DELAY } from './rolling/balancers.ts'
+import { BALANCERS, CHECKS, REMOVAL } from './rolling/balancers.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const read = (path: string) => readFileSync(`${root}/example/${path}`, 'utf8')
@@ -57,13 +56,12 @@ const argumentsOf = (name: string) => dockerfile.filter(line => line.name === na
 /** What the image runs. */
 const COMMAND = JSON.parse(argumentsOf('CMD')[0] ?? '[]') as string[]
 
-/** The types of Kubernetes' own schemas, and of Prometheus' operator, for each manifest. */
+/** The types of Kubernetes' own schemas, for each manifest. */
 const TYPES: Record<string, [module: string, type: string]> = {
   'deployment.yaml': ['kubernetes-models/apps/v1/Deployment', 'Deployment'],
   'deployment-prestop.yaml': ['kubernetes-models/apps/v1/Deployment', 'Deployment'],
   'service.yaml': ['kubernetes-models/v1/Service', 'Service'],
-  'pod-disruption-budget.yaml': ['kubernetes-models/policy/v1/PodDisruptionBudget', 'PodDisruptionBudget'],
-  'alerts.yaml': ['@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule', 'PrometheusRule']
+  'pod-disruption-budget.yaml': ['kubernetes-models/policy/v1/PodDisruptionBudget', 'PodDisruptionBudget']
 }
 
 t.strictSame(readdirSync(`${root}/example/kubernetes`).sort(), Object.keys(TYPES).sort(), 'each manifest has its schema')
@@ -148,52 +146,18 @@ t.test('the service and the disruption budget select the pods', async t => {
   t.ok((maxUnavailable ?? spec.replicas - minAvailable) >= 1, 'a node can be drained')
 })
 
-/** The metrics of an expression, and whether the expression can be parsed. */
-function readQuery (expression: string): { metrics: string[], isValid: boolean } {
-  const metrics: string[] = []
-  let isValid = true
-  parser.parse(expression).iterate({
-    enter: ({ type, name, from, to }) => {
-      if (type.isError) isValid = false
-      if (name === 'Identifier') metrics.push(expression.slice(from, to))
-    }
-  })
-  return { metrics, isValid }
-}
-
-interface Rule { alert: string, expr: string, labels: object, annotations: object }
-interface Rules { spec: { groups: [{ interval: string, rules: Rule[] }] } }
-const { spec: { groups: [alerts] } } = parse(read('kubernetes/alerts.yaml')) as Rules
-/** Seconds, as alerts.yaml requires. */
-const SCRAPE_INTERVAL = 5
-const FROM_KUBE_STATE_METRICS = new Set(['kube_pod_container_status_last_terminated_exitcode', 'kube_pod_container_status_restarts_total'])
-
-/** The samples of a scrape that have no labels. */
-async function scrape (port: number): Promise<{ names: Set<string>, values: Record<string, number> }> {
+/** The samples of a scrape, by series. */
+async function scrape (port: number): Promise<Record<string, number>> {
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`, { headers: { connection: 'close' } })).text()
-  const values = Object.fromEntries([...text.matchAll(/^(\w+) (\S+)$/gm)].map(([, name, value]) => [name, Number(value)]))
-  return { names: new Set([...text.matchAll(/^(\w+)[ {]/gm)].map(([, name = '']) => name)), values }
+  return Object.fromEntries([...text.matchAll(/^fastify_graceful_(.+) (\S+)$/gm)].map(([, series, value]) => [series, Number(value)]))
 }
 
-t.test('the alerts are valid, and their metrics can be scraped while it matters', async t => {
-  for (const broken of ['a > and b', 'max_over_time(a[1m)', 'nothing(a)', 'a{b=}']) t.notOk(readQuery(broken).isValid, broken)
-
+t.test('the metrics can be scraped until shortly before requests are cut', async t => {
   const { log, child, exit } = startImage(t, { SHUTDOWN_TIMEOUT: '4', SHUTDOWN_DELAY: '600' })
   const { msg } = await log.line(/listening at/)
   const port = Number(/:(\d+)$/.exec(msg)?.[1])
-  const { names, values: before } = await scrape(port)
-  for (const { alert, expr, labels, annotations } of alerts.rules) {
-    const { metrics, isValid } = readQuery(expr)
-    t.ok(isValid, `${alert}: ${expr}`)
-    t.ok(metrics.length > 0, alert)
-    for (const name of metrics) t.ok(names.has(name) || FROM_KUBE_STATE_METRICS.has(name), name)
-    // Metrics in one expression match by their labels, so these must have none.
-    for (const name of metrics.filter(metric => names.has(metric))) t.ok(name in before, `${name} has no labels`)
-    t.match(labels, { severity: String })
-    t.match(annotations, { summary: String, description: String })
-  }
-  const drainTimeout = before['shutdown_drain_timeout_seconds'] ?? NaN
-  t.match(before, { shutdown_duration_seconds: 0, shutdown_last_request_seconds: 0, shutdown_drain_seconds_left: drainTimeout })
+  const { drainTimeout } = configOf([{ name: 'SHUTDOWN_TIMEOUT', value: '4' }, { name: 'SHUTDOWN_DELAY', value: '600' }])
+  t.match(await scrape(port), { shutdown_elapsed_seconds: 0, last_request_lateness_seconds: 0, drain_elapsed_seconds: 0 })
 
   // One request takes longer than the drain, one comes halfway through the delay; probes continue to the end.
   const cut = new RawClient(port).get('/api/data?ms=5000')
@@ -202,12 +166,12 @@ t.test('the alerts are valid, and their metrics can be scraped while it matters'
   await log.line(/Not ready any more/)
   await sleep(400)
   await new RawClient(port).get('/api/data?ms=1').closed
-  const scrapes = [(await scrape(port)).values]
-  t.match(scrapes[0], { shutdown_drain_seconds_left: drainTimeout, http_requests_in_flight: 1 })
+  const scrapes = [await scrape(port)]
+  t.match(scrapes[0], { drain_elapsed_seconds: 0, 'requests_in_flight{route="/api/data"}': 1 })
   await log.line(/Waiting for 1 in-flight/)
   try {
     for (;;) {
-      const [{ values }] = await Promise.all([scrape(port), fetch(`http://127.0.0.1:${port}/ready`, { headers: { connection: 'close' } })])
+      const [values] = await Promise.all([scrape(port), fetch(`http://127.0.0.1:${port}/ready`, { headers: { connection: 'close' } })])
       scrapes.push(values)
       await sleep(100)
     }
@@ -215,24 +179,26 @@ t.test('the alerts are valid, and their metrics can be scraped while it matters'
     // The listener is closed.
   }
   await cut.closed
-  const last = scrapes.at(-1) ?? {}
-  t.ok((last['shutdown_drain_seconds_left'] ?? NaN) < drainTimeout / 4, `${last['shutdown_drain_seconds_left']} s left`)
-  t.equal(last['http_requests_in_flight'], 1)
-  const { shutdown_last_request_seconds: arrival = NaN } = last
-  t.ok(arrival > 0.3 && arrival < 0.6 + 0.2, `the last request came after ${arrival} s, probes and scrapes aside`)
+  const { drain_elapsed_seconds: drain = NaN, last_request_lateness_seconds: lateness = NaN, ...last } = scrapes.at(-1) ?? {}
+  t.ok(drain > drainTimeout / 1_000 * 3 / 4, `${drain} s of the drain`)
+  t.equal(last['requests_in_flight{route="/api/data"}'], 1)
+  t.ok(lateness > 0.3 && lateness < 0.6 + 0.2, `the last request came after ${lateness} s, probes and scrapes aside`)
   t.equal((await exit)[0], 1, 'something was cut')
 })
 
-t.test('each alert has enough time for a scrape', async t => {
-  t.equal(alerts.interval, `${SCRAPE_INTERVAL}s`)
-  t.match(read('kubernetes/alerts.yaml'), `scrape each ${SCRAPE_INTERVAL} s`)
+t.test('the seconds in the alerts fit the times of the Deployment, and leave enough time for a scrape', async t => {
+  const text = read('prometheus/rules.yml')
   const { spec: { template } } = parse(read('kubernetes/deployment.yaml')) as Deployment
   const { shutdownDelay, drainTimeout } = configOf(template.spec.containers[0].env)
-  const threshold = (alert: string, pattern: RegExp) =>
-    Number(pattern.exec(alerts.rules.find(rule => rule.alert === alert)?.expr ?? '')?.[1])
-  t.ok(threshold('SlowDrain', /< (\S+) \*/) * drainTimeout / 1_000 > SCRAPE_INTERVAL)
-  t.ok(threshold('RequestsAboutToBeCut', /shutdown_drain_seconds_left < (\d+)/) > SCRAPE_INTERVAL)
-  t.ok((1 - threshold('DelayTooShort', /> (\S+) \*/)) * shutdownDelay / 1_000 >= SCRAPE_INTERVAL)
+  const [delay, drain] = [shutdownDelay / 1_000, drainTimeout / 1_000]
+  t.match(text, `(shutdownDelay ${delay} s, drainTimeout ${drain.toFixed(1)} s)`)
+  const scrapeInterval = Number(/scrape each (\d+) s/.exec(text)?.[1])
+  const { groups: [{ rules }] } = parse(text) as { groups: [{ rules: Array<{ alert: string, expr: string }> }] }
+  const threshold = (name: string) => Number(/seconds(?:\[2m\]\))? > (\d+)/.exec(rules.find(({ alert }) => alert === name)?.expr ?? '')?.[1])
+  t.ok(drain - threshold('RequestsAboutToBeCut') > scrapeInterval)
+  t.equal(threshold('SlowDrain'), Math.floor(drain / 2))
+  t.equal(threshold('DelayTooShort'), delay / 2)
+  t.ok(delay - threshold('DelayTooShort') >= scrapeInterval)
 })
 
 const seconds = (duration: string) => Number(/^(\d+)s$/.exec(duration)?.[1])
@@ -375,8 +341,11 @@ t.test('the delay of the rolling restarts is longer than the balancers take to n
   const [inter, fall] = /^ *default-server check inter (\d+)ms fall (\d+)/m.exec(config)?.slice(1).map(Number) ?? []
   const timeout = seconds(/^ *timeout check (\S+)$/m.exec(config)?.[1] ?? '') * 1_000
   t.strictSame(CHECKS, { inter, fall, timeout })
-  t.ok(DELAY > CHECKS.inter * CHECKS.fall + CHECKS.timeout)
-  t.ok(DELAY > REMOVAL_DELAY)
+  const caddyfile = read('caddy/Caddyfile')
+  t.match(caddyfile, new RegExp(`health_interval ${inter}ms\\s+health_timeout ${timeout / 1_000}s\\s`))
+  for (const { hasChecks, delay } of Object.values(BALANCERS)) {
+    t.ok(delay > (hasChecks ? CHECKS.inter * CHECKS.fall + CHECKS.timeout : REMOVAL.longest))
+  }
 })
 
 t.test('the rolling restarts report how they are misused', async t => {
@@ -386,9 +355,9 @@ t.test('the rolling restarts report how they are misused', async t => {
   const stranger = run('--stranger')
   t.equal(stranger.status, 1)
   t.match(stranger.stderr, /'--stranger'[^]*npm run test:rolling -- /)
-  for (const name of ['haproxy', 'nginx']) {
+  for (const name of ['haproxy', 'nginx', 'caddy']) {
     const missing = run('--balancer', name)
     t.equal(missing.status, 1)
-    t.equal(missing.stderr, `${name} is not installed: apt-get install haproxy nginx\n`)
+    t.equal(missing.stderr, `${name} is not installed: apt-get install haproxy nginx caddy\n`)
   }
 })

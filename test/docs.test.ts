@@ -3,12 +3,13 @@
 import t from 'tap'
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { Registry } from 'prom-client'
 import { parseAllDocuments } from 'yaml'
 import * as errors from '../lib/errors.ts'
 import { table as reconnects, type Results as Reconnects } from '../bench/reconnects/report.ts'
-import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
-import { createApp, NO_COVERAGE, runNode } from './helpers.ts'
+import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveMetricsOptions, resolveOptions } from '../lib/options.ts'
+import { gracefulMetrics } from '../lib/prometheus.ts'
+import { createApp, freePort, NO_COVERAGE, runNode } from './helpers.ts'
 import { anchors, codes, links, membersOf, page, pages, ROOT, rows, section, timesGiven } from './pages.ts'
 
 const LANGUAGES = new Set([
@@ -38,7 +39,11 @@ writeFileSync(`${folder}/tsconfig.json`, JSON.stringify({
     checkJs: true,
     allowImportingTsExtensions: true,
     experimentalDecorators: true,
-    paths: { 'fastify-graceful': ['../../index.ts'] }
+    paths: {
+      'fastify-graceful': ['../../index.ts'],
+      'fastify-graceful/testing': ['../../types/testing.ts'],
+      'fastify-graceful/prometheus': ['../../lib/prometheus.ts']
+    }
   },
   include: ['*.ts', '*.mts', '*.mjs']
 }))
@@ -69,14 +74,6 @@ t.test('CommonJS, JSON and YAML snippets can be parsed', async t => {
     if (language === 'yaml') for (const document of parseAllDocuments(code)) t.strictSame(document.errors, [], name)
   }
 })
-
-async function freePort (): Promise<number> {
-  const server = createServer()
-  await new Promise<void>(resolve => { server.listen(0, '127.0.0.1', resolve) })
-  const { port } = server.address() as { port: number }
-  await new Promise(resolve => { server.close(resolve) })
-  return port
-}
 
 /** Sends requests until the service listens. Resolves to the status, or to NaN if it exits before. */
 async function firstStatus (port: number, exit: Promise<unknown>): Promise<number> {
@@ -174,6 +171,11 @@ t.test('the tables of the report and of the argument of a callback have the memb
   t.strictSame(Object.keys(await app.gracefulShutdown.shutdown()).sort(), [...report].sort())
 })
 
+t.test('the table of fastify-graceful/testing has the members of its type', async t => {
+  const table = rows(section(page('docs/testing.md'), 'fastify-graceful/testing'))
+  t.strictSame(table.map(([cell = '']) => /\w+/.exec(codes(cell)[0] ?? '')?.[0]), membersOf('ShutdownTest', 'testing'))
+})
+
 t.test('the table of diagnostics channels has the channels and messages of the public types', async t => {
   const source = readFileSync(`${ROOT}types/index.ts`, 'utf8')
   const channels = [...source.matchAll(/^ {2}'(fastify-graceful:\w+)': (\{[^}]*\})/gm)].map(([, name, message = '']) =>
@@ -181,6 +183,20 @@ t.test('the table of diagnostics channels has the channels and messages of the p
   t.equal(channels.length, 5)
   const table = rows(section(page('docs/observability.md'), 'Diagnostics channels'))
   t.strictSame(table.map(([name = '', , message = '']) => [codes(name)[0], codes(message)]), channels)
+})
+
+t.test('the tables of metrics and their options have those of the code', async t => {
+  const { app } = await createApp(t)
+  const register = new Registry()
+  await app.register(gracefulMetrics, { register, prefix: 'x_' })
+  const metrics = (await register.getMetricsAsJSON()).map(({ name, type, values }) =>
+    [name.replace('x_', ''), type, new Set(values.flatMap(({ labels }) => Object.keys(labels)).filter(label => label !== 'le'))])
+  const listed = section(page('docs/observability.md'), 'Metrics with prom-client')
+  const table = rows(listed)
+  t.strictSame(table.filter(row => row.length === 4).map(([name = '', type, labels = '']) => [codes(name)[0], type, new Set(codes(labels))]), metrics)
+  const options = table.filter(row => row.length === 3)
+  t.strictSame(options.map(([name = '']) => codes(name)[0]), membersOf('GracefulMetricsOptions', 'prometheus'))
+  t.equal(codes(options[1]?.[1] ?? '')[0], `'${resolveMetricsOptions({}).prefix}'`)
 })
 
 t.test('the phases are those of the types', async t => {

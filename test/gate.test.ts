@@ -2,6 +2,7 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
+import { once } from 'node:events'
 import { Duplex } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import websocket from '@fastify/websocket'
@@ -12,6 +13,7 @@ import { Gate } from '../lib/requests/gate.ts'
 import { InFlight } from '../lib/requests/in-flight.ts'
 import { PhaseClock } from '../lib/lifecycle/phase.ts'
 import { QUIET } from '../lib/times.ts'
+import { testShutdown } from '../lib/testing/index.ts'
 import { createApp, createAppBehind, Deferred, eventually, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
 
 interface Timed {
@@ -107,18 +109,13 @@ t.test('an opted-out request does not delay the end of the drain', async t => {
 t.test('serves all requests while delaying, with Connection: close', async t => {
   const { app } = await createApp(t, { shutdownDelay: 100, drainTimeout: 1_000 })
   app.get('/', async () => 'served')
-  const port = await listen(app)
-  const report = app.gracefulShutdown.shutdown()
+  const shutdown = await testShutdown(app)
+  shutdown.signal('SIGTERM')
   t.equal(app.gracefulShutdown.phase, 'delaying')
   t.ok(app.isShuttingDown)
-  const client = new RawClient(port).get('/')
-  await client.closed
-  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n/)
-  t.match(client.text, /\r\nconnection: close\r\n/i)
-  const probe = new RawClient(port).get('/ready')
-  await probe.closed
-  t.match(probe.text, /503 Service Unavailable[^]*"reason":"shutting_down"/)
-  const { phases, refused, completed } = await report
+  t.match(await shutdown.request('/'), { status: 200, headers: { connection: 'close' }, body: 'served' })
+  t.match(await shutdown.request('/ready'), { status: 503, body: /"reason":"shutting_down"/ })
+  const { phases, refused, completed } = await shutdown.report
   t.ok(phases.delaying >= 99, `delayed for ${phases.delaying}ms`)
   t.match({ refused, completed }, { refused: 0, completed: 1 })
 })
@@ -152,6 +149,27 @@ t.test('an adaptive delay goes on while requests arrive, but not for probes and 
   t.ok(phases.delaying < 10_000, `delayed for ${phases.delaying}ms`)
   t.ok(performance.now() - last >= 299)
   t.equal(refused, 0)
+})
+
+t.test('an adaptive delay goes on if a request has arrived while the event loop was blocked', async t => {
+  const { app } = await createApp(t, { shutdownDelay: { max: 20_000, quiet: 200 } })
+  const clients: RawClient[] = []
+  app.get('/', async () => app.gracefulShutdown.phase)
+  app.get('/blocking', async () => {
+    clients[1]?.get('/')
+    const end = performance.now() + 400
+    while (performance.now() < end);
+    return 'done'
+  })
+  const port = await listen(app)
+  const [blocking, other] = [new RawClient(port), new RawClient(port)]
+  clients.push(blocking, other)
+  await Promise.all(clients.map(async ({ socket }) => await once(socket, 'connect')))
+  const report = app.gracefulShutdown.shutdown()
+  blocking.get('/blocking')
+  await Promise.all([blocking.closed, other.closed])
+  t.match(other.text, /200 OK[^]*delaying$/)
+  t.match(await report, { refused: 0, completed: 2 })
 })
 
 t.test('an adaptive delay takes at most max, however many requests arrive, and can be skipped', async t => {

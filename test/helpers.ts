@@ -9,7 +9,7 @@ import type { GracefulOptions, ShutdownReport } from '../types/index.ts'
 import { spawn } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { connect } from 'node:net'
+import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
@@ -85,6 +85,15 @@ export async function createAppBehind (t: Test, addHooks: (app: FastifyInstance)
 export async function listen (app: FastifyInstance): Promise<number> {
   await app.listen({ port: 0, host: '127.0.0.1' })
   return (app.server.address() as AddressInfo).port
+}
+
+/** A port of 127.0.0.1 on which nothing listens at the moment, for a program that cannot choose one itself. */
+export async function freePort (): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  await new Promise(resolve => { server.close(resolve) })
+  return port
 }
 
 /** A promise with its resolve and reject functions. */

@@ -5,6 +5,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, constants } from 'node:http2'
+import { connect } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
@@ -742,6 +743,45 @@ t.test('HTTP/2: a request whose connection is lost while its body is read counts
   t.equal(app.inFlightRequests, 1)
   released.resolve()
   await eventually(() => app.inFlightRequests === 0)
+})
+
+/** One frame of HTTP/2, of stream 1 unless it is a SETTINGS frame. */
+function frame (type: number, flags: number, payload: Buffer): Buffer {
+  const head = Buffer.from([0, 0, payload.length, type, flags, 0, 0, 0, type === 4 ? 0 : 1])
+  return Buffer.concat([head, payload])
+}
+
+t.test('HTTP/2: an upload that arrives together with its reset, and that Fastify takes for whole, counts until the handler is done', async t => {
+  const app = await http2App(t)
+  const counts: number[] = []
+  const events: string[] = []
+  const released = new Deferred()
+  const reached = new Deferred()
+  app.addHook('preHandler', async () => {
+    counts.push(app.inFlightRequests)
+    reached.resolve()
+    await released.promise
+  })
+  app.addHook('onClose', async () => { events.push('closed') })
+  app.post('/', async request => { events.push(`handled ${JSON.stringify(request.body)}`) })
+  const socket = connect(await listen(app), '127.0.0.1')
+  t.teardown(() => { socket.destroy() })
+  // POST http://a/ with a content-type, in HPACK without compression.
+  const literal = (index: number[], value: string) => Buffer.from([...index, value.length, ...Buffer.from(value)])
+  const headers = Buffer.concat([Buffer.from([0x83, 0x86]), literal([4], '/'), literal([1], 'a'), literal([0x0f, 0x10], 'application/json')])
+  socket.write(Buffer.concat([
+    Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(4, 0, Buffer.alloc(0)),
+    frame(1, 4, headers), frame(0, 0, Buffer.from('{"id":1}')), frame(3, 0, Buffer.from([0, 0, 0, 8]))
+  ]))
+  await reached.promise
+  await sleep(50)
+  t.strictSame([...counts, app.inFlightRequests], [1, 1])
+  const report = app.gracefulShutdown.shutdown()
+  await sleep(50)
+  t.strictSame(events, [])
+  released.resolve()
+  t.match(await report, { cut: [], exitCode: 0 })
+  t.strictSame(events, ['handled {"id":1}', 'closed'])
 })
 
 for (const method of ['GET', 'POST']) {

@@ -5,6 +5,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { FastifyInstance, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import { connect as connectHttp2 } from 'node:http2'
+import { Response as UndiciResponse } from 'undici'
 import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
 
 const handlers: Record<string, RouteHandlerMethod> = {
@@ -117,17 +118,39 @@ t.test('a web stream that an onSend hook gets, and that is never read, does not 
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('cleanup waits for an onSend hook that gets a web stream, from the handler or from another hook, and whose client has left', async t => {
-  const stream = () => new Response('answer').body as ReadableStream
-  for (const [answer, convert] of [[stream, false], [() => new Response('answer'), false], [() => 'answer', true]] as const) {
-    const { app } = await createApp(t)
-    const hook = new SlowHook()
-    if (convert) app.addHook('onSend', async () => stream())
-    app.addHook('onSend', async () => { await hook.hold() })
-    app.get('/', async () => answer())
-    await leaveDuring(t, app, hook)
-    await expectCleanupAfter(t, app, hook)
-  }
+for (const isHttp2 of [false, true]) {
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for an onSend hook that gets a web stream, and whose client has left`, async t => {
+    const stream = () => new Response('answer').body as ReadableStream
+    // The response of the package undici is not an instance of the global class.
+    for (const answer of [stream, () => new Response('answer'), () => new UndiciResponse('answer')]) {
+      const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
+      const hook = new SlowHook()
+      app.addHook('onSend', async () => { await hook.hold() })
+      app.get('/', async () => answer())
+      await leaveDuring(t, app, hook, isHttp2)
+      await expectCleanupAfter(t, app, hook)
+    }
+  })
+}
+
+t.test('cleanup waits for an onSend hook that gets a web stream from another hook, and whose client has left', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  app.addHook('onSend', async () => new Response('answer').body)
+  app.addHook('onSend', async () => { await hook.hold() })
+  app.get('/', async () => 'answer')
+  await leaveDuring(t, app, hook)
+  await expectCleanupAfter(t, app, hook)
+})
+
+t.test('serves without a global Response, as with --no-experimental-fetch', async t => {
+  const { Response } = globalThis
+  t.teardown(() => { globalThis.Response = Response })
+  Reflect.deleteProperty(globalThis, 'Response')
+  const { app } = await createApp(t)
+  app.addHook('onSend', async () => {})
+  app.get('/', (_request, reply) => { reply.send('answer') })
+  t.match(await app.inject('/'), { statusCode: 200, body: 'answer' })
 })
 
 t.test('an error handler with a callback, whose client has left, counts until it answers', async t => {

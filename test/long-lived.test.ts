@@ -2,6 +2,7 @@
 
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
+import type { ClientHttp2Session } from 'node:http2'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { PassThrough } from 'node:stream'
@@ -11,6 +12,7 @@ import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
+import { testShutdown } from '../lib/testing/index.ts'
 import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 interface Greeted {
@@ -133,18 +135,15 @@ t.test('event streams and long polls see the signal at once, while the server st
     phases.push(gracefulShutdown.phase)
     return { messages: [] }
   })
-  const port = await listen(app)
-  const events = new RawClient(port).get('/events')
-  const poll = new RawClient(port).get('/poll')
-  await events.until(/hello/)
+  const shutdown = await testShutdown(app)
+  const poll = shutdown.request('/poll')
+  const events = await shutdown.open('/events')
   await eventually(() => app.inFlightRequests === 2)
-  const report = gracefulShutdown.shutdown()
-  await poll.closed
-  await events.until(/bye/)
+  shutdown.signal('SIGTERM')
+  t.match(await poll, { status: 200, headers: { connection: 'close' }, body: '{"messages":[]}' })
+  t.match(await events.response, { body: 'data: hello\n\ndata: bye\n\n', error: undefined })
   t.strictSame(phases, ['delaying', 'delaying'])
-  t.match(poll.text, /connection: close[^]*\{"messages":\[\]\}$/i)
-  t.match(await report, { completed: 2, cut: [], exitCode: 0 })
-  await events.closed
+  t.match(await shutdown.report, { completed: 2, cut: [], exitCode: 0 })
 })
 
 t.test('an event stream that ignores the signal may continue until the drain timeout', async t => {
@@ -153,40 +152,41 @@ t.test('an event stream that ignores the signal may continue until the drain tim
     reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
     reply.raw.write('data: hello\n\n')
   })
-  const client = new RawClient(await listen(app)).get('/events')
-  await client.until(/hello/)
-  const report = await app.gracefulShutdown.shutdown()
-  await client.closed
+  const shutdown = await testShutdown(app)
+  const events = await shutdown.open('/events')
+  shutdown.signal('SIGTERM')
+  const report = await shutdown.report
+  t.match(await events.response, { status: 200, body: 'data: hello\n\n', error: 'ECONNRESET' })
   t.match(report, { cut: [{ method: 'GET', route: '/events' }], exitCode: 1 })
   t.ok(report.phases.draining >= 299, `drained for ${report.phases.draining}ms`)
 })
 
-t.test('HTTP/2: sessions get GOAWAY at once; their streams, and new sessions while delaying, are served to the end', async t => {
+t.test('HTTP/2: sessions are served while delaying, and get GOAWAY when the delay is over; their streams are served to the end', async t => {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
-  await app.register(gracefulPlugin, { shutdownDelay: 500, drainTimeout: 2_000 })
+  await app.register(gracefulPlugin, { shutdownDelay: 20_000, drainTimeout: 2_000, shutdownTimeout: 30_000 })
   app.get('/', async () => app.gracefulShutdown.phase)
   const held = heldRoute(app)
   const port = await listen(app)
-  const [busy, idle] = [connectHttp2(`http://127.0.0.1:${port}`), connectHttp2(`http://127.0.0.1:${port}`)]
+  const connectSession = () => connectHttp2(`http://127.0.0.1:${port}`)
+  const phaseOn = async (session: ClientHttp2Session) => String((await once(session.request({ ':path': '/' }), 'data') as [Buffer])[0])
+  const [busy, idle] = [connectSession(), connectSession()]
   const stream = busy.request({ ':path': '/held' })
   await Promise.all([held.entered, once(idle, 'remoteSettings')])
-  const told = [busy, idle].map(async session => await once(session, 'goaway') as [number, number])
   const report = app.gracefulShutdown.shutdown()
-  t.match(await Promise.all(told), [[0, 1], [0, 0]], 'no error, and the last stream that is served')
-  await once(idle, 'close')
+  const late = connectSession()
+  const sessions = [busy, idle, late]
+  const told = Promise.all(sessions.map(async session => [await once(session, 'goaway') as unknown, app.gracefulShutdown.phase]))
+  const idleClosed = Promise.all([once(idle, 'close'), once(late, 'close')])
+  for (let i = 0; i < 2; i++) t.strictSame(await Promise.all(sessions.map(phaseOn)), ['delaying', 'delaying', 'delaying'])
 
-  const newSession = connectHttp2(`http://127.0.0.1:${port}`)
-  const served = newSession.request({ ':path': '/' })
-  const [body] = await once(served, 'data') as [Buffer]
-  t.equal(body.toString(), 'delaying')
-  await once(newSession, 'close')
-  t.equal(app.gracefulShutdown.phase, 'delaying')
-
+  app.gracefulShutdown.skipDelay()
+  t.match(await told, [[[0, 5], 'draining'], [[0, 3], 'draining'], [[0, 3], 'draining']], 'no error, and the last stream that is served')
+  await idleClosed
   held.release()
   stream.resume()
   await once(busy, 'close')
-  t.match(await report, { completed: 2, refused: 0, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 7, refused: 0, cut: [], exitCode: 0 })
 })
 
 t.test('HTTP/2: a new stream on a session opened before the drain gets REFUSED_STREAM, which the client may retry elsewhere', async t => {

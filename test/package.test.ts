@@ -2,7 +2,8 @@
 
 import t from 'tap'
 import { execFile } from 'node:child_process'
-import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { copyFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { promisify } from 'node:util'
 
 const execute = promisify(execFile)
@@ -11,7 +12,7 @@ const run = async (file: string, args: string[], options: object = {}): Promise<
   await execute('env', ['-u', 'NODE_OPTIONS', file, ...args], options)
 const root = new URL('..', import.meta.url).pathname
 const manifest = JSON.parse(readFileSync(`${root}/package.json`, 'utf8')) as {
-  dependencies: object, peerDependencies: object, engines: object, exports: object
+  dependencies: object, peerDependencies: object, peerDependenciesMeta: object, engines: object, exports: object
 }
 
 // With a package.json of its own: inside this package, the package's name would resolve to this checkout.
@@ -35,13 +36,16 @@ async function program (file: string, source: string): Promise<{ stdout: string,
 t.test('contains what a user needs and nothing else', async t => {
   const files = packed?.files.map(({ path }) => path) ?? []
   t.strictSame(files.toSorted(), [
-    'CHANGELOG.md', 'LICENSE', 'README.md', 'dist/index.js', 'dist/package.json', 'dist/types/index.d.ts', 'main.cjs', 'main.d.cts', 'package.json'
+    'CHANGELOG.md', 'LICENSE', 'README.md', 'dist/index.js', 'dist/package.json', 'dist/prometheus.js', 'dist/testing.js',
+    'dist/types/index.d.ts', 'dist/types/prometheus.d.ts', 'dist/types/testing.d.ts', 'main.cjs', 'main.d.cts', 'package.json',
+    'prometheus.cjs', 'prometheus.d.cts'
   ])
 })
 
-t.test('depends at run time on three packages, and on Fastify 5 as a peer', async t => {
+t.test('depends at run time on three packages, and on Fastify 5 as a peer; prom-client is optional', async t => {
   t.strictSame(Object.keys(manifest.dependencies).sort(), ['@fastify/error', 'close-with-grace', 'fastify-plugin'])
-  t.strictSame(manifest.peerDependencies, { fastify: '^5.0.0' })
+  t.strictSame(manifest.peerDependencies, { fastify: '^5.0.0', 'prom-client': '^15.0.0' })
+  t.strictSame(manifest.peerDependenciesMeta, { 'prom-client': { optional: true } })
   t.strictSame(manifest.engines, { node: '^20.19.0 || >=22.12.0' })
 })
 
@@ -74,6 +78,45 @@ t.test('works with require(), without a warning, which returns the plugin itself
   t.equal(stderr, '')
 })
 
+t.test('without prom-client, the error says what to install', async t => {
+  // Outside of the checkout, in whose node_modules there is a prom-client.
+  const elsewhere = mkdtempSync(`${tmpdir()}/graceful-`)
+  t.teardown(() => { rmSync(elsewhere, { recursive: true }) })
+  cpSync(`${modules}/fastify-graceful`, `${elsewhere}/node_modules/fastify-graceful`, { recursive: true })
+  symlinkSync(`${root}/node_modules/fastify-plugin`, `${elsewhere}/node_modules/fastify-plugin`)
+  writeFileSync(`${elsewhere}/without.cjs`, `
+    try { require('fastify-graceful/prometheus') } catch (error) { console.log(error.code, error.message) }`)
+  const { stdout: output } = await run(process.execPath, [`${elsewhere}/without.cjs`])
+  t.match(output, /^MODULE_NOT_FOUND .*npm install prom-client$/m)
+})
+
+t.test('the metrics work with import, by default and by name, and with require()', async t => {
+  const useMetrics = `
+    const fastify = Fastify()
+    await fastify.register(gracefulPlugin)
+    const register = new Registry()
+    await fastify.register(gracefulMetrics, { register })
+    await fastify.close()
+    console.log(await register.getSingleMetricAsString('fastify_graceful_shutdown_duration_seconds'))`
+  for (const clause of ['gracefulMetrics', '{ gracefulMetrics }']) {
+    const { stdout: output } = await program('metrics.mjs', `
+      import Fastify from 'fastify'
+      import gracefulPlugin from 'fastify-graceful'
+      import ${clause} from 'fastify-graceful/prometheus'
+      import { Registry } from 'prom-client'
+      ${useMetrics}`)
+    t.match(output, /^fastify_graceful_shutdown_duration_seconds_count 1$/m)
+  }
+  const { stdout: output } = await program('metrics.cjs', `
+    const Fastify = require('fastify')
+    const gracefulPlugin = require('fastify-graceful')
+    const gracefulMetrics = require('fastify-graceful/prometheus')
+    const { Registry } = require('prom-client')
+    if (gracefulMetrics.default !== gracefulMetrics || gracefulMetrics.gracefulMetrics !== gracefulMetrics) throw new Error('not itself')
+    ;(async () => {${useMetrics}})()`)
+  t.match(output, /^fastify_graceful_shutdown_duration_seconds_count 1$/m)
+})
+
 t.test('loads two files besides its dependencies, and no more when it is registered', async t => {
   const { stdout: output } = await program('loading.cjs', `
     const fastify = require('fastify')()
@@ -88,6 +131,24 @@ t.test('loads two files besides its dependencies, and no more when it is registe
     })()`)
   const files = ['main.cjs', 'dist/index.js']
   t.strictSame(JSON.parse(output), [files, files])
+})
+
+t.test('fastify-graceful/testing is one file, and tests an instance of the plugin that is loaded separately', async t => {
+  const { stdout: output, stderr } = await program('testing.mjs', `
+    import { createRequire } from 'node:module'
+    import { testShutdown } from 'fastify-graceful/testing'
+    const { cache } = createRequire(import.meta.url)
+    console.log(Object.keys(cache).filter(file => file.includes('fastify-graceful/')).map(file => file.split('fastify-graceful/').pop()).join())
+    const { default: gracefulPlugin } = await import('fastify-graceful')
+    const { default: Fastify } = await import('fastify')
+    const app = Fastify()
+    await app.register(gracefulPlugin)
+    const shutdown = await testShutdown(app)
+    const held = await shutdown.hold('/ready')
+    shutdown.signal('SIGTERM')
+    console.log((await held.release()).status, (await shutdown.report).reason, process.listenerCount('SIGTERM'), process.exitCode)`)
+  t.equal(output, 'dist/testing.js\n503 SIGTERM 0 undefined\n')
+  t.equal(stderr, '')
 })
 
 t.test('an error names the function of the plugin that threw it', async t => {
@@ -133,11 +194,13 @@ t.test('its types work for TypeScript users, in ES modules and in CommonJS', asy
 })
 
 t.test('exports each public type', async t => {
-  const source = readFileSync(`${root}/types/index.ts`, 'utf8')
-  const declared = readFileSync(`${root}/main.d.cts`, 'utf8')
-  const names = [...source.matchAll(/^export (?:type|interface) (\w+)/gm)].map(([, name]) => name)
-  t.ok(names.length > 10)
-  t.strictSame([...declared.matchAll(/export type (\w+) = types\.\1$/gm)].map(([, name]) => name), names)
+  for (const [types, declarations, least] of [['index', 'main', 10], ['prometheus', 'prometheus', 1]] as const) {
+    const source = readFileSync(`${root}/types/${types}.ts`, 'utf8')
+    const declared = readFileSync(`${root}/${declarations}.d.cts`, 'utf8')
+    const names = [...source.matchAll(/^export (?:type|interface) (\w+)/gm)].map(([, name]) => name)
+    t.ok(names.length >= least)
+    t.strictSame([...declared.matchAll(/export type (\w+) = types\.\1$/gm)].map(([, name]) => name), names)
+  }
 })
 
 t.test('passes publint and attw', async t => {

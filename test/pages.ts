@@ -89,10 +89,10 @@ export function links ({ text }: Page): string[] {
  * The names of the members of a public type, or of an interface that it declares in Fastify's module; each once, although a method
  * may have several signatures.
  */
-export function membersOf (type: string): string[] {
-  const source = readFileSync(`${ROOT}types/index.ts`, 'utf8')
+export function membersOf (type: string, file = 'index'): string[] {
+  const source = readFileSync(`${ROOT}types/${file}.ts`, 'utf8')
   const [, indentation = '', body] = new RegExp(`^( *)(?:export )?(?:interface ${type} [^]*?|type ${type} = [^]*?)\\{\n([^]*?)^\\1\\}`, 'm').exec(source) ?? []
-  if (body === undefined) throw new Error(`types/index.ts has no type ${type}`)
+  if (body === undefined) throw new Error(`types/${file}.ts has no type ${type}`)
   const members = body.matchAll(new RegExp(`^${indentation}  (?:readonly )?(\\w+)(?:\\?|<[^>]*>+| )?[^\n]*?[:(]`, 'gm'))
   return [...new Set([...members].map(([, name = '']) => name))]
 }

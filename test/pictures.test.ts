@@ -1,6 +1,7 @@
 // The pictures as text. `npm run test:pictures` checks them in a browser.
 
 import t from 'tap'
+import type { Result } from './rolling/report.ts'
 import { readFileSync } from 'node:fs'
 import { COLOURS, type Colour } from '../tools/picture.ts'
 import { picturesOfResults } from '../tools/draw.ts'
@@ -8,6 +9,8 @@ import { contrast, MIN_CONTRAST, rgb } from './pictures/contrast.ts'
 import { pictures } from './pictures/files.ts'
 import { parse, pointsOf, type Element } from './pictures/parse.ts'
 import { otherTimelines } from './pictures/timelines.ts'
+import { BALANCERS } from './rolling/balancers.ts'
+import { withTable } from './rolling/report.ts'
 
 const BEHIND = (Object.keys(COLOURS) as Colour[]).filter(name => name === 'page' || name.startsWith('tint-'))
 /** Decoration, whose contrast does not matter. */
@@ -85,6 +88,12 @@ t.test('shows the stored results', async t => {
   for (const [path, svg] of Object.entries(picturesOfResults())) t.ok(readFileSync(new URL(`../${path}`, import.meta.url), 'utf8') === svg, path)
 })
 
+t.test('docs/load-balancers.md has the table of the stored results', async t => {
+  const page = readFileSync(new URL('../docs/load-balancers.md', import.meta.url), 'utf8')
+  const results = JSON.parse(readFileSync(new URL('rolling/results.json', import.meta.url), 'utf8')) as Result[]
+  t.equal(withTable(page, results), page)
+})
+
 t.test('has the same scale as the pictures beside it', async t => {
   const scaleOf = (path: string) => {
     const texts = parse(readFileSync(new URL(`../${path}`, import.meta.url), 'utf8')).filter(({ name }) => name === 'text')
@@ -97,6 +106,8 @@ t.test('has the same scale as the pictures beside it', async t => {
     t.strictSame(scaleOf(`bench/results/${other}.svg`), scale, other)
   }
   const panels = scaleOf('example/rolling.svg')
-  const panel = panels.slice(0, panels.length / 3)
-  t.strictSame(panels, [...panel, ...panel, ...panel], 'each balancer')
+  const balancers = Object.keys(BALANCERS)
+  const panel = panels.slice(0, panels.length / balancers.length)
+  t.ok(panel.length >= 4)
+  t.strictSame(panels, balancers.flatMap(() => panel), 'each balancer')
 })

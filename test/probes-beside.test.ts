@@ -10,6 +10,7 @@ import rateLimit from '@fastify/rate-limit'
 import session from '@fastify/session'
 import swagger from '@fastify/swagger'
 import underPressure from '@fastify/under-pressure'
+import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { createApp, createAppBehind, Deferred, eventually, listen, RawClient } from './helpers.ts'
@@ -322,4 +323,16 @@ t.test('over one connection, a load balancer can read the probes of a draining i
   t.strictSame(client.text.match(/(?<=HTTP\/1\.1 )\d+/g), ['200', '503'])
   await end()
   await client.closed
+})
+
+t.test('a probe that asks for an upgrade is answered, and its connection is closed, beside @fastify/websocket', async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket)
+  const port = await listen(app)
+  for (const path of PROBES) {
+    // As Java's HttpClient does.
+    const client = new RawClient(port).get(path, ['Connection: Upgrade, HTTP2-Settings', 'Upgrade: h2c', 'HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA'])
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 200 [^]*connection: close[^]*\}$/i)
+  }
 })

@@ -1,6 +1,7 @@
 import t from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { testShutdown } from '../lib/testing/index.ts'
 import { createApp, heldRoute, listen, RawClient } from './helpers.ts'
 
 const json = 'application/json; charset=utf-8'
@@ -30,21 +31,15 @@ t.test('shows the number of requests in flight, without probes', async t => {
 })
 
 t.test('answers 503 to both while shutting down', async t => {
-  const { app } = await createApp(t)
-  const held = heldRoute(app)
-  const answer = app.inject('/held')
-  await held.entered
-  const report = app.gracefulShutdown.shutdown()
-  const health = await app.inject('/health')
-  t.equal(health.statusCode, 503)
-  t.equal(health.body, '{"status":"shutting_down"}')
-  const ready = await app.inject('/ready')
-  t.equal(ready.statusCode, 503)
-  t.equal(ready.body, '{"ready":false,"reason":"shutting_down"}')
+  const shutdown = await testShutdown((await createApp(t)).app)
+  const held = await shutdown.hold('/')
+  shutdown.signal('SIGTERM')
+  t.match(await shutdown.request('/health'), { status: 503, body: '{"status":"shutting_down"}' })
+  const ready = await shutdown.request('/ready')
+  t.match(ready, { status: 503, body: '{"ready":false,"reason":"shutting_down"}' })
   t.notOk('retry-after' in ready.headers, 'a probe is not a rejected request')
-  held.release()
-  t.equal((await answer).statusCode, 200)
-  t.equal((await report).refused, 0)
+  await held.release()
+  t.match(await shutdown.report, { completed: 1, refused: 0 })
 })
 
 t.test('answers HEAD with the same headers and no body', async t => {

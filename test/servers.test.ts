@@ -4,11 +4,12 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
-import { createServer } from 'node:http'
+import { createServer, type RequestListener } from 'node:http'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { testShutdown } from '../lib/testing/index.ts'
 import { CLOSE_GRACE } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { createApp, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
@@ -60,6 +61,21 @@ t.test('works with a server factory and on a Unix socket', async t => {
   await Promise.all([client.closed, idle.closed])
   t.match(client.text, '{"held":true}')
   t.match(await report, { completed: 1, exitCode: 0 })
+})
+
+t.test('fastify-graceful/testing works with a server factory, and rejects an instance on a Unix socket', async t => {
+  const serverFactory = (handler: RequestListener) => createServer((...exchange) => { handler(...exchange) })
+  const { app } = await createApp(t, {}, { serverFactory })
+  app.get('/', async () => 'served')
+  const shutdown = await testShutdown(app)
+  const held = await shutdown.hold('/')
+  shutdown.signal('SIGTERM')
+  t.match(await held.release(), { status: 200, body: 'served' })
+  t.match(await shutdown.report, { completed: 1, exitCode: 0 })
+
+  const onSocket = (await createApp(t)).app
+  await onSocket.listen({ path: socketPath(t) })
+  await t.rejects(testShutdown(onSocket), { code: 'FST_ERR_GRACEFUL_OPTION_INVALID', message: /HTTP\/1\.1 over TCP$/ })
 })
 
 for (const when of ['while running', 'while delaying']) {

@@ -12,7 +12,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { LONG, RawClient, TYPESCRIPT, eventually, fixture, portOf, runCommand } from './helpers.ts'
+import { LONG, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand } from './helpers.ts'
 
 const RESTARTS = LONG ? 10 : 4
 const RESTARTER = [process.execPath, ...TYPESCRIPT, fixture('restarter')]
@@ -38,10 +38,7 @@ const hasSystemd = spawnSync('systemd-socket-activate', ['--version']).error ===
 
 /** systemd-socket-activate opens the socket, and becomes the parent process on the first connection. */
 async function underSystemd (t: Test, command: readonly string[], env: Record<string, string> = {}): Promise<Activated> {
-  const reserved = createServer().listen(0, '127.0.0.1')
-  await once(reserved, 'listening')
-  const { port } = reserved.address() as AddressInfo
-  await new Promise(resolve => { reserved.close(resolve) })
+  const port = await freePort()
   const passed = { ...env, ...process.env['NODE_V8_COVERAGE'] === undefined ? {} : { NODE_V8_COVERAGE: process.env['NODE_V8_COVERAGE'] } }
   const settings = Object.entries(passed).map(([name, value]) => `--setenv=${name}=${value}`)
   const parent = runCommand(t, ['systemd-socket-activate', `--listen=127.0.0.1:${port}`, ...settings, ...command])

@@ -397,3 +397,17 @@ t.test('keeps the timeouts that a server factory sets, and replaces those of Nod
     t.match(app.server, expected)
   }
 })
+
+t.test('a handler that is done when a blocked event loop goes on is not cut, although writeTimeout has passed', async t => {
+  const { app } = await createApp(t, { writeTimeout: 300 })
+  const entered = new Deferred()
+  app.get('/', async () => {
+    entered.resolve()
+    await sleep(50)
+    return 'done'
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await entered.promise
+  for (const end = performance.now() + 1_000; performance.now() < end;);
+  t.match(await client.until(/done$|\}$/), /^HTTP\/1\.1 200 /)
+})

@@ -3,12 +3,12 @@
 
 import type { Results as Reconnects } from '../bench/reconnects/report.ts'
 import type { Results } from '../bench/results.ts'
-import type { Drawn } from '../test/rolling/report.ts'
+import type { Result } from '../test/rolling/report.ts'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { drawCharts } from '../bench/charts.ts'
 import { drawReconnects } from '../bench/reconnects/report.ts'
-import { drawFailures } from '../test/rolling/report.ts'
+import { drawRestarts } from '../test/rolling/report.ts'
 
 const ROOT = new URL('..', import.meta.url)
 
@@ -18,7 +18,7 @@ export function picturesOfResults (): Record<string, string> {
   return {
     ...Object.fromEntries(Object.entries(charts).map(([name, svg]) => [`bench/results/${name}.svg`, svg])),
     'bench/reconnects/reconnects.svg': drawReconnects(read('bench/reconnects/results.json') as Reconnects),
-    'example/rolling.svg': drawFailures(read('test/rolling/results.json') as Drawn[])
+    'example/rolling.svg': drawRestarts(read('test/rolling/results.json') as Result[])
   }
 }
 

@@ -82,7 +82,7 @@ export interface GracefulOptions {
    * Over how long WebSockets of @fastify/websocket, responses of routes with `onShutdown: 'end'`, and HTTP/2 sessions are told to go,
    * from the start of the shutdown: evenly, so that their clients do not all reconnect at the same time, as with Envoy's gradual drain
    * strategy. At most `shutdownDelay` + `drainTimeout`. The rest is told at once on SIGINT, and after `skipDelay()`.
-   * With 0, HTTP/2 sessions get GOAWAY as the shutdown starts, and the others are ended as draining starts. Default: 0.
+   * With 0, all are told as draining starts. Default: 0.
    */
   spread?: number
   /**

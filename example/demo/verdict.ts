@@ -66,8 +66,8 @@ function countNotes ({ load }: Recording, path: string): number {
 async function lastMetrics (path: string): Promise<string> {
   try {
     const text = await readFile(path, 'utf8')
-    const value = (name: string) => Number(new RegExp(`^${name} (\\S+)$`, 'm').exec(text)?.[1])
-    return `${value('http_requests_in_flight')} in flight, shutdown ${value('shutdown_duration_seconds').toFixed(2)} s`
+    const [, seconds] = /^fastify_graceful_shutdown_elapsed_seconds (\S+)$/m.exec(text) ?? []
+    return `shutdown ${Number(seconds).toFixed(2)} s`
   } catch {
     return 'missing'
   }

@@ -8,7 +8,7 @@ import type { Exchange } from '../requests/exchange.ts'
 import type { Goodbye } from './spread.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
-import { now, setImmediate, sleep, within } from '../clock.ts'
+import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { closeSession, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals } from './connection.ts'
 import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, RECONNECT_WINDOW } from '../times.ts'
@@ -33,8 +33,6 @@ export class Connections {
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
   #isKeepAliveDisabled = false
-  /** Whether `goAway()` has been called. */
-  #isGoingAway = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
   /** Whether the parent process has opened the listener, and keeps it open: `listen({ fd })`, as with systemd socket activation. */
@@ -165,11 +163,12 @@ export class Connections {
     return exchange
   }
 
-  /** After `disableKeepAlive()`, each request is the last one on its connection until another one follows. */
+  /** After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. */
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
+    if (exchange.isStream) return
     exchange.previous?.keepConnection()
-    if (this.#isGoingAway || !exchange.isStream) this.#endWhenReceived(exchange)
+    this.#endWhenReceived(exchange)
   }
 
   /** A response has been sent. Its client may send another request at once, perhaps over another connection. */
@@ -230,7 +229,10 @@ export class Connections {
     return (exchange.connection?.newest ?? exchange) === exchange
   }
 
-  /** The shutdown starts: pending responses become the last ones on their connections. Idle connections stay usable. */
+  /**
+   * The shutdown starts: pending HTTP/1 responses become the last ones on their connections. Idle connections stay usable, and so do
+   * HTTP/2 sessions: Node refuses each stream that crosses its GOAWAY, and a proxy may not send that request again.
+   */
   disableKeepAlive (): void {
     this.noteArrivals()
     this.#isKeepAliveDisabled = true
@@ -240,12 +242,6 @@ export class Connections {
   /** What sends GOAWAY to each HTTP/2 session. */
   goodbyes (): Goodbye[] {
     return [...this.#sessions].map(session => [session, () => { closeSession(session) }])
-  }
-
-  /** Sends GOAWAY to each HTTP/2 session; from now on, a new one gets it with its first request. */
-  goAway (): void {
-    this.#isGoingAway = true
-    for (const session of this.#sessions) closeSession(session)
   }
 
   /** From now on, connections are closed soon after they become idle, such as those whose response had already begun. */
@@ -332,14 +328,6 @@ export class Connections {
     for (const { socket } of this.#speaking) socket.destroy()
     for (const socket of this.#beneathTls) socket.destroy()
   }
-}
-
-/**
- * Resolves when the event loop has polled once for everything that may have arrived. The first immediate still belongs to the
- * current iteration. A timer would fire before events that queued up while the process was not scheduled.
- */
-async function wholeTurn (): Promise<void> {
-  await new Promise<void>(resolve => { setImmediate(() => { setImmediate(resolve) }) })
 }
 
 interface Closable {

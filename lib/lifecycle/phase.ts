@@ -12,8 +12,12 @@ export class PhaseClock {
   readonly signal: AbortSignal = this.#abort.signal
 
   constructor () {
-    // Each event stream adds a listener. Node would warn of a leak at the eleventh.
-    setMaxListeners(0, this.signal)
+    try {
+      // Each event stream adds a listener. Node would warn of a leak at the eleventh.
+      setMaxListeners(0, this.signal)
+    } catch {
+      // Not Node's own: a test environment such as jsdom has replaced AbortController.
+    }
   }
 
   /** Advances to a later phase. Phases may be skipped. */

@@ -2,6 +2,7 @@
 
 import type { DiagnosticsChannels, InFlightEntry, ShutdownReport } from '../../types/index.ts'
 import type { Connections } from '../connections/sockets.ts'
+import type { Goodbye } from '../connections/spread.ts'
 import type { WebSockets } from '../connections/upgraded.ts'
 import type { Options } from '../options.ts'
 import type { Cuts } from '../requests/cut.ts'
@@ -19,7 +20,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { constants } from 'node:os'
-import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
+import { TIMED_OUT, clearInterval, now, setInterval, wholeTurn, within } from '../clock.ts'
 import { spreadOver } from '../connections/spread.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
@@ -306,20 +307,14 @@ export class Shutdown {
     return this.#delay(skipped)
   }
 
-  /** Starts to tell clients to go, evenly over `spread`. WebSockets and event streams that it does not tell are ended by the drain. */
+  /** Starts to tell clients to go, evenly over `spread`. The drain tells those that this does not reach. */
   #startSpread (isServing: boolean): void {
     const { options: { spread }, log, inFlight, connections, webSockets } = this.#parts
     const open = () => [...connections.goodbyes(), ...webSockets.goodbyes(), ...inFlight.goodbyes()]
     const count = isServing && spread > 0 ? open().length : 0
-    if (count === 0) {
-      connections.goAway()
-      return
-    }
+    if (count === 0) return
     log.info(`Ending long-lived connections over ${spread}ms: ${count} are open`)
-    const over = () => {
-      this.#spread = undefined
-      connections.goAway()
-    }
+    const over = () => { this.#spread = undefined }
     // If a replaced close() of a WebSocket throws, the drain and the preClose hooks, which report that, end the rest.
     this.#spread = spreadOver(spread, open, this.#skipDelay.signal).then(over, over)
   }
@@ -330,7 +325,11 @@ export class Shutdown {
     const start = now()
     const left = () => Math.min(start + max, Math.max(start, gate.lastAdmitted) + quiet) - now()
     let outcome: unknown = TIMED_OUT
-    while (outcome === TIMED_OUT && left() > 0) outcome = await within(left(), skipped)
+    while (outcome === TIMED_OUT && left() > 0) {
+      outcome = await within(left(), skipped)
+      // What arrived while the event loop was blocked is read only after the timer.
+      await wholeTurn()
+    }
   }
 
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
@@ -348,14 +347,15 @@ export class Shutdown {
     }
     inFlight.onEnd = tasks.onEnd = noteEnd
     connections.closeIdle()
+    this.#sayAll(connections.goodbyes())
     inFlight.checkAll()
-    this.#endStreams()
+    this.#sayAll(inFlight.goodbyes())
     const others = () => this.#spread !== undefined ? 'long-lived connections' : closeHooks.isPreClosing ? 'the preClose hooks' : ''
     const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, others())} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
       inFlight.checkAll()
-      this.#endStreams()
+      this.#sayAll(inFlight.goodbyes())
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
@@ -372,8 +372,9 @@ export class Shutdown {
     }
   }
 
-  #endStreams (): void {
-    if (this.#spread === undefined) for (const [, end] of this.#parts.inFlight.goodbyes()) end()
+  /** Says goodbyes at once, unless the spread does. */
+  #sayAll (goodbyes: Goodbye[]): void {
+    if (this.#spread === undefined) for (const [, say] of goodbyes) say()
   }
 
   /** Handlers may track work while they run, and work may start requests. */

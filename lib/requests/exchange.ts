@@ -184,9 +184,13 @@ export class Exchange {
     this.#payload = undefined
   }
 
-  /** Once the client has gone: whether the body parser waits for what will not come, perhaps forever. */
+  /**
+   * Once no client waits for the handler: whether the body parser waits for what will not come, perhaps forever. When an HTTP/2 stream
+   * closes, Node ends its request, and Fastify takes what has arrived for the whole body.
+   */
   get isBodyLost (): boolean {
-    return this.#hasBody && this.#payload !== undefined && (this.#hadPayloadEnded || !this.#payload.readableEnded)
+    if (!this.#hasBody || this.#payload === undefined) return false
+    return this.#hadPayloadEnded || (this.#stream?.closed !== true && !this.#payload.readableEnded)
   }
 
   /** Whether it is a stream of an HTTP/2 session. */
@@ -324,6 +328,7 @@ export class Exchange {
    */
   answer (status: number, body: string, own: Record<string, unknown> = {}): void {
     if (this.needsConnection) this.connection?.linger(this)
+    if (this.isUpgrade) this.#endUpgrade()
     try {
       this.#send(status, body, own)
     } catch {
@@ -332,6 +337,12 @@ export class Exchange {
     // A replaced end() may not have called the real one yet, and may still write an answer of its own.
     if (this.response.writableEnded) seal(this.response)
     else this.abort()
+  }
+
+  /** Node has detached the socket of an upgrade, and the plugin that took it may not have seen the request. */
+  #endUpgrade (): void {
+    this.response.shouldKeepAlive = false
+    this.response.once('finish', () => { this.socket?.end() })
   }
 
   #send (status: number, body: string, own: Record<string, unknown>): void {

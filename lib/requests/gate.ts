@@ -44,8 +44,7 @@ export class Gate {
     if (this.#phase.current === 'delaying' && !isOptedOut) this.lastAdmitted = now()
     if (this.#phase.current === 'delaying' || isOptedOut || this.#inFlight.counts(exchange)) return true
     this.#count(exchange)
-    if (exchange.isUpgrade) refuseUpgrade(exchange)
-    else if (exchange.needsConnection) this.#refuseUpload(exchange)
+    if (exchange.needsConnection) this.#refuseUpload(exchange)
     else this.#refuse(exchange)
     return false
   }
@@ -110,12 +109,4 @@ export class Gate {
 /** Not with `reply.send()`: its onSend hooks may need what onRequest hooks that did not run would have set. */
 function sendRefusal (exchange: Exchange): void {
   exchange.answer(503, BODY, { ...exchange.reply?.getHeaders(), 'retry-after': RETRY_AFTER_SECONDS })
-}
-
-/** Node has detached the socket of an upgrade, and the plugin that took it has not seen the request. */
-function refuseUpgrade (exchange: Exchange): void {
-  const { response, socket } = exchange
-  response.shouldKeepAlive = false
-  response.once('finish', () => { socket?.end() })
-  sendRefusal(exchange)
 }

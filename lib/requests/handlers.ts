@@ -4,6 +4,7 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import { types } from 'node:util'
 import { beforeCall } from '../before-call.ts'
+import { webStreamOf } from '../values.ts'
 import { Exchange, type Handler } from './exchange.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
@@ -111,7 +112,5 @@ export class Handlers {
 
 /** A web stream that waits for its first byte is also an answer, but it is read, not piped, so nothing else reports it. */
 function watchWebStreams (reply: FastifyReply, answered: () => void): void {
-  beforeCall(reply, 'send', (payload: unknown) => {
-    if (payload instanceof ReadableStream || payload instanceof Response) answered()
-  })
+  beforeCall(reply, 'send', payload => { if (webStreamOf(payload) !== undefined) answered() })
 }

@@ -5,7 +5,7 @@ import type { FastifyInstance, RouteOptions, onSendHookHandler } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
 import { beforeCall } from '../before-call.ts'
-import { nameOf } from '../values.ts'
+import { nameOf, webStreamOf } from '../values.ts'
 import { Exchange } from './exchange.ts'
 import { isPlainPromise } from './thenable.ts'
 
@@ -26,9 +26,9 @@ export class LateHooks {
       const exchange = Exchange.of(reply)
       if (exchange !== undefined) {
         exchange.isSending = true
-        const stream = payload instanceof Response ? payload.body : payload
+        const stream = webStreamOf(payload)
         // Fastify reads it when the hooks have ended. Nothing else reports that, if it is not sent.
-        if (stream instanceof ReadableStream) beforeCall(stream, 'getReader', () => { inFlight.written(exchange) })
+        if (stream !== undefined) beforeCall(stream, 'getReader', () => { inFlight.written(exchange) })
       }
       done()
     }

@@ -13,7 +13,7 @@ import type { Cuts } from './cut.ts'
 import type { Exchange, RouteOptions } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
-import { clearInterval, now, setInterval } from '../clock.ts'
+import { clearInterval, now, setInterval, wholeTurn } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { LATENESS, READ_PER_KIB } from '../times.ts'
 
@@ -99,7 +99,8 @@ export class Timeouts {
   /** Starts the sweep, with the first listener; it does not keep the process alive. */
   start (): void {
     if (this.#sweeper !== undefined) return
-    this.#sweeper = setInterval(() => { this.#sweep() }, lateness(this.#shortest)).unref()
+    // Not in the timer itself: if the process was stopped or blocked, what has become ready meanwhile comes first.
+    this.#sweeper = setInterval(() => { void wholeTurn().then(() => { this.#sweep() }) }, lateness(this.#shortest)).unref()
   }
 
   stop (): void {

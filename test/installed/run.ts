@@ -7,7 +7,7 @@ import type { Test } from 'tap'
 import type { ChildProcess } from 'node:child_process'
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { copyFileSync, cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { Agent, request } from 'node:http'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -28,12 +28,17 @@ run('sh', ['-c', `tar xzf *.tgz -C ${plugin} --strip-components=1`], folder)
 /** Without what tap adds to the environment of Node processes. */
 const env = { ...process.env, NODE_OPTIONS: '' }
 
-/** Runs a package's program. Fails with its output. */
-async function tool (program: string, ...args: string[]): Promise<void> {
-  await promisify(execFile)(process.execPath, [join(modules, program), ...args], { cwd: folder, env }).catch((error: unknown) => {
+/** Runs Node. Fails with its output. */
+async function node (...args: string[]): Promise<void> {
+  await promisify(execFile)(process.execPath, args, { cwd: folder, env }).catch((error: unknown) => {
     const { message, stdout, stderr } = error as Error & Record<'stdout' | 'stderr', string>
     throw new Error(`${message}\n${stdout}${stderr}`)
   })
+}
+
+/** Runs a package's program. */
+async function tool (program: string, ...args: string[]): Promise<void> {
+  await node(join(modules, program), ...args)
 }
 
 /** Starts a program of the project, which writes its port. */
@@ -93,9 +98,30 @@ t.test('drains under traffic in a bundle of Rollup', async t => {
   await drains(t, 'rollup.cjs')
 })
 
-t.test('serves and closes in Jest, in CommonJS', async () => { await tool('jest/bin/jest.js', '--rootDir', folder, '--testMatch', '**/jest.cjs') })
+const jest = async (file: string) => { await tool('jest/bin/jest.js', '--rootDir', folder, '--testMatch', `<rootDir>/${file}`) }
+const vitest = async (file: string, environment = 'node') => {
+  await tool('vitest/vitest.mjs', 'run', '--root', folder, '--environment', environment, file)
+}
 
-t.test('serves and closes in vitest', async () => { await tool('vitest/vitest.mjs', 'run', '--root', folder) })
+t.test('serves and closes in Jest, in CommonJS', async () => { await jest('jest.cjs') })
+
+t.test('serves and closes in vitest', async () => { await vitest('./vitest.test.mjs') })
+
+// It replaces AbortController and other globals.
+t.test('serves and closes in vitest in a DOM environment', async () => { await vitest('./vitest.test.mjs', 'happy-dom') })
+
+/** The test runners with which fastify-graceful/testing is tested: each runs the same test, and its process ends by itself. */
+const runners: Record<string, () => Promise<void>> = {
+  'node:test': async () => { await node('--test', 'testing/node-test.mjs') },
+  // Installed beside this test, as it is large.
+  tap: async () => {
+    symlinkSync(join(ROOT, 'node_modules/tap'), join(folder, 'node_modules/tap'))
+    await node('testing/tap.mjs')
+  },
+  vitest: async () => { await vitest('testing/vitest.test.mjs') },
+  'Jest, in CommonJS': async () => { await jest('testing/jest.cjs') }
+}
+for (const [runner, start] of Object.entries(runners)) t.test(`fastify-graceful/testing tests a deploy with ${runner}`, start)
 
 /** What `moduleResolution` may be with a `module`. */
 const SETTINGS = { node16: 'node16', nodenext: 'nodenext', esnext: 'bundler' }

@@ -10,40 +10,42 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
-/** Milliseconds after SIGTERM until balancers without checks are told, because endpoint removal takes time. */
-export const REMOVAL_DELAY = 200
-/** HAProxy's checks, as in its configuration. On a busy machine, a check may take until its timeout. */
+/**
+ * How many milliseconds after SIGTERM a balancer without checks is told, because endpoint removal takes time. Usually it is fast, but
+ * a delay must be long enough for the slowest one; in these runs, that is one restart in three.
+ */
+export const REMOVAL = { usual: 200, longest: 2_000, slowOneIn: 3 }
+/** The checks of HAProxy and Caddy, as in their configurations. On a busy machine, a check may take until its timeout. */
 export const CHECKS = { inter: 200, fall: 1, timeout: 1_000 }
-/** The tested shutdownDelay: longer than any of the balancers takes to remove an instance. */
-export const DELAY = 1_500
+/** Milliseconds until an instance gets no more requests, at most. */
+const BY_CHECKS = CHECKS.inter * CHECKS.fall + CHECKS.timeout
+/** The fixed shutdownDelay is this much longer than the removal takes at most. */
+const MARGIN = 1_000
+/** The adaptive one ends after this many milliseconds without a request, and after the fixed one at the latest. */
+export const QUIET = 300
 const POLL_INTERVAL = 20
 /** Milliseconds until the run fails because a balancer did not do what it was waited for. */
 const PATIENCE = 20_000
 
 export interface Balancer {
-  readonly port: number
-  /** Whether clients may keep their connections: nginx closes idle ones when it reloads, even with requests on their way. */
-  readonly keepsClients: boolean
-  /** Called when an instance has been told to stop. */
-  leaves (port: number): Promise<void>
-  /** Called when an instance is back; resolves once HAProxy has noticed, or the others have been told. */
+  /** Called when an instance has been told to stop; `removal` is how long it takes until balancers without checks are told. */
+  leaves (port: number, removal: number): Promise<void>
+  /** Called when an instance is back; resolves once HAProxy or Caddy has noticed, or the others have been told. */
   returns (port: number): Promise<void>
+  /** How often a check has timed out, so that it took an instance that was running for down. */
+  lateChecks? (): number
   /** Kills it. */
   kill (): void
 }
 
-/** `direct` passes each connection to the next instance, as kube-proxy does: an open connection stays with its instance. */
-export const BALANCERS = ['haproxy', 'nginx', 'direct'] as const
-export type BalancerName = typeof BALANCERS[number]
-
 /** @param started gets each program as soon as it exists, so that it is killed even if it does not start properly */
 type Start = (directory: string, ports: readonly number[], port: number, started: Array<{ kill: () => void }>) => Promise<Balancer>
 
-const startHaproxy: Start = async (directory, ports, port, started) => {
+const startHaproxy = (proto: 'h1' | 'h2'): Start => async (directory, ports, port, started) => {
   const stats = join(directory, 'haproxy.sock')
   const [one, two, three] = ports.map(String) as [string, string, string]
   const program = new Program('haproxy', ['-db', '-f', example('haproxy/haproxy.cfg')], {
-    PORT: String(port), ONE: one, TWO: two, THREE: three, STATS: stats
+    PORT: String(port), ONE: one, TWO: two, THREE: three, STATS: stats, PROTO: proto
   })
   started.push(program)
   const names = ['one', 'two', 'three']
@@ -54,7 +56,8 @@ const startHaproxy: Start = async (directory, ports, port, started) => {
   await program.until(async () => await listens(port))
   for (const instance of ports) await returns(instance)
   // Its checks notice when an instance leaves.
-  return { port, keepsClients: true, leaves: async () => {}, returns, kill: () => { program.kill() } }
+  const lateChecks = () => program.count(/is DOWN, reason: \S+ timeout/g)
+  return { leaves: async () => {}, returns, lateChecks, kill: () => { program.kill() } }
 }
 
 /** Empty until the socket exists, which is created later than the port. */
@@ -89,10 +92,8 @@ const startNginx: Start = async (directory, ports, port, started) => {
     program.signal('SIGHUP')
   }
   return {
-    port,
-    keepsClients: false,
-    leaves: async instance => {
-      await sleep(REMOVAL_DELAY)
+    leaves: async (instance, removal) => {
+      await sleep(removal)
       present.delete(instance)
       reload()
     },
@@ -100,6 +101,26 @@ const startNginx: Start = async (directory, ports, port, started) => {
       present.add(instance)
       reload()
     },
+    kill: () => { program.kill() }
+  }
+}
+
+const startCaddy: Start = async (directory, ports, port, started) => {
+  const [one, two, three] = ports.map(String) as [string, string, string]
+  const home = join(directory, 'caddy')
+  const program = new Program('caddy', ['run', '--config', example('caddy/Caddyfile')], {
+    PORT: String(port), ONE: one, TWO: two, THREE: three, HOME: home, XDG_CONFIG_HOME: home, XDG_DATA_HOME: home
+  })
+  started.push(program)
+  await program.until(async () => await listens(port))
+  /** How often the log says so: it takes an instance for healthy until the first check. */
+  const ups = (instance: number) => program.count(new RegExp(`"host is up","host":"127\\.0\\.0\\.1:${instance}"`, 'g'))
+  const before = new Map(ports.map(instance => [instance, 0]))
+  return {
+    // Its checks notice when an instance leaves.
+    leaves: async instance => { before.set(instance, ups(instance)) },
+    returns: async instance => { await program.until(async () => ups(instance) > (before.get(instance) ?? 0)) },
+    lateChecks: () => program.count(/Client\.Timeout exceeded/g),
     kill: () => { program.kill() }
   }
 }
@@ -120,10 +141,8 @@ const startDirect: Start = async (_directory, ports, port, started) => {
   started.push({ kill })
   await once(server, 'listening')
   return {
-    port,
-    keepsClients: true,
-    leaves: async instance => {
-      await sleep(REMOVAL_DELAY)
+    leaves: async (instance, removal) => {
+      await sleep(removal)
       present = present.filter(one => one !== instance)
     },
     returns: async instance => { present.push(instance) },
@@ -131,7 +150,30 @@ const startDirect: Start = async (_directory, ports, port, started) => {
   }
 }
 
-export const START: Record<BalancerName, Start> = { haproxy: startHaproxy, nginx: startNginx, direct: startDirect }
+export interface Kind {
+  readonly start: Start
+  /** Whether it speaks HTTP/2 with the instances. */
+  readonly isHttp2: boolean
+  /** Whether clients may keep their connections: nginx closes idle ones when it reloads, even with requests on their way. */
+  readonly keepsClients: boolean
+  /** Whether checks tell it that an instance stops. */
+  readonly hasChecks: boolean
+  /** The tested fixed shutdownDelay, in milliseconds: it covers the slowest removal. */
+  readonly delay: number
+}
+
+const byChecks = { isHttp2: false, keepsClients: true, hasChecks: true, delay: BY_CHECKS + MARGIN }
+const byRemoval = { isHttp2: false, keepsClients: true, hasChecks: false, delay: REMOVAL.longest + MARGIN }
+
+/** `direct` passes each connection to the next instance, as kube-proxy does: an open connection stays with its instance. */
+export const BALANCERS = {
+  haproxy: { ...byChecks, start: startHaproxy('h1') },
+  'haproxy-h2': { ...byChecks, start: startHaproxy('h2'), isHttp2: true },
+  caddy: { ...byChecks, start: startCaddy },
+  nginx: { ...byRemoval, start: startNginx, keepsClients: false },
+  direct: { ...byRemoval, start: startDirect }
+} as const satisfies Record<string, Kind>
+export type BalancerName = keyof typeof BALANCERS
 
 /** A program of another project, whose stderr is shown if it fails. */
 class Program {
@@ -147,7 +189,7 @@ class Program {
     this.#child = spawn(name, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'pipe'] })
     this.#child.stderr?.on('data', (chunk: Buffer) => { this.#output += chunk.toString() })
     this.#child.on('error', (error: NodeJS.ErrnoException) => {
-      this.#failure = error.code === 'ENOENT' ? new Error(`${name} is not installed: apt-get install haproxy nginx`) : error
+      this.#failure = error.code === 'ENOENT' ? new Error(`${name} is not installed: apt-get install haproxy nginx caddy`) : error
     })
     this.#child.on('close', code => { this.#failure ??= new Error(`${name} has exited with ${code}:\n${this.#output}`) })
   }
@@ -160,6 +202,11 @@ class Program {
       if (performance.now() > end) throw new Error(`${this.#name} is not ready:\n${this.#output}`)
       await sleep(POLL_INTERVAL)
     }
+  }
+
+  /** How often it has written this to stderr. */
+  count (what: RegExp): number {
+    return this.#output.match(what)?.length ?? 0
   }
 
   signal (name: NodeJS.Signals): void {

@@ -1,4 +1,5 @@
-// Clients that send requests continuously, never retry, and check each response.
+// Clients that send requests continuously, never retry, and check each response. Half of them keep their connections, and half open a
+// new one for each request, unless all must do so.
 
 import { Agent, request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -10,37 +11,47 @@ export interface Failed {
   at: number
   kind: Failure
   what: string
+  on: ConnectionKind
 }
+
+export type ConnectionKind = 'kept' | 'new'
 
 export interface Load {
   readonly failed: Failed[]
-  readonly requests: number
+  readonly requests: Record<ConnectionKind, number>
   /** Waits for the last response of each client. */
   stop: () => Promise<void>
 }
 
 export const CLIENTS = 40
 /** The least number of milliseconds between two requests of a client: the example allows each client 100 requests per second. */
-export const PACE = { keptAlive: 20, connecting: 100 }
+const PACE = { kept: 20, new: 100 }
 /** Milliseconds that a request takes, at least and at most. */
 const WORK = [2, 50] as const
 /** One in this many requests writes. */
 const WRITES = 10
 
-export function startLoad (port: number, keepAlive: boolean): Load {
+/** How many clients there are of each kind. */
+export function clientsOf (keepsClients: boolean): Record<ConnectionKind, number> {
+  return keepsClients ? { kept: CLIENTS / 2, new: CLIENTS / 2 } : { kept: 0, new: CLIENTS }
+}
+
+export function startLoad (port: number, keepsClients: boolean): Load {
   const failed: Failed[] = []
   const start = performance.now()
-  let requests = 0
+  const requests = { kept: 0, new: 0 }
+  const clients = clientsOf(keepsClients)
   const stopped = new AbortController()
 
   const loop = async (client: number): Promise<void> => {
-    const agent = new Agent({ keepAlive, maxSockets: 1 })
+    const on = client <= clients.kept ? 'kept' : 'new'
+    const agent = new Agent({ keepAlive: on === 'kept', maxSockets: 1 })
     for (let index = 0; !stopped.signal.aborted; index++) {
-      const next = sleep(keepAlive ? PACE.keptAlive : PACE.connecting)
+      const next = sleep(PACE[on])
       const ms = WORK[0] + (client * 7 + index * 13) % (WORK[1] - WORK[0])
       const failure = await ask({ port, agent, ms, writes: index % WRITES === 0, address: `10.0.0.${client}` })
-      requests++
-      if (failure !== undefined) failed.push({ ...failure, at: Math.round(performance.now() - start) })
+      requests[on]++
+      if (failure !== undefined) failed.push({ ...failure, on, at: Math.round(performance.now() - start) })
       await next
     }
     agent.destroy()
@@ -48,7 +59,7 @@ export function startLoad (port: number, keepAlive: boolean): Load {
   const loops = Array.from({ length: CLIENTS }, async (_, client) => { await loop(client + 1) })
   return {
     failed,
-    get requests () { return requests },
+    requests,
     stop: async () => {
       stopped.abort()
       await Promise.all(loops)
@@ -65,7 +76,7 @@ interface Question {
 }
 
 /** Sends one request; returns undefined if its response is correct and complete. */
-async function ask ({ port, agent, ms, writes, address }: Question): Promise<Omit<Failed, 'at'> | undefined> {
+async function ask ({ port, agent, ms, writes, address }: Question): Promise<Omit<Failed, 'at' | 'on'> | undefined> {
   const body = writes ? JSON.stringify({ text: `by ${address}` }) : ''
   const headers = writes ? { 'content-type': 'application/json', 'content-length': body.length } : {}
   return await new Promise(resolve => {

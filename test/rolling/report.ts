@@ -1,148 +1,170 @@
-// The results of the restarts: a table, and a picture of the failures over time.
+// The results of the restarts: a table, and a picture.
 
 import type { BalancerName } from './balancers.ts'
-import type { Failed } from './load.ts'
+import type { ConnectionKind, Failed } from './load.ts'
 import type { Colour } from '../../tools/picture.ts'
-import { drawPicture, line, LINE, MARGIN, text, ticks, top, WIDTH } from '../../tools/picture.ts'
+import { box, drawPicture, line, LINE, MARGIN, round, text, ticks, top } from '../../tools/picture.ts'
 
-export type VariantName = 'fastify-graceful' | 'fastify-graceful, no delay' | 'close-with-grace'
+/** The first three are this plugin; the others have the same fixed delay. */
+export type SubjectName = 'adaptive delay' | 'fixed delay' | 'no delay' | 'close-with-grace' | 'terminus'
 
 export interface Run {
   balancer: BalancerName
-  variant: VariantName
-  requests: number
+  subject: SubjectName
+  /** As configured, in milliseconds. */
+  delay: number
+  /** How long each restart has spent delaying, in milliseconds. */
+  delaying: number[]
+  requests: Record<ConnectionKind, number>
   failed: Failed[]
-  /** When each restart began, and how long it took, in milliseconds. */
+  /** When each restart began, in milliseconds since the load did. */
   restartsAt: number[]
-  times: number[]
-  time: number
   /** Processes that did not exit with 0. */
   unclean: number
+  /** How often the load balancer took a running instance for down, because a check timed out. */
+  lateChecks: number
   /** Failures per restart that the simulation predicts. */
   predicted: number | undefined
 }
 
-/** What the picture shows of a run. */
-export interface Drawn {
-  balancer: BalancerName
-  variant: VariantName
-  restarts: number
-  /** Milliseconds of load. */
-  time: number
-  /** When requests failed, in milliseconds since the load began. */
-  failed: number[]
+/** What is kept of a run, for the table and the picture. */
+export interface Result extends Pick<Run, 'balancer' | 'subject' | 'delay' | 'delaying' | 'requests' | 'unclean'> {
+  lost: Record<ConnectionKind, number>
 }
 
-export function toDrawn ({ balancer, variant, times, time, failed }: Run): Drawn {
-  return { balancer, variant, restarts: times.length, time: Math.round(time), failed: failed.map(({ at }) => at) }
+export function toResult ({ balancer, subject, delay, delaying, requests, failed, unclean }: Run): Result {
+  const countOf = (kind: ConnectionKind) => failed.filter(({ on }) => on === kind).length
+  return { balancer, subject, delay, delaying, requests, lost: { kept: countOf('kept'), new: countOf('new') }, unclean }
 }
 
 const MOST_FAILURES = 20
 
 /** Prints each failed request with its time since the start of its restart. */
 export function printFailures ({ failed, restartsAt }: Run): void {
-  for (const { at, what } of failed.slice(0, MOST_FAILURES)) {
+  for (const { at, what, on } of failed.slice(0, MOST_FAILURES)) {
     const since = at - (restartsAt.findLast(begin => begin <= at) ?? 0)
-    console.log(`  failed ${since}ms after SIGTERM: ${what.replace(/\s+/g, ' ')}`)
+    console.log(`  failed ${since}ms after SIGTERM, on a ${on} connection: ${what.replace(/\s+/g, ' ')}`)
   }
   if (failed.length > MOST_FAILURES) console.log(`  and ${failed.length - MOST_FAILURES} more`)
 }
 
+const THIRD = 1 / 3
+
+/** Whether, of the results behind one balancer, the median of the adaptive delay is more than a third of the fixed one. */
+export function isAdaptiveSlow (results: readonly Result[]): boolean {
+  const adaptive = results.find(({ subject }) => subject === 'adaptive delay')
+  return adaptive !== undefined && !(median(adaptive.delaying) <= adaptive.delay * THIRD)
+}
+
+function median (values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN
+}
+
+const IN_TABLE: Record<SubjectName, string> = {
+  'adaptive delay': 'fastify-graceful, adaptive delay',
+  'fixed delay': 'fastify-graceful, fixed delay',
+  'no delay': 'fastify-graceful, no delay',
+  'close-with-grace': 'close-with-grace, fixed delay',
+  terminus: '@godaddy/terminus, fixed delay'
+}
+
 /** In Markdown. */
-export function table (runs: readonly Run[]): string {
-  const lines = runs.map(({ balancer, variant, requests, failed, times, unclean, predicted }) => {
-    const kinds = byKind(failed)
-    const told = [...kinds].map(([kind, ones]) => `${ones.length} × ${kind}`).join(', ')
-    const sorted = [...times].sort((a, b) => a - b)
-    const median = sorted[Math.floor(sorted.length / 2)] ?? 0
-    return [
-      balancer, variant, times.length, requests, failed.length === 0 ? '**0**' : `${failed.length} (${told})`,
-      (failed.length / times.length).toFixed(1), predicted?.toFixed(1) ?? '', unclean, `${(median / 1000).toFixed(1)} s`, `${((sorted.at(-1) ?? 0) / 1000).toFixed(1)} s`
-    ]
-  })
+export function table (results: readonly Result[]): string {
+  const rows = results.map(({ balancer, subject, delaying, requests, lost, unclean }) => [
+    BALANCER_NAMES[balancer], IN_TABLE[subject], delaying.length, requests.kept + requests.new, total(lost) === 0 ? '**0**' : total(lost),
+    requests.kept === 0 ? '' : lost.kept, lost.new, `${seconds(median(delaying))} s`, `${seconds(Math.max(...delaying))} s`, unclean
+  ])
   return [
-    ['balancer', 'shutdown by', 'restarts', 'requests', 'failed', 'per restart', 'predicted', 'exit code not 0', 'time, median', 'time, longest'],
+    ['load balancer', 'shutdown by', 'restarts', 'requests', 'lost', 'on kept connections', 'on new ones', 'delaying, median', 'longest', 'exit code not 0'],
     Array.from({ length: 10 }, () => '---'),
-    ...lines
+    ...rows
   ].map(cells => `| ${cells.join(' | ')} |`).join('\n')
 }
 
-function byKind (failed: readonly Failed[]): Map<string, Failed[]> {
-  const kinds = new Map<string, Failed[]>()
-  for (const one of failed) kinds.set(one.kind, [...kinds.get(one.kind) ?? [], one])
-  return kinds
+const START_OF_TABLE = '<!-- rolling restarts -->\n'
+const END_OF_TABLE = '\n<!-- /rolling restarts -->'
+
+/** The page with these results in its table. */
+export function withTable (page: string, results: readonly Result[]): string {
+  const start = page.indexOf(START_OF_TABLE) + START_OF_TABLE.length
+  return page.slice(0, start) + table(results) + page.slice(page.indexOf(END_OF_TABLE, start))
 }
 
-const NAMES: Record<BalancerName, string> = { haproxy: 'HAProxy', nginx: 'nginx', direct: 'direct connections, as with kube-proxy' }
-/** Distinguishable without their colours. */
-const STYLES: Record<VariantName, { colour: Colour, dashes: string }> = {
-  'fastify-graceful': { colour: 'green', dashes: '' },
-  'fastify-graceful, no delay': { colour: 'orange', dashes: '9 4' },
-  'close-with-grace': { colour: 'red', dashes: '3 3' }
+function total (lost: Result['lost']): number {
+  return lost.kept + lost.new
 }
-const PLOT = { left: 60, right: WIDTH - 64, height: 150, gap: 28 }
 
-/** Failed requests so far: a panel for each balancer, all with the same scale, and a line for each variant. */
-export function drawFailures (runs: readonly Drawn[]): string {
-  const balancers = [...new Set(runs.map(({ balancer }) => balancer))]
-  const variants = [...new Set(runs.map(({ variant }) => variant))]
-  const scale = {
-    most: Math.max(1, ...runs.map(({ failed }) => failed.length)),
-    longest: Math.max(...runs.map(({ time }) => time))
+function seconds (milliseconds: number): string {
+  return (milliseconds / 1_000).toFixed(1)
+}
+
+const BALANCER_NAMES: Record<BalancerName, string> = {
+  haproxy: 'HAProxy',
+  'haproxy-h2': 'HAProxy, HTTP/2 to the instances',
+  caddy: 'Caddy',
+  nginx: 'nginx',
+  direct: 'direct connections, as with kube-proxy'
+}
+const COLOURS: Record<SubjectName, Colour> = {
+  'adaptive delay': 'green', 'fixed delay': 'green', 'no delay': 'orange', 'close-with-grace': 'grey', terminus: 'grey'
+}
+
+/** The two columns of bars: where they start and end, and what they show. */
+const COLUMNS = [
+  { left: 176, right: 316, axis: 'lost per restart', valueOf: ({ lost, delaying }: Result) => total(lost) / delaying.length },
+  { left: 388, right: 528, axis: 'delay in seconds', valueOf: ({ delaying }: Result) => median(delaying) / 1_000 }
+]
+const LABEL_END = 168
+const BAR = { height: 16, step: 24 }
+const PANEL_GAP = 20
+
+/** How many requests a restart loses, and how long it takes: a panel for each balancer, all with the same scale. */
+export function drawRestarts (results: readonly Result[]): string {
+  const balancers = [...new Set(results.map(({ balancer }) => balancer))]
+  const subtitle = ['40 clients that never retry; each instance restarts in turn.', 'The first three of each are fastify-graceful.', 'Delay: the median. Lower is better.']
+  const scales = COLUMNS.map(({ valueOf }) => Math.max(1, ...results.map(valueOf)))
+  const drawing: string[] = []
+  let y = top(subtitle.length) + 8
+  for (const balancer of balancers) {
+    const rows = results.filter(result => result.balancer === balancer)
+    drawing.push(text(MARGIN, y + 14, BALANCER_NAMES[balancer], { bold: true }), ...drawPanel(rows, y + LINE, scales))
+    y += LINE + rows.length * BAR.step + 2 * LINE + PANEL_GAP
   }
-  const subtitle = ['40 clients that never retry; each instance restarts in turn']
-  const legendTop = top(subtitle.length) + 12
-  const legend = variants.flatMap((variant, index) => {
-    const middle = legendTop + index * LINE
-    return [line(`M${MARGIN} ${middle}h44`, STYLES[variant].colour, { width: 3, dashes: STYLES[variant].dashes }), text(MARGIN + 54, middle + 5, variant)]
-  })
-  const first = legendTop + variants.length * LINE + 16
-  const step = PLOT.height + 4 * LINE + PLOT.gap
-  const panels = balancers.flatMap((balancer, index) =>
-    drawPanel(runs.filter(run => run.balancer === balancer), NAMES[balancer], first + index * step, scale))
   return drawPicture({
     id: 'rolling',
-    title: 'Failed requests during rolling restarts',
+    title: 'Rolling restarts: lost requests, and the delay',
     subtitle,
-    description: `Failed requests by load balancer and by what shuts the instances down. ${balancers.map(balancer =>
-      `${NAMES[balancer]}: ${runs.filter(run => run.balancer === balancer).map(({ variant, failed }) => `${variant} ${failed.length}`).join('; ')}`).join('. ')}.`,
-    height: first + balancers.length * step - PLOT.gap + MARGIN
-  }, [...legend, ...panels])
+    description: `Lost requests per restart, and the median of the delay, by load balancer and by what shuts the instances down. ${balancers.map(balancer =>
+      `${BALANCER_NAMES[balancer]}: ${results.filter(result => result.balancer === balancer).map(result =>
+        `${IN_TABLE[result.subject]} ${COLUMNS.map(({ valueOf }) => format(valueOf(result))).join(' lost, ')} s`).join('; ')}`).join('. ')}.`,
+    height: y - PANEL_GAP + MARGIN
+  }, drawing)
 }
 
-type Scale = Record<'most' | 'longest', number>
-
-function drawPanel (runs: readonly Drawn[], name: string, panelTop: number, { most, longest }: Scale): string[] {
-  const plotTop = panelTop + 2 * LINE
-  const bottom = plotTop + PLOT.height
-  const x = (at: number) => Math.round(PLOT.left + at / longest * (PLOT.right - PLOT.left))
-  const y = (count: number) => Math.round(bottom - count / most * PLOT.height)
-  return [
-    text(MARGIN, panelTop + 10, `${name}, ${runs[0]?.restarts} restarts`, { bold: true }),
-    text(MARGIN, panelTop + 10 + LINE, 'failed requests so far', { colour: 'faint' }),
-    line(`M${PLOT.left} ${plotTop}V${bottom}H${PLOT.right}`, 'faint'),
-    ...ticks(most).flatMap(count => [
-      line(`M${PLOT.left} ${y(count)}h-6`, 'faint'), text(PLOT.left - 10, y(count) + 6, String(count), { anchor: 'end', colour: 'faint' })
-    ]),
-    ...ticks(longest / 1_000).flatMap(seconds => [
-      line(`M${x(1_000 * seconds)} ${bottom}v6`, 'faint'), text(x(1_000 * seconds), bottom + LINE, String(seconds), { anchor: 'middle', colour: 'faint' })
-    ]),
-    text((PLOT.left + PLOT.right) / 2, bottom + 2 * LINE, 'seconds', { anchor: 'middle', colour: 'faint' }),
-    ...runs.map(({ variant, failed, time }) => {
-      const steps = failed.map((at, index) => `H${x(at)}V${y(index + 1)}`).join('')
-      return line(`M${x(0)} ${y(0)}${steps}H${x(time)}`, STYLES[variant].colour, { width: 3, dashes: STYLES[variant].dashes })
-    }),
-    ...totals(runs, y).map(({ total, variant, time, at }) =>
-      text(x(time) + 8, Math.min(at, bottom - 5), String(total), { colour: STYLES[variant].colour, bold: true }))
-  ]
+function drawPanel (rows: readonly Result[], panelTop: number, scales: readonly number[]): string[] {
+  const bottom = panelTop + rows.length * BAR.step
+  const drawing = rows.map(({ subject }, index) =>
+    text(LABEL_END, panelTop + index * BAR.step + 15, subject, { anchor: 'end', bold: COLOURS[subject] === 'green' }))
+  for (const [column, { left, right, axis, valueOf }] of COLUMNS.entries()) {
+    const most = scales[column] as number
+    const x = (value: number) => left + value / most * (right - left)
+    for (const [index, result] of rows.entries()) {
+      const y = panelTop + index * BAR.step
+      const value = valueOf(result)
+      const colour = COLOURS[result.subject]
+      if (value > 0) drawing.push(box(left, y + 2, Math.max(1, x(value) - left), BAR.height, colour))
+      drawing.push(text(x(value) + 6, y + 15, format(value), { bold: colour === 'green' }))
+    }
+    drawing.push(line(`M${left} ${panelTop}V${bottom}H${right}`, 'faint'), text(left, bottom + 2 * LINE - 2, axis, { colour: 'faint' }))
+    for (const value of ticks(most)) {
+      drawing.push(
+        line(`M${round(x(value))} ${bottom}v6`, 'faint'), text(x(value), bottom + LINE, String(value), { anchor: 'middle', colour: 'faint' })
+      )
+    }
+  }
+  return drawing
 }
 
-/** At the ends of the lines. If two are too near each other, the upper one is moved up. */
-function totals (runs: readonly Drawn[], y: (count: number) => number) {
-  let lowest = Infinity
-  const sorted = [...runs].sort((a, b) => a.failed.length - b.failed.length || b.time - a.time)
-  return sorted.map(({ variant, time, failed: { length: total } }) => {
-    lowest = Math.min(y(total) + 6, lowest - LINE + 2)
-    return { variant, time, total, at: lowest }
-  })
+function format (value: number): string {
+  return value === 0 ? '0' : value.toFixed(1)
 }
