@@ -213,7 +213,8 @@ t.test('HTTP/2: a request that arrives after the delay is refused, and the sprea
   t.equal(headers[':status'], 503)
   await last.told
   stream.resume()
-  t.equal(app.gracefulShutdown.phase, 'draining')
+  const untold = clients.filter(({ code }) => code === undefined).length
+  t.ok(untold > 5, `${untold} sessions have not been told`)
   app.gracefulShutdown.skipDelay()
   await toldAfter(0, clients)
   t.match(await report, { refused: 1, cut: [], exitCode: 0 })
