@@ -14,7 +14,7 @@
 //   lib/connections/             over which connections
 //     servers.ts                   every listener
 //     connection.ts, sockets.ts    one connection and its pipeline; all connections, and when to close them
-//     upgraded.ts                  the WebSockets of @fastify/websocket
+//     upgraded.ts, spread.ts       the WebSockets of @fastify/websocket; tells clients to go one after another
 //   lib/lifecycle/               how far the shutdown is
 //     phase.ts                     running, delaying, draining, closing, closed
 //     shutdown.ts                  the shutdown, step by step

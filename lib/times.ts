@@ -61,3 +61,6 @@ export const DRAINING_KEEP_ALIVE = 100
 
 /** An unused body is read for at most this long, so that the client reads the answer. */
 export const LINGERING_CLOSE = 5_000
+
+/** How often clients are told to go while `spread` lasts. */
+export const SPREAD_INTERVAL = 50

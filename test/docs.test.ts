@@ -7,6 +7,7 @@ import { compileFunction } from 'node:vm'
 import { Registry } from 'prom-client'
 import { parseAllDocuments } from 'yaml'
 import * as errors from '../lib/errors.ts'
+import { table as reconnects, type Results as Reconnects } from '../bench/reconnects/report.ts'
 import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveMetricsOptions, resolveOptions } from '../lib/options.ts'
 import { gracefulMetrics } from '../lib/prometheus.ts'
 import { createApp, freePort, runNode } from './helpers.ts'
@@ -292,6 +293,12 @@ t.test('the figures of the benchmarks are those of the last run', async t => {
   const results = readFileSync(`${ROOT}bench/results/results.md`, 'utf8')
   t.match(results, /\*\*fastify-graceful\*\*/)
   for (const line of results.split('\n')) t.ok(text.includes(line), line)
+})
+
+t.test('the figures of the reconnects are those of the last run', async t => {
+  const results = JSON.parse(readFileSync(`${ROOT}bench/reconnects/results.json`, 'utf8')) as Reconnects
+  const { text } = page('docs/long-lived-connections.md')
+  for (const line of reconnects(results).split('\n')) t.ok(text.includes(line), line)
 })
 
 t.test('the table of other plugins has a row for each test, with the versions tested', async t => {

@@ -32,6 +32,7 @@ t.test('has the documented defaults', async t => {
     shutdownTimeout: 30_000,
     drainTimeout: 25_000,
     shutdownDelay: { max: 0, quiet: 0 },
+    spread: 0,
     readTimeout: 10_000,
     writeTimeout: 10_000,
     idleTimeout: 120_000
@@ -61,7 +62,7 @@ t.test('leaves the given object unchanged and freezes its own', async t => {
 
 const wrongDurations = ['30', NaN, Infinity, -Infinity, -1, 1.5, null, {}, [], true, 10n, 2 ** 31]
 
-for (const option of ['shutdownTimeout', 'drainTimeout', 'shutdownDelay', 'readTimeout', 'writeTimeout', 'idleTimeout']) {
+for (const option of ['shutdownTimeout', 'drainTimeout', 'shutdownDelay', 'spread', 'readTimeout', 'writeTimeout', 'idleTimeout']) {
   t.test(`rejects an invalid ${option}`, async t => {
     for (const value of wrongDurations) {
       // An adaptive delay is an object.
@@ -90,6 +91,18 @@ t.test('rejects an adaptive delay that is incomplete, or whose quiet is longer t
   t.match(message, /shutdownDelay \(29000 ms\)/)
 })
 
+t.test('rejects a spread that is longer than shutdownDelay and drainTimeout together', async t => {
+  for (const [options, most] of [
+    [{}, 25_000], [{ drainTimeout: 100 }, 100], [{ shutdownDelay: 200, drainTimeout: 100 }, 300],
+    [{ shutdownDelay: { max: 500, quiet: 1 }, drainTimeout: 100 }, 600]
+  ] as const) {
+    const error = await registrationError({ ...options, spread: most + 1 })
+    t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
+    t.match(error.message, `option "spread": got ${most + 1} (number), allowed is a whole number of milliseconds from 0 to ${most}, shutdownDelay plus drainTimeout`)
+    t.equal(resolveOptions({ ...options, spread: most }).spread, most)
+  }
+})
+
 t.test('shows the type of a value that looks valid', async t => {
   t.match((await registrationError({ drainTimeout: '30' })).message, "'30' (string)")
 })
@@ -97,7 +110,7 @@ t.test('shows the type of a value that looks valid', async t => {
 t.test('rejects false and zero where they have no meaning', async t => {
   for (const options of [
     { shutdownTimeout: false }, { shutdownTimeout: 0 }, { drainTimeout: false }, { shutdownDelay: false },
-    { readTimeout: 0 }, { writeTimeout: 0 }, { idleTimeout: 0 }
+    { spread: false }, { readTimeout: 0 }, { writeTimeout: 0 }, { idleTimeout: 0 }
   ]) {
     const error = await registrationError(options)
     t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')

@@ -80,6 +80,21 @@ t.test('SIGINT ends a delay that another trigger has started', async t => {
   await service.log.line(/callback runs: uncaughtException/)
 })
 
+t.test('SIGINT ends a spread that another trigger has started', async t => {
+  const options = { shutdownDelay: 20_000, drainTimeout: 1_000, shutdownTimeout: 50_000, spread: 20_000 }
+  const service = fork(t, 'service', { OPTIONS: JSON.stringify(options) })
+  const port = await portOf(service)
+  const streams = Array.from({ length: 10 }, () => new RawClient(port).get('/events'))
+  for (const stream of streams) await stream.until(/hello/)
+  new RawClient(port).get('/throw')
+  await service.log.line(/Ending long-lived connections over 20000ms: 10 are open/)
+  const start = performance.now()
+  service.kill('SIGINT')
+  for (const stream of streams) await stream.until(/\r\n0\r\n\r\n$/)
+  t.ok(performance.now() - start < 10_000, 'all at once')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+})
+
 t.test('SIGUSR2 is not listened to by default', async t => {
   const service = fork(t, 'service')
   await portOf(service)

@@ -1,11 +1,13 @@
-// `npm run pictures`: redraws the pictures of the benchmarks and of the rolling restarts from the stored results. The picture of
-// the demo is drawn by a run: npm run demo -- --picture example/timeline.svg
+// `npm run pictures`: redraws the pictures of the benchmarks, of the reconnects and of the rolling restarts from the stored results.
+// The picture of the demo is drawn by a run: npm run demo -- --picture example/timeline.svg
 
+import type { Results as Reconnects } from '../bench/reconnects/report.ts'
 import type { Results } from '../bench/results.ts'
 import type { Result } from '../test/rolling/report.ts'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { drawCharts } from '../bench/charts.ts'
+import { drawReconnects } from '../bench/reconnects/report.ts'
 import { drawRestarts } from '../test/rolling/report.ts'
 
 const ROOT = new URL('..', import.meta.url)
@@ -15,6 +17,7 @@ export function picturesOfResults (): Record<string, string> {
   const charts = drawCharts(read('bench/results/results.json') as Results)
   return {
     ...Object.fromEntries(Object.entries(charts).map(([name, svg]) => [`bench/results/${name}.svg`, svg])),
+    'bench/reconnects/reconnects.svg': drawReconnects(read('bench/reconnects/results.json') as Reconnects),
     'example/rolling.svg': drawRestarts(read('test/rolling/results.json') as Result[])
   }
 }

@@ -79,6 +79,13 @@ export interface GracefulOptions {
    */
   shutdownDelay?: number | AdaptiveDelay
   /**
+   * Over how long WebSockets of @fastify/websocket, responses of routes with `onShutdown: 'end'`, and HTTP/2 sessions are told to go,
+   * from the start of the shutdown: evenly, so that their clients do not all reconnect at the same time, as with Envoy's gradual drain
+   * strategy. At most `shutdownDelay` + `drainTimeout`. The rest is told at once on SIGINT, and after `skipDelay()`.
+   * With 0, all are told as draining starts. Default: 0.
+   */
+  spread?: number
+  /**
    * How long a client may take to send the headers of a request, or its body; a body has one more second for each KiB that has
    * arrived. A client that is too slow gets 408. `false` turns it off. A route can have its own limit for bodies, in
    * `config.gracefulShutdown.readTimeout`.
@@ -130,8 +137,9 @@ export type GracefulRouteOptions = false | {
   /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause for any length of time. */
   writeTimeout?: number | false
   /**
-   * With `'end'`, a response that has begun is ended as draining starts, such as an event stream or NDJSON; one that begins later,
-   * within a second. What the handler writes then is ignored. Default: the drain waits for the handler to end it.
+   * With `'end'`, a response that has begun is ended as draining starts, such as an event stream or NDJSON, or over the time of
+   * {@link GracefulOptions.spread}; one that begins later, within a second. What the handler writes then is ignored. Default: the
+   * drain waits for the handler to end it.
    */
   onShutdown?: 'end'
 }
@@ -331,7 +339,8 @@ export interface GracefulShutdown {
    */
   shutdown (reason?: unknown): Promise<ShutdownReport>
   /**
-   * Ends the current `shutdownDelay`, or skips it if it has not started. Call it if load balancers no longer send requests.
+   * Ends the current `shutdownDelay`, or skips it if it has not started; the same for `spread`. Call it if load balancers no longer
+   * send requests.
    */
   skipDelay (): void
   /**

@@ -5,6 +5,7 @@ import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
+import type { Goodbye } from './spread.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
@@ -238,12 +239,13 @@ export class Connections {
     for (const { newest } of this.#speaking) if (newest !== undefined) this.#endWhenReceived(newest)
   }
 
-  /**
-   * From now on, connections are closed soon after they become idle, such as those whose response had already begun. Sessions get
-   * GOAWAY.
-   */
+  /** What sends GOAWAY to each HTTP/2 session. */
+  goodbyes (): Goodbye[] {
+    return [...this.#sessions].map(session => [session, () => { closeSession(session) }])
+  }
+
+  /** From now on, connections are closed soon after they become idle, such as those whose response had already begun. */
   closeIdle (): void {
-    for (const session of this.#sessions) closeSession(session)
     for (const server of this.#servers as Set<Partial<KeepAliveServer>>) {
       if (server.keepAliveTimeout === undefined) continue
       server.keepAliveTimeout = DRAINING_KEEP_ALIVE

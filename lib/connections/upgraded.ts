@@ -2,6 +2,7 @@
 // in its preClose hook, as the drain starts; clients get a close code that says why.
 
 import type { FastifyInstance } from 'fastify'
+import type { Goodbye } from './spread.ts'
 
 /** 1001, "going away": RFC 6455's code for a server that goes down. */
 const GOING_AWAY = 1001
@@ -22,6 +23,12 @@ export class WebSockets {
   opened (instance: FastifyInstance): void {
     const { websocketServer } = instance as WithWebSockets
     if (websocketServer !== undefined) this.#servers.add(websocketServer)
+  }
+
+  /** What closes each of them. */
+  goodbyes (): Goodbye[] {
+    const clients = [...this.#servers].flatMap(server => Array.from(server.clients))
+    return clients.map(client => [client, () => { client.close(GOING_AWAY) }])
   }
 
   /**

@@ -2,6 +2,7 @@
 
 import type { DiagnosticsChannels, InFlightEntry, ShutdownReport } from '../../types/index.ts'
 import type { Connections } from '../connections/sockets.ts'
+import type { Goodbye } from '../connections/spread.ts'
 import type { WebSockets } from '../connections/upgraded.ts'
 import type { Options } from '../options.ts'
 import type { Cuts } from '../requests/cut.ts'
@@ -20,6 +21,7 @@ import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, now, setInterval, wholeTurn, within } from '../clock.ts'
+import { spreadOver } from '../connections/spread.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
@@ -61,8 +63,10 @@ export class Shutdown {
   readonly #unlistened = new Deferred<void>()
   #closer: 'shutdown' | 'other code' | undefined
   #hasCaller = false
-  /** Aborted when the delay is to end, or to be skipped. */
+  /** Aborted when the delay and the spread are to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
+  /** While clients are told to go one after another. */
+  #spread: Promise<void> | undefined
   #trigger: Trigger | undefined
   #isListenAborted = false
   #reason = ''
@@ -127,7 +131,7 @@ export class Shutdown {
     return this === other || [...this.#awaited].some(shutdown => shutdown.#waitsFor(other))
   }
 
-  /** Ends the current delay, or skips one that has not started. */
+  /** Ends the current delay and the spread, or skips those that have not started. */
   skipDelay (): void {
     this.#skipDelay.abort()
   }
@@ -220,6 +224,9 @@ export class Shutdown {
     inFlight.stopCounting()
     callbacks.endDrain()
     this.#endStep('draining')
+    // If the drain has ended before the spread, the rest is told now, before Fastify's close runs the preClose hooks.
+    this.skipDelay()
+    await this.#spread
     this.#drained.resolve()
 
     this.#advance('closing')
@@ -286,17 +293,30 @@ export class Shutdown {
   /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
   #startDelay (): Promise<void> | undefined {
     const { options: { shutdownDelay: { max, quiet } }, log, connections } = this.#parts
-    const delays = max > 0 && connections.isListening && !this.#skipDelay.signal.aborted
-    connections.disableKeepAlive()
-    // The primary then gives new connections to the other workers, whatever load balancers do.
-    if (cluster.isWorker) connections.stopListening()
-    if (!delays) return undefined
+    const isServing = connections.isListening && !this.#skipDelay.signal.aborted
     // Before other code learns of the delay, because that may skip it at once.
     const skipped = once(this.#skipDelay.signal, 'abort')
+    connections.disableKeepAlive()
+    this.#startSpread(isServing)
+    // The primary then gives new connections to the other workers, whatever load balancers do.
+    if (cluster.isWorker) connections.stopListening()
+    if (max === 0 || !isServing) return undefined
     this.#advance('delaying')
     const until = quiet < max ? `until no request has arrived for ${quiet}ms, at most ` : 'for '
     log.info(`Not ready any more, still serving ${until}${max}ms`)
     return this.#delay(skipped)
+  }
+
+  /** Starts to tell clients to go, evenly over `spread`. The drain tells those that this does not reach. */
+  #startSpread (isServing: boolean): void {
+    const { options: { spread }, log, inFlight, connections, webSockets } = this.#parts
+    const open = () => [...connections.goodbyes(), ...webSockets.goodbyes(), ...inFlight.goodbyes()]
+    const count = isServing && spread > 0 ? open().length : 0
+    if (count === 0) return
+    log.info(`Ending long-lived connections over ${spread}ms: ${count} are open`)
+    const over = () => { this.#spread = undefined }
+    // If a replaced close() of a WebSocket throws, the drain and the preClose hooks, which report that, end the rest.
+    this.#spread = spreadOver(spread, open, this.#skipDelay.signal).then(over, over)
   }
 
   /** Waits until the delay is over or skipped. */
@@ -312,8 +332,9 @@ export class Shutdown {
     }
   }
 
-  /** Runs the preClose hooks; that of @fastify/websocket closes WebSockets. */
+  /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
   async #runPreClose (): Promise<void> {
+    if (this.#spread !== undefined) await this.#spread
     this.#parts.webSockets.goAway()
     await this.#parts.closeHooks.preClose()
   }
@@ -326,13 +347,15 @@ export class Shutdown {
     }
     inFlight.onEnd = tasks.onEnd = noteEnd
     connections.closeIdle()
+    this.#sayAll(connections.goodbyes())
     inFlight.checkAll()
-    inFlight.endStreams()
-    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, closeHooks.isPreClosing)} to complete...`) }
+    this.#sayAll(inFlight.goodbyes())
+    const others = () => this.#spread !== undefined ? 'long-lived connections' : closeHooks.isPreClosing ? 'the preClose hooks' : ''
+    const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, others())} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
       inFlight.checkAll()
-      inFlight.endStreams()
+      this.#sayAll(inFlight.goodbyes())
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
@@ -349,9 +372,15 @@ export class Shutdown {
     }
   }
 
+  /** Says goodbyes at once, unless the spread does. */
+  #sayAll (goodbyes: Goodbye[]): void {
+    if (this.#spread === undefined) for (const [, say] of goodbyes) say()
+  }
+
   /** Handlers may track work while they run, and work may start requests. */
   async #idle (preClosed: Promise<void>): Promise<void> {
     const { inFlight, tasks, connections } = this.#parts
+    await this.#spread
     // Not for a hook that closes the listener: it may wait until all connections are closed.
     if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#unlistened.promise])
     while (inFlight.count + tasks.count > 0) {
@@ -437,11 +466,11 @@ class Deferred<T> {
   readonly promise = new Promise<T>(resolve => { this.resolve = resolve })
 }
 
-function countOf (requests: number, tasks: number, areHooksRunning: boolean): string {
+function countOf (requests: number, tasks: number, others: string): string {
   const parts = []
-  if (requests > 0 || (tasks === 0 && !areHooksRunning)) parts.push(`${requests} in-flight request${requests === 1 ? '' : 's'}`)
+  if (requests > 0 || (tasks === 0 && others === '')) parts.push(`${requests} in-flight request${requests === 1 ? '' : 's'}`)
   if (tasks > 0) parts.push(`${tasks} background task${tasks === 1 ? '' : 's'}`)
-  if (areHooksRunning) parts.push('the preClose hooks')
+  if (others !== '') parts.push(others)
   return parts.join(' and ')
 }
 

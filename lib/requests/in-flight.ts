@@ -7,6 +7,7 @@
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestInFlight } from '../../types/index.ts'
+import type { Goodbye } from '../connections/spread.ts'
 import { beforeCall } from '../before-call.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
@@ -167,12 +168,11 @@ export class InFlight {
     }
   }
 
-  /** Ends the responses of routes that ask for it, as far as they have begun. */
-  endStreams (): void {
-    for (const exchange of this.exchanges) {
-      const { options, response } = exchange
-      if (options.onShutdown === 'end' && response.headersSent && !response.writableEnded) exchange.end()
-    }
+  /** What ends each response that has begun, of routes that ask for it. */
+  goodbyes (): Goodbye[] {
+    return this.exchanges
+      .filter(({ options, response }) => options.onShutdown === 'end' && response.headersSent && !response.writableEnded)
+      .map(exchange => [exchange, () => { exchange.end() }])
   }
 
   #finish (exchange: Exchange): void {
