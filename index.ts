@@ -18,6 +18,7 @@
 //   lib/lifecycle/               how far the shutdown is
 //     phase.ts                     running, delaying, draining, closing, closed
 //     shutdown.ts                  the shutdown, step by step
+//     close.ts                     fastify.close()
 //     close-hooks.ts               the preClose and onClose hooks of other plugins
 //     callbacks.ts, report.ts      cleanup, in order; what was cut or failed
 //     channels.ts                  what happens, on diagnostics channels
@@ -41,6 +42,7 @@ import { WebSockets } from './lib/connections/upgraded.ts'
 import { AlreadyRegisteredError, DecoratorTakenError, NotRootError } from './lib/errors.ts'
 import { Callbacks } from './lib/lifecycle/callbacks.ts'
 import { Channels } from './lib/lifecycle/channels.ts'
+import { closeWith, type CloseListener } from './lib/lifecycle/close.ts'
 import { CloseHooks } from './lib/lifecycle/close-hooks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
@@ -125,7 +127,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.decorateReply(kExchange, undefined)
   lateHooks.observe(fastify)
   handlers.observeReplies(fastify)
-  observeOtherHandlers(fastify, handlers)
+  handlers.observeSetters(fastify)
 
   const close = fastify.close.bind(fastify) as (listener?: CloseListener) => Promise<void>
   const shutdown = new Shutdown({
@@ -215,17 +217,6 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.decorate('inFlightRequests', { getter: () => inFlight.count })
 }
 
-type SetHandler = (this: unknown, ...args: unknown[]) => unknown
-
-/** No hook covers error and not-found handlers, so their setters are wrapped. Child contexts inherit the setters. */
-function observeOtherHandlers (fastify: FastifyInstance, handlers: Handlers): void {
-  const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', SetHandler>
-  const observed = (set: SetHandler): SetHandler => function (...args) {
-    return set.apply(this, args.map(argument => typeof argument === 'function' ? handlers.observe(argument as () => unknown) : argument))
-  }
-  Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
-}
-
 type Apply = (exchange: Exchange) => void
 
 /** A hook that the plugin adds to a route. */
@@ -239,33 +230,6 @@ function hookFor (apply: Apply): onRequestHookHandler {
 
 function prependOnRequest (route: RouteOptions, apply: Apply): void {
   route.onRequest = [hookFor(apply), ...[route.onRequest ?? []].flat()]
-}
-
-type CloseListener = (error: Error | null, ...args: unknown[]) => unknown
-
-/** `fastify.close()`, with a promise or a callback, as in Fastify. */
-function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: FastifyInstance, close: (listener?: CloseListener) => Promise<void>) {
-  return function closeGracefully (listener?: CloseListener) {
-    if (listener === undefined) {
-      return shutdown.close().then(async () => {
-        // Fastify's own close waits for the callbacks of earlier calls. Called by one of its hooks, it would wait for itself.
-        if (phase.current === 'closed') await close()
-      })
-    }
-    // Fastify reports an argument that is not a function.
-    if (typeof listener !== 'function') return close(listener)
-    const done = () => {}
-    // avvio does not pass the instance to a listener with two parameters.
-    const call = (error: Error | null) => {
-      const args = listener.length === 2 ? [error, done] : [error, fastify, done]
-      ;(listener as (...args: unknown[]) => unknown)(...args.slice(0, listener.length))
-    }
-    shutdown.close().then(() => {
-      if (phase.current === 'closed') void close(listener)
-      else call(null)
-    }, error => { queueMicrotask(() => { call(error as Error) }) })
-    return fastify
-  }
 }
 
 /** The plugin, for `fastify.register()`: first, and in the root instance. */

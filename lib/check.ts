@@ -6,7 +6,7 @@ import { TIMED_OUT, within } from './clock.ts'
 import { CheckFailedError, CheckTimeoutError } from './errors.ts'
 import { toError } from './values.ts'
 
-/** Runs once at a time, for all probes that come meanwhile. Only a change is logged, because probes come each second. */
+/** Runs once at a time; probes that arrive meanwhile share the run. Only changes are logged, because probes arrive every second. */
 export class Check {
   readonly name: string
   readonly #check: ProbeCheck

@@ -13,7 +13,7 @@ export const DEFAULT_EVENTS: readonly ProcessEvent[] = [
   'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'uncaughtException', 'unhandledRejection'
 ]
 
-/** Where the controller has the events of an instance, for lib/testing, which is a file of its own in the package. */
+/** The controller's key for the events of its instance. Symbol.for(), because fastify-graceful/testing is bundled separately. */
 export const kSignals = Symbol.for('fastify-graceful.signals')
 
 /** The events that `signals` may name. Operators use SIGUSR2 for heap snapshots and reports, so it is not a default. */

@@ -10,14 +10,13 @@ import fp from 'fastify-plugin'
 import { Counter, Gauge, Histogram, register as globalRegistry } from 'prom-client'
 import { now } from './clock.ts'
 import { OptionInvalidError } from './errors.ts'
+import { PHASES } from './lifecycle/phase.ts'
 import { resolveMetricsOptions } from './options.ts'
-
-const PHASES: readonly Phase[] = ['running', 'delaying', 'draining', 'closing', 'closed']
 
 /** Seconds, around usual values of `shutdownDelay`, `drainTimeout` and `shutdownTimeout`. */
 const BUCKETS = [0.1, 0.5, 1, 2.5, 5, 10, 15, 20, 25, 30, 45, 60, 120]
 
-/** Why a request may be cut while it can still be scraped: what fires later is lost with the process. */
+/** The codes of a cut. Not FST_ERR_GRACEFUL_EXIT: the metrics of a forced exit are lost with the process. */
 const CODES = ['FST_ERR_GRACEFUL_READ_TIMEOUT', 'FST_ERR_GRACEFUL_WRITE_TIMEOUT', 'FST_ERR_GRACEFUL_DRAIN_TIMEOUT']
 
 /** The route of requests that match none. Only the patterns of routes are label values, so clients cannot add any. */
@@ -45,7 +44,7 @@ async function metrics (fastify: FastifyInstance, input: GracefulMetricsOptions)
   const begun: { [phase in Phase | 'shutdown']?: number } = {}
   const elapsed = (from: number | undefined, until = now()) => from === undefined ? 0 : (until - from) / 1000
   let lateness = 0
-  const arrived = (age = 0) => { lateness = Math.max(lateness, elapsed(begun.shutdown) - age / 1000) }
+  const arrived = (age: number) => { lateness = Math.max(lateness, elapsed(begun.shutdown) - age / 1000) }
 
   add(new Gauge({
     ...own('phase', 'Whether the instance is in this phase: 1 for the current one, 0 for the others'),
@@ -89,9 +88,9 @@ async function metrics (fastify: FastifyInstance, input: GracefulMetricsOptions)
     // Probes, and other routes whose requests are neither rejected nor waited for.
     if (config?.gracefulShutdown !== false) addRoute(url)
   })
-  // The plugin's own hook runs before, so these requests are admitted.
-  fastify.addHook('onRequest', (request, _reply, done) => {
-    if (begun.shutdown !== undefined && request.routeOptions.config.gracefulShutdown !== false) arrived()
+  // The plugin's own hook runs before, so these requests are admitted. Hooks before that may have held one for some time.
+  fastify.addHook('onRequest', (request, reply, done) => {
+    if (begun.shutdown !== undefined && request.routeOptions.config.gracefulShutdown !== false) arrived(reply.elapsedTime)
     done()
   })
 

@@ -6,8 +6,12 @@ export const LONGEST_TIMER = 2 ** 31 - 1
 /** The default of a probe's `checkTimeout`. */
 export const CHECK_TIMEOUT = 1_000
 
-/** The sweep interval, as a part of the timeout: how late the sweep may notice it. */
-export const LATENESS = { part: 1 / 10, least: 10, most: 1_000 }
+/** How late a timeout may be noticed: as a part of it, the interval at which it is checked. */
+const LATENESS = { part: 1 / 10, least: 10, most: 1_000 }
+
+export function latenessOf (timeout: number): number {
+  return Math.min(LATENESS.most, Math.max(LATENESS.least, timeout * LATENESS.part))
+}
 
 /** A request body may take this much longer for each KiB of it that has arrived, as with MinRate in Apache's mod_reqtimeout. */
 export const READ_PER_KIB = 1_000

@@ -27,10 +27,10 @@ export function toError (thrown: unknown): Error {
   return new Error(`Not an error: ${show(thrown)}`, { cause: thrown })
 }
 
-/** The message of an error, whose properties may be of any type. */
+/** What an error says; its properties may be of any type. A failed connect to several addresses has a code, but no message. */
 export function messageOf (error: Error): string {
   try {
-    return nameOf(error.message)
+    return nameOf(error.message) || nameOf((error as NodeJS.ErrnoException).code ?? error.name)
   } catch {
     return show(error)
   }
@@ -45,7 +45,7 @@ export function tryRead<T> (read: () => T): T | undefined {
   }
 }
 
-/** The stream of a payload that is a web stream or a response; by the signs that Fastify knows them by, whoever made them. */
+/** The stream of a payload that is a web stream or a Response. Recognized as Fastify does it, so that those of undici are, too. */
 export function webStreamOf (payload: unknown): ReadableStream | undefined {
   if (typeof payload !== 'object' || payload === null) return undefined
   if (typeof (payload as Partial<ReadableStream>).getReader === 'function') return payload as ReadableStream

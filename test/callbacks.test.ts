@@ -222,6 +222,26 @@ t.test("a shutdown that is awaited in a callback with when: 'start' does not wai
   t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 })
 })
 
+for (const shutdownDelay of [0, 50]) {
+  t.test(`a callback with when: 'start' is too late as the shutdown starts, with a delay of ${shutdownDelay} ms`, async t => {
+    const { app } = await createApp(t, { shutdownDelay })
+    await listen(app)
+    app.gracefulShutdown.signal.addEventListener('abort', () => {
+      t.throws(() => { app.registerShutdownCallback(() => {}, { when: 'start' }) }, { code: 'FST_ERR_GRACEFUL_CALLBACK_TOO_LATE' })
+    })
+    t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 })
+  })
+}
+
+t.test('an error without a message, as of a failed connect to several addresses, is named by its code, or by its kind', async t => {
+  const { app, log } = await createApp(t)
+  app.registerShutdownCallback(() => { throw Object.assign(new AggregateError([], ''), { code: 'ECONNREFUSED' }) }, { name: 'database' })
+  app.registerShutdownCallback(() => { throw new RangeError('') }, { name: 'range' })
+  await app.gracefulShutdown.shutdown()
+  const { report } = await log.line(/^Shutdown complete, but/) as unknown as { report: object }
+  t.match(report, { callbacks: [{ name: 'database', error: 'ECONNREFUSED' }, { name: 'range', error: 'RangeError' }] })
+})
+
 t.test('rejects a callback for another moment than the start or the end', async t => {
   const { app } = await createApp(t)
   t.throws(() => { app.registerShutdownCallback(() => {}, { when: 'drained' as 'end' }) },

@@ -12,7 +12,7 @@ import { connect } from 'node:http2'
 import Fastify from 'fastify'
 import { Gauge, Registry, register as globalRegistry } from 'prom-client'
 import { gracefulMetrics } from '../lib/prometheus.ts'
-import { createApp, Deferred, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 const CHANNELS = ['phase', 'refused', 'cut', 'callback', 'report'].map(name => channel(`fastify-graceful:${name}`))
 
@@ -210,6 +210,21 @@ t.test('shows when the last request arrived after the start of the shutdown, adm
   release()
   await held.closed
   await report
+})
+
+t.test('a request that arrived before the shutdown, and that a hook has held, is not late', async t => {
+  const released = new Deferred()
+  const app = await createAppBehind(t, app => { app.addHook('onRequest', async () => { await released.promise }) })
+  const register = new Registry()
+  await app.register(gracefulMetrics, { register })
+  app.get('/', async () => 'x')
+  const client = new RawClient(await listen(app)).get('/')
+  await eventually(() => app.inFlightRequests === 1)
+  const report = app.gracefulShutdown.shutdown()
+  released.resolve()
+  await client.closed
+  await report
+  t.match(await register.metrics(), /^fastify_graceful_last_request_lateness_seconds 0$/m)
 })
 
 t.test('each instance has its own metrics, also in a child context', async t => {

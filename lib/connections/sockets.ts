@@ -42,7 +42,7 @@ export class Connections {
   #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
-  /** When a request last arrived, one was answered after `disableKeepAlive()`, or the listener was closed, on the clock of now(). */
+  /** The last of these, on the clock of now(): a request arrived; after `disableKeepAlive()`, a response was sent; listeners closed. */
   lastActivity = -Infinity
   #whenGone: (() => void) | undefined
 
@@ -140,7 +140,7 @@ export class Connections {
     return this.isAnyOpen || this.#lastAccepted > -Infinity
   }
 
-  /** Resolves once no connection is open. */
+  /** Resolves when the last open connection closes. */
   async gone (): Promise<void> {
     await new Promise<void>(resolve => { this.#whenGone = resolve })
   }
@@ -198,7 +198,7 @@ export class Connections {
 
   * #receivingStreams (): Generator<Exchange> {
     if (this.#sessions.size === 0) return
-    for (const exchange of [...this.#inFlight.exchanges, ...this.#inFlight.uncounted]) {
+    for (const exchange of this.#inFlight.all) {
       if (exchange.isStream && exchange.isReceiving) yield exchange
     }
   }
@@ -299,7 +299,7 @@ export class Connections {
   * #busy (): Generator<Closable> {
     for (const { socket, isBusy } of this.#speaking) if (isBusy) yield socket
     if (this.#sessions.size === 0) return
-    for (const exchange of [...this.#inFlight.exchanges, ...this.#inFlight.uncounted]) {
+    for (const exchange of this.#inFlight.all) {
       if (!exchange.isFinished && !exchange.isGone) yield { once: (_event, callback) => { exchange.onClose(callback) } }
     }
   }

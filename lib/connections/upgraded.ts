@@ -1,5 +1,5 @@
-// WebSockets of @fastify/websocket. They are not requests in flight, so a drain does not wait for them. The plugin closes them
-// in its preClose hook, as the drain starts; clients get a close code that says why.
+// WebSockets of @fastify/websocket. They are not requests in flight, so the drain does not wait for them. @fastify/websocket closes
+// them in its own preClose hook, as the drain starts; this file gives that close a code that says why, and closes them during a spread.
 
 import type { FastifyInstance } from 'fastify'
 import type { Goodbye } from './spread.ts'

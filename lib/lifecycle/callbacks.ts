@@ -5,6 +5,7 @@ import type { CallbackOptions, CallbackReport, ShutdownCallback } from '../../ty
 import type { Channels } from './channels.ts'
 import type { SafeLog } from './log.ts'
 import { TIMED_OUT, now, within } from '../clock.ts'
+import { Deferred } from '../deferred.ts'
 import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
 import { resolveCallbackOptions } from '../options.ts'
 import { show, toError } from '../values.ts'
@@ -26,8 +27,7 @@ export class Callbacks {
   /** One for each callback that has ended. */
   readonly reports: CallbackReport[] = []
   #running: 'none' | 'start' | 'end' = 'none'
-  #endDrain!: (outcome: typeof TIMED_OUT) => void
-  readonly #drained = new Promise<typeof TIMED_OUT>(resolve => { this.#endDrain = resolve })
+  readonly #drained = new Deferred<typeof TIMED_OUT>()
 
   constructor (shutdownTimeout: number, log: SafeLog, channels: Channels) {
     this.#shutdownTimeout = shutdownTimeout
@@ -66,7 +66,7 @@ export class Callbacks {
 
   /** The drain has ended: those that still run have taken too long. */
   endDrain (): void {
-    this.#endDrain(TIMED_OUT)
+    this.#drained.resolve(TIMED_OUT)
   }
 
   /** Runs those for the end of the shutdown. Never rejects: errors are in the reports. */
@@ -95,7 +95,7 @@ export class Callbacks {
     try {
       // Called from a promise, so that a synchronous throw needs no special case.
       const call = Promise.resolve(context).then(callback)
-      const outcome = await within(limit, when === 'start' ? Promise.race([call, this.#drained]) : call)
+      const outcome = await within(limit, when === 'start' ? Promise.race([call, this.#drained.promise]) : call)
       if (outcome === TIMED_OUT) error = new CallbackTimeoutError(name, Math.round(Math.min(limit, now() - start)))
     } catch (thrown) {
       error = toError(thrown)

@@ -3,6 +3,7 @@
 // drainTimeout. onClose hooks run when Fastify closes, and wait for the drain, whatever closes it.
 
 import type { FastifyInstance } from 'fastify'
+import { Deferred } from '../deferred.ts'
 import { nameOf, toError } from '../values.ts'
 
 type Done = (error?: Error | null) => void
@@ -25,8 +26,7 @@ export class CloseHooks {
   readonly #root: Context = { hooks: [], children: [] }
   readonly #onError: (hook: string, error: Error) => void
   readonly #running = new Set<string>()
-  #abandon!: () => void
-  readonly #abandoned = new Promise<void>(resolve => { this.#abandon = resolve })
+  readonly #abandoned = new Deferred<void>()
   #owner: Owner | undefined
   isPreClosing = false
 
@@ -79,7 +79,7 @@ export class CloseHooks {
 
   /** Waits no longer for preClose hooks: each later one starts at once, and Fastify, which waits for them, too, goes on. */
   abandonPreClose (): void {
-    this.#abandon()
+    this.#abandoned.resolve()
   }
 
   /** What the close waits for, as far as it is known. */
@@ -93,7 +93,7 @@ export class CloseHooks {
     return async () => {
       const name = this.#describe('preClose', nameOf(hook.name), instance)
       outcome ??= this.#call(name, async () => { await call(hook.bind(instance), [], hook.length === 1) })
-      await Promise.race([outcome, this.#abandoned])
+      await Promise.race([outcome, this.#abandoned.promise])
     }
   }
 

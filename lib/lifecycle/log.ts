@@ -61,12 +61,12 @@ export class SafeLog {
     } catch {
       // The lines that it has collected are lost, as they would be without a flush.
     }
-    let isWriting = !this.#isMute && isAnyFileWritten()
+    let isWriting = !this.#isMute && hasPendingFileIo()
     // A full pipe makes it pause between writes.
     const done = () => { isWriting = false }
     if (isWriting) sonicBoom?.on('drain', done).on('error', done)
     const look = () => {
-      if (sonicBoom === undefined) isWriting &&= isAnyFileWritten()
+      if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
       if (isWriting && now() < end) {
         setTimeout(look, 1)
         return
@@ -106,8 +106,8 @@ export class SafeLog {
   }
 }
 
-/** Whether fs is writing, or reading, with a callback. */
-function isAnyFileWritten (): boolean {
+/** Whether an asynchronous read or write of fs is pending. */
+function hasPendingFileIo (): boolean {
   return process.getActiveResourcesInfo().includes('FSReqCallback')
 }
 

@@ -3,6 +3,9 @@
 import type { Phase } from '../../types/index.ts'
 import { setMaxListeners } from 'node:events'
 
+/** In their order. */
+export const PHASES: readonly Phase[] = ['running', 'delaying', 'draining', 'closing', 'closed']
+
 /** The current phase. Only the shutdown advances it. */
 export class PhaseClock {
   /** A plain field, because each request reads it. */

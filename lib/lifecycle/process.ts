@@ -160,9 +160,9 @@ function begin (reason: string): void {
   setTimeout(exitAtDeadline, limit).unref()
   // Before other listeners, because pino closes its destination on exit.
   process.prependListener('exit', onExit)
-  // Listens to nothing, also after close().
+  // It listens to no event. Its callback never reports the end, because close-with-grace would then exit, even if other code has
+  // closed the instance and goes on.
   const skip = [...PROCESS_EVENTS, ...CRASH_SIGNALS]
-  // It is not told of the end: it would exit, even if other code has closed the instance and goes on.
   closeWithGrace({ delay: null, logger: false, skip }, () => { void endAll(reason) }).close()
 }
 

@@ -22,6 +22,7 @@ import { once } from 'node:events'
 import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, now, setInterval, wholeTurn, within } from '../clock.ts'
 import { spreadOver } from '../connections/spread.ts'
+import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
@@ -210,7 +211,6 @@ export class Shutdown {
     log.info(Object.hasOwn(constants.signals, this.#reason) ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
 
     const delay = this.#startDelay()
-    this.#startCallbacks(delay === undefined ? 0 : options.shutdownDelay.max)
     // Without a delay, the gate shuts synchronously.
     if (delay !== undefined) await delay
     this.#endStep('delaying')
@@ -294,13 +294,16 @@ export class Shutdown {
   #startDelay (): Promise<void> | undefined {
     const { options: { shutdownDelay: { max, quiet } }, log, connections } = this.#parts
     const isServing = connections.isListening && !this.#skipDelay.signal.aborted
+    const delays = max > 0 && isServing
+    // Before the phase changes, so that a listener of `signal` is too late to register one, with a delay or without.
+    this.#startCallbacks(delays ? max : 0)
     // Before other code learns of the delay, because that may skip it at once.
     const skipped = once(this.#skipDelay.signal, 'abort')
     connections.disableKeepAlive()
     this.#startSpread(isServing)
     // The primary then gives new connections to the other workers, whatever load balancers do.
     if (cluster.isWorker) connections.stopListening()
-    if (max === 0 || !isServing) return undefined
+    if (!delays) return undefined
     this.#advance('delaying')
     const until = quiet < max ? `until no request has arrived for ${quiet}ms, at most ` : 'for '
     log.info(`Not ready any more, still serving ${until}${max}ms`)
@@ -459,11 +462,6 @@ export class Shutdown {
     }
     connections.closeAll()
   }
-}
-
-class Deferred<T> {
-  resolve!: (value: T | PromiseLike<T>) => void
-  readonly promise = new Promise<T>(resolve => { this.resolve = resolve })
 }
 
 function countOf (requests: number, tasks: number, others: string): string {

@@ -1,8 +1,10 @@
 // A request and its response. Only this file treats HTTP/1 and HTTP/2 requests differently.
 //
-// in-flight.ts decides when a request is over by `wire`, the state of the response, which only in-flight.ts changes; by `handlers`,
-// `handler` and `hasAnswered`, what is known of the handlers, which handlers.ts also changes; by `isSending`, which late-hooks.ts
-// sets and handlers.ts and in-flight.ts clear; and by `isBodyLost`.
+// in-flight.ts decides when a request is over. It reads, and who changes it:
+//   wire                              the state of the response: only in-flight.ts
+//   handlers, handler, hasAnswered    the handlers: handlers.ts, in-flight.ts
+//   isSending                         set by late-hooks.ts; cleared by handlers.ts and in-flight.ts
+//   isBodyLost                        derived
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -13,7 +15,7 @@ import type { GracefulRouteOptions } from '../../types/index.ts'
 import type { Connection } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
-import { LATENESS } from '../times.ts'
+import { latenessOf } from '../times.ts'
 import { tryRead } from '../values.ts'
 
 /**
@@ -438,7 +440,7 @@ function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => 
     if (!moves && now() - since < limit) return
     if (!moves) callback()
     progress()
-  }, Math.max(1, limit * LATENESS.part)).unref()
+  }, latenessOf(limit)).unref()
   stream.on('drain', progress)
   return stop
 }

@@ -8,6 +8,7 @@ import { webStreamOf } from '../values.ts'
 import { Exchange, type Handler } from './exchange.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
+type SetHandler = (this: unknown, ...args: unknown[]) => unknown
 type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
 export class Handlers {
@@ -51,7 +52,7 @@ export class Handlers {
     // One handler may call another: the error or not-found handler.
     exchange.handlers++
     exchange.reached++
-    // Before it, only its error or its absence was sent.
+    // What was sent before is not the answer: it was the error, or the missing route, that led to this handler.
     exchange.isSending = exchange.hasAnswered = exchange.isReplyAwaited = false
     // Once for each response: its error handlers may be reached many times.
     if (!isAsync && !exchange.isObserved) {
@@ -88,9 +89,17 @@ export class Handlers {
     queueMicrotask(() => { this.#inFlight.check(exchange) })
   }
 
+  /** No hook covers error and not-found handlers, so their setters are wrapped. Child contexts inherit the setters. */
+  observeSetters (fastify: FastifyInstance): void {
+    const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', SetHandler>
+    const observe = (argument: unknown) => typeof argument === 'function' ? this.observe(argument as AnyHandler) : argument
+    const observed = (set: SetHandler): SetHandler => function (...args) { return set.apply(this, args.map(observe)) }
+    Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
+  }
+
   /**
-   * An async handler that answers from a callback returns its reply, whose `then` waits for the response. So its promise settles as
-   * the client leaves, which tells nothing of the callback.
+   * Notes when Fastify awaits a reply: an async handler that answers from a callback returns its reply, whose `then` waits for the
+   * response. Such a promise settles when the client leaves, and says nothing about the callback.
    */
   observeReplies (fastify: FastifyInstance): void {
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
@@ -105,7 +114,7 @@ export class Handlers {
       while (own.then === then) own = Object.getPrototypeOf(own) as FastifyReply
       own.then.call(this, fulfilled, rejected)
     }
-    // Its prototype's own `then` stays as it is for other instances.
+    // As a decoration, so that the replies of other instances, which share the prototype, keep Fastify's own.
     fastify.decorateReply('then', then)
   }
 }

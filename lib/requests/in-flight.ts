@@ -74,8 +74,8 @@ export class InFlight {
   }
 
   /**
-   * A request has reached the plugin's onRequest hook. Undefined if nothing has reported its arrival, perhaps also if it passes through
-   * `fastify.routing` a second time.
+   * A request has reached the plugin's onRequest hook. Undefined if its arrival was not reported, or if it passes through
+   * `fastify.routing` again; then `find()` may know it.
    */
   reach (reply: FastifyReply): Exchange | undefined {
     const { raw } = reply
@@ -92,12 +92,17 @@ export class InFlight {
 
   /** The exchange of a response, if it is not over. Searches all of them. */
   find (response: ServerResponse): Exchange | undefined {
-    return [...this.#counted, ...this.#uncounted].find(exchange => exchange.response === response)
+    return this.all.find(exchange => exchange.response === response)
   }
 
   /** A copy of the list of requests in flight, in the order of arrival. */
   get exchanges (): Exchange[] {
     return this.#counted.toSorted((a, b) => a.number - b.number)
+  }
+
+  /** All requests that are not over, in any order. */
+  get all (): Exchange[] {
+    return [...this.#counted, ...this.#uncounted]
   }
 
   /** The requests that do not count and are not over. */
@@ -162,7 +167,7 @@ export class InFlight {
 
   /** Checks every request that is not over. */
   checkAll (): void {
-    for (const exchange of [...this.exchanges, ...this.uncounted]) {
+    for (const exchange of this.all) {
       if (exchange.startedAt === 0) exchange.keepAge()
       this.check(exchange)
     }

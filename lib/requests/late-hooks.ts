@@ -27,7 +27,7 @@ export class LateHooks {
       if (exchange !== undefined) {
         exchange.isSending = true
         const stream = webStreamOf(payload)
-        // Fastify reads it when the hooks have ended. Nothing else reports that, if it is not sent.
+        // Fastify reads it after the hooks. If no client is left, nothing else shows that they have ended.
         if (stream !== undefined) beforeCall(stream, 'getReader', () => { inFlight.written(exchange) })
       }
       done()

@@ -15,7 +15,7 @@ import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
 import { clearInterval, now, setInterval, wholeTurn } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
-import { LATENESS, READ_PER_KIB } from '../times.ts'
+import { READ_PER_KIB, latenessOf } from '../times.ts'
 
 /** The defaults of a server. Any other value is the user's, and is kept. */
 const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0, http2SessionTimeout: 72_000 }
@@ -82,7 +82,7 @@ export class Timeouts {
       if (isOurs) server.requestTimeout = 0
       // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
       server.headersTimeout = Math.min(server.headersTimeout, limit)
-      server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, lateness(limit))
+      server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, latenessOf(limit))
       if (ours('idleTimeout', 'keepAliveTimeout')) server.keepAliveTimeout = idleTimeout || 0
     }
     if (ours('writeTimeout', 'timeout')) server.timeout = 0
@@ -100,7 +100,7 @@ export class Timeouts {
   start (): void {
     if (this.#sweeper !== undefined) return
     // Not in the timer itself: if the process was stopped or blocked, what has become ready meanwhile comes first.
-    this.#sweeper = setInterval(() => { void wholeTurn().then(() => { this.#sweep() }) }, lateness(this.#shortest)).unref()
+    this.#sweeper = setInterval(() => { void wholeTurn().then(() => { this.#sweep() }) }, latenessOf(this.#shortest)).unref()
   }
 
   stop (): void {
@@ -165,8 +165,4 @@ export class Timeouts {
     exchange.watch(limit, cut)
     if (isStill) cut()
   }
-}
-
-function lateness (timeout: number): number {
-  return Math.min(LATENESS.most, Math.max(LATENESS.least, timeout * LATENESS.part))
 }

@@ -2,16 +2,14 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Server } from 'node:net'
+import { Deferred } from '../deferred.ts'
 
 type Listener = (request: IncomingMessage, response: ServerResponse) => void
 
 /** A request that is to be held when it arrives. */
 export class Hold {
-  arrive!: () => void
-  release!: () => void
-  /** Resolves when the request has arrived. */
-  readonly held = new Promise<void>(resolve => { this.arrive = resolve })
-  readonly released = new Promise<void>(resolve => { this.release = resolve })
+  readonly arrival = new Deferred<void>()
+  readonly release = new Deferred<void>()
 }
 
 /**
@@ -37,9 +35,9 @@ export class Holds {
     const { remotePort } = request.socket
     const hold = this.#expected.get(remotePort)
     this.#expected.delete(remotePort)
-    hold?.arrive()
+    hold?.arrival.resolve()
     if (hold === undefined) handle()
-    else void hold.released.then(handle)
+    else void hold.release.promise.then(handle)
   }
 
   /** Holds the next request from this port. */
@@ -49,7 +47,7 @@ export class Holds {
   }
 
   releaseAll (): void {
-    for (const hold of this.#all) hold.release()
+    for (const hold of this.#all) hold.release.resolve()
   }
 
   /** Gives its own listeners back to the server. */

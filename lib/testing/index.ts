@@ -6,13 +6,12 @@ import type { DiagnosticsChannels, GracefulShutdown, Phase } from '../../types/i
 import type { testShutdown as TestShutdown } from '../../types/testing.ts'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { PhaseSkippedError } from '../errors.ts'
+import { PHASES } from '../lifecycle/phase.ts'
 import { assertValid, kSignals } from '../options.ts'
 import { Client } from './client.ts'
 import { Hold, Holds } from './holds.ts'
 
 type WithSignals = GracefulShutdown & { readonly [kSignals]?: readonly string[] }
-
-const PHASES: readonly Phase[] = ['running', 'delaying', 'draining', 'closing', 'closed']
 
 /** See types/testing.ts. */
 export const testShutdown: typeof TestShutdown = async given => {
@@ -38,11 +37,11 @@ export const testShutdown: typeof TestShutdown = async given => {
     hold: async (path, options) => {
       const hold = new Hold()
       const { response } = client.send(path, options, port => { holds.add(hold, port) })
-      await Promise.race([hold.held, response])
+      await Promise.race([hold.arrival.promise, response])
       return {
         response,
         release: async () => {
-          hold.release()
+          hold.release.resolve()
           return await response
         }
       }
