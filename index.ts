@@ -3,7 +3,7 @@
 //
 //   lib/options.ts               options, defaults, validation
 //   lib/requests/                what is being served
-//     exchange.ts                  a request and its response; only this file treats HTTP/1 and HTTP/2 requests differently
+//     exchange.ts                  a request and its response, and how HTTP/1 and HTTP/2 requests differ
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
 //     late-hooks.ts                hooks that may run after the handler has ended and the client has gone

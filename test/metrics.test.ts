@@ -214,7 +214,7 @@ t.test('shows when the last request arrived after the start of the shutdown, adm
 
 t.test('a request that arrived before the shutdown, and that a hook has held, is not late', async t => {
   const released = new Deferred()
-  const app = await createAppBehind(t, app => { app.addHook('onRequest', async () => { await released.promise }) })
+  const app = await createAppBehind(t, instance => { instance.addHook('onRequest', async () => { await released.promise }) })
   const register = new Registry()
   await app.register(gracefulMetrics, { register })
   app.get('/', async () => 'x')

@@ -68,7 +68,7 @@ export class Cuts {
     // Selected before the first cut, because cutting moves a queued response to the front, where it looks stalled.
     const due = this.#inFlight.exchanges.filter(({ isWaitingForTurn }) => !isWaitingForTurn)
     for (const exchange of due) this.cut(exchange, error)
-    if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests cut in all; the report has each`)
+    if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests were cut; not each has its own line. The report lists all of them`)
     this.#nameTasks(error)
   }
 

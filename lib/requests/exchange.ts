@@ -1,4 +1,4 @@
-// A request and its response. Only this file treats HTTP/1 and HTTP/2 requests differently.
+// A request and its response. Only this file knows how HTTP/1 and HTTP/2 requests differ; others ask for properties such as isStream.
 //
 // in-flight.ts decides when a request is over. It reads, and who changes it:
 //   wire                              the state of the response: only in-flight.ts
