@@ -422,6 +422,28 @@ t.test('a request whose client leaves after half of the body does not count', as
   await expectNoneInFlight(t, target)
 })
 
+t.test('a request whose client leaves after half of the body counts again while an error handler works', async t => {
+  const { app } = await createApp(t)
+  const entered = new Deferred()
+  const released = new Deferred()
+  app.setErrorHandler(async () => {
+    entered.resolve()
+    await released.promise
+  })
+  app.post('/', async () => 'not reached')
+  const client = new RawClient(await listen(app))
+  client.send('POST / HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nhalf')
+  await eventually(() => app.inFlightRequests === 1)
+  client.socket.destroy()
+  await entered.promise
+  t.equal(app.inFlightRequests, 1)
+  const report = app.gracefulShutdown.shutdown()
+  await sleep(20)
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  released.resolve()
+  t.match(await report, { cut: [], exitCode: 0 })
+})
+
 t.test('a handler that still reads the body after its answer ends when its client leaves', async t => {
   const target = await createApp(t)
   const { app } = target

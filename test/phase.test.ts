@@ -20,3 +20,20 @@ t.test('a signal that is first read late has already aborted', async t => {
   t.ok(phase.signal.aborted)
   t.equal(phase.signal, phase.signal)
 })
+
+t.test("works with an AbortController that is not Node's, as in a DOM environment", async t => {
+  const { AbortController } = globalThis
+  t.teardown(() => { globalThis.AbortController = AbortController })
+  let aborts = 0
+  class Foreign {
+    readonly signal = {}
+    abort (): void {
+      aborts++
+    }
+  }
+  globalThis.AbortController = Foreign as unknown as typeof AbortController
+  const phase = new PhaseClock()
+  phase.advance('draining')
+  t.equal(phase.current, 'draining')
+  t.equal(aborts, 1)
+})
