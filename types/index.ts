@@ -68,8 +68,8 @@ export interface GracefulOptions {
   shutdownTimeout?: number
   /**
    * How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. `shutdownDelay` + `drainTimeout`
-   * must leave a tenth of `shutdownTimeout`, or 500 ms if that is less. Default: five sixths of `shutdownTimeout` −
-   * `shutdownDelay`, at most 25000, and not more than fits.
+   * must leave a tenth of `shutdownTimeout`, or 500 ms if that is less. Default: five sixths of (`shutdownTimeout` −
+   * `shutdownDelay`), at most 25000, and not more than fits.
    */
   drainTimeout?: number
   /**
