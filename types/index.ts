@@ -198,13 +198,16 @@ export interface RequestInFlight {
   age: number
 }
 
-/** Background work in flight, from {@link GracefulShutdown.track}. */
+/**
+ * Background work in flight: work given to {@link GracefulShutdown.track}, a callback with `when: 'start'`, or an async
+ * `onRequestAbort` hook.
+ */
 export interface TaskInFlight {
   /** `request` for a request, see {@link RequestInFlight}. */
   kind: 'task'
-  /** The name given to `track()`. */
+  /** The name given to `track()`, or that of the callback or the hook. */
   name: string
-  /** Milliseconds since `track()` was called. */
+  /** Milliseconds since it was given to `track()`, or since the callback or the hook was called. */
   age: number
 }
 
