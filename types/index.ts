@@ -68,8 +68,8 @@ export interface GracefulOptions {
   shutdownTimeout?: number
   /**
    * How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. `shutdownDelay` + `drainTimeout`
-   * must leave a tenth of `shutdownTimeout`, or 500 ms if that is less. Default: five sixths of `shutdownTimeout` −
-   * `shutdownDelay`, at most 25000, and not more than fits.
+   * must leave a tenth of `shutdownTimeout`, or 500 ms if that is less. Default: five sixths of (`shutdownTimeout` −
+   * `shutdownDelay`), at most 25000, and not more than fits.
    */
   drainTimeout?: number
   /**
@@ -198,13 +198,16 @@ export interface RequestInFlight {
   age: number
 }
 
-/** Background work in flight, from {@link GracefulShutdown.track}. */
+/**
+ * Background work in flight: work given to {@link GracefulShutdown.track}, a callback with `when: 'start'`, or an async
+ * `onRequestAbort` hook.
+ */
 export interface TaskInFlight {
   /** `request` for a request, see {@link RequestInFlight}. */
   kind: 'task'
-  /** The name given to `track()`. */
+  /** The name given to `track()`, or that of the callback or the hook. */
   name: string
-  /** Milliseconds since `track()` was called. */
+  /** Milliseconds since it was given to `track()`, or since the callback or the hook was called. */
   age: number
 }
 

@@ -108,7 +108,7 @@ export function durationByQuiet (): string {
       [pods, what, ...[fixed, adaptive].map(result => `${Math.round(result[time] / 1_000)} s`), fixed.lost, adaptive.lost]
     return [row('Deployment', 'time'), row('StatefulSet', 'timeInPlace')]
   })
-  return table(['pods', 'kind', 'shutdownDelay 10 s', 'quiet 2 s, max 10 s', 'lost', 'lost'], rows)
+  return table(['pods', 'kind', 'rollout, fixed 10 s', 'rollout, quiet 2 s, max 10 s', 'lost, fixed', 'lost, quiet'], rows)
 }
 
 /** Lost requests by drainTimeout. */
