@@ -1,5 +1,6 @@
 import t from 'tap'
 import type { ShutdownContext } from '../types/index.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createApp, Deferred, eventually, listen } from './helpers.ts'
 
 t.test('runs callbacks one after another, in the order registered', async t => {
@@ -232,6 +233,24 @@ for (const shutdownDelay of [0, 50]) {
     t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 })
   })
 }
+
+t.test("an adaptive delay does not end while a callback with when: 'start' runs, which has as long as its deadline says", async t => {
+  const { app } = await createApp(t, { shutdownDelay: { max: 20_000, quiet: 10 }, drainTimeout: 0 })
+  await listen(app)
+  const done = new Deferred()
+  const entered = new Deferred<number>()
+  app.registerShutdownCallback(async ({ deadline }) => {
+    entered.resolve(deadline - Date.now())
+    await done.promise
+  }, { when: 'start' })
+  const report = app.gracefulShutdown.shutdown()
+  const left = await entered.promise
+  t.ok(left > 10_000 && left <= 20_000, String(left))
+  await sleep(50)
+  t.equal(app.gracefulShutdown.phase, 'delaying')
+  done.resolve()
+  t.match(await report, { callbacks: [{ error: undefined }], exitCode: 0 })
+})
 
 t.test('an error without a message, as of a failed connect to several addresses, is named by its code, or by its kind', async t => {
   const { app, log } = await createApp(t)

@@ -407,6 +407,17 @@ t.test('a handler may return a thenable whose `then` cannot be read or replaced'
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
+t.test('handlers get as many arguments as from Fastify alone', async t => {
+  const { app } = await createApp(t)
+  const counts: number[] = []
+  app.get('/', async (...args) => { counts.push(args.length) })
+  app.get('/fails', async () => { throw new Error('failed') })
+  app.setNotFoundHandler(async (...args) => { counts.push(args.length) })
+  app.setErrorHandler(async (...args) => { counts.push(args.length) })
+  for (const path of ['/', '/none', '/fails']) await app.inject(path)
+  t.strictSame(counts, [2, 2, 3])
+})
+
 t.test('a handler keeps its name and properties for onRoute hooks that are added later', async t => {
   const { app } = await createApp(t)
   const seen: unknown[] = []

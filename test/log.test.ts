@@ -123,3 +123,17 @@ t.test('an uncaught error goes to stderr if the transport of the log cannot star
   t.match(await program.exit, { code: 1 })
   t.match(program.output(), /ENOENT.*nonexistent/)
 })
+
+t.test('a logger whose flush() rejects does not end the process', async t => {
+  const logger = pino({ level: 'silent' })
+  const loggerInstance = Object.assign(Object.create(logger) as typeof logger, { flush: async () => { throw new Error('unreachable') } })
+  const app = Fastify({ loggerInstance })
+  await app.register(gracefulPlugin)
+  const rejections: unknown[] = []
+  const note = (error: unknown) => { rejections.push(error) }
+  process.on('unhandledRejection', note)
+  t.teardown(() => { process.off('unhandledRejection', note) })
+  await app.close()
+  await new Promise(resolve => { setImmediate(resolve) })
+  t.strictSame(rejections, [])
+})

@@ -56,7 +56,7 @@ export class SafeLog {
     const end = now() + LOG_FLUSH
     let sonicBoom: EventEmitter | undefined
     try {
-      this.#log.flush?.()
+      Promise.resolve(this.#log.flush?.()).catch(() => {})
       sonicBoom = sonicBoomOf(this.#log)
     } catch {
       // The lines that it has collected are lost, as they would be without a flush.

@@ -68,6 +68,7 @@ export class Shutdown {
   readonly #skipDelay = new AbortController()
   /** While clients are told to go one after another. */
   #spread: Promise<void> | undefined
+  #startCallbacksEnded: Promise<unknown> = Promise.resolve()
   #trigger: Trigger | undefined
   #isListenAborted = false
   #reason = ''
@@ -286,7 +287,9 @@ export class Shutdown {
   #startCallbacks (delay: number): void {
     const { options: { drainTimeout }, callbacks, tasks } = this.#parts
     context.run(this.#inside, () => {
-      for (const [name, work] of callbacks.start(this.#reason, delay + drainTimeout)) void tasks.track(work, name)
+      const started = callbacks.start(this.#reason, delay + drainTimeout)
+      for (const [name, work] of started) void tasks.track(work, name)
+      this.#startCallbacksEnded = Promise.all(started.map(async ([, work]) => { await work }))
     })
   }
 
@@ -326,13 +329,14 @@ export class Shutdown {
   async #delay (skipped: Promise<unknown>): Promise<void> {
     const { options: { shutdownDelay: { max, quiet } }, gate } = this.#parts
     const start = now()
+    // Callbacks for the start of the shutdown have been told that they may use all of it.
+    await within(max, Promise.race([skipped, this.#startCallbacksEnded]))
     const left = () => Math.min(start + max, Math.max(start, gate.lastAdmitted) + quiet) - now()
-    let outcome: unknown = TIMED_OUT
-    while (outcome === TIMED_OUT && left() > 0) {
-      outcome = await within(left(), skipped)
+    do {
+      await within(left(), skipped)
       // What arrived while the event loop was blocked is read only after the timer.
       await wholeTurn()
-    }
+    } while (!this.#skipDelay.signal.aborted && left() > 0)
   }
 
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */

@@ -29,11 +29,11 @@ export class Handlers {
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
       const exchange = handlers.#reach(reply, isAsync)
-      if (exchange === undefined) return handler.call(this, first, second, third)
+      if (exchange === undefined) return invoke(handler, this, first, second, third)
       const { reached } = exchange
       let result: unknown
       try {
-        result = handler.call(this, first, second, third)
+        result = invoke(handler, this, first, second, third)
       } catch (error) {
         handlers.#ended(exchange, reached, 'settled')
         throw error
@@ -117,6 +117,11 @@ export class Handlers {
     // As a decoration, so that the replies of other instances, which share the prototype, keep Fastify's own.
     fastify.decorateReply('then', then)
   }
+}
+
+/** With as many arguments as Fastify passes. */
+function invoke (handler: AnyHandler, self: unknown, first: unknown, second: unknown, third: unknown): unknown {
+  return third === undefined ? handler.call(self, first, second) : handler.call(self, first, second, third)
 }
 
 /** A web stream that waits for its first byte is also an answer, but it is read, not piped, so nothing else reports it. */
