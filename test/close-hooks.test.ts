@@ -203,6 +203,17 @@ t.test('a preClose hook that never ends keeps neither later preClose hooks nor o
   t.equal(log.messages(/^A preClose hook is not waited for/).length, 1)
 })
 
+t.test('each of the close() calls that wait for an onClose hook that fails rejects, as with Fastify alone', async t => {
+  for (const withPlugin of [false, true]) {
+    const app = Fastify()
+    if (withPlugin) await app.register(gracefulPlugin, { signals: false })
+    app.addHook('onClose', async () => { throw new Error('redis gone') })
+    await app.ready()
+    const closed = await Promise.allSettled([app.close(), app.close(), app.close()])
+    t.match(closed, [1, 2, 3].map(() => ({ status: 'rejected', reason: { message: 'redis gone' } })), withPlugin ? 'with the plugin' : 'alone')
+  }
+})
+
 t.test('after an onClose hook has failed, the first close() rejects, a later one does not, and a callback gets the error', async t => {
   const counts: number[] = []
   for (const register of [true, false]) {

@@ -83,6 +83,38 @@ t.test("a close code that the user's code sends is kept", async t => {
   t.match(await report, { exitCode: 0 })
 })
 
+for (const spread of [0, 100]) {
+  t.test(`a WebSocket server without a list of its clients does not disturb the shutdown, with a spread of ${spread} ms`, async t => {
+    const { app } = await createApp(t, { spread })
+    const ran: string[] = []
+    await app.register(websocket, { options: { clientTracking: false } })
+    app.register(async instance => {
+      instance.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+    })
+    app.addHook('onClose', async () => { ran.push('onClose') })
+    app.registerShutdownCallback(() => { ran.push('callback') })
+    const { client } = await connectWebSocket(await listen(app), '/ws')
+    client.close()
+    await app.close()
+    t.strictSame(ran, ['onClose', 'callback'])
+    t.match(await app.gracefulShutdown.wait(), { errors: [], exitCode: 0 })
+  })
+}
+
+t.test("a stream that onShutdown: 'end' cannot end, because its end() has been replaced and throws, does not disturb the shutdown", async t => {
+  const { app } = await createApp(t)
+  app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => {
+    reply.hijack()
+    reply.raw.writeHead(200).write('begun')
+    reply.raw.end = () => { throw new Error('replaced') }
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await client.until(/begun/)
+  const { phases } = await app.gracefulShutdown.shutdown()
+  t.ok(phases.draining < 5_000, `${phases.draining}ms`)
+  await client.closed
+})
+
 t.test('injectWS() works, and its WebSocket gets 1001', async t => {
   const { app } = await createApp(t)
   await app.register(websocket)

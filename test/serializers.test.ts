@@ -7,7 +7,7 @@ import type { RequestInFlight, ShutdownReport } from '../index.ts'
 import { Writable } from 'node:stream'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { Deferred, listen, Log, RawClient } from './helpers.ts'
+import { Deferred, heldRoute, listen, Log, RawClient } from './helpers.ts'
 
 // Most of them wait for a line that is logged each second.
 t.jobs = 4
@@ -163,26 +163,16 @@ t.test('the line of a request that is cut by writeTimeout hides what the seriali
   t.notMatch(text, /secret/)
 })
 
-t.test('the URL is complete while middleware runs with its prefix removed', async t => {
+t.test('the URL is shown as rewriteUrl has left it, as in the lines of Fastify', async t => {
   const log = new Log()
-  const app = Fastify({ logger: { level: 'debug', stream: log } }) as unknown as FastifyInstance
+  const rewriteUrl = ({ url = '' }: { url?: string | undefined }) => url.replace(/^\/token\/[^/]+/, '')
+  const app = Fastify({ rewriteUrl, logger: { level: 'debug', stream: log } }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin)
-  const held = new Deferred()
-  app.addHook('onRequest', (request, _reply, done) => {
-    // As in @fastify/middie.
-    Object.assign(request.raw, { originalUrl: request.raw.url, url: '/7' })
-    held.resolve()
-    void released.promise.then(() => {
-      request.raw.url = '/admin/users/7'
-      done()
-    })
-  })
-  const released = new Deferred()
-  app.get('/admin/users/:id', async () => 'ok')
-  const client = new RawClient(await listen(app)).get('/admin/users/7')
-  await held.promise
-  t.match(app.gracefulShutdown.inFlight(), [{ url: '/admin/users/7' }])
-  released.resolve()
-  await client.until(/ok/)
+  const { entered, release } = heldRoute(app)
+  const client = new RawClient(await listen(app)).get('/token/secret/held')
+  await entered
+  t.match(app.gracefulShutdown.inFlight(), [{ url: '/held', route: '/held' }])
+  release()
+  await client.until(/"held"/)
 })

@@ -193,6 +193,7 @@ t.test('arguments that are not allowed are rejected', async t => {
   }
   const typo = { code: 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', message: 'Unknown option of a test request "header" (did you mean "headers"?), known are method, headers, body' }
   await t.rejects(shutdown.request('/', { header: {} } as RequestOptions), typo)
+  await t.rejects(async () => { await shutdown.request('/', { body: { a: 1 } as unknown as string }) }, invalid('body of a test request', 'a string or a Uint8Array'))
   await t.rejects(shutdown.request('/', { method: 'not one' }), { code: 'ERR_INVALID_HTTP_TOKEN' })
 
   const deaf = await testShutdown((await createApp(t, { signals: false })).app)

@@ -11,13 +11,18 @@ interface WebSocket {
   close: (code?: number, reason?: string | Buffer) => void
 }
 
+/** With the option `clientTracking: false`, it has no list of its clients. */
+interface WebSocketServer {
+  clients?: Set<WebSocket>
+}
+
 /** The property that @fastify/websocket adds to an instance. */
 interface WithWebSockets {
-  websocketServer?: { clients: Set<WebSocket> }
+  websocketServer?: WebSocketServer
 }
 
 export class WebSockets {
-  readonly #servers = new Set<{ clients: Set<WebSocket> }>()
+  readonly #servers = new Set<WebSocketServer>()
 
   /** A connection has been upgraded on a route of this instance. */
   opened (instance: FastifyInstance): void {
@@ -27,8 +32,7 @@ export class WebSockets {
 
   /** What closes each of them. */
   goodbyes (): Goodbye[] {
-    const clients = [...this.#servers].flatMap(server => Array.from(server.clients))
-    return clients.map(client => [client, () => { client.close(GOING_AWAY) }])
+    return this.#clients.map(client => [client, () => { client.close(GOING_AWAY) }])
   }
 
   /**
@@ -36,11 +40,13 @@ export class WebSockets {
    * own hook may still pass another code.
    */
   goAway (): void {
-    for (const { clients } of this.#servers) {
-      for (const client of clients) {
-        const { close } = client
-        client.close = (code = GOING_AWAY, reason) => { close.call(client, code, reason) }
-      }
+    for (const client of this.#clients) {
+      const { close } = client
+      client.close = (code = GOING_AWAY, reason) => { close.call(client, code, reason) }
     }
+  }
+
+  get #clients (): WebSocket[] {
+    return [...this.#servers].flatMap(({ clients = new Set() }) => Array.from(clients))
   }
 }

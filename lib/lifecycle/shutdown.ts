@@ -81,6 +81,8 @@ export class Shutdown {
   /** It, and the shutdowns whose hook or callback started it. */
   #inside: ReadonlySet<Shutdown> = new Set([this])
   #closeError: Error | undefined
+  /** Whether a call of `close()` has rejected with it. */
+  #isCloseErrorThrown = false
   /** 1 until the report says otherwise. */
   #exitCode: ShutdownReport['exitCode'] = 1
 
@@ -155,12 +157,14 @@ export class Shutdown {
     const isAwaited = !this.#isListenAborted
     this.#isListenAborted = false
     if (isAwaited) this.#noteCaller()
+    const isLate = this.#isCloseErrorThrown
     void this.start('close', 'close')
     await this.wait()
     const error = this.#closeError
     if (!isAwaited || error === undefined) return
-    // As with Fastify alone, the first call rejects, and later ones do not, unless they would wait for a hook that hangs.
-    if (!(error instanceof CloseTimeoutError)) this.#closeError = undefined
+    // As with Fastify alone, the first calls reject, and those after them do not, unless they would wait for a hook that hangs.
+    if (isLate && !(error instanceof CloseTimeoutError)) return
+    this.#isCloseErrorThrown = true
     throw error
   }
 

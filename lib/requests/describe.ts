@@ -33,12 +33,11 @@ function idOf (id: unknown): string {
 }
 
 /** The URL as the user's `req` serializer shows it, undefined if it shows none; without a serializer, without the query. */
-function urlOf (request: { url?: unknown, originalUrl?: unknown }, log: unknown): string | undefined {
+function urlOf (request: { url?: unknown }, log: unknown): string | undefined {
   const serialize = (log as WithSerializers | null)?.[kSerializers]?.req
-  // Middleware of Express has its prefix removed from the URL while it runs.
-  const url = text(() => request.originalUrl ?? request.url)
-  if (serialize === undefined) return withoutQuery(url)
-  return text(() => (serialize(Object.create(request, { url: { value: url } })) as { url?: unknown }).url)
+  // Not originalUrl: it has what `rewriteUrl` may have removed, such as a token.
+  if (serialize === undefined) return withoutQuery(text(() => request.url))
+  return text(() => (serialize(request) as { url?: unknown }).url)
 }
 
 function withoutQuery (url: string | undefined): string | undefined {

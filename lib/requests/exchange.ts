@@ -361,7 +361,12 @@ export class Exchange {
 
   /** Ends a response that has begun, in its handler's place. Later writes by Fastify or the handler are ignored. */
   end (): void {
-    this.response.end()
+    try {
+      this.response.end()
+    } catch {
+      // A replaced end() throws.
+      this.abort()
+    }
     seal(this.response)
   }
 

@@ -35,6 +35,7 @@ export class Client {
     assertValid(typeof path === 'string' && path.startsWith('/'), 'path of a test request', path, 'a string with a leading slash')
     known('option of a test request', options, ['method', 'headers', 'body'])
     const { method, headers, body } = options
+    assertValid(body === undefined || typeof body === 'string' || body instanceof Uint8Array, 'body of a test request', body, 'a string or a Uint8Array')
     // The server is told that the connection may be kept alive, so that it says whether it closes it, but it is used only once.
     const agent = new this.#http.Agent({ keepAlive: true, maxFreeSockets: 0 })
     const request = this.#http.request({ ...this.#target, path, method, headers, agent, rejectUnauthorized: false })
