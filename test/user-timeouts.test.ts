@@ -161,6 +161,24 @@ for (const [name, server, connect] of protocols) {
         void ended.promise.then(() => source.push('data: 2\n\n') && source.push(null))
         return source
       },
+      // Fastify sends the head with the first event.
+      'sent-late': reply => {
+        const source = new Readable({ read () {} })
+        void ended.promise.then(() => source.push('data: 1\n\ndata: 2\n\n') && source.push(null))
+        return reply.type('text/event-stream').send(source)
+      },
+      'returned-late': reply => {
+        const source = new Readable({ read () {} })
+        reply.type('text/event-stream')
+        void ended.promise.then(() => source.push('data: 1\n\ndata: 2\n\n') && source.push(null))
+        return source
+      },
+      'raw-late': reply => {
+        reply.hijack()
+        reply.raw.setHeader('content-type', 'text/event-stream')
+        void ended.promise.then(() => { reply.raw.end('data: 1\n\ndata: 2\n\n') })
+        return reply
+      },
       // Node does not expose these headers.
       hijacked: reply => {
         reply.hijack()
@@ -189,12 +207,23 @@ for (const [name, server, connect] of protocols) {
       for (const [way, serve] of Object.entries(ways)) app.get(`/${way}`, async (_request, reply) => serve(reply))
     })
     const texts = Object.keys(ways).map(async way => await getText(t, name, port, `/${way}`, way === 'asked'))
-    await eventually(() => fastify.inFlightRequests === 4)
+    await eventually(() => fastify.inFlightRequests === Object.keys(ways).length)
     await sleep(600)
     t.strictSame(log.messages(/^Request cut/), [])
     t.strictSame(timedOut, [], 'no onTimeout hook runs')
     ended.resolve()
     for (const text of await Promise.all(texts)) t.match(text, /data: 1[^]*data: 2/)
+  })
+
+  t.test(`${name}: a handler that has declared an event stream, and works for longer than writeTimeout before it returns, is cut`, async t => {
+    const { log, port } = await start(t, { writeTimeout: 100 }, server, app => {
+      app.get('/', async (_request, reply) => {
+        reply.type('text/event-stream')
+        await log.line(/^Request cut/)
+        return 'data: 1\n\n'
+      })
+    })
+    t.match(await getText(t, name, port, '/', false), /FST_ERR_GRACEFUL_WRITE_TIMEOUT/)
   })
 
   t.test(`${name}: an event stream whose client has been slow for a while may be silent afterwards`, async t => {

@@ -7,7 +7,7 @@
 //   isBodyLost                        derived
 
 import type { FastifyReply } from 'fastify'
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { Readable } from 'node:stream'
@@ -208,14 +208,19 @@ export class Exchange {
     const { request, response } = this
     const stream = this.#stream
     if (this.isReceiving) return request.readableLength + (stream?.readableLength ?? 0) === 0
-    return response.headersSent && this.#isEventStream && (stream ?? response).writableLength === 0
+    // Fastify sends the head with the first event. Before that, the handler must have returned.
+    if (!response.headersSent && (this.#type === undefined || (this.handlers > 0 && !this.isReplyAwaited))) return false
+    return this.#isEventStream && (stream ?? response).writableLength === 0
+  }
+
+  get #type (): OutgoingHttpHeader | undefined {
+    return tryRead(() => this.response.getHeader('content-type') ?? this.reply?.getHeader('content-type'))
   }
 
   /** If the handler has written the head itself, Node does not show its content-type: then it may be one, or was asked for. */
   get #isEventStream (): boolean {
-    const { request, response, reply } = this
-    const type = tryRead(() => response.getHeader('content-type') ?? reply?.getHeader('content-type'))
-    return String(type ?? (this.isHijacked ? EVENT_STREAM : request.headers.accept)).toLowerCase().includes(EVENT_STREAM)
+    const type = this.#type ?? (this.isHijacked ? EVENT_STREAM : this.request.headers.accept)
+    return String(type).toLowerCase().includes(EVENT_STREAM)
   }
 
   /** Whether the user's code limits the time: its own timer on the response, or Fastify's `handlerTimeout` until it has begun. */
