@@ -27,10 +27,12 @@
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
 //   lib/before-call.ts           wraps a method of a request, a response or a reply
-//   lib/prometheus.ts            `fastify-graceful/prometheus`: metrics, from the public interface of all this
+//   lib/deferred.ts              a promise that other code settles
 //   types/index.ts               the public types, and what the plugin adds to Fastify's
 //
-// lib/testing/ is fastify-graceful/testing, which this file does not load.
+// Two more entries of the package, which this file does not load, are built on the public interface of all this:
+//   lib/prometheus.ts            fastify-graceful/prometheus: metrics
+//   lib/testing/                 fastify-graceful/testing: tests of a shutdown
 
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preParsingHookHandler } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
