@@ -4,112 +4,60 @@ import t from 'tap'
 import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import type { ShutdownReport } from '../types/index.ts'
+import type { LoadProtocol, LoadTarget } from './load.ts'
 import type { Program } from './helpers.ts'
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { Agent, get } from 'node:http'
+import { renameSync, statSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { LONG, NO_COVERAGE, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand } from './helpers.ts'
+import { generate } from 'selfsigned'
+import { LONG, NO_COVERAGE, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand, socketPath } from './helpers.ts'
+import { Load } from './load.ts'
 
 const RESTARTS = LONG ? 10 : 2
 const RESTARTER = [process.execPath, ...TYPESCRIPT, fixture('restarter')]
 
+const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
+const CERTIFICATE = JSON.stringify({ key, cert })
+
 interface Activated {
   parent: Program
-  port: number
+  target: LoadTarget
 }
 
 /** A plain parent process: its socket is opened here, and only it keeps it open. */
-async function plainParent (t: Test, env: Record<string, string> = {}): Promise<Activated> {
-  const server = createServer().listen(0, '127.0.0.1')
+async function plainParent (t: Test, env: Record<string, string> = {}, path?: string): Promise<Activated> {
+  // Node removes the path on which it has listened. systemd does not, and the one that clients know must stay.
+  const server = path === undefined ? createServer().listen(0, '127.0.0.1') : createServer().listen(`${path}-`)
   await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
+  if (path !== undefined) renameSync(`${path}-`, path)
+  const target = path ?? (server.address() as AddressInfo).port
   // Node has no public way to get the file descriptor of a server.
   const { fd } = (server as unknown as { _handle: { fd: number } })._handle // oxlint-disable-line no-underscore-dangle
-  const parent = runCommand(t, RESTARTER, env, [fd])
+  const parent = runCommand(t, RESTARTER, { ...env, ...path !== undefined && { SOCKET_PATH: path } }, [fd])
   server.close()
-  return { parent, port }
+  return { parent, target }
 }
 
 const hasSystemd = spawnSync('systemd-socket-activate', ['--version']).error === undefined
+const UNDER_SYSTEMD = { skip: hasSystemd ? false : 'systemd-socket-activate is not installed' }
 
 /** systemd-socket-activate opens the socket, and becomes the parent process on the first connection. */
-async function underSystemd (t: Test, command: readonly string[], env: Record<string, string> = {}): Promise<Activated> {
-  const port = await freePort()
-  const settings = Object.entries(env).map(([name, value]) => `--setenv=${name}=${value}`)
-  const parent = runCommand(t, ['systemd-socket-activate', `--listen=127.0.0.1:${port}`, ...settings, ...command])
+async function underSystemd (t: Test, command: readonly string[], env: Record<string, string> = {}, path?: string): Promise<Activated> {
+  const target = path ?? await freePort()
+  const settings = Object.entries({ ...env, ...path !== undefined && { SOCKET_PATH: path } }).map(([name, value]) => `--setenv=${name}=${value}`)
+  const address = path ?? `127.0.0.1:${target}`
+  const parent = runCommand(t, ['systemd-socket-activate', `--listen=${address}`, ...settings, ...command])
   await eventually(() => /Listening on/.test(parent.output()))
-  return { parent, port }
+  return { parent, target }
 }
 
-/** Sends requests until stopped, one after another; `answers` are their bodies, and `lost` is what else happened to them. */
-class Load {
-  readonly answers: string[] = []
-  readonly lost: string[] = []
-  /** How many requests were sent again, because their connection had just been closed. */
-  repeated = 0
-  readonly #stop = new AbortController()
-  readonly #clients: Promise<void>[] = []
-
-  constructor (port: number) {
-    for (let index = 0; index < 24; index++) {
-      this.#clients.push(this.#run(index % 2 === 0, port, index % 8 < 2 ? '/slow' : '/'))
-    }
-  }
-
-  async #run (keepAlive: boolean, port: number, path: string): Promise<void> {
-    const agent = new Agent({ keepAlive, maxSockets: 1 })
-    while (!this.#stop.signal.aborted) {
-      await this.#request(agent, port, path, keepAlive ? 'kept connection' : 'new connection')
-      await sleep(Math.random() * 10)
-    }
-    agent.destroy()
-  }
-
-  /**
-   * A kept connection may be closed just as the client sends on it. HTTP/1.1 has no remedy but another request, which clients send if
-   * the connection was used before. Here, that happens only if the client pauses for longer than an idle connection is kept.
-   */
-  async #request (agent: Agent, port: number, path: string, kind: string): Promise<void> {
-    const isClosed = await new Promise<boolean>(resolve => {
-      const fail = (error: Error) => {
-        this.lost.push(`${kind}: ${error.message}`)
-        resolve(false)
-      }
-      const request = get({ port, host: '127.0.0.1', agent, path }, response => {
-        let body = ''
-        response.setEncoding('utf8').on('data', (chunk: string) => { body += chunk }).on('error', fail).on('end', () => {
-          if (response.statusCode === 200) this.answers.push(body)
-          else this.lost.push(`${kind}: ${response.statusCode}`)
-          resolve(false)
-        })
-      }).on('error', (error: NodeJS.ErrnoException) => {
-        // Once the response has begun, it gets the error itself.
-        if (request.reusedSocket && error.code === 'ECONNRESET') resolve(true)
-        else fail(error)
-      })
-    })
-    if (!isClosed) return
-    this.repeated++
-    await this.#request(agent, port, path, kind)
-  }
-
-  /** How many processes have answered. */
-  get processes (): number {
-    return new Set(this.answers).size
-  }
-
-  async stop (): Promise<void> {
-    this.#stop.abort()
-    await Promise.all(this.#clients)
-  }
-}
-
-async function restartUnderLoad (t: Test, { parent, port }: Activated): Promise<void> {
-  const load = new Load(port)
+async function restartUnderLoad (t: Test, { parent, target }: Activated, protocol: LoadProtocol = 'http'): Promise<void> {
+  const inode = () => typeof target === 'string' ? statSync(target).ino : 0
+  const opened = inode()
+  const load = new Load(target, protocol)
   await eventually(() => load.processes === 1)
   for (let restart = 1; restart <= RESTARTS; restart++) {
     const before = load.answers.length
@@ -117,57 +65,63 @@ async function restartUnderLoad (t: Test, { parent, port }: Activated): Promise<
     parent.kill('SIGHUP')
     await eventually(() => load.processes === restart + 1)
     await eventually(() => parent.log.messages(/service exited/).length === restart)
+    t.equal(inode(), opened, 'the path of a Unix socket stays')
   }
   await load.stop()
   parent.kill('SIGTERM')
   await parent.exit
   t.strictSame(load.lost, [])
-  t.comment(`${load.answers.length} requests, ${RESTARTS} restarts, ${load.lost.length} lost, ${load.repeated} sent again`)
+  t.comment(`${load.answers.length} requests, ${RESTARTS} restarts, ${load.lost.length} lost, sent again: ${JSON.stringify(load.repeated)}`)
   const reports = parent.log.lines.flatMap(({ report }) => report === undefined ? [] : [report as ShutdownReport])
   t.strictSame(reports.map(({ refused, cut, exitCode }) => ({ refused, cut, exitCode })),
     Array.from({ length: RESTARTS + 1 }, () => ({ refused: 0, cut: [], exitCode: 0 })))
 }
 
-for (const [name, env] of Object.entries({
+const WHEN = {
   'when the next process starts after the exit': {},
   'when the next process starts during the shutdown': { OVERLAP: '1' },
   'with a delay': { OPTIONS: '{"shutdownDelay":200}' }
-})) {
-  t.test(`restarts under load lose no request on an inherited listener ${name}`, async t => {
-    await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, ...env }))
-  })
 }
 
-t.test('restarts under load lose no request with the socket of systemd', {
-  skip: hasSystemd ? false : 'systemd-socket-activate is not installed'
-}, async t => {
-  await restartUnderLoad(t, await underSystemd(t, RESTARTER))
-})
+for (const protocol of ['http', 'https', 'h2c', 'h2'] as const) {
+  for (const [when, settings] of Object.entries(WHEN)) {
+    for (const onUnix of [false, true]) {
+      t.test(`restarts under load lose no request over ${protocol} on an inherited ${onUnix ? 'Unix socket' : 'listener'} ${when}`, async t => {
+        const env = { ...NO_COVERAGE, PROTOCOL: protocol, CERTIFICATE, ...settings }
+        await restartUnderLoad(t, await plainParent(t, env, onUnix ? socketPath(t) : undefined), protocol)
+      })
+    }
+  }
+  for (const onUnix of [false, true]) {
+    t.test(`restarts under load lose no request over ${protocol} with the ${onUnix ? 'Unix socket' : 'socket'} of systemd`, UNDER_SYSTEMD, async t => {
+      const env = { PROTOCOL: protocol, CERTIFICATE }
+      await restartUnderLoad(t, await underSystemd(t, RESTARTER, env, onUnix ? socketPath(t) : undefined), protocol)
+    })
+  }
+}
 
-t.test('the example serves on the socket of systemd', {
-  skip: hasSystemd ? false : 'systemd-socket-activate is not installed'
-}, async t => {
+t.test('the example serves on the socket of systemd', UNDER_SYSTEMD, async t => {
   const server = fileURLToPath(new URL('../example/server.ts', import.meta.url))
   const database = join(t.testdir({}), 'notes.sqlite')
-  const { parent, port } = await underSystemd(t, [process.execPath, ...TYPESCRIPT, server], { DATABASE: database, PORT: '1' })
-  const client = new RawClient(port).get('/ready')
+  const { parent, target } = await underSystemd(t, [process.execPath, ...TYPESCRIPT, server], { DATABASE: database, PORT: '1' })
+  const client = new RawClient(target).get('/ready')
   await client.until(/"ready":true/)
-  t.equal(await portOf(parent), port)
+  t.equal(await portOf(parent), target)
   parent.kill('SIGTERM')
   t.strictSame(await parent.exit, { code: 0, signal: null })
 })
 
 /** A process that drains, because it has a slow request in flight. */
 async function draining (t: Test): Promise<Activated & { pid: string, slow: RawClient, idle: RawClient }> {
-  const { parent, port } = await plainParent(t)
-  const idle = new RawClient(port).get('/')
+  const { parent, target } = await plainParent(t)
+  const idle = new RawClient(target).get('/')
   await idle.until(/\r\n\r\n\d+$/)
   const pid = bodyOf(idle)
-  const slow = new RawClient(port).get('/slow')
+  const slow = new RawClient(target).get('/slow')
   await parent.log.line(/slow request is in/)
   parent.kill('SIGUSR2')
   await parent.log.line(/Waiting for 1 in-flight request/)
-  return { parent, port, pid, slow, idle }
+  return { parent, target, pid, slow, idle }
 }
 
 function bodyOf ({ text }: RawClient): string {
@@ -175,14 +129,14 @@ function bodyOf ({ text }: RawClient): string {
 }
 
 t.test('a connection that arrives while the process drains is answered by the next one', async t => {
-  const { parent, port, pid, slow } = await draining(t)
-  const client = new RawClient(port).get('/')
+  const { parent, target, pid, slow } = await draining(t)
+  const client = new RawClient(target).get('/')
   await once(client.socket, 'connect')
   await slow.closed
   t.match(slow.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close/i)
   t.equal(bodyOf(slow), pid)
   await parent.log.line(/service exited: 0/)
-  const between = new RawClient(port).get('/')
+  const between = new RawClient(target).get('/')
   await once(between.socket, 'connect')
   t.equal(client.text, '')
   parent.kill('SIGALRM')
@@ -212,11 +166,11 @@ t.test('a request that arrives just after the last one in flight has ended is se
 })
 
 t.test('a connection that was accepted before the listener was closed has time to send a request', async t => {
-  const { parent, port } = await plainParent(t, { OPTIONS: '{"shutdownDelay":300}' })
-  await new RawClient(port).get('/').until(/\r\n\r\n\d+$/)
+  const { parent, target } = await plainParent(t, { OPTIONS: '{"shutdownDelay":300}' })
+  await new RawClient(target).get('/').until(/\r\n\r\n\d+$/)
   parent.kill('SIGUSR2')
   await parent.log.line(/still serving/)
-  const client = new RawClient(port)
+  const client = new RawClient(target)
   await parent.log.line(/All requests drained/)
   await client.get('/').closed
   t.match(client.text, /^HTTP\/1\.1 200 OK/)
