@@ -1,7 +1,8 @@
 // A listening socket that outlives the service: the parent process has opened it, and passes it to one process after another.
 
 import t from 'tap'
-import type { AddressInfo } from 'node:net'
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2'
+import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { ShutdownReport } from '../types/index.ts'
 import type { LoadProtocol, LoadTarget } from './load.ts'
@@ -9,17 +10,20 @@ import type { Program } from './helpers.ts'
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { renameSync, statSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { connect as connectHttp2, constants } from 'node:http2'
+import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
+import { connect as connectSecure } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { generate } from 'selfsigned'
 import { LONG, NO_COVERAGE, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand, socketPath } from './helpers.ts'
 import { Load } from './load.ts'
 
-const RESTARTS = LONG ? 10 : 2
+const RESTARTS = LONG ? 5 : 2
+const PROTOCOLS = ['http', 'https', 'h2c', 'h2'] as const
 const RESTARTER = [process.execPath, ...TYPESCRIPT, fixture('restarter')]
 
-const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
+const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
 const CERTIFICATE = JSON.stringify({ key, cert })
 
 interface Activated {
@@ -36,7 +40,7 @@ async function plainParent (t: Test, env: Record<string, string> = {}, path?: st
   const target = path ?? (server.address() as AddressInfo).port
   // Node has no public way to get the file descriptor of a server.
   const { fd } = (server as unknown as { _handle: { fd: number } })._handle // oxlint-disable-line no-underscore-dangle
-  const parent = runCommand(t, RESTARTER, { ...env, ...path !== undefined && { SOCKET_PATH: path } }, [fd])
+  const parent = runCommand(t, RESTARTER, { CERTIFICATE, ...env, ...path !== undefined && { SOCKET_PATH: path } }, [fd])
   server.close()
   return { parent, target }
 }
@@ -47,7 +51,7 @@ const UNDER_SYSTEMD = { skip: hasSystemd ? false : 'systemd-socket-activate is n
 /** systemd-socket-activate opens the socket, and becomes the parent process on the first connection. */
 async function underSystemd (t: Test, command: readonly string[], env: Record<string, string> = {}, path?: string): Promise<Activated> {
   const target = path ?? await freePort()
-  const settings = Object.entries({ ...env, ...path !== undefined && { SOCKET_PATH: path } }).map(([name, value]) => `--setenv=${name}=${value}`)
+  const settings = Object.entries({ CERTIFICATE, ...env, ...path !== undefined && { SOCKET_PATH: path } }).map(([name, value]) => `--setenv=${name}=${value}`)
   const address = path ?? `127.0.0.1:${target}`
   const parent = runCommand(t, ['systemd-socket-activate', `--listen=${address}`, ...settings, ...command])
   await eventually(() => /Listening on/.test(parent.output()))
@@ -55,7 +59,8 @@ async function underSystemd (t: Test, command: readonly string[], env: Record<st
 }
 
 async function restartUnderLoad (t: Test, { parent, target }: Activated, protocol: LoadProtocol = 'http'): Promise<void> {
-  const inode = () => typeof target === 'string' ? statSync(target).ino : 0
+  // Undefined without a file, if a process has removed the path.
+  const inode = () => typeof target === 'string' ? statSync(target, { throwIfNoEntry: false })?.ino : 'port'
   const opened = inode()
   const load = new Load(target, protocol)
   await eventually(() => load.processes === 1)
@@ -77,27 +82,36 @@ async function restartUnderLoad (t: Test, { parent, target }: Activated, protoco
     Array.from({ length: RESTARTS + 1 }, () => ({ refused: 0, cut: [], exitCode: 0 })))
 }
 
+const AFTER_EXIT = 'when the next process starts after the exit'
 const WHEN = {
-  'when the next process starts after the exit': {},
+  [AFTER_EXIT]: {},
   'when the next process starts during the shutdown': { OVERLAP: '1' },
   'with a delay': { OPTIONS: '{"shutdownDelay":200}' }
 }
 
-for (const protocol of ['http', 'https', 'h2c', 'h2'] as const) {
+for (const protocol of PROTOCOLS) {
   for (const [when, settings] of Object.entries(WHEN)) {
-    for (const onUnix of [false, true]) {
-      t.test(`restarts under load lose no request over ${protocol} on an inherited ${onUnix ? 'Unix socket' : 'listener'} ${when}`, async t => {
-        const env = { ...NO_COVERAGE, PROTOCOL: protocol, CERTIFICATE, ...settings }
-        await restartUnderLoad(t, await plainParent(t, env, onUnix ? socketPath(t) : undefined), protocol)
-      })
-    }
-  }
-  for (const onUnix of [false, true]) {
-    t.test(`restarts under load lose no request over ${protocol} with the ${onUnix ? 'Unix socket' : 'socket'} of systemd`, UNDER_SYSTEMD, async t => {
-      const env = { PROTOCOL: protocol, CERTIFICATE }
-      await restartUnderLoad(t, await underSystemd(t, RESTARTER, env, onUnix ? socketPath(t) : undefined), protocol)
+    if (!LONG && protocol !== 'http' && when !== AFTER_EXIT) continue
+    t.test(`restarts under load lose no request on an inherited listener over ${protocol} ${when}`, async t => {
+      await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, PROTOCOL: protocol, ...settings }), protocol)
     })
   }
+}
+
+for (const protocol of LONG ? PROTOCOLS : ['http', 'h2'] as const) {
+  t.test(`restarts under load lose no request on an inherited Unix socket over ${protocol}`, async t => {
+    await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, PROTOCOL: protocol }, socketPath(t)), protocol)
+  })
+}
+
+for (const protocol of LONG ? PROTOCOLS : ['http'] as const) {
+  t.test(`restarts under load lose no request with the socket of systemd over ${protocol}`, UNDER_SYSTEMD, async t => {
+    await restartUnderLoad(t, await underSystemd(t, RESTARTER, { PROTOCOL: protocol }), protocol)
+  })
+
+  t.test(`restarts under load lose no request with the Unix socket of systemd over ${protocol}`, UNDER_SYSTEMD, async t => {
+    await restartUnderLoad(t, await underSystemd(t, RESTARTER, { PROTOCOL: protocol }, socketPath(t)), protocol)
+  })
 }
 
 t.test('the example serves on the socket of systemd', UNDER_SYSTEMD, async t => {
@@ -174,5 +188,39 @@ t.test('a connection that was accepted before the listener was closed has time t
   await parent.log.line(/All requests drained/)
   await client.get('/').closed
   t.match(client.text, /^HTTP\/1\.1 200 OK/)
+  await parent.log.line(/service exited: 0/)
+})
+
+/** A connection to a service with TLS and HTTP/2 that is accepted, but has not begun its handshake, when the service begins to drain. */
+async function beforeHandshake (t: Test): Promise<{ parent: Program, session: () => ClientHttp2Session, upload: ClientHttp2Stream }> {
+  const { parent, target } = await plainParent(t, { PROTOCOL: 'h2' })
+  const open = (socket: Socket): ClientHttp2Session => {
+    const secure = connectSecure({ socket, rejectUnauthorized: false, ALPNProtocols: ['h2'] })
+    const session = connectHttp2('https://localhost', { createConnection: () => secure })
+    t.teardown(() => { session.destroy() })
+    return session
+  }
+  const upload = open(connect(target as number, '127.0.0.1')).request({ ':method': 'POST', ':path': '/', 'content-type': 'text/plain' })
+  upload.write('begun')
+  await parent.log.line(/incoming request/)
+  const { socket } = new RawClient(target)
+  await eventually(() => parent.log.messages(/connection accepted/).length === 2)
+  parent.kill('SIGUSR2')
+  await parent.log.line(/Waiting for 1 in-flight request/)
+  return { parent, session: () => open(socket), upload }
+}
+
+t.test('an HTTP/2 session whose handshake has taken until the drain gets GOAWAY after its first request', async t => {
+  const { parent, session, upload } = await beforeHandshake(t)
+  const late = session()
+  const goaway = once(late, 'goaway')
+  const stream = late.request({ ':path': '/' })
+  const [headers] = await once(stream, 'response') as [{ ':status': number }]
+  t.equal(headers[':status'], 200)
+  stream.resume()
+  const [code] = await goaway as [number]
+  t.equal(code, constants.NGHTTP2_NO_ERROR)
+  t.strictSame(parent.log.messages(/All requests drained/), [])
+  upload.resume().end()
   await parent.log.line(/service exited: 0/)
 })

@@ -32,6 +32,8 @@ export class Connections {
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
   #isKeepAliveDisabled = false
+  /** Whether `closeIdle()` has been called. */
+  #isClosingIdle = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
   /** Whether the parent process has opened the listener, and keeps it open: `listen({ fd })`, as with systemd socket activation. */
@@ -162,10 +164,16 @@ export class Connections {
     return exchange
   }
 
-  /** After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. */
+  /**
+   * After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. A session that has
+   * opened after `closeIdle()`, because its TLS handshake took until then, gets GOAWAY with its first request.
+   */
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
-    if (exchange.isStream) return
+    if (exchange.isStream) {
+      if (this.#isClosingIdle) exchange.endConnection()
+      return
+    }
     exchange.previous?.keepConnection()
     this.#endWhenReceived(exchange)
   }
@@ -243,6 +251,7 @@ export class Connections {
    * GOAWAY.
    */
   closeIdle (): void {
+    this.#isClosingIdle = true
     for (const session of this.#sessions) closeSession(session)
     for (const server of this.#servers as Set<Partial<KeepAliveServer>>) {
       if (server.keepAliveTimeout === undefined) continue
