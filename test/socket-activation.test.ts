@@ -13,6 +13,7 @@ import { renameSync, statSync } from 'node:fs'
 import { connect as connectHttp2, constants } from 'node:http2'
 import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectSecure } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { generate } from 'selfsigned'
@@ -222,5 +223,19 @@ t.test('an HTTP/2 session whose handshake has taken until the drain gets GOAWAY 
   t.equal(code, constants.NGHTTP2_NO_ERROR)
   t.strictSame(parent.log.messages(/All requests drained/), [])
   upload.resume().end()
+  await parent.log.line(/service exited: 0/)
+})
+
+t.test('a TLS handshake that begins late on a connection accepted before the listener was closed is completed, and its request is served', async t => {
+  const { parent, target } = await plainParent(t, { PROTOCOL: 'https' })
+  const { socket } = new RawClient(target)
+  await parent.log.line(/connection accepted/)
+  parent.kill('SIGUSR2')
+  await parent.log.line(/All requests drained/)
+  // Longer than no request may arrive before idle connections are closed: a slow network.
+  await sleep(150)
+  const client = new RawClient(connectSecure({ socket, rejectUnauthorized: false })).get('/')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close/i)
   await parent.log.line(/service exited: 0/)
 })

@@ -43,7 +43,10 @@ export class Connections {
   #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
-  /** When a request last arrived, one was answered after `disableKeepAlive()`, or the listener was closed, on the clock of now(). */
+  /**
+   * When a request last arrived or the listener was closed, or, after `disableKeepAlive()`, a request was answered or a connection was
+   * ready for its first one, on the clock of now().
+   */
   lastActivity = -Infinity
   #whenGone: (() => void) | undefined
 
@@ -65,6 +68,7 @@ export class Connections {
     const allowsHttp1 = 'requestTimeout' in server
     const speaks = (socket: Socket & { alpnProtocol?: unknown }) => {
       this.#speaking.add(new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2'))
+      if (this.#isKeepAliveDisabled) this.lastActivity = now()
     }
     server.on('connection', (socket: Socket) => {
       this.#accept(socket)
@@ -134,6 +138,11 @@ export class Connections {
   /** Whether any connection is open. */
   get isAnyOpen (): boolean {
     return this.#speaking.size > 0 || this.#beneathTls.size > 0
+  }
+
+  /** Whether a TLS handshake is in progress. Its client sends a request next. */
+  get isHandshaking (): boolean {
+    return this.#beneathTls.size > this.#speaking.size
   }
 
   /** Whether another request may arrive: a connection is open, or clients connect again after `Connection: close`. */

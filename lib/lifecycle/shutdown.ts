@@ -21,7 +21,7 @@ import { once } from 'node:events'
 import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, now, setInterval, wholeTurn, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
+import { CLOSE_GRACE, EXIT_MARGIN, FIRST_REQUEST, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { mayBeDeploy } from './process.ts'
 import { loggable } from './report.ts'
@@ -360,12 +360,13 @@ export class Shutdown {
     }
   }
 
-  /** Waits until, for a short time, no request has arrived and no response has been sent. */
+  /** Waits until, for a short time, no request has arrived, no response has been sent, and no TLS handshake has been in progress. */
   async #quiet (): Promise<void> {
     const { connections } = this.#parts
-    const end = now() + QUIET.most
+    const end = now() + (connections.isHandshaking ? FIRST_REQUEST : QUIET.most)
     while (connections.mayReceive) {
-      const left = Math.min(connections.lastActivity + QUIET.milliseconds, end) - now()
+      const last = connections.isHandshaking ? now() : connections.lastActivity
+      const left = Math.min(last + QUIET.milliseconds, end) - now()
       if (left <= 0) return
       await within(left, connections.gone())
     }
