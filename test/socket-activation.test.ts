@@ -76,6 +76,7 @@ async function restartUnderLoad (t: Test, { parent, target }: Activated, protoco
   await load.stop()
   parent.kill('SIGTERM')
   await parent.exit
+  t.equal(inode(), opened, 'the path of a Unix socket stays after the last exit')
   t.strictSame(load.lost, [])
   t.comment(`${load.answers.length} requests, ${RESTARTS} restarts, ${load.lost.length} lost, sent again: ${JSON.stringify(load.repeated)}`)
   const reports = parent.log.lines.flatMap(({ report }) => report === undefined ? [] : [report as ShutdownReport])
@@ -226,16 +227,18 @@ t.test('an HTTP/2 session whose handshake has taken until the drain gets GOAWAY 
   await parent.log.line(/service exited: 0/)
 })
 
-t.test('a TLS handshake that begins late on a connection accepted before the listener was closed is completed, and its request is served', async t => {
-  const { parent, target } = await plainParent(t, { PROTOCOL: 'https' })
-  const { socket } = new RawClient(target)
-  await parent.log.line(/connection accepted/)
-  parent.kill('SIGUSR2')
-  await parent.log.line(/All requests drained/)
-  // Longer than no request may arrive before idle connections are closed: a slow network.
-  await sleep(150)
-  const client = new RawClient(connectSecure({ socket, rejectUnauthorized: false })).get('/')
-  await client.closed
-  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close/i)
-  await parent.log.line(/service exited: 0/)
-})
+for (const protocol of ['http', 'https'] as const) {
+  t.test(`a slow client on a connection accepted before the listener was closed has time to send a request over ${protocol}`, async t => {
+    const { parent, target } = await plainParent(t, { PROTOCOL: protocol })
+    const { socket } = new RawClient(target)
+    await parent.log.line(/connection accepted/)
+    parent.kill('SIGUSR2')
+    await parent.log.line(/All requests drained/)
+    // Longer than the time without requests after which idle connections are closed.
+    await sleep(150)
+    const client = new RawClient(protocol === 'https' ? connectSecure({ socket, rejectUnauthorized: false }) : socket).get('/')
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close/i)
+    await parent.log.line(/service exited: 0/)
+  })
+}

@@ -140,9 +140,9 @@ export class Connections {
     return this.#speaking.size > 0 || this.#beneathTls.size > 0
   }
 
-  /** Whether a TLS handshake is in progress. Its client sends a request next. */
-  get isHandshaking (): boolean {
-    return this.#beneathTls.size > this.#speaking.size
+  /** Whether nothing has arrived yet on a connection, or its TLS handshake is in progress: a slow client may send a request next. */
+  get isAnyUnused (): boolean {
+    return this.#beneathTls.size > this.#speaking.size || [...this.#speaking].some(({ socket }) => socket.bytesRead === 0)
   }
 
   /** Whether another request may arrive: a connection is open, or clients connect again after `Connection: close`. */

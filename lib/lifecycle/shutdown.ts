@@ -360,12 +360,12 @@ export class Shutdown {
     }
   }
 
-  /** Waits until, for a short time, no request has arrived, no response has been sent, and no TLS handshake has been in progress. */
+  /** Waits until, for a short time, no request has arrived, no response has been sent, and no connection is unused. */
   async #quiet (): Promise<void> {
     const { connections } = this.#parts
-    const end = now() + (connections.isHandshaking ? FIRST_REQUEST : QUIET.most)
+    const end = now() + (connections.isAnyUnused ? FIRST_REQUEST : QUIET.most)
     while (connections.mayReceive) {
-      const last = connections.isHandshaking ? now() : connections.lastActivity
+      const last = connections.isAnyUnused ? now() : connections.lastActivity
       const left = Math.min(last + QUIET.milliseconds, end) - now()
       if (left <= 0) return
       await within(left, connections.gone())
