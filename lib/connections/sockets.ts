@@ -38,15 +38,13 @@ export class Connections {
   isOpenedByFastify = false
   /** Whether the parent process has opened the listener, and keeps it open: `listen({ fd })`, as with systemd socket activation. */
   isInherited = false
-  #isStopped = false
+  /** When `stopListening()` was called, on the clock of now(). */
+  #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
   #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
-  /**
-   * When a request last arrived or the listener was closed, or, after `disableKeepAlive()`, a request was answered or a connection was
-   * ready for its first one, on the clock of now().
-   */
+  /** When a request last arrived, one was answered after `disableKeepAlive()`, or the listener was closed, on the clock of now(). */
   lastActivity = -Infinity
   #whenGone: (() => void) | undefined
 
@@ -68,7 +66,6 @@ export class Connections {
     const allowsHttp1 = 'requestTimeout' in server
     const speaks = (socket: Socket & { alpnProtocol?: unknown }) => {
       this.#speaking.add(new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2'))
-      if (this.#isKeepAliveDisabled) this.lastActivity = now()
     }
     server.on('connection', (socket: Socket) => {
       this.#accept(socket)
@@ -99,7 +96,7 @@ export class Connections {
       Object.assign(server, { closeIdleConnections })
       if (this.#isClosing) this.closeAll()
       // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
-      if (!this.#isStopped && !this.isListening) onServerClose()
+      if (this.#stoppedAt === -Infinity && !this.isListening) onServerClose()
       return server
     }
   }
@@ -140,9 +137,13 @@ export class Connections {
     return this.#speaking.size > 0 || this.#beneathTls.size > 0
   }
 
-  /** Whether nothing has arrived yet on a connection, or its TLS handshake is in progress: a slow client may send a request next. */
-  get isAnyUnused (): boolean {
-    return this.#beneathTls.size > this.#speaking.size || [...this.#speaking].some(({ socket }) => socket.bytesRead === 0)
+  /**
+   * Until when a slow client has time for the first request on a connection that was accepted before the listener closed: nothing has
+   * arrived on it yet, or its TLS handshake is in progress.
+   */
+  get unusedUntil (): number {
+    const isUnused = this.#beneathTls.size > this.#speaking.size || [...this.#speaking].some(({ socket }) => socket.bytesRead === 0)
+    return isUnused ? this.#stoppedAt + FIRST_REQUEST : -Infinity
   }
 
   /** Whether another request may arrive: a connection is open, or clients connect again after `Connection: close`. */
@@ -293,9 +294,8 @@ export class Connections {
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */
   stopListening (): void {
     if (!this.isOpenedByFastify) return
-    this.#isStopped = true
     // A connection accepted just before may be about to send its first request.
-    this.lastActivity = now()
+    this.#stoppedAt = this.lastActivity = now()
     // Fastify passes a callback, and so may a replaced close() rely on one.
     for (const server of this.#servers) if (server.listening) server.close(() => {})
   }

@@ -21,7 +21,7 @@ import { once } from 'node:events'
 import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, now, setInterval, wholeTurn, within } from '../clock.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { CLOSE_GRACE, EXIT_MARGIN, FIRST_REQUEST, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
+import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { mayBeDeploy } from './process.ts'
 import { loggable } from './report.ts'
@@ -360,15 +360,16 @@ export class Shutdown {
     }
   }
 
-  /** Waits until, for a short time, no request has arrived, no response has been sent, and no connection is unused. */
+  /** Waits until, for a short time, no request has arrived, no response has been sent, and slow clients have had their time. */
   async #quiet (): Promise<void> {
     const { connections } = this.#parts
-    const end = now() + (connections.isAnyUnused ? FIRST_REQUEST : QUIET.most)
+    const end = now() + QUIET.most
     while (connections.mayReceive) {
-      const last = connections.isAnyUnused ? now() : connections.lastActivity
-      const left = Math.min(last + QUIET.milliseconds, end) - now()
+      const quiet = Math.min(connections.lastActivity + QUIET.milliseconds, end)
+      const left = Math.max(quiet, connections.unusedUntil) - now()
       if (left <= 0) return
-      await within(left, connections.gone())
+      // No event tells that a connection is in use.
+      await within(Math.min(left, QUIET.milliseconds), connections.gone())
     }
   }
 
