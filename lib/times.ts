@@ -54,7 +54,7 @@ export const ACCEPT_BACKLOG = 250
 /** A rejected client that reconnects immediately does so within this time. */
 export const RECONNECT_WINDOW = 50
 
-/** A connection accepted during shutdown has this long to send a request. */
+/** A connection accepted during shutdown has this long to send a request; one accepted before, this long after its listener closed. */
 export const FIRST_REQUEST = 500
 
 /** An HTTP/2 session that has been sent GOAWAY has this long to close by itself. */

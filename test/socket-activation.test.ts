@@ -1,115 +1,69 @@
 // A listening socket that outlives the service: the parent process has opened it, and passes it to one process after another.
 
 import t from 'tap'
-import type { AddressInfo } from 'node:net'
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2'
+import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { ShutdownReport } from '../types/index.ts'
+import type { LoadProtocol, LoadTarget } from './load.ts'
 import type { Program } from './helpers.ts'
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { Agent, get } from 'node:http'
-import { createServer } from 'node:net'
+import { renameSync, statSync } from 'node:fs'
+import { connect as connectHttp2, constants } from 'node:http2'
+import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { connect as connectSecure } from 'node:tls'
 import { fileURLToPath } from 'node:url'
-import { LONG, NO_COVERAGE, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand } from './helpers.ts'
+import { generate } from 'selfsigned'
+import { LONG, NO_COVERAGE, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand, socketPath } from './helpers.ts'
+import { Load } from './load.ts'
 
-const RESTARTS = LONG ? 10 : 2
+const RESTARTS = LONG ? 5 : 2
+const PROTOCOLS = ['http', 'https', 'h2c', 'h2'] as const
 const RESTARTER = [process.execPath, ...TYPESCRIPT, fixture('restarter')]
+
+const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
+const CERTIFICATE = JSON.stringify({ key, cert })
 
 interface Activated {
   parent: Program
-  port: number
+  target: LoadTarget
 }
 
 /** A plain parent process: its socket is opened here, and only it keeps it open. */
-async function plainParent (t: Test, env: Record<string, string> = {}): Promise<Activated> {
-  const server = createServer().listen(0, '127.0.0.1')
+async function plainParent (t: Test, env: Record<string, string> = {}, path?: string): Promise<Activated> {
+  // Node removes the path on which it has listened. systemd does not, and the one that clients know must stay.
+  const server = path === undefined ? createServer().listen(0, '127.0.0.1') : createServer().listen(`${path}-`)
   await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
+  if (path !== undefined) renameSync(`${path}-`, path)
+  const target = path ?? (server.address() as AddressInfo).port
   // Node has no public way to get the file descriptor of a server.
   const { fd } = (server as unknown as { _handle: { fd: number } })._handle // oxlint-disable-line no-underscore-dangle
-  const parent = runCommand(t, RESTARTER, env, [fd])
+  const parent = runCommand(t, RESTARTER, { CERTIFICATE, ...env, ...path !== undefined && { SOCKET_PATH: path } }, [fd])
   server.close()
-  return { parent, port }
+  return { parent, target }
 }
 
 const hasSystemd = spawnSync('systemd-socket-activate', ['--version']).error === undefined
+const UNDER_SYSTEMD = { skip: hasSystemd ? false : 'systemd-socket-activate is not installed' }
 
 /** systemd-socket-activate opens the socket, and becomes the parent process on the first connection. */
-async function underSystemd (t: Test, command: readonly string[], env: Record<string, string> = {}): Promise<Activated> {
-  const port = await freePort()
-  const settings = Object.entries(env).map(([name, value]) => `--setenv=${name}=${value}`)
-  const parent = runCommand(t, ['systemd-socket-activate', `--listen=127.0.0.1:${port}`, ...settings, ...command])
+async function underSystemd (t: Test, command: readonly string[], env: Record<string, string> = {}, path?: string): Promise<Activated> {
+  const target = path ?? await freePort()
+  const settings = Object.entries({ CERTIFICATE, ...env, ...path !== undefined && { SOCKET_PATH: path } }).map(([name, value]) => `--setenv=${name}=${value}`)
+  const address = path ?? `127.0.0.1:${target}`
+  const parent = runCommand(t, ['systemd-socket-activate', `--listen=${address}`, ...settings, ...command])
   await eventually(() => /Listening on/.test(parent.output()))
-  return { parent, port }
+  return { parent, target }
 }
 
-/** Sends requests until stopped, one after another; `answers` are their bodies, and `lost` is what else happened to them. */
-class Load {
-  readonly answers: string[] = []
-  readonly lost: string[] = []
-  /** How many requests were sent again, because their connection had just been closed. */
-  repeated = 0
-  readonly #stop = new AbortController()
-  readonly #clients: Promise<void>[] = []
-
-  constructor (port: number) {
-    for (let index = 0; index < 24; index++) {
-      this.#clients.push(this.#run(index % 2 === 0, port, index % 8 < 2 ? '/slow' : '/'))
-    }
-  }
-
-  async #run (keepAlive: boolean, port: number, path: string): Promise<void> {
-    const agent = new Agent({ keepAlive, maxSockets: 1 })
-    while (!this.#stop.signal.aborted) {
-      await this.#request(agent, port, path, keepAlive ? 'kept connection' : 'new connection')
-      await sleep(Math.random() * 10)
-    }
-    agent.destroy()
-  }
-
-  /**
-   * A kept connection may be closed just as the client sends on it. HTTP/1.1 has no remedy but another request, which clients send if
-   * the connection was used before. Here, that happens only if the client pauses for longer than an idle connection is kept.
-   */
-  async #request (agent: Agent, port: number, path: string, kind: string): Promise<void> {
-    const isClosed = await new Promise<boolean>(resolve => {
-      const fail = (error: Error) => {
-        this.lost.push(`${kind}: ${error.message}`)
-        resolve(false)
-      }
-      const request = get({ port, host: '127.0.0.1', agent, path }, response => {
-        let body = ''
-        response.setEncoding('utf8').on('data', (chunk: string) => { body += chunk }).on('error', fail).on('end', () => {
-          if (response.statusCode === 200) this.answers.push(body)
-          else this.lost.push(`${kind}: ${response.statusCode}`)
-          resolve(false)
-        })
-      }).on('error', (error: NodeJS.ErrnoException) => {
-        // Once the response has begun, it gets the error itself.
-        if (request.reusedSocket && error.code === 'ECONNRESET') resolve(true)
-        else fail(error)
-      })
-    })
-    if (!isClosed) return
-    this.repeated++
-    await this.#request(agent, port, path, kind)
-  }
-
-  /** How many processes have answered. */
-  get processes (): number {
-    return new Set(this.answers).size
-  }
-
-  async stop (): Promise<void> {
-    this.#stop.abort()
-    await Promise.all(this.#clients)
-  }
-}
-
-async function restartUnderLoad (t: Test, { parent, port }: Activated): Promise<void> {
-  const load = new Load(port)
+async function restartUnderLoad (t: Test, { parent, target }: Activated, protocol: LoadProtocol = 'http'): Promise<void> {
+  // Undefined without a file, if a process has removed the path.
+  const inode = () => typeof target === 'string' ? statSync(target, { throwIfNoEntry: false })?.ino : 'port'
+  const opened = inode()
+  const load = new Load(target, protocol)
   await eventually(() => load.processes === 1)
   for (let restart = 1; restart <= RESTARTS; restart++) {
     const before = load.answers.length
@@ -117,57 +71,73 @@ async function restartUnderLoad (t: Test, { parent, port }: Activated): Promise<
     parent.kill('SIGHUP')
     await eventually(() => load.processes === restart + 1)
     await eventually(() => parent.log.messages(/service exited/).length === restart)
+    t.equal(inode(), opened, 'the path of a Unix socket stays')
   }
   await load.stop()
   parent.kill('SIGTERM')
   await parent.exit
+  t.equal(inode(), opened, 'the path of a Unix socket stays after the last exit')
   t.strictSame(load.lost, [])
-  t.comment(`${load.answers.length} requests, ${RESTARTS} restarts, ${load.lost.length} lost, ${load.repeated} sent again`)
+  t.comment(`${load.answers.length} requests, ${RESTARTS} restarts, ${load.lost.length} lost, sent again: ${JSON.stringify(load.repeated)}`)
   const reports = parent.log.lines.flatMap(({ report }) => report === undefined ? [] : [report as ShutdownReport])
   t.strictSame(reports.map(({ refused, cut, exitCode }) => ({ refused, cut, exitCode })),
     Array.from({ length: RESTARTS + 1 }, () => ({ refused: 0, cut: [], exitCode: 0 })))
 }
 
-for (const [name, env] of Object.entries({
-  'when the next process starts after the exit': {},
+const AFTER_EXIT = 'when the next process starts after the exit'
+const WHEN = {
+  [AFTER_EXIT]: {},
   'when the next process starts during the shutdown': { OVERLAP: '1' },
   'with a delay': { OPTIONS: '{"shutdownDelay":200}' }
-})) {
-  t.test(`restarts under load lose no request on an inherited listener ${name}`, async t => {
-    await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, ...env }))
+}
+
+for (const protocol of PROTOCOLS) {
+  for (const [when, settings] of Object.entries(WHEN)) {
+    if (!LONG && protocol !== 'http' && when !== AFTER_EXIT) continue
+    t.test(`restarts under load lose no request on an inherited listener over ${protocol} ${when}`, async t => {
+      await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, PROTOCOL: protocol, ...settings }), protocol)
+    })
+  }
+}
+
+for (const protocol of LONG ? PROTOCOLS : ['http', 'h2'] as const) {
+  t.test(`restarts under load lose no request on an inherited Unix socket over ${protocol}`, async t => {
+    await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, PROTOCOL: protocol }, socketPath(t)), protocol)
   })
 }
 
-t.test('restarts under load lose no request with the socket of systemd', {
-  skip: hasSystemd ? false : 'systemd-socket-activate is not installed'
-}, async t => {
-  await restartUnderLoad(t, await underSystemd(t, RESTARTER))
-})
+for (const protocol of LONG ? PROTOCOLS : ['http'] as const) {
+  t.test(`restarts under load lose no request with the socket of systemd over ${protocol}`, UNDER_SYSTEMD, async t => {
+    await restartUnderLoad(t, await underSystemd(t, RESTARTER, { PROTOCOL: protocol }), protocol)
+  })
 
-t.test('the example serves on the socket of systemd', {
-  skip: hasSystemd ? false : 'systemd-socket-activate is not installed'
-}, async t => {
+  t.test(`restarts under load lose no request with the Unix socket of systemd over ${protocol}`, UNDER_SYSTEMD, async t => {
+    await restartUnderLoad(t, await underSystemd(t, RESTARTER, { PROTOCOL: protocol }, socketPath(t)), protocol)
+  })
+}
+
+t.test('the example serves on the socket of systemd', UNDER_SYSTEMD, async t => {
   const server = fileURLToPath(new URL('../example/server.ts', import.meta.url))
   const database = join(t.testdir({}), 'notes.sqlite')
-  const { parent, port } = await underSystemd(t, [process.execPath, ...TYPESCRIPT, server], { DATABASE: database, PORT: '1' })
-  const client = new RawClient(port).get('/ready')
+  const { parent, target } = await underSystemd(t, [process.execPath, ...TYPESCRIPT, server], { DATABASE: database, PORT: '1' })
+  const client = new RawClient(target).get('/ready')
   await client.until(/"ready":true/)
-  t.equal(await portOf(parent), port)
+  t.equal(await portOf(parent), target)
   parent.kill('SIGTERM')
   t.strictSame(await parent.exit, { code: 0, signal: null })
 })
 
 /** A process that drains, because it has a slow request in flight. */
 async function draining (t: Test): Promise<Activated & { pid: string, slow: RawClient, idle: RawClient }> {
-  const { parent, port } = await plainParent(t)
-  const idle = new RawClient(port).get('/')
+  const { parent, target } = await plainParent(t)
+  const idle = new RawClient(target).get('/')
   await idle.until(/\r\n\r\n\d+$/)
   const pid = bodyOf(idle)
-  const slow = new RawClient(port).get('/slow')
+  const slow = new RawClient(target).get('/slow')
   await parent.log.line(/slow request is in/)
   parent.kill('SIGUSR2')
   await parent.log.line(/Waiting for 1 in-flight request/)
-  return { parent, port, pid, slow, idle }
+  return { parent, target, pid, slow, idle }
 }
 
 function bodyOf ({ text }: RawClient): string {
@@ -175,14 +145,14 @@ function bodyOf ({ text }: RawClient): string {
 }
 
 t.test('a connection that arrives while the process drains is answered by the next one', async t => {
-  const { parent, port, pid, slow } = await draining(t)
-  const client = new RawClient(port).get('/')
+  const { parent, target, pid, slow } = await draining(t)
+  const client = new RawClient(target).get('/')
   await once(client.socket, 'connect')
   await slow.closed
   t.match(slow.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close/i)
   t.equal(bodyOf(slow), pid)
   await parent.log.line(/service exited: 0/)
-  const between = new RawClient(port).get('/')
+  const between = new RawClient(target).get('/')
   await once(between.socket, 'connect')
   t.equal(client.text, '')
   parent.kill('SIGALRM')
@@ -212,13 +182,63 @@ t.test('a request that arrives just after the last one in flight has ended is se
 })
 
 t.test('a connection that was accepted before the listener was closed has time to send a request', async t => {
-  const { parent, port } = await plainParent(t, { OPTIONS: '{"shutdownDelay":300}' })
-  await new RawClient(port).get('/').until(/\r\n\r\n\d+$/)
+  const { parent, target } = await plainParent(t, { OPTIONS: '{"shutdownDelay":300}' })
+  await new RawClient(target).get('/').until(/\r\n\r\n\d+$/)
   parent.kill('SIGUSR2')
   await parent.log.line(/still serving/)
-  const client = new RawClient(port)
+  const client = new RawClient(target)
   await parent.log.line(/All requests drained/)
   await client.get('/').closed
   t.match(client.text, /^HTTP\/1\.1 200 OK/)
   await parent.log.line(/service exited: 0/)
 })
+
+/** A connection to a service with TLS and HTTP/2 that is accepted, but has not begun its handshake, when the service begins to drain. */
+async function beforeHandshake (t: Test): Promise<{ parent: Program, session: () => ClientHttp2Session, upload: ClientHttp2Stream }> {
+  const { parent, target } = await plainParent(t, { PROTOCOL: 'h2' })
+  const open = (socket: Socket): ClientHttp2Session => {
+    const secure = connectSecure({ socket, rejectUnauthorized: false, ALPNProtocols: ['h2'] })
+    const session = connectHttp2('https://localhost', { createConnection: () => secure })
+    t.teardown(() => { session.destroy() })
+    return session
+  }
+  const upload = open(connect(target as number, '127.0.0.1')).request({ ':method': 'POST', ':path': '/', 'content-type': 'text/plain' })
+  upload.write('begun')
+  await parent.log.line(/incoming request/)
+  const { socket } = new RawClient(target)
+  await eventually(() => parent.log.messages(/connection accepted/).length === 2)
+  parent.kill('SIGUSR2')
+  await parent.log.line(/Waiting for 1 in-flight request/)
+  return { parent, session: () => open(socket), upload }
+}
+
+t.test('an HTTP/2 session whose handshake has taken until the drain gets GOAWAY after its first request', async t => {
+  const { parent, session, upload } = await beforeHandshake(t)
+  const late = session()
+  const goaway = once(late, 'goaway')
+  const stream = late.request({ ':path': '/' })
+  const [headers] = await once(stream, 'response') as [{ ':status': number }]
+  t.equal(headers[':status'], 200)
+  stream.resume()
+  const [code] = await goaway as [number]
+  t.equal(code, constants.NGHTTP2_NO_ERROR)
+  t.strictSame(parent.log.messages(/All requests drained/), [])
+  upload.resume().end()
+  await parent.log.line(/service exited: 0/)
+})
+
+for (const protocol of ['http', 'https'] as const) {
+  t.test(`a slow client on a connection accepted before the listener was closed has time to send a request over ${protocol}`, async t => {
+    const { parent, target } = await plainParent(t, { PROTOCOL: protocol })
+    const { socket } = new RawClient(target)
+    await parent.log.line(/connection accepted/)
+    parent.kill('SIGUSR2')
+    await parent.log.line(/All requests drained/)
+    // Longer than the time without requests after which idle connections are closed.
+    await sleep(150)
+    const client = new RawClient(protocol === 'https' ? connectSecure({ socket, rejectUnauthorized: false }) : socket).get('/')
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close/i)
+    await parent.log.line(/service exited: 0/)
+  })
+}

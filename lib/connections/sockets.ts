@@ -33,11 +33,14 @@ export class Connections {
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
   #isKeepAliveDisabled = false
+  /** Whether `closeIdle()` has been called. */
+  #isClosingIdle = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
   /** Whether the parent process has opened the listener, and keeps it open: `listen({ fd })`, as with systemd socket activation. */
   isInherited = false
-  #isStopped = false
+  /** When `stopListening()` was called, on the clock of now(). */
+  #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
   #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
@@ -94,7 +97,7 @@ export class Connections {
       Object.assign(server, { closeIdleConnections })
       if (this.#isClosing) this.closeAll()
       // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
-      if (!this.#isStopped && !this.isListening) onServerClose()
+      if (this.#stoppedAt === -Infinity && !this.isListening) onServerClose()
       return server
     }
   }
@@ -135,6 +138,15 @@ export class Connections {
     return this.#speaking.size > 0 || this.#beneathTls.size > 0
   }
 
+  /**
+   * Until when a slow client has time for the first request on a connection that was accepted before the listener closed: nothing has
+   * arrived on it yet, or its TLS handshake is in progress.
+   */
+  get unusedUntil (): number {
+    const isUnused = this.#beneathTls.size > this.#speaking.size || [...this.#speaking].some(({ socket }) => socket.bytesRead === 0)
+    return isUnused ? this.#stoppedAt + FIRST_REQUEST : -Infinity
+  }
+
   /** Whether another request may arrive: a connection is open, or clients connect again after `Connection: close`. */
   get mayReceive (): boolean {
     return this.isAnyOpen || this.#lastAccepted > -Infinity
@@ -163,10 +175,16 @@ export class Connections {
     return exchange
   }
 
-  /** After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. */
+  /**
+   * After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. A session that has
+   * opened after `closeIdle()`, because its TLS handshake took until then, gets GOAWAY with its first request.
+   */
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
-    if (exchange.isStream) return
+    if (exchange.isStream) {
+      if (this.#isClosingIdle) exchange.endConnection()
+      return
+    }
     exchange.previous?.keepConnection()
     this.#endWhenReceived(exchange)
   }
@@ -246,6 +264,7 @@ export class Connections {
 
   /** From now on, connections are closed soon after they become idle, such as those whose response had already begun. */
   closeIdle (): void {
+    this.#isClosingIdle = true
     for (const server of this.#servers as Set<Partial<KeepAliveServer>>) {
       if (server.keepAliveTimeout === undefined) continue
       server.keepAliveTimeout = DRAINING_KEEP_ALIVE
@@ -277,9 +296,8 @@ export class Connections {
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */
   stopListening (): void {
     if (!this.isOpenedByFastify) return
-    this.#isStopped = true
     // A connection accepted just before may be about to send its first request.
-    this.lastActivity = now()
+    this.#stoppedAt = this.lastActivity = now()
     // Fastify passes a callback, and so may a replaced close() rely on one.
     for (const server of this.#servers) if (server.listening) server.close(() => {})
   }

@@ -400,14 +400,16 @@ export class Shutdown {
     }
   }
 
-  /** Waits until, for a short time, no request has arrived and no response has been sent. */
+  /** Waits until, for a short time, no request has arrived, no response has been sent, and slow clients have had their time. */
   async #quiet (): Promise<void> {
     const { connections } = this.#parts
     const end = now() + QUIET.most
     while (connections.mayReceive) {
-      const left = Math.min(connections.lastActivity + QUIET.milliseconds, end) - now()
+      const quiet = Math.min(connections.lastActivity + QUIET.milliseconds, end)
+      const left = Math.max(quiet, connections.unusedUntil) - now()
       if (left <= 0) return
-      await within(left, connections.gone())
+      // No event tells that a connection is in use.
+      await within(Math.min(left, QUIET.milliseconds), connections.gone())
     }
   }
 
