@@ -42,8 +42,9 @@ const MOST_FAILURES = 20
 /** Prints each failed request with its time since the start of its restart. */
 export function printFailures ({ failed, restartsAt }: Run): void {
   for (const { at, what, on } of failed.slice(0, MOST_FAILURES)) {
-    const since = at - (restartsAt.findLast(begin => begin <= at) ?? 0)
-    console.log(`  failed ${since}ms after SIGTERM, on a ${on} connection: ${what.replace(/\s+/g, ' ')}`)
+    const restart = restartsAt.findLast(begin => begin <= at)
+    const when = restart === undefined ? `${at}ms after the load began` : `${at - restart}ms after SIGTERM`
+    console.log(`  failed ${when}, on a ${on} connection: ${what.replace(/\s+/g, ' ')}`)
   }
   if (failed.length > MOST_FAILURES) console.log(`  and ${failed.length - MOST_FAILURES} more`)
 }

@@ -167,11 +167,9 @@ async function roll (balancerName: BalancerName, subject: SubjectName): Promise<
   }
   started.push(...instances)
   const port = await freePort()
-  // At once, so that a balancer that is not installed is reported at once.
-  const [balancer] = await Promise.all([
-    kind.start(home, instances.map(instance => instance.port), port, started),
-    ...instances.map(async instance => { await instance.start() })
-  ])
+  await Promise.all(instances.map(async instance => { await instance.start() }))
+  // Now, because HAProxy takes each instance for up until its first check.
+  const balancer = await kind.start(home, instances.map(instance => instance.port), port, started)
 
   const load = startLoad(port, kind.keepsClients)
   const start = performance.now()
