@@ -6,7 +6,7 @@ import type { Loading, Start } from './loading.ts'
 import type { Memory } from './memory.ts'
 import type { Refusals, Throughput } from './throughput.ts'
 import { median } from './numbers.ts'
-import { BARE, OURS, PAIR } from './subjects.ts'
+import { BARE, OURS, PAIR, WATCHED } from './subjects.ts'
 
 export const PARTS = ['instructions', 'throughput', 'exit', 'memory', 'refusals', 'growth', 'loading'] as const
 export type Part = typeof PARTS[number]
@@ -52,6 +52,8 @@ export const BUDGETS: ReadonlyArray<{ load: LoadName, than: string, most: number
   { load: 'with the logger', than: BARE, most: 1.015, guard: 1.06 },
   { load: 'without a logger, pipelined 16 deep', than: PAIR, most: 1.03, guard: 1.1 }
 ]
+/** Subscribers on the diagnostics channels may cost a request this many times as much: what is left to chance. */
+const MOST_WATCHED = 1.005
 /** With the logger, the plugin takes fewer instructions than these packages. */
 const EXCEEDED_BY = ['@godaddy/terminus', '@fastify/under-pressure']
 
@@ -83,7 +85,8 @@ function judgeInstructions ({ instructions = {} }: Results): Verdict[] {
   return limits.flatMap(({ load, than, most }) => {
     const counts = instructions[load]
     return counts?.[than] === undefined ? [] : [atMost(`instructions a request, ${load}`, medians(counts), OURS, than, most)]
-  })
+  }).concat(Object.entries(instructions).filter(([, counts]) => WATCHED in counts).map(([load, counts]) =>
+    atMost(`instructions a request, ${load}, with subscribers`, medians(counts), WATCHED, OURS, MOST_WATCHED)))
 }
 
 function judgeExit ({ exit = {} }: Results): Verdict[] {

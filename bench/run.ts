@@ -17,7 +17,7 @@ import { measureLoading } from './loading.ts'
 import { measureMemory } from './memory.ts'
 import { median } from './numbers.ts'
 import { BUDGETS, judge, LOADS, PARTS, spread, type Counts, type LoadName, type Part, type Results, type Verdict } from './results.ts'
-import { OURS, PAIR, SUBJECTS } from './subjects.ts'
+import { OURS, PAIR, SUBJECTS, WATCHED } from './subjects.ts'
 import { grouped, tables } from './tables.ts'
 import { measureRefusals, measureThroughput } from './throughput.ts'
 
@@ -93,7 +93,7 @@ function write (results: Results): void {
   for (const [name, svg] of Object.entries(drawCharts(results))) writeFileSync(join(OUT, `${name}.svg`), svg)
 }
 
-const subjects = (): string[] => Object.keys(SUBJECTS)
+const subjects = (): string[] => Object.keys(SUBJECTS).filter(subject => subject !== WATCHED)
 /** The subjects that handle a shutdown, and bare Fastify. */
 const closers = (): string[] => subjects().filter(subject => subject !== PAIR && subject !== '@fastify/under-pressure')
 
@@ -102,7 +102,7 @@ const TOOLS: Partial<Record<Part, string>> = { instructions: 'valgrind', through
 const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
   instructions: async results => {
     results.instructions = {}
-    for (const load of Object.keys(LOADS) as LoadName[]) results.instructions[load] = await count(subjects(), load)
+    for (const load of Object.keys(LOADS) as LoadName[]) results.instructions[load] = await count(Object.keys(SUBJECTS), load)
   },
   throughput: async results => {
     results.throughput = await measureThroughput(directory, subjects(), PLAN)

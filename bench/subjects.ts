@@ -2,6 +2,7 @@
 
 import type { FastifyInstance } from 'fastify'
 import type { Server } from 'node:http'
+import { subscribe } from 'node:diagnostics_channel'
 
 export interface Subject {
   /** Runs before the routes are registered. */
@@ -31,6 +32,8 @@ const plugin = (name: string, options: object = {}): Subject => ({
 const PRESSURE = { maxEventLoopDelay: 60_000, maxHeapUsedBytes: 8e9, maxRssBytes: 8e9, maxEventLoopUtilization: 1 }
 
 export const OURS = 'fastify-graceful'
+/** The plugin with a subscriber on each of its diagnostics channels, which costs a request nothing: they tell of shutdowns only. */
+export const WATCHED = `${OURS}, with subscribers`
 export const BARE = 'bare Fastify'
 /** Two hooks that do nothing: the lowest possible cost of a plugin that counts requests. */
 export const PAIR = 'empty pair of hooks'
@@ -45,6 +48,12 @@ export const SUBJECTS: Readonly<Record<string, Subject>> = {
     }
   },
   [OURS]: plugin(OURS),
+  [WATCHED]: {
+    register: async app => {
+      for (const event of ['phase', 'refused', 'cut', 'callback', 'report']) subscribe(`fastify-graceful:${event}`, () => {})
+      await plugin(OURS).register?.(app)
+    }
+  },
   '@godaddy/terminus': {
     attach: async ({ server }) => {
       const { createTerminus } = await load<{ createTerminus: (server: Server, options: object) => void }>('@godaddy/terminus')
