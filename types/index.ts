@@ -167,9 +167,9 @@ export interface CallbackOptions {
   /** Name in log and report. Default: the function's name, else `callback 1` and so on. */
   name?: string
   /**
-   * How many milliseconds it may take. It may be shortened so that each later callback keeps half of its equal share.
-   * Default: an equal share of the time left, divided among the callbacks that have not run yet. With `when: 'start'`, it may last
-   * until the end of the drain, and this is the default.
+   * How many milliseconds it may take. It may be shortened so that each later callback keeps half of an equal share
+   * of the time for all. Default: an equal share of the time left, divided among the callbacks that have not run yet. With
+   * `when: 'start'`, it may last until the end of the drain, and this is the default.
    */
   timeout?: number
   /**

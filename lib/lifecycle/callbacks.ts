@@ -69,13 +69,20 @@ export class Callbacks {
     this.#drained.resolve(TIMED_OUT)
   }
 
-  /** Runs those for the end of the shutdown. Never rejects: errors are in the reports. */
+  /**
+   * Runs those for the end of the shutdown. Each gets an equal share of the time left, or its own timeout, which may be shortened so
+   * that each later callback keeps half of an equal share of the whole time. Time that a callback does not use is left to the later
+   * ones. Never rejects: errors are in the reports.
+   */
   async run (reason: string, deadline: number): Promise<void> {
     this.#running = 'end'
     const entries = this.#of('end')
+    const kept = (deadline - now()) / entries.length / 2
     for (const [index, entry] of entries.entries()) {
+      const left = Math.max(0, deadline - now())
       const later = entries.length - index - 1
-      await this.#run(entry, share(entry.timeout, later, Math.max(0, deadline - now())), reason)
+      const equal = left / (later + 1)
+      await this.#run(entry, Math.min(entry.timeout ?? equal, Math.max(equal, left - later * kept)), reason)
     }
   }
 
@@ -114,13 +121,4 @@ export class Callbacks {
 /** A function's name may be replaced by any value. */
 function ownName ({ name }: ShutdownCallback): string {
   return typeof name === 'string' ? name : ''
-}
-
-/**
- * A callback's share of the time left: a fair share, or its own timeout, which may be shortened so that each later callback
- * keeps half of its fair share. Time that a callback does not use is left to the later ones.
- */
-function share (timeout: number | undefined, later: number, left: number): number {
-  const fair = left / (later + 1)
-  return timeout === undefined ? fair : Math.min(timeout, left - later * fair / 2)
 }
