@@ -508,19 +508,19 @@ function bareGate (app: FastifyInstance, phase: PhaseClock): Gate {
   return gate
 }
 
-t.test('while held, rejects no request until it is released', async t => {
+t.test('while refusals are deferred, no request is answered', async t => {
   const app = Fastify()
   const phase = new PhaseClock()
   const gate = bareGate(app, phase)
   await app.ready()
   phase.advance('draining')
-  gate.hold()
+  gate.deferRefusals()
   let answered = false
   const answer = app.inject('/').finally(() => { answered = true })
   await eventually(() => gate.refused === 1)
   await new Promise(resolve => { setImmediate(resolve) })
   t.notOk(answered)
-  gate.release()
+  gate.sendRefusals()
   t.equal((await answer).statusCode, 503)
   t.equal((await app.inject('/')).statusCode, 503)
 })
@@ -532,8 +532,8 @@ t.test('an upload that arrives while connections are being closed is rejected be
   const gate = bareGate(app, phase)
   phase.advance('closing')
   await app.listen({ port: 0, host: '127.0.0.1' })
-  gate.hold()
-  gate.release()
+  gate.deferRefusals()
+  gate.sendRefusals()
   const client = new RawClient((app.server.address() as AddressInfo).port)
   const start = performance.now()
   client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome')

@@ -59,10 +59,10 @@ export class Shutdown {
   readonly #drained = new Deferred<void>()
   readonly #ended = new Deferred<ShutdownReport>()
   /** Resolved once the onClose hooks have run, if other code has called Fastify's own close. */
-  readonly #closed = new Deferred<void>()
+  readonly #onCloseDone = new Deferred<void>()
   /** Resolved once other code has closed the listeners. */
-  readonly #unlistened = new Deferred<void>()
-  #closer: 'shutdown' | 'other code' | undefined
+  readonly #listenersClosed = new Deferred<void>()
+  #closedBy: 'shutdown' | 'other code' | undefined
   #hasCaller = false
   /** Aborted when the delay and the spread are to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
@@ -143,7 +143,7 @@ export class Shutdown {
   /** Other code has closed the listeners, so there is nothing to delay for. */
   listenersClosed (): void {
     this.skipDelay()
-    this.#unlistened.resolve()
+    this.#listenersClosed.resolve()
     void this.start('close', 'close')
   }
 
@@ -170,8 +170,8 @@ export class Shutdown {
 
   /** Runs before Fastify closes: starts the shutdown if other code calls Fastify's own close, and waits for the drain. */
   async beforeClose (): Promise<void> {
-    if (this.#closer === undefined) {
-      this.#closer = 'other code'
+    if (this.#closedBy === undefined) {
+      this.#closedBy = 'other code'
       this.#noteCaller()
       void this.start('close', 'close')
     }
@@ -185,8 +185,8 @@ export class Shutdown {
 
   /** Runs after the onClose hooks of other plugins. Fastify's own close, called by other code, then waits for the callbacks. */
   async afterClose (): Promise<void> {
-    if (this.#closer !== 'other code') return
-    this.#closed.resolve()
+    if (this.#closedBy !== 'other code') return
+    this.#onCloseDone.resolve()
     await this.ended
   }
 
@@ -393,7 +393,7 @@ export class Shutdown {
     const { inFlight, tasks, connections } = this.#parts
     await this.#spread
     // Not for a hook that closes the listener: it may wait until all connections are closed.
-    if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#unlistened.promise])
+    if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#listenersClosed.promise])
     while (inFlight.count + tasks.count > 0) {
       await inFlight.idle()
       await tasks.idle()
@@ -442,8 +442,8 @@ export class Shutdown {
       // A method of the server that other code has replaced. Fastify's close and the onClose hooks must still run.
       this.#noteCloseError(thrown)
     }
-    this.#closer ??= 'shutdown'
-    const closed = this.#closer === 'shutdown' ? close() : this.#closed.promise
+    this.#closedBy ??= 'shutdown'
+    const closed = this.#closedBy === 'shutdown' ? close() : this.#onCloseDone.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
     if (await within(grace, closed) === TIMED_OUT) connections.destroy()
     if (closeHooks.isPreClosing && await within(preCloseEnd - now(), closed) === TIMED_OUT) this.#abandonPreClose(limit * PRE_CLOSE_PART)
@@ -461,10 +461,10 @@ export class Shutdown {
 
   async #closeConnections (end: number): Promise<void> {
     const { options, connections, gate, cuts } = this.#parts
-    gate.hold()
+    gate.deferRefusals()
     await connections.acceptBacklog(end)
     connections.stopListening()
-    gate.release()
+    gate.sendRefusals()
     if (connections.isAnyOpen) {
       await connections.settle(end)
       cuts.cutRest(new DrainTimeoutError(options.drainTimeout))

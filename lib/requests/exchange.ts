@@ -1,10 +1,10 @@
 // A request and its response. Only this file knows how HTTP/1 and HTTP/2 requests differ; others ask for properties such as isStream.
 //
 // in-flight.ts decides when a request is over. It reads, and who changes it:
-//   wire                              the state of the response: only in-flight.ts
-//   handlers, handler, hasAnswered    the handlers: handlers.ts, in-flight.ts
-//   isSending                         set by late-hooks.ts; cleared by handlers.ts and in-flight.ts
-//   isBodyLost                        derived
+//   wire                                        the state of the response: only in-flight.ts
+//   runningHandlers, handlerState, hasAnswered  the handlers: handlers.ts, in-flight.ts
+//   isSending                                   set by late-hooks.ts; cleared by handlers.ts and in-flight.ts
+//   isBodyLost                                  derived
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -30,7 +30,7 @@ export type Wire = 'open' | 'finished' | 'orphaned'
  * - `returned`: the handler was called; if it returned no promise, only its answer shows that it is done.
  * - `settled`: the handler's promise has settled, or it threw.
  */
-export type Handler = 'unreached' | 'returned' | 'settled'
+export type HandlerState = 'unreached' | 'returned' | 'settled'
 
 /** Fastify does not read a body for these methods. */
 export const METHODS_WITHOUT_BODY: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'TRACE'])
@@ -71,11 +71,11 @@ export class Exchange {
   /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
-  handler: Handler = 'unreached'
+  handlerState: HandlerState = 'unreached'
   /** How many handlers are running, or have a pending promise. */
-  handlers = 0
+  runningHandlers = 0
   /** How many handlers it has reached. */
-  reached = 0
+  handlersReached = 0
   /** Whether its newest handler, if that is async, waits for the response, as it does if it returns the reply. */
   isReplyAwaited = false
   /** Whether it counted and its client has gone. Fastify may still call another handler, such as the error handler. */
@@ -209,7 +209,7 @@ export class Exchange {
     const stream = this.#stream
     if (this.isReceiving) return request.readableLength + (stream?.readableLength ?? 0) === 0
     // Fastify sends the head with the first event. Before that, the handler must have returned.
-    if (!response.headersSent && (this.#type === undefined || (this.handlers > 0 && !this.isReplyAwaited))) return false
+    if (!response.headersSent && (this.#type === undefined || (this.runningHandlers > 0 && !this.isReplyAwaited))) return false
     return this.#isEventStream && (stream ?? response).writableLength === 0
   }
 

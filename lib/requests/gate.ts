@@ -24,9 +24,9 @@ export class Gate {
   /** When it last admitted a request while delaying, on the clock of now(). Probes and routes that have opted out do not count. */
   lastAdmitted = -Infinity
 
-  #isHolding = false
+  #isDeferring = false
   #isClosing = false
-  readonly #held: Exchange[] = []
+  readonly #deferred: Exchange[] = []
   /** Refused uploads, answered when the body is received or connections are about to be closed; the value stops the reading. */
   readonly #uploading = new Map<Exchange, () => void>()
 
@@ -61,15 +61,15 @@ export class Gate {
     if (this.#isClosing) this.#refuseUploads()
   }
 
-  /** Delays all refusals until `release`, because a client without an answer does not reconnect at once. */
-  hold (): void {
-    this.#isHolding = true
+  /** Defers all refusals until `sendRefusals`, because a client without an answer does not reconnect at once. */
+  deferRefusals (): void {
+    this.#isDeferring = true
   }
 
-  release (): void {
-    this.#isHolding = false
+  sendRefusals (): void {
+    this.#isDeferring = false
     this.#isClosing = true
-    for (const exchange of this.#held.splice(0)) this.#refuse(exchange)
+    for (const exchange of this.#deferred.splice(0)) this.#refuse(exchange)
     this.#refuseUploads()
   }
 
@@ -95,10 +95,10 @@ export class Gate {
 
   /** @param isReading whether the connection stays open until the body is received */
   #refuse (exchange: Exchange, isReading = false): void {
-    // While its upload was read or its refusal was held, `readTimeout` may have cut it.
+    // While its upload was read or its refusal was deferred, `readTimeout` may have cut it.
     if (exchange.isAnswered) return
-    if (this.#isHolding) {
-      this.#held.push(exchange)
+    if (this.#isDeferring) {
+      this.#deferred.push(exchange)
       return
     }
     if (!isReading) this.#connections.endAfter(exchange)

@@ -5,7 +5,7 @@ import type { InFlight } from './in-flight.ts'
 import { types } from 'node:util'
 import { beforeCall } from '../before-call.ts'
 import { webStreamOf } from '../values.ts'
-import { Exchange, type Handler } from './exchange.ts'
+import { Exchange, type HandlerState } from './exchange.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
 type SetHandler = (this: unknown, ...args: unknown[]) => unknown
@@ -30,7 +30,7 @@ export class Handlers {
       const reply = (third ?? second) as FastifyReply | undefined
       const exchange = handlers.#reach(reply, isAsync)
       if (exchange === undefined) return invoke(handler, this, first, second, third)
-      const { reached } = exchange
+      const { handlersReached: reached } = exchange
       let result: unknown
       try {
         result = invoke(handler, this, first, second, third)
@@ -50,8 +50,8 @@ export class Handlers {
     if (exchange.hasLeft) this.#inFlight.reenter(exchange)
     if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)
     // One handler may call another: the error or not-found handler.
-    exchange.handlers++
-    exchange.reached++
+    exchange.runningHandlers++
+    exchange.handlersReached++
     // What was sent before is not the answer: it was the error, or the missing route, that led to this handler.
     exchange.isSending = exchange.hasAnswered = exchange.isReplyAwaited = false
     // Once for each response: its error handlers may be reached many times.
@@ -59,7 +59,7 @@ export class Handlers {
       exchange.isObserved = true
       watchWebStreams(reply as FastifyReply, () => { exchange.hasAnswered = true })
     }
-    exchange.handler = 'returned'
+    exchange.handlerState = 'returned'
     return exchange
   }
 
@@ -80,10 +80,10 @@ export class Handlers {
     return result
   }
 
-  #ended (exchange: Exchange, reached: number, state: Handler): void {
-    exchange.handlers--
+  #ended (exchange: Exchange, reached: number, state: HandlerState): void {
+    exchange.runningHandlers--
     // If it has called another handler, that one decides.
-    if (exchange.reached === reached) exchange.handler = state
+    if (exchange.handlersReached === reached) exchange.handlerState = state
     if (exchange.wire === 'open') return
     // After a rejection, Fastify calls the error handler in the same microtask.
     queueMicrotask(() => { this.#inFlight.check(exchange) })

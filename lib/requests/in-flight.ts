@@ -148,7 +148,7 @@ export class InFlight {
   closed (exchange: Exchange): void {
     this.check(exchange)
     // A handler may still read the request after its answer.
-    if (exchange.wire === 'orphaned' || (exchange.wire === 'finished' && exchange.handlers > 0)) exchange.tellClosed()
+    if (exchange.wire === 'orphaned' || (exchange.wire === 'finished' && exchange.runningHandlers > 0)) exchange.tellClosed()
   }
 
   /** Checks the state of a request, and removes it if it is over. */
@@ -181,7 +181,7 @@ export class InFlight {
   }
 
   #finish (exchange: Exchange): void {
-    if (exchange.handlers > 0) exchange.keepAge()
+    if (exchange.runningHandlers > 0) exchange.keepAge()
     exchange.wire = 'finished'
     exchange.previous = undefined
   }
@@ -206,7 +206,7 @@ export class InFlight {
       // If the request has been answered in the handler's place, Fastify sends nothing.
       beforeCall(reply, 'send', () => { if (response.writableEnded) written(); else answered() })
       // After its handler has returned, @fastify/reply-from sets the status, and then sends nothing if the client has left.
-      const statusSet = () => { if (exchange.handler === 'returned' && exchange.handlers === 0) answered() }
+      const statusSet = () => { if (exchange.handlerState === 'returned' && exchange.runningHandlers === 0) answered() }
       for (const name of ['code', 'status'] as const) beforeCall(reply, name, statusSet)
     }
     beforeCall(response, 'end', written)
@@ -224,7 +224,7 @@ export class InFlight {
       else if (!request.readableEnded) parse()
     }
     // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
-    if (reply !== undefined && exchange.handler === 'unreached' && response.writableEnded) {
+    if (reply !== undefined && exchange.handlerState === 'unreached' && response.writableEnded) {
       const get = () => {
         answered()
         return true
@@ -279,9 +279,9 @@ export class InFlight {
 
 /** Whether a request is over: no client waits for it, and its handler is done. */
 function isOver (exchange: Exchange): boolean {
-  const { wire, handlers, handler, hasAnswered, isSending } = exchange
-  if (wire === 'open' || handlers > 0) return false
+  const { wire, runningHandlers, handlerState, hasAnswered, isSending } = exchange
+  if (wire === 'open' || runningHandlers > 0) return false
   if (wire === 'finished') return true
   // A handler that returned no promise may still work for a client that has gone: its answer shows the end.
-  return !isSending && (handler === 'settled' || hasAnswered || (handler === 'unreached' && exchange.isBodyLost))
+  return !isSending && (handlerState === 'settled' || hasAnswered || (handlerState === 'unreached' && exchange.isBodyLost))
 }
