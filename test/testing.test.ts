@@ -205,9 +205,30 @@ t.test('arguments that are not allowed are rejected', async t => {
   const overHttp2 = (await createApp(t, {}, { http2: true } as object)).app
   const withoutPlugin = Fastify()
   t.teardown(async () => { await withoutPlugin.close() })
-  for (const given of [undefined, {}, closed, overHttp2, withoutPlugin]) {
-    await t.rejects(testShutdown(given as FastifyInstance), invalid('argument of testShutdown\\(\\)', 'a running Fastify instance'))
+  for (const [given, allowed] of [
+    [undefined, 'a Fastify instance with fastify-graceful'],
+    [{}, 'a Fastify instance with fastify-graceful'],
+    [withoutPlugin, 'a Fastify instance with fastify-graceful'],
+    [closed, 'an instance that has not begun to shut down'],
+    [overHttp2, 'an instance that serves HTTP/1.1 over TCP']
+  ] as const) {
+    await t.rejects(testShutdown(given as FastifyInstance), invalid('argument of testShutdown\\(\\)', allowed))
   }
+})
+
+t.test('close() does not wait for open responses', async t => {
+  const { app } = await createApp(t, { drainTimeout: 20_000 })
+  app.get('/events', (_request, reply) => {
+    reply.hijack()
+    reply.raw.writeHead(200).write('first')
+  })
+  const shutdown = await testShutdown(app)
+  const { response } = await shutdown.open('/events')
+  await shutdown.close()
+  t.match(await response, { status: 200, body: 'first', error: 'ECONNRESET' })
+  const { exitCode, phases } = await shutdown.report
+  t.equal(exitCode, 0)
+  t.ok(phases.draining < 10_000, `draining took ${phases.draining}ms`)
 })
 
 t.test('the plugin may still be loading', async t => {

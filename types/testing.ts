@@ -78,14 +78,15 @@ export interface ShutdownTest {
   reached (phase: Phase): Promise<void>
   /** The report; resolves when the shutdown is complete. */
   readonly report: Promise<ShutdownReport>
-  /** Ends the test, also if it has failed: releases all requests, skips the `shutdownDelay` and closes the instance. */
+  /** Ends the test, also if it has failed: releases all requests, closes the connections of those that
+   * `open()` has sent, skips the `shutdownDelay` and closes the instance. */
   close (): Promise<void>
 }
 
 /**
  * Prepares a test of an instance's shutdown. The instance listens on a free port of 127.0.0.1, unless it listens already.
  *
- * Rejects with `FST_ERR_GRACEFUL_OPTION_INVALID` if the argument is not a running Fastify instance with fastify-graceful that serves
- * HTTP/1.1 over TCP.
+ * Rejects with `FST_ERR_GRACEFUL_OPTION_INVALID`, which names what is missing, if the argument is not a running Fastify instance with
+ * fastify-graceful that serves HTTP/1.1 over TCP.
  */
 export declare function testShutdown (fastify: AnyFastifyInstance): Promise<ShutdownTest>

@@ -12,6 +12,8 @@ interface Sent {
   /** Resolves when the response has begun, or when there will be none. */
   begun: Promise<unknown>
   response: Promise<ClientResponse>
+  /** Closes its connection. */
+  leave: () => void
 }
 
 /** Wildcard addresses, to which not every system can connect. */
@@ -46,7 +48,7 @@ export class Client {
     request.on('error', () => {})
     const begun = once(request, 'response') as Promise<[IncomingMessage]>
     request.end(body)
-    return { begun: begun.catch(() => {}), response: read(begun) }
+    return { begun: begun.catch(() => {}), response: read(begun), leave: () => { request.destroy() } }
   }
 }
 

@@ -19,6 +19,7 @@ export const testShutdown: typeof TestShutdown = async given => {
   const { server } = fastify
   const client = new Client(server)
   const holds = new Holds(server)
+  const opened: Array<() => void> = []
   const reached = new Set<Phase>(['running'])
   const waiting = new Set<() => void>()
 
@@ -47,7 +48,8 @@ export const testShutdown: typeof TestShutdown = async given => {
       }
     },
     open: async (path, options) => {
-      const { begun, response } = client.send(path, options)
+      const { begun, response, leave } = client.send(path, options)
+      opened.push(leave)
       await begun
       return { response }
     },
@@ -73,6 +75,7 @@ export const testShutdown: typeof TestShutdown = async given => {
     get report () { return controller.wait() },
     close: async () => {
       holds.releaseAll()
+      for (const leave of opened) leave()
       controller.skipDelay()
       await fastify.close()
     }
@@ -86,8 +89,10 @@ async function start (given: unknown) {
   await fastify?.ready?.()
   const controller: WithSignals | undefined = fastify?.gracefulShutdown
   const signals = controller?.[kSignals]
-  assertValid(fastify !== undefined && signals !== undefined && controller?.phase === 'running' && speaksHttp1(fastify),
-    'argument of testShutdown()', given, 'a running Fastify instance with fastify-graceful that serves HTTP/1.1 over TCP')
+  const name = 'argument of testShutdown()'
+  assertValid(fastify !== undefined && controller !== undefined && signals !== undefined, name, given, 'a Fastify instance with fastify-graceful')
+  assertValid(controller.phase === 'running', name, given, 'an instance that has not begun to shut down')
+  assertValid(speaksHttp1(fastify), name, given, 'an instance that serves HTTP/1.1 over TCP')
   if (!fastify.server.listening) await fastify.listen({ port: 0, host: '127.0.0.1' })
   return { fastify, controller, signals }
 }
