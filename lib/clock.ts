@@ -13,20 +13,27 @@ export async function sleep (milliseconds: number): Promise<void> {
 }
 
 /**
- * Resolves when the event loop has polled once for everything that may have arrived. The first immediate still belongs to the
+ * Calls back when the event loop has polled once for everything that may have arrived. The first immediate still belongs to the
  * current iteration. A timer would fire before events that queued up while the process was not scheduled.
  */
+export function afterTurn (callback: () => void): void {
+  setImmediate(() => { setImmediate(callback) })
+}
+
 export async function wholeTurn (): Promise<void> {
-  await new Promise<void>(resolve => { setImmediate(() => { setImmediate(resolve) }) })
+  await new Promise<void>(afterTurn)
 }
 
 export const TIMED_OUT = Symbol('graceful.timed-out')
 
-/** Settles as the promise does, or resolves to TIMED_OUT after `limit` milliseconds. Leaves no timer behind. */
+/**
+ * Settles as the promise does, or resolves to TIMED_OUT after `limit` milliseconds. If the process was stopped or blocked, what has
+ * become ready meanwhile is in time. Leaves no timer behind.
+ */
 export async function within<T> (limit: number, promise: Promise<T>): Promise<T | typeof TIMED_OUT> {
   let timer: NodeJS.Timeout | undefined
   const timeUp = new Promise<typeof TIMED_OUT>(resolve => {
-    timer = setTimeout(resolve, Math.max(0, limit), TIMED_OUT)
+    timer = setTimeout(afterTurn, Math.max(0, limit), () => { resolve(TIMED_OUT) })
   })
   try {
     return await Promise.race([promise, timeUp])

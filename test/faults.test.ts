@@ -3,23 +3,7 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
-import { fixture, portOf, RawClient, runNode } from './helpers.ts'
-
-/** Milliseconds by which a forced exit may be late, on a busy machine. */
-const LATE = 1_000
-
-/** Sends SIGTERM, and expects the program to exit by shutdownTimeout plus a second. */
-async function exitInTime (t: Test, program: Program, shutdownTimeout: number, signal: NodeJS.Signals | undefined): Promise<number | null> {
-  const start = performance.now()
-  if (signal !== undefined) program.kill(signal)
-  const timer = setTimeout(() => { program.killGroup('SIGKILL') }, shutdownTimeout + 3 * LATE)
-  const exit = await program.exit
-  clearTimeout(timer)
-  const time = performance.now() - start
-  t.equal(exit.signal, null, 'not killed')
-  t.ok(time < shutdownTimeout + LATE, `gone after ${Math.round(time)}ms`)
-  return exit.code
-}
+import { exitInTime, fixture, portOf, RawClient, runNode } from './helpers.ts'
 
 /** A process that fails endlessly does not fill its memory: one that kept each error would abort at this limit. */
 const boundedFork = (t: Test, name: string, env: Record<string, string>): Program => runNode(t, ['--max-old-space-size=160', fixture(name)], env)
@@ -51,7 +35,7 @@ for (const fault of faults) {
 t.test('repeated errors from microtask, while the log is being written, end the process in time', async t => {
   const program = boundedFork(t, 'endless-errors', { KIND: 'microtask', LEVEL: 'error' })
   new RawClient(await portOf(program)).get('/start')
-  t.equal(await exitInTime(t, program, 400, undefined), 1)
+  t.equal(await exitInTime(t, program, 400), 1)
 })
 
 for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'rejection']) {
@@ -59,7 +43,7 @@ for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'reje
     const program = boundedFork(t, 'endless-errors', { KIND: kind })
     new RawClient(await portOf(program)).get('/start')
     await program.log.line(/^started/)
-    t.equal(await exitInTime(t, program, 400, undefined), 1)
+    t.equal(await exitInTime(t, program, 400), 1)
   })
 
   for (const when of ['draining', 'a callback']) {

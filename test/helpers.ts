@@ -306,3 +306,19 @@ export async function portOf ({ log }: Program): Promise<number> {
   const { msg } = await log.line(/listening at/)
   return Number(/:(\d+)$/.exec(msg)?.[1])
 }
+
+/** Milliseconds by which an exit may be late, on a busy machine. */
+export const LATE = 1_000
+
+/** Sends a signal, and expects the program to exit by itself within `limit` milliseconds plus LATE. Returns its exit code. */
+export async function exitInTime (t: Test, program: Program, limit: number, signal?: NodeJS.Signals): Promise<number | null> {
+  const start = performance.now()
+  if (signal !== undefined) program.kill(signal)
+  const timer = setTimeout(() => { program.killGroup('SIGKILL') }, limit + 3 * LATE)
+  const exit = await program.exit
+  clearTimeout(timer)
+  const time = performance.now() - start
+  t.equal(exit.signal, null, 'not killed')
+  t.ok(time < limit + LATE, `gone after ${Math.round(time)}ms`)
+  return exit.code
+}

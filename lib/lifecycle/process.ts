@@ -10,7 +10,7 @@ import cluster from 'node:cluster'
 import process from 'node:process'
 import { isMainThread } from 'node:worker_threads'
 import closeWithGrace from 'close-with-grace'
-import { now, setTimeout } from '../clock.ts'
+import { afterTurn, now, setTimeout } from '../clock.ts'
 import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
 import { LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
@@ -29,8 +29,10 @@ interface Registry {
   uninstall: (() => void) | undefined
   /** Why the process shuts down; undefined until it does. */
   reason: string | undefined
-  /** The first signal, and when it came, on the clock of now(). */
-  signal: { name: string, time: number } | undefined
+  /** The first signal. */
+  signal: string | undefined
+  /** Whether the same signal again is no copy of the first. */
+  areCopiesOver: boolean
   /** When it exits at the latest, on the clock of now(). */
   deadline: number
   /** The worst exit code of all instances that have ended, also of those that other code has closed. */
@@ -40,11 +42,12 @@ interface Registry {
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.5')
+const kRegistry = Symbol.for('fastify-graceful.process.6')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
-  members: new Set(), uninstall: undefined, reason: undefined, signal: undefined, deadline: Infinity, exitCode: 0, isForced: false
+  members: new Set(), uninstall: undefined, reason: undefined, signal: undefined, areCopiesOver: false, deadline: Infinity, exitCode: 0,
+  isForced: false
 }
 
 /** Bun and Deno lack the channels and properties of node:http that the plugin relies on. */
@@ -71,7 +74,7 @@ export function joinProcess (member: Member): void {
   }
   // Even if other code has closed all instances and the process goes on: it ends at the deadline.
   log.warn(`The process is shutting down (${registry.reason}), so an instance that starts to listen now shuts down at once`)
-  if (registry.signal?.name === 'SIGINT') shutdown.skipDelay()
+  if (registry.signal === 'SIGINT') shutdown.skipDelay()
   void shutdown.start(registry.reason)
 }
 
@@ -135,13 +138,14 @@ function fail (event: string, error: Error): void {
 
 /** The first signal joins a shutdown in progress. A second one exits at once, unless it is a copy of the first. */
 function receive (name: string): void {
-  const time = now()
-  const { signal } = registry
+  const { signal, areCopiesOver } = registry
   if (signal !== undefined) {
-    if (name !== signal.name || time > signal.time + SIGNAL_COPY) exit(`Second signal, ${name}: exiting at once`)
+    if (name !== signal || areCopiesOver) exit(`Second signal, ${name}: exiting at once`)
     return
   }
-  registry.signal = { name, time }
+  registry.signal = name
+  // With a turn of the event loop, because Node reports what came while that was blocked only afterwards.
+  setTimeout(afterTurn, SIGNAL_COPY, () => { registry.areCopiesOver = true }).unref()
   if (name === 'SIGINT') {
     // From a keyboard, or from PM2, which sends no more requests: there is nothing to delay for.
     for (const { shutdown } of registry.members) shutdown.skipDelay()

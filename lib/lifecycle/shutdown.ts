@@ -20,7 +20,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { constants } from 'node:os'
-import { TIMED_OUT, clearInterval, now, setInterval, wholeTurn, within } from '../clock.ts'
+import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
@@ -336,11 +336,8 @@ export class Shutdown {
     // Callbacks for the start of the shutdown have been told that they may use all of it.
     await within(max, Promise.race([skipped, this.#startCallbacksEnded]))
     const left = () => Math.min(start + max, Math.max(start, gate.lastAdmitted) + quiet) - now()
-    do {
-      await within(left(), skipped)
-      // What arrived while the event loop was blocked is read only after the timer.
-      await wholeTurn()
-    } while (!this.#skipDelay.signal.aborted && left() > 0)
+    do await within(left(), skipped)
+    while (!this.#skipDelay.signal.aborted && left() > 0)
   }
 
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
