@@ -81,7 +81,8 @@ t.test('a hundred signals of four kinds in a millisecond end the process at once
 })
 
 /** A program of test/fixtures under limits of the shell. */
-const limited = (t: Parameters<typeof runCommand>[0], limits: string, name: string, env: Record<string, string>, nodeOptions: string[] = []) =>
+type Test = Parameters<typeof runCommand>[0]
+const limited = (t: Test, limits: string, name: string, env: Record<string, string>, nodeOptions: string[] = []) =>
   runCommand(t, ['sh', '-c', `${limits}; exec "$@"`, 'sh', process.execPath, ...nodeOptions, ...TYPESCRIPT, fixture(name)], env)
 
 for (const when of ['before the signal', 'while draining']) {
