@@ -4,6 +4,7 @@
 //   lib/options.ts               options, defaults, validation
 //   lib/requests/                what is being served
 //     exchange.ts                  a request and its response, and how HTTP/1 and HTTP/2 requests differ
+//     routes.ts                    what is added to each route
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
 //     late-hooks.ts                hooks that may run after the handler has ended and the client has gone
@@ -34,7 +35,7 @@
 //   lib/prometheus.ts            fastify-graceful/prometheus: metrics
 //   lib/testing/                 fastify-graceful/testing: tests of a shutdown
 
-import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions, onRequestHookHandler, preParsingHookHandler } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
 import fp from 'fastify-plugin'
 import { beforeCall } from './lib/before-call.ts'
@@ -51,14 +52,15 @@ import { PhaseClock } from './lib/lifecycle/phase.ts'
 import { assertNode, joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
-import { kSignals, perhapsSeconds, resolveOptions, resolveRouteOptions } from './lib/options.ts'
+import { kSignals, perhapsSeconds, resolveOptions } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
 import { Cuts } from './lib/requests/cut.ts'
-import { Exchange, isUpgrade, kExchange, METHODS_WITHOUT_BODY } from './lib/requests/exchange.ts'
+import { Exchange, isUpgrade, kExchange } from './lib/requests/exchange.ts'
 import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
 import { LateHooks } from './lib/requests/late-hooks.ts'
+import { Routes } from './lib/requests/routes.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
 
@@ -97,35 +99,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const callbacks = new Callbacks(options.shutdownTimeout, log, channels)
   const probes = new Probes(options, phase, inFlight, log)
   probes.assertFree(fastify)
-  const beforeParsing: preParsingHookHandler = (_request, reply, payload, done) => {
-    const exchange = Exchange.of(reply)
-    exchange?.parse(payload)
-    // The client may have left while hooks ran; then nothing else reports that its body is lost.
-    if (exchange?.wire === 'orphaned') inFlight.check(exchange)
-    done()
-  }
-  const afterParsing = hookFor(exchange => { exchange.parsed() })
-  fastify.addHook('onRoute', route => {
-    probes.assertNotTaken(route)
-    const own = probes.isHandler(route.handler) ? false : resolveRouteOptions(route.url, route.config?.gracefulShutdown)
-    if (own === false) {
-      route.config = { ...route.config, gracefulShutdown: false }
-      prependOnRequest(route, exchange => { inFlight.optOut(exchange) })
-      return
-    }
-    route.handler = handlers.observe(route.handler)
-    if (route.errorHandler !== undefined) route.errorHandler = handlers.observe(route.errorHandler)
-    lateHooks.observeRoute(route)
-    if ([route.method].flat().some(method => !METHODS_WITHOUT_BODY.has(method))) {
-      route.preParsing = [...[route.preParsing ?? []].flat(), beforeParsing]
-      route.preValidation = [afterParsing, ...[route.preValidation ?? []].flat()]
-    }
-    // A route's own settings are applied by a hook on that route, so that other routes pay nothing for them.
-    if (Object.keys(own).length === 0) return
-    const ownOptions = { ...own }
-    timeouts.noteRoute(ownOptions)
-    prependOnRequest(route, exchange => { exchange.options = ownOptions })
-  })
+  const routes = new Routes({ probes, handlers, lateHooks, inFlight, timeouts })
+  routes.observe(fastify)
   fastify.decorateReply(kExchange, undefined)
   lateHooks.observe(fastify)
   handlers.observeReplies(fastify)
@@ -217,21 +192,6 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.decorate('registerShutdownCallback', controller.onShutdown)
   fastify.decorate('isShuttingDown', { getter: () => phase.current !== 'running' })
   fastify.decorate('inFlightRequests', { getter: () => inFlight.count })
-}
-
-type Apply = (exchange: Exchange) => void
-
-/** A hook that the plugin adds to a route. */
-function hookFor (apply: Apply): onRequestHookHandler {
-  return (_request, reply, done) => {
-    const exchange = Exchange.of(reply)
-    if (exchange !== undefined) apply(exchange)
-    done()
-  }
-}
-
-function prependOnRequest (route: RouteOptions, apply: Apply): void {
-  route.onRequest = [hookFor(apply), ...[route.onRequest ?? []].flat()]
 }
 
 /** The plugin, for `fastify.register()`: first, and in the root instance. */
