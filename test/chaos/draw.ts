@@ -45,7 +45,7 @@ const delay: Arbitrary<Instance['shutdownDelay']> = fc.oneof(
 const instance: Arbitrary<Instance> = fc.record({
   shutdownDelay: delay,
   drainTimeout: fc.integer({ min: 150, max: 400 }),
-  spare: fc.integer({ min: 250, max: 500 }),
+  spare: fc.integer({ min: 500, max: 900 }),
   ahead: fc.option(fc.oneof(fc.constant(0), ms(40)), { nil: undefined, freq: 3 }),
   hooks: fc.array(hook, { maxLength: 2 }),
   preClose: fc.array(step, { maxLength: 1 }),

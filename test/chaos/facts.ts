@@ -8,6 +8,8 @@ import type { Instance, Scenario, Work } from './scenario.ts'
 import type { EventOf, StepKind, TraceEvent } from './trace.ts'
 import { workOf } from './scenario.ts'
 
+export const FORGOTTEN = /^A handler has not answered since its client left/
+
 /** An event with its place in the trace. */
 export type Placed<E extends TraceEvent['e']> = EventOf<E> & { n: number }
 
@@ -127,6 +129,21 @@ export class Facts {
   /** The exit as the service saw it. */
   get exit (): Placed<'exit'> | undefined {
     return this.all('exit')[0]
+  }
+
+  /**
+   * The requests that no longer count because their client has left and their handler has not answered for drainTimeout: one that
+   * answers from a callback, or has hijacked its reply. See docs/lifecycle.md#what-is-waited-for.
+   */
+  get forgotten (): Set<unknown> {
+    return new Set(this.seen.log.filter(({ msg }) => FORGOTTEN.test(msg)).map(({ url }) => url))
+  }
+
+  /** Whether an earlier answer on its HTTP/1 connection has said that it is the last one: nothing may follow it. */
+  isBehindLast ({ answer }: RequestFacts, isLast: (last: RequestFacts) => boolean): boolean {
+    return [...this.requests.values()].some(other => other.answer !== undefined && answer !== undefined &&
+      other.answer.client === answer.client && other.answer.connection === answer.connection && other.answer.before < answer.before &&
+      other.answer.isLast === true && isLast(other))
   }
 
   /** Whether something of a request runs at this place of the trace: its handler, or a hook that the drain waits for. */

@@ -1,7 +1,8 @@
 // What must be true of every run. Each function says what is wrong, with the facts. Only bounds of time allow for a busy machine.
 
-import type { Facts, RequestFacts } from './facts.ts'
+import type { Facts, RequestFacts, StepFacts } from './facts.ts'
 import { codeOf } from './answer.ts'
+import { FORGOTTEN } from './facts.ts'
 import { answerOf } from './scenario.ts'
 
 type Invariant = (facts: Facts) => Iterable<string>
@@ -20,6 +21,9 @@ const LATE = 60
 const QUIET = 200
 const DRAINING_KEEP_ALIVE = 100
 
+/** The part of shutdownTimeout that callbacks do not get. */
+const EXIT_MARGIN = 0.05
+
 function tell (request: RequestFacts): string {
   const { url, i, arrived, handler, handled, sent, cut, answer } = request
   const at = (event: { t: number } | undefined): string => event === undefined ? '-' : event.t.toFixed(1)
@@ -37,6 +41,8 @@ function * answersWhatItAccepts (facts: Facts): Iterable<string> {
       if (answer === undefined || answer.outcome === 'left' || cut !== undefined) continue
       const status = work.answers === 'throw' ? 500 : 200
       const isRight = status === 500 ? codeOf(answer) === undefined : answer.body === answerOf(url, work)
+      // What is pipelined behind a head that the handler wrote itself, before the next request arrived.
+      if (answer.outcome === 'none' && facts.isBehindLast(request, last => last.work.answers === 'raw')) continue
       if (answer.outcome !== 'whole' || answer.status !== status || !isRight) yield tell(request)
     }
   }
@@ -55,13 +61,14 @@ function * answersWhatItCuts (facts: Facts): Iterable<string> {
   }
 }
 
-/** Nothing new is served once the gate is shut, and what arrives gets a 503. */
+/** Nothing new is served once the gate is shut, and what arrives gets a 503; in a pipeline, the first request does. */
 function * servesNothingLate (facts: Facts): Iterable<string> {
   for (const { i } of facts.instances) {
     for (const request of facts.late(i)) {
       const { answer, handler } = request
       if (handler !== undefined) yield `served: ${tell(request)}`
       if (answer === undefined || answer.outcome === 'left' || facts.forced !== undefined) continue
+      if (answer.outcome === 'none' && facts.isBehindLast(request, () => true)) continue
       if (answer.outcome !== 'whole' || answer.status !== 503 || codeOf(answer) !== SHUTTING_DOWN) yield `no 503: ${tell(request)}`
     }
   }
@@ -115,34 +122,40 @@ function * cutsNothingEarly (facts: Facts): Iterable<string> {
     }
     const request = facts.requests.get(entry.url ?? '')
     if (request === undefined) yield `${what}: no such request`
-    else if (!facts.runs(request, n) && request.handled !== undefined && request.answer?.outcome === 'whole' && codeOf(request.answer) !== DRAIN_TIMEOUT) yield `${what}, but it was done: ${tell(request)}`
+    else if (!facts.runs(request, n) && request.handled !== undefined && (request.sent?.n ?? Infinity) < n && request.answer?.outcome === 'whole' && codeOf(request.answer) !== DRAIN_TIMEOUT) yield `${what}, but it was done: ${tell(request)}`
   }
 }
 
-/** What still runs at the end of the drain, or at a forced exit, is named as cut. */
+/** What still runs when connections have been closed after the drain, or at a forced exit, is named as cut. */
 function * namesWhatItCuts (facts: Facts): Iterable<string> {
   for (const { i } of facts.instances) {
-    const end = facts.phase(i, 'closing') ?? facts.exit
+    const end = facts.steps.find(step => step.i === i && isCleanup(step))?.begun ?? facts.phase(i, 'closed') ?? facts.exit
     if (end === undefined) continue
     for (const request of facts.accepted(i)) {
-      if (facts.runs(request, end.n) && request.cut === undefined) yield `not named: ${tell(request)}`
+      if (facts.runs(request, end.n) && request.cut === undefined && !facts.forgotten.has(request.url)) yield `not named: ${tell(request)}`
     }
     for (const { i: of, of: kind, name, begun, ended } of facts.steps) {
-      if (of !== i || kind !== 'task' || begun.n > end.n || (ended !== undefined && ended.n < end.n)) continue
+      if (of !== i || kind !== 'task' || begun.n > (facts.phase(i, 'closing') ?? end).n || (ended !== undefined && ended.n < end.n)) continue
       if (!facts.all('cut', i).some(({ entry }) => entry.kind === 'task' && entry.name === name)) yield `not named: ${name} of instance ${i}`
     }
   }
 }
 
+function isCleanup ({ of, name }: StepFacts): boolean {
+  return of === 'onClose' || (of === 'callback' && name.startsWith('end'))
+}
+
 /** No callback and no onClose hook runs while a handler, a hook of a request or a task runs, unless that was cut. */
 function * cleansUpAfterHandlers (facts: Facts): Iterable<string> {
-  for (const { i, of, name, begun } of facts.steps) {
-    if (of !== 'onClose' && !(of === 'callback' && name.startsWith('end'))) continue
+  for (const { i, name, begun } of facts.steps.filter(isCleanup)) {
     for (const request of facts.requests.values()) {
-      if (request.i === i && facts.runs(request, begun.n) && !(request.cut !== undefined && request.cut.n < begun.n)) yield `${name} at ${begun.t.toFixed(1)} under ${tell(request)}`
+      if (request.i !== i || !facts.runs(request, begun.n) || facts.forgotten.has(request.url)) continue
+      if (!(request.cut !== undefined && request.cut.n < begun.n)) yield `${name} at ${begun.t.toFixed(1)} under ${tell(request)}`
     }
     for (const task of facts.steps) {
-      if (task.i !== i || task.of !== 'task' || task.begun.n > begun.n || (task.ended !== undefined && task.ended.n < begun.n)) continue
+      // Nothing waits for work that begins after the drain.
+      const isLate = task.begun.n > (facts.phase(i, 'closing')?.n ?? 0)
+      if (task.i !== i || task.of !== 'task' || isLate || (task.ended !== undefined && task.ended.n < begun.n)) continue
       if (!facts.all('cut', i).some(({ entry, n }) => n < begun.n && entry.kind === 'task' && entry.name === task.name)) yield `${name} under ${task.name} of instance ${i}`
     }
   }
@@ -207,15 +220,37 @@ function failures (facts: Facts, i: number): string[] {
   const end = facts.report(i)?.n ?? Infinity
   const start = facts.start(i)?.n ?? Infinity
   const reasons = facts.all('cut', i).map(({ entry }) => `cut ${entry.kind === 'task' ? entry.name : entry.url}`)
-  for (const { i: of, of: kind, name, ended } of facts.steps) {
-    if (of !== i) continue
+  for (const step of facts.steps) {
+    const { of: kind, name, ended } = step
+    if (step.i !== i) continue
     if (kind === 'task' && (ended === undefined || ended.n < start || ended.n > end)) continue
-    if (ended === undefined || ended.n > end || ended.isFailed) reasons.push(name)
+    if (ended === undefined || ended.n > end || ended.isFailed || overruns(facts, step)) reasons.push(name)
   }
   for (const { kind, n } of facts.all('trigger')) {
     if (n < end && (kind === 'throw' || kind === 'reject')) reasons.push(kind)
   }
   return reasons
+}
+
+/**
+ * Whether a callback has taken longer than it may, see docs/background-work.md#how-much-time-a-callback-has. If it has taken about as
+ * long, the report decides.
+ */
+function overruns (facts: Facts, { i, of, name, begun, ended }: StepFacts): boolean {
+  const { instances } = facts.scenario
+  const instance = instances[i]
+  if (of !== 'callback' || instance === undefined || ended === undefined) return false
+  const index = Number(/\d+/.exec(name)?.[0])
+  const { when, timeout = Infinity } = instance.callbacks[index] ?? {}
+  const start = facts.start(i)?.t ?? 0
+  const later = instance.callbacks.filter((callback, other) => other > index && callback.when === 'end').length
+  const left = start + instance.shutdownTimeout * (1 - EXIT_MARGIN) - begun.t
+  const drained = facts.phase(i, 'closing')?.t ?? Infinity
+  const limit = when === 'start' ? Math.min(timeout, drained - begun.t) : timeout === Infinity ? left / (later + 1) : Math.min(timeout, left - later * left / (later + 1) / 2)
+  const took = ended.t - begun.t
+  if (took < limit - EARLY) return false
+  if (took > limit + LATE + facts.lag) return true
+  return facts.report(i)?.report.callbacks.some(callback => callback.name === name && callback.error !== undefined) === true
 }
 
 /** The report says what has happened. */
@@ -238,10 +273,8 @@ function * reportsTruly (facts: Facts): Iterable<string> {
     if (String(report.callbacks.map(({ name }) => name).toSorted()) !== String(names.toSorted())) yield `instance ${i} reports the callbacks ${report.callbacks.map(({ name }) => name).join(', ')}`
     for (const { name, error } of report.callbacks) {
       const step = facts.steps.find(({ i: of, name: other }) => of === i && other === name)
-      const isFailed = step?.ended === undefined || step.ended.n > n || step.ended.isFailed
-      // It may have ended after its time was over.
-      if (isFailed && error === undefined) yield `instance ${i} reports no error of ${name}`
-      if (!isFailed && error !== undefined && !/did not (finish|end)|within|time/i.test(error)) yield `instance ${i} reports for ${name}: ${error}`
+      const isFailed = step?.ended === undefined || step.ended.n > n || step.ended.isFailed || overruns(facts, step)
+      if (isFailed !== (error !== undefined)) yield `instance ${i} reports for ${name}: ${error ?? 'no error'}`
     }
   }
 }
@@ -279,10 +312,17 @@ function * saysNothingElse (facts: Facts): Iterable<string> {
     /times are in milliseconds/, /^Request cut: /, /^Background work (cut|failed): /, /^Shutdown callback ".*" failed after/, /fails on purpose$/,
     /^Uncaught error$/, /^Second signal/, /^The process exits before the shutdown is complete$/, /^Shutdown complete, but not everything/,
     /^The (preClose|onClose) hook .* failed|^The anonymous (preClose|onClose) hook/, /^Fastify was not closed cleanly$/, /^A preClose hook is not waited for/,
-    /^The process has not ended within/
+    /^The process has not ended within/, FORGOTTEN
   ]
   for (const line of log) {
+    // The handler of a request that was cut goes on, and answers.
+    const sentTwice = /"(\/work\/[^"]+)" \(/.exec(String((line.err as Error | undefined)?.message))?.[1] ?? ''
+    if (facts.requests.get(sentTwice)?.cut !== undefined) continue
     if (line.level >= 40 && !isMeant.some(pattern => pattern.test(line.msg))) yield `log: ${JSON.stringify(line).slice(0, 1_000)}`
+  }
+  for (const url of facts.forgotten) {
+    const answers = facts.requests.get(String(url))?.work.answers
+    if (answers !== 'raw' && answers !== 'callback') yield `${String(url)} no longer counts, but its handler ${answers}s`
   }
   for (const { i, report } of facts.all('report')) {
     const last = log.findLast(({ name }) => name === `instance ${i}`)

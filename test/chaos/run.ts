@@ -3,7 +3,7 @@
 // Exits with 1 if an invariant of invariants.ts is violated; then it prints the smallest scenario that it has found.
 
 import type { Scenario } from './scenario.ts'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -16,8 +16,8 @@ import { Facts } from './facts.ts'
 import { violations } from './invariants.ts'
 import { type Stage, endAll, play, prepare } from './play.ts'
 
-const HELP = `npm run chaos -- [--runs 150] [--jobs 4] [--seed S [--path P]] [--node PATH] [--keep-going]
-npm run chaos -- --scenario FILE [--repeat N] [--trace]
+const HELP = `npm run chaos -- [--runs 150] [--jobs 4] [--seed S [--path P]] [--node PATH] [--keep-going] [--record DIR]
+npm run chaos -- --scenario FILE [--repeat N] [--record DIR]
 
   --runs N       how many runs; default: 150, half of them with a fixed seed
   --jobs N       how many at the same time; default: 4
@@ -27,7 +27,7 @@ npm run chaos -- --scenario FILE [--repeat N] [--trace]
   --keep-going   after a failure, goes on with other runs
   --scenario F   only the scenario in this file; - for stdin
   --repeat N     the scenario so many times; default: 1
-  --trace        prints what the scenario has shown
+  --record DIR   writes what each failing run has shown to a file in this folder
 `
 
 /** The seed of the runs that are the same each time. */
@@ -46,7 +46,7 @@ const { values } = parseArgs({
     'keep-going': { type: 'boolean', default: false },
     scenario: { type: 'string' },
     repeat: { type: 'string', default: '1' },
-    trace: { type: 'boolean', default: false },
+    record: { type: 'string' },
     help: { type: 'boolean', default: false }
   }
 })
@@ -85,14 +85,19 @@ async function check (scenario: Scenario): Promise<Map<string, string[]>> {
   const facts = new Facts(scenario, await play(stage, scenario))
   done++
   const found = violations(facts)
-  if (values.trace) {
-    for (const event of facts.events) console.log(JSON.stringify(event))
-    for (const answer of facts.seen.answers) console.log(JSON.stringify({ ...answer, body: answer.body?.slice(0, 100) }))
-    for (const visit of facts.seen.webSockets) console.log(JSON.stringify(visit))
-    for (const line of facts.seen.log) console.log(JSON.stringify(line))
-    console.log(facts.seen.signals, facts.seen.exit, facts.seen.lag)
-  }
+  if (found.size > 0) record(facts, describe(found))
   return found
+}
+
+/** Writes everything that a run has shown, in the order of time. */
+function record ({ scenario, events, seen }: Facts, wrong: string): void {
+  if (values.record === undefined) return
+  mkdirSync(values.record, { recursive: true })
+  const answers = seen.answers.map(answer => ({ t: answer.endedAt, ...answer, body: answer.body?.slice(0, 200) }))
+  const lines = [...events, ...answers, ...seen.webSockets.map(visit => ({ t: visit.endedAt, ...visit })), ...seen.signals]
+  const text = lines.sort((a, b) => a.t - b.t).map(line => JSON.stringify(line))
+  const rest = [seen.exit, seen.lag, ...seen.log.filter(({ level }) => level > 30)].map(line => JSON.stringify(line))
+  writeFileSync(join(values.record, `${process.pid}-${done}.txt`), [JSON.stringify(scenario), wrong, ...text, ...rest, seen.stderr].join('\n'))
 }
 
 function describe (found: Map<string, string[]>): string {
