@@ -9,6 +9,9 @@ import { urlOf } from './scenario.ts'
 import { monotonic } from './trace.ts'
 import { visitWebSocket, type WebSocketVisit } from './websocket.ts'
 
+/** How long clients may read what they have got, after the service has gone. */
+const PATIENCE = 5_000
+
 export interface Crowd {
   answers: Answer[]
   webSockets: WebSocketVisit[]
@@ -264,7 +267,7 @@ class Gathering implements Crowd {
     this.isOver = true
     this.#tellOver()
     // What the service has sent before it went is read.
-    await Promise.race([this.#people, sleep(200, undefined, { ref: false })])
+    await Promise.race([this.#people, sleep(PATIENCE, undefined, { ref: false })])
     for (const connection of this.#connections) connection.destroy()
     await this.#people
   }

@@ -6,6 +6,7 @@ import type { Answer } from './answer.ts'
 import type { Observation } from './play.ts'
 import type { Instance, Scenario, Work } from './scenario.ts'
 import type { EventOf, StepKind, TraceEvent } from './trace.ts'
+import { sumOf } from './lag.ts'
 import { workOf } from './scenario.ts'
 
 export const FORGOTTEN = /^A handler has not answered since its client left/
@@ -42,13 +43,10 @@ export class Facts {
   readonly events: Array<TraceEvent & { n: number }>
   readonly requests = new Map<string, RequestFacts>()
   readonly steps: StepFacts[] = []
-  /** How much later than asked for anything may have happened because the machine was busy. */
-  readonly lag: number
 
   constructor (scenario: Scenario, seen: Observation) {
     this.scenario = scenario
     this.seen = seen
-    this.lag = seen.lag.service + seen.lag.clients
     this.events = seen.trace.map((event, n) => ({ ...event, n }))
     for (const answer of seen.answers) {
       const request = this.#request(answer.url)
@@ -85,6 +83,11 @@ export class Facts {
     case 'hook': request.hooks.push(event); break
     case 'hooked': request.hooked.push(event); break
     }
+  }
+
+  /** How much later than asked for something between these times may have happened, because the machine was busy. */
+  lag (from: number, to: number): number {
+    return sumOf(this.seen.lags, from, to)
   }
 
   all<E extends TraceEvent['e']> (e: E, i?: number): Array<Placed<E>> {

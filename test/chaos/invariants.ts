@@ -54,7 +54,7 @@ function * answersWhatItCuts (facts: Facts): Iterable<string> {
     const { answer, cut, handled, url, work } = request
     if (cut === undefined || answer === undefined || answer.outcome === 'left' || answer.outcome === 'part') continue
     // It may have been answered, and its handler go on; or the process exits.
-    if (cut.code === EXIT || (answer.outcome === 'whole' && answer.status === 200 && answer.body === answerOf(url, work))) continue
+    if (cut.code === EXIT || (answer.outcome === 'whole' && (work.answers === 'throw' ? answer.status === 500 : answer.body === answerOf(url, work)))) continue
     // Its connection was closed because of another request of the pipeline, or it was being received.
     if (answer.outcome === 'none' && (answer.before > 0 || handled !== undefined || facts.scenario.clients[answer.client]?.kind === 'burst')) continue
     if (answer.outcome !== 'whole' || answer.status !== 503 || codeOf(answer) !== DRAIN_TIMEOUT) yield tell(request)
@@ -69,9 +69,27 @@ function * servesNothingLate (facts: Facts): Iterable<string> {
       if (handler !== undefined) yield `served: ${tell(request)}`
       if (answer === undefined || answer.outcome === 'left' || facts.forced !== undefined) continue
       if (answer.outcome === 'none' && facts.isBehindLast(request, () => true)) continue
+      if (answer.outcome !== 'whole' && isOutOfTime(facts, i)) continue
       if (answer.outcome !== 'whole' || answer.status !== 503 || codeOf(answer) !== SHUTTING_DOWN) yield `no 503: ${tell(request)}`
     }
   }
+}
+
+/**
+ * Whether an instance may have had no time to send what it has answered before it closes its connections: a quarter of the time for
+ * closing, and this limits how late it may be.
+ */
+function isOutOfTime (facts: Facts, i: number): boolean {
+  const [closing, closed] = [facts.phase(i, 'closing')?.t ?? 0, facts.phase(i, 'closed')?.t ?? Infinity]
+  return facts.lag(closing, closed) > timeToClose(facts, i) / 8
+}
+
+/** The time for closing connections and for onClose hooks: half of what is left, if there are callbacks. */
+function timeToClose (facts: Facts, i: number): number {
+  const instance = facts.scenario.instances[i]
+  if (instance === undefined) return 0
+  const left = (facts.start(i)?.t ?? 0) + instance.shutdownTimeout * (1 - EXIT_MARGIN) - (facts.phase(i, 'closing')?.t ?? 0)
+  return instance.callbacks.some(({ when }) => when === 'end') ? left / 2 : left
 }
 
 /** Nothing is rejected before the gate is shut. */
@@ -97,7 +115,7 @@ function * resetsNothingEarly (facts: Facts): Iterable<string> {
     if (answer.endedAt < Math.min(end, facts.exit?.t ?? Infinity)) yield tell(request)
     else if (!isHttp2 && answer.before > 0 && answer.endedAt < (facts.phase(i, 'closing')?.t ?? Infinity)) {
       const idle = lastOf(facts, request)
-      if (answer.sentAt - idle < DRAINING_KEEP_ALIVE - LATE - facts.lag) yield `idle for ${(answer.sentAt - idle).toFixed(1)}: ${tell(request)}`
+      if (answer.sentAt - idle < DRAINING_KEEP_ALIVE - LATE - facts.lag(idle, answer.endedAt)) yield `idle for ${(answer.sentAt - idle).toFixed(1)}: ${tell(request)}`
     }
   }
 }
@@ -173,14 +191,15 @@ function * countsToZero (facts: Facts): Iterable<string> {
 function * endsInTime (facts: Facts): Iterable<string> {
   const { exit, seen } = facts
   const starts = facts.instances.map(({ i }) => facts.start(i)?.t ?? Infinity)
-  const limit = Math.min(...starts) + Math.max(...facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout)) + LATE + facts.lag
+  const begun = Math.min(...starts)
+  const limit = begun + Math.max(...facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout)) + LATE + facts.lag(begun, Infinity)
   if (exit === undefined || seen.exit.signal !== null) yield `the process ended with ${seen.exit.signal}`
   else if (exit.t > limit) yield `exit at ${exit.t.toFixed(1)}, after ${limit.toFixed(1)}`
   for (const { i, instance } of facts.instances) {
     const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing')]
     if (draining === undefined || closing === undefined) continue
     const drain = closing.t - draining.t
-    if (drain > instance.drainTimeout + QUIET + LATE + facts.lag) yield `instance ${i} drains for ${drain.toFixed(1)}`
+    if (drain > instance.drainTimeout + QUIET + LATE + facts.lag(draining.t, closing.t)) yield `instance ${i} drains for ${drain.toFixed(1)}`
   }
 }
 
@@ -193,7 +212,7 @@ function * delaysAsAsked (facts: Facts): Iterable<string> {
     if (max > 0 && delaying === undefined && draining !== undefined && !isSkipped) yield `instance ${i} has no delay`
     if (delaying === undefined || draining === undefined) continue
     const took = draining.t - delaying.t
-    if (took > max + LATE + facts.lag) yield `instance ${i} delays for ${took.toFixed(1)}`
+    if (took > max + LATE + facts.lag(delaying.t, draining.t)) yield `instance ${i} delays for ${took.toFixed(1)}`
     if (isSkipped) continue
     const arrivals = facts.accepted(i).map(({ arrived }) => arrived?.t ?? 0).filter(t => t > delaying.t)
     // A hook before the plugin may hold a request.
@@ -215,6 +234,13 @@ function * exitsTruly (facts: Facts): Iterable<string> {
   }
 }
 
+/** Whether closing has taken about as long as it may, so that callbacks run meanwhile. */
+function isCloseLate (facts: Facts, i: number): boolean {
+  const closing = facts.phase(i, 'closing')?.t ?? Infinity
+  const end = facts.steps.find(step => step.i === i && step.of === 'callback' && isCleanup(step))?.begun.t ?? facts.phase(i, 'closed')?.t ?? 0
+  return end - closing > timeToClose(facts, i) - EARLY && facts.report(i)?.report.errors.some(message => message.startsWith('Closing did not end within')) === true
+}
+
 /** What has failed in an instance, as its own code, its clients and the cuts show. */
 function failures (facts: Facts, i: number): string[] {
   const end = facts.report(i)?.n ?? Infinity
@@ -226,6 +252,7 @@ function failures (facts: Facts, i: number): string[] {
     if (kind === 'task' && (ended === undefined || ended.n < start || ended.n > end)) continue
     if (ended === undefined || ended.n > end || ended.isFailed || overruns(facts, step)) reasons.push(name)
   }
+  if (isCloseLate(facts, i)) reasons.push('closing has taken too long')
   for (const { kind, n } of facts.all('trigger')) {
     if (n < end && (kind === 'throw' || kind === 'reject')) reasons.push(kind)
   }
@@ -249,7 +276,7 @@ function overruns (facts: Facts, { i, of, name, begun, ended }: StepFacts): bool
   const limit = when === 'start' ? Math.min(timeout, drained - begun.t) : timeout === Infinity ? left / (later + 1) : Math.min(timeout, left - later * left / (later + 1) / 2)
   const took = ended.t - begun.t
   if (took < limit - EARLY) return false
-  if (took > limit + LATE + facts.lag) return true
+  if (took > limit + LATE + facts.lag(begun.t, ended.t)) return true
   return facts.report(i)?.report.callbacks.some(callback => callback.name === name && callback.error !== undefined) === true
 }
 
@@ -297,7 +324,7 @@ function * keepsOrder (facts: Facts): Iterable<string> {
     if (facts.report(i) !== undefined && inOrder.length < expected.length) yield `instance ${i}: only ${inOrder.join(', ') || 'no callback'} of ${expected.join(', ')} has run`
     const onClose = steps.filter(({ of }) => of === 'onClose')
     const firstEnd = steps.find(({ of, name }) => of === 'callback' && name.startsWith('end'))
-    if (firstEnd !== undefined && onClose.some(({ begun }) => begun.n > firstEnd.begun.n)) yield `instance ${i}: an onClose hook after a callback`
+    if (firstEnd !== undefined && !isCloseLate(facts, i) && onClose.some(({ begun }) => begun.n > firstEnd.begun.n)) yield `instance ${i}: an onClose hook after a callback`
     // Nothing waits for an accepted request any more once the first callback runs.
     if (facts.forced === undefined && facts.report(i) === undefined) yield `instance ${i} has no report`
   }
@@ -365,7 +392,7 @@ function * knowsCopies (facts: Facts): Iterable<string> {
   const isSecond = facts.forced?.startsWith('Second signal') === true
   if (isSecond && second === undefined) yield `${facts.forced}, but only ${first?.kind ?? 'no signal'} was sent`
   if (first === undefined || second === undefined) return
-  const isCopy = facts.seen.signals.every(({ kind, t }) => kind === first.kind && t - first.t < 200 - LATE - facts.lag)
+  const isCopy = facts.seen.signals.every(({ kind, t }) => kind === first.kind && t - first.t < 200 - LATE - facts.lag(first.t, t))
   if (isCopy && isSecond) yield `${facts.forced}: ${second.kind} ${(second.t - first.t).toFixed(1)} ms after the first`
 }
 

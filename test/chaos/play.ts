@@ -3,16 +3,17 @@
 import type { ChildProcess } from 'node:child_process'
 import type { Readable } from 'node:stream'
 import type { Answer } from './answer.ts'
+import type { Lag } from './lag.ts'
 import type { Scenario, Trigger } from './scenario.ts'
 import type { EventOf, TraceEvent } from './trace.ts'
 import type { WebSocketVisit } from './websocket.ts'
 import { spawn } from 'node:child_process'
 import { gather } from './crowd.ts'
+import { watchLag } from './lag.ts'
 import { monotonic } from './trace.ts'
 
 /** How much longer than its shutdownTimeout a process may take before it is killed. */
 const PATIENCE = 10_000
-const HEARTBEAT = 5
 
 export interface LogLine {
   level: number
@@ -30,8 +31,8 @@ export interface Observation {
   exit: { code: number | null, signal: NodeJS.Signals | null, t: number }
   /** The signals that were sent. */
   signals: Array<{ t: number, kind: Trigger['kind'] }>
-  /** How late timers were in all: in the service, and here. */
-  lag: { service: number, clients: number }
+  /** How late timers were, in the service and here. */
+  lags: Lag[]
 }
 
 export interface Stage {
@@ -95,7 +96,7 @@ export async function play (stage: Stage, scenario: Scenario): Promise<Observati
   child.stdin?.on('error', () => {}).end(JSON.stringify({ scenario, tls: stage.tls }))
   await Promise.race([listening, exited])
 
-  const lag = watchLag()
+  const lags = watchLag()
   const ports = trace.filter((event): event is EventOf<'listening'> => event.e === 'listening').map(({ port }) => port)
   const timers: NodeJS.Timeout[] = []
   const after = (ms: number, act: () => void): void => { timers.push(setTimeout(act, ms)) }
@@ -107,25 +108,8 @@ export async function play (stage: Stage, scenario: Scenario): Promise<Observati
   const crowd = gather(scenario, ports)
   const exit = await exited
   for (const timer of timers) clearTimeout(timer)
-  const clients = lag()
+  const here = lags()
   await crowd.end()
-  const service = trace.find((event): event is EventOf<'exit'> => event.e === 'exit')?.lag ?? 0
-  return { trace, answers: crowd.answers, webSockets: crowd.webSockets, log, stderr, exit, signals, lag: { service, clients } }
-}
-
-/** Returns a function that ends it and returns how late timers were, in all. */
-function watchLag (): () => number {
-  let lag = 0
-  let last = monotonic()
-  const beat = (): void => {
-    const time = monotonic()
-    lag += Math.max(0, time - last - HEARTBEAT)
-    last = time
-  }
-  const timer = setInterval(beat, HEARTBEAT)
-  return () => {
-    clearInterval(timer)
-    beat()
-    return lag
-  }
+  const service = trace.find((event): event is EventOf<'exit'> => event.e === 'exit')?.lags ?? []
+  return { trace, answers: crowd.answers, webSockets: crowd.webSockets, log, stderr, exit, signals, lags: [...service, ...here] }
 }

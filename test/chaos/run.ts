@@ -96,7 +96,7 @@ function record ({ scenario, events, seen }: Facts, wrong: string): void {
   const answers = seen.answers.map(answer => ({ t: answer.endedAt, ...answer, body: answer.body?.slice(0, 200) }))
   const lines = [...events, ...answers, ...seen.webSockets.map(visit => ({ t: visit.endedAt, ...visit })), ...seen.signals]
   const text = lines.sort((a, b) => a.t - b.t).map(line => JSON.stringify(line))
-  const rest = [seen.exit, seen.lag, ...seen.log.filter(({ level }) => level > 30)].map(line => JSON.stringify(line))
+  const rest = [seen.exit, seen.lags, ...seen.log.filter(({ level }) => level > 30)].map(line => JSON.stringify(line))
   writeFileSync(join(values.record, `${process.pid}-${done}.txt`), [JSON.stringify(scenario), wrong, ...text, ...rest, seen.stderr].join('\n'))
 }
 

@@ -13,12 +13,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { type DiagnosticsChannels, type ShutdownReport, gracefulPlugin } from '../../index.ts'
+import { watchLag } from './lag.ts'
 import { answerOf, workOf } from './scenario.ts'
 import { monotonic } from './trace.ts'
 
 type Untimed<E> = E extends TraceEvent ? Omit<E, 't'> : never
-
-const HEARTBEAT = 10
 
 /** How many parts a stream has. */
 const CHUNKS = 5
@@ -189,16 +188,8 @@ for (const { at, kind } of scenario.triggers) {
   }, at)
 }
 
-let lag = 0
-let last = monotonic()
-function beat (): void {
-  const time = monotonic()
-  lag += Math.max(0, time - last - HEARTBEAT)
-  last = time
-}
-setInterval(beat, HEARTBEAT).unref()
+const lags = watchLag()
 process.on('warning', ({ message }) => { trace({ e: 'warning', text: message }) })
 process.on('exit', code => {
-  beat()
-  trace({ e: 'exit', code, lag })
+  trace({ e: 'exit', code, lags: lags() })
 })

@@ -1,6 +1,7 @@
 // What the service tells the runner, one event a line, in the order in which it happens. The service writes each event
 // synchronously, so that nothing is lost when it exits.
 
+import type { Lag } from './lag.ts'
 import type { CallbackReport, InFlightEntry, ShutdownReport } from '../../types/index.ts'
 
 export type TraceEvent = { t: number } & (
@@ -26,8 +27,7 @@ export type TraceEvent = { t: number } & (
   /** The service does what a trigger asks for. */
   | { e: 'trigger', kind: string }
   | { e: 'warning', text: string }
-  /** How late timers were, in all, up to the exit. */
-  | { e: 'exit', code: number, lag: number }
+  | { e: 'exit', code: number, lags: Lag[] }
 )
 
 export type StepKind = 'preClose' | 'onClose' | 'callback' | 'task'
