@@ -462,7 +462,8 @@ export class Shutdown {
   async #closeConnections (end: number): Promise<void> {
     const { options, connections, gate, cuts } = this.#parts
     gate.hold()
-    await connections.acceptBacklog(end)
+    // The rest of the time is for sending the refusals.
+    await connections.acceptBacklog((now() + end) / 2)
     connections.stopListening()
     gate.release()
     if (connections.isAnyOpen) {

@@ -143,10 +143,10 @@ export class Facts {
   }
 
   /** Whether an earlier answer on its HTTP/1 connection has said that it is the last one: nothing may follow it. */
-  isBehindLast ({ answer }: RequestFacts, isLast: (last: RequestFacts) => boolean): boolean {
+  isBehindLast ({ answer }: RequestFacts): boolean {
     return [...this.requests.values()].some(other => other.answer !== undefined && answer !== undefined &&
       other.answer.client === answer.client && other.answer.connection === answer.connection && other.answer.before < answer.before &&
-      other.answer.isLast === true && isLast(other))
+      other.answer.isLast === true)
   }
 
   /** Whether something of a request runs at this place of the trace: its handler, or a hook that the drain waits for. */

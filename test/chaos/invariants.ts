@@ -37,12 +37,12 @@ function tell (request: RequestFacts): string {
 function * answersWhatItAccepts (facts: Facts): Iterable<string> {
   for (const { i } of facts.instances) {
     for (const request of facts.accepted(i)) {
-      const { answer, cut, url, work } = request
+      const { answer, cut, handler, url, work } = request
       if (answer === undefined || answer.outcome === 'left' || cut !== undefined) continue
       const status = work.answers === 'throw' ? 500 : 200
       const isRight = status === 500 ? codeOf(answer) === undefined : answer.body === answerOf(url, work)
-      // What is pipelined behind a head that the handler wrote itself, before the next request arrived.
-      if (answer.outcome === 'none' && facts.isBehindLast(request, last => last.work.answers === 'raw')) continue
+      // What is pipelined behind a response that has said Connection: close is not handled.
+      if (answer.outcome === 'none' && handler === undefined && facts.isBehindLast(request)) continue
       if (answer.outcome !== 'whole' || answer.status !== status || !isRight) yield tell(request)
     }
   }
@@ -68,7 +68,7 @@ function * servesNothingLate (facts: Facts): Iterable<string> {
       const { answer, handler } = request
       if (handler !== undefined) yield `served: ${tell(request)}`
       if (answer === undefined || answer.outcome === 'left' || facts.forced !== undefined) continue
-      if (answer.outcome === 'none' && facts.isBehindLast(request, () => true)) continue
+      if (answer.outcome === 'none' && facts.isBehindLast(request)) continue
       if (answer.outcome !== 'whole' && isOutOfTime(facts, i)) continue
       if (answer.outcome !== 'whole' || answer.status !== 503 || codeOf(answer) !== SHUTTING_DOWN) yield `no 503: ${tell(request)}`
     }
