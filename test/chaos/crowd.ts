@@ -267,10 +267,18 @@ class Gathering implements Crowd {
     this.isOver = true
     this.#tellOver()
     // What the service has sent before it went is read.
-    await Promise.race([this.#people, sleep(PATIENCE, undefined, { ref: false })])
+    await within(this.#people)
     for (const connection of this.#connections) connection.destroy()
-    await this.#people
+    if (!await within(this.#people)) throw new Error('A client does not end')
   }
+}
+
+/** Whether it is done within PATIENCE. */
+async function within (work: Promise<unknown>): Promise<boolean> {
+  const over = new AbortController()
+  const isDone = await Promise.race([work.then(() => true), sleep(PATIENCE, false, { signal: over.signal }).catch(() => false)])
+  over.abort()
+  return isDone
 }
 
 /** Sends in the clients. */

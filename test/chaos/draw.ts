@@ -10,6 +10,9 @@ const LEFT = 0.9
 /** Loopback sockets of Linux buffer this much, so that only a larger answer depends on its reader. */
 const LARGE = 6_000_000
 
+/** Bytes of a head that are not all of it. */
+const HEAD = 33
+
 const ms = (max: number): Arbitrary<number> => fc.integer({ min: 0, max })
 
 const work: Arbitrary<Work> = fc.record({
@@ -74,7 +77,7 @@ function client (protocol: Protocol, instances: number): Arbitrary<Client> {
     })],
     [2, fc.record({ ...visit, kind: fc.constant('prober'), pause: fc.integer({ min: 10, max: 60 }) })]
   ]
-  if (protocol !== 'h2c') clients.push([2, fc.record({ ...http1, kind: fc.constant('half'), bytes: ms(35) })])
+  if (protocol !== 'h2c') clients.push([2, fc.record({ ...http1, kind: fc.constant('half'), bytes: ms(HEAD) })])
   if (protocol === 'http' || protocol === 'https') {
     clients.push([2, fc.record({ ...http1, kind: fc.constant('websocket'), pause: fc.integer({ min: 5, max: 60 }), answersClose: fc.boolean() })])
   }

@@ -9,6 +9,7 @@ type Invariant = (facts: Facts) => Iterable<string>
 
 const SHUTTING_DOWN = 'FST_ERR_GRACEFUL_SHUTTING_DOWN'
 const DRAIN_TIMEOUT = 'FST_ERR_GRACEFUL_DRAIN_TIMEOUT'
+const FASTIFYS_503 = '{"error":"Service Unavailable","message":"Service Unavailable","statusCode":503}'
 const EXIT = 'FST_ERR_GRACEFUL_EXIT'
 
 /** Timers count whole milliseconds, and may fire a part of one early. */
@@ -20,6 +21,7 @@ const LATE = 60
 /** Waits of the plugin, see lib/times.ts and docs/lifecycle.md#phases. */
 const QUIET = 200
 const DRAINING_KEEP_ALIVE = 100
+const LOG_FLUSH = 200
 
 /** The part of shutdownTimeout that callbacks do not get. */
 const EXIT_MARGIN = 0.05
@@ -70,6 +72,8 @@ function * servesNothingLate (facts: Facts): Iterable<string> {
       if (answer === undefined || answer.outcome === 'left' || facts.forced !== undefined) continue
       if (answer.outcome === 'none' && facts.isBehindLast(request)) continue
       if (answer.outcome !== 'whole' && isOutOfTime(facts, i)) continue
+      // A TLS handshake may end while WebSockets are still closing, after the plugin has closed the connections that it knows.
+      if (answer.body === FASTIFYS_503 && /^https$|^h2$/.test(facts.scenario.protocol) && facts.seen.webSockets.length > 0) continue
       if (answer.outcome !== 'whole' || answer.status !== 503 || codeOf(answer) !== SHUTTING_DOWN) yield `no 503: ${tell(request)}`
     }
   }
@@ -139,15 +143,23 @@ function * cutsNothingEarly (facts: Facts): Iterable<string> {
       continue
     }
     const request = facts.requests.get(entry.url ?? '')
+    // While a hook before the plugin holds a request, its route is not known.
+    const isProbe = (entry.url === '/ready' || entry.url === '/health') && (facts.scenario.instances[i]?.ahead ?? 0) > 0
+    if (isProbe) continue
     if (request === undefined) yield `${what}: no such request`
     else if (!facts.runs(request, n) && request.handled !== undefined && (request.sent?.n ?? Infinity) < n && request.answer?.outcome === 'whole' && codeOf(request.answer) !== DRAIN_TIMEOUT) yield `${what}, but it was done: ${tell(request)}`
   }
 }
 
+/** When a forced exit has named what it cuts; the log is written after that. */
+function forcedAt (facts: Facts): { n: number } | undefined {
+  return facts.all('cut').find(({ code }) => code === EXIT) ?? facts.events.find(({ t }) => t > (facts.exit?.t ?? 0) - LOG_FLUSH)
+}
+
 /** What still runs when connections have been closed after the drain, or at a forced exit, is named as cut. */
 function * namesWhatItCuts (facts: Facts): Iterable<string> {
   for (const { i } of facts.instances) {
-    const end = facts.steps.find(step => step.i === i && isCleanup(step))?.begun ?? facts.phase(i, 'closed') ?? facts.exit
+    const end = facts.steps.find(step => step.i === i && isCleanup(step))?.begun ?? facts.phase(i, 'closed') ?? forcedAt(facts)
     if (end === undefined) continue
     for (const request of facts.accepted(i)) {
       if (facts.runs(request, end.n) && request.cut === undefined && !facts.forgotten.has(request.url)) yield `not named: ${tell(request)}`
@@ -195,6 +207,8 @@ function * endsInTime (facts: Facts): Iterable<string> {
   const limit = begun + Math.max(...facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout)) + LATE + facts.lag(begun, Infinity)
   if (exit === undefined || seen.exit.signal !== null) yield `the process ended with ${seen.exit.signal}`
   else if (exit.t > limit) yield `exit at ${exit.t.toFixed(1)}, after ${limit.toFixed(1)}`
+  const margin = EXIT_MARGIN * Math.min(...facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout))
+  if (facts.forced?.startsWith('The process has not ended') === true && facts.all('report').length < facts.instances.length && facts.lag(begun, Infinity) < margin / 2) yield facts.forced
   for (const { i, instance } of facts.instances) {
     const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing')]
     if (draining === undefined || closing === undefined) continue
@@ -343,6 +357,7 @@ function * saysNothingElse (facts: Facts): Iterable<string> {
   ]
   for (const line of log) {
     // The handler of a request that was cut goes on, and answers.
+    if (line.msg === 'Promise errored, but reply.sent = true was set' && facts.all('cut').length > 0) continue
     const sentTwice = /"(\/work\/[^"]+)" \(/.exec(String((line.err as Error | undefined)?.message))?.[1] ?? ''
     if (facts.requests.get(sentTwice)?.cut !== undefined) continue
     if (line.level >= 40 && !isMeant.some(pattern => pattern.test(line.msg))) yield `log: ${JSON.stringify(line).slice(0, 1_000)}`
@@ -392,6 +407,9 @@ function * knowsCopies (facts: Facts): Iterable<string> {
   const isSecond = facts.forced?.startsWith('Second signal') === true
   if (isSecond && second === undefined) yield `${facts.forced}, but only ${first?.kind ?? 'no signal'} was sent`
   if (first === undefined || second === undefined) return
+  const other = facts.seen.signals.find(({ kind, t }) => kind !== first.kind || t - first.t > 200 + LATE + facts.lag(first.t, t))
+  const last = (other?.t ?? Infinity) + LOG_FLUSH + LATE + facts.lag(other?.t ?? 0, Infinity)
+  if (!isSecond && (facts.exit?.t ?? 0) > last) yield `${other?.kind} ${((other?.t ?? 0) - first.t).toFixed(1)} ms after ${first.kind} is ignored`
   const isCopy = facts.seen.signals.every(({ kind, t }) => kind === first.kind && t - first.t < 200 - LATE - facts.lag(first.t, t))
   if (isCopy && isSecond) yield `${facts.forced}: ${second.kind} ${(second.t - first.t).toFixed(1)} ms after the first`
 }

@@ -11,13 +11,14 @@ import fc from 'fast-check'
 import { generate } from 'selfsigned'
 import { buildPlugin } from '../packages.ts'
 import { bundleService } from './bundle.ts'
+import { type Verdict, check, describe, tellAll } from './check.ts'
 import { scenario as scenarios } from './draw.ts'
-import { Facts } from './facts.ts'
-import { violations } from './invariants.ts'
-import { type Stage, endAll, play, prepare } from './play.ts'
+import { type Fault, FAULTS, inject } from './faults.ts'
+import { type Stage, endAll, prepare } from './play.ts'
 
 const HELP = `npm run chaos -- [--runs 150] [--jobs 4] [--seed S [--path P]] [--node PATH] [--keep-going] [--record DIR]
 npm run chaos -- --scenario FILE [--repeat N] [--record DIR]
+npm run chaos -- --self-test
 
   --runs N       how many runs; default: 150, half of them with a fixed seed
   --jobs N       how many at the same time; default: 4
@@ -26,12 +27,16 @@ npm run chaos -- --scenario FILE [--repeat N] [--record DIR]
   --node PATH    the Node.js binary that runs the service; default: this one
   --keep-going   after a failure, goes on with other runs
   --scenario F   only the scenario in this file; - for stdin
+  --self-test    puts faults into copies of the built package, and expects that each is found
   --repeat N     the scenario so many times; default: 1
   --record DIR   writes what each failing run has shown to a file in this folder
 `
 
 /** The seed of the runs that are the same each time. */
 const FIXED_SEED = 1
+
+/** How many runs a fault has to show in. */
+const MOST_TRIES = 160
 
 /** How many scenarios are tried to make a failing one smaller. */
 const MOST_SHRINKS = 60
@@ -47,10 +52,12 @@ const { values } = parseArgs({
     scenario: { type: 'string' },
     repeat: { type: 'string', default: '1' },
     record: { type: 'string' },
+    'self-test': { type: 'boolean', default: false },
     help: { type: 'boolean', default: false }
   }
 })
 const runs = Number(values.runs)
+const only = process.env.ONLY
 const jobs = Number(values.jobs)
 if (values.help || !(runs >= 1) || !(jobs >= 1)) {
   console.log(HELP)
@@ -65,48 +72,37 @@ process.on('exit', () => {
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
 
 buildPlugin()
-const stage = await createStage()
+const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
+const stage = await createStage('service')
 let done = 0
 let failed = 0
+const isFound = new Set<Fault>()
 
-if (values.scenario === undefined) await draw()
+if (values['self-test']) await testInvariants()
+else if (values.scenario === undefined) await draw()
 else await repeat(JSON.parse(readFileSync(values.scenario === '-' ? 0 : values.scenario, 'utf8')) as Scenario)
 process.exit(failed > 0 ? 1 : 0)
 
-async function createStage (): Promise<Stage> {
-  const file = join(directory, 'service.mjs')
-  await bundleService(file)
-  const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
+async function createStage (name: string, change?: (source: string) => string): Promise<Stage> {
+  const file = join(directory, `${name}.mjs`)
+  await bundleService(file, change)
   return { node: values.node, file, tls: { key, cert } }
 }
 
 /** Runs a scenario. Returns what is wrong, by invariant. */
-async function check (scenario: Scenario): Promise<Map<string, string[]>> {
-  const facts = new Facts(scenario, await play(stage, scenario))
+async function run (scenario: Scenario): Promise<Verdict['found']> {
+  const verdict = await check(stage, scenario)
   done++
-  const found = violations(facts)
-  if (found.size > 0) record(facts, describe(found))
-  return found
-}
-
-/** Writes everything that a run has shown, in the order of time. */
-function record ({ scenario, events, seen }: Facts, wrong: string): void {
-  if (values.record === undefined) return
-  mkdirSync(values.record, { recursive: true })
-  const answers = seen.answers.map(answer => ({ t: answer.endedAt, ...answer, body: answer.body?.slice(0, 200) }))
-  const lines = [...events, ...answers, ...seen.webSockets.map(visit => ({ t: visit.endedAt, ...visit })), ...seen.signals]
-  const text = lines.sort((a, b) => a.t - b.t).map(line => JSON.stringify(line))
-  const rest = [seen.exit, seen.lags, ...seen.log.filter(({ level }) => level > 30)].map(line => JSON.stringify(line))
-  writeFileSync(join(values.record, `${process.pid}-${done}.txt`), [JSON.stringify(scenario), wrong, ...text, ...rest, seen.stderr].join('\n'))
-}
-
-function describe (found: Map<string, string[]>): string {
-  return [...found].map(([name, wrong]) => `${name}:\n${wrong.slice(0, 5).map(text => `  ${text}`).join('\n')}`).join('\n')
+  if (verdict.found.size > 0 && values.record !== undefined) {
+    mkdirSync(values.record, { recursive: true })
+    writeFileSync(join(values.record, `${process.pid}-${done}.txt`), tellAll(verdict))
+  }
+  return verdict.found
 }
 
 async function repeat (scenario: Scenario): Promise<void> {
   for (let round = 0; round < Number(values.repeat); round++) {
-    const found = await check(scenario)
+    const found = await run(scenario)
     if (found.size === 0) continue
     failed++
     console.log(describe(found))
@@ -138,7 +134,7 @@ async function drawPart (seed: number, count: number): Promise<void> {
     const property = fc.asyncProperty(scenarios, async scenario => {
       if (violated !== undefined && ++shrinks > MOST_SHRINKS) return
       prepare(stage)
-      const found = await check(scenario)
+      const found = await run(scenario)
       if (found.size === 0 || violated?.some(name => found.has(name)) === false) return
       if (violated === undefined) console.log(`seed ${next}:\n${describe(found)}\n${JSON.stringify(scenario)}\nMaking it smaller…`)
       violated ??= [...found.keys()]
@@ -153,4 +149,29 @@ async function drawPart (seed: number, count: number): Promise<void> {
     left -= result.numRuns
     if (!values['keep-going'] || values.path !== undefined) return
   }
+}
+
+/** Expects that the invariants find each fault, within some random runs. */
+async function testInvariants (): Promise<void> {
+  for (const [index, fault] of FAULTS.entries()) {
+    if (only && !fault.what.includes(only)) continue
+    const faulty = await createStage(`fault-${index}`, source => inject(fault, source))
+    const found = (await Promise.all(Array.from({ length: jobs }, async (_, job) => await findFault(fault, faulty, job)))).find(text => text !== undefined)
+    if (found === undefined) failed++
+    console.log(`${found === undefined ? 'NOT FOUND' : 'found'}: ${fault.what} (${fault.violates.join(', ')})${found ?? ''}`)
+  }
+  console.log(`${FAULTS.length} faults, ${failed} not found, ${done} runs`)
+}
+
+async function findFault (fault: Fault, faulty: Stage, job: number): Promise<string | undefined> {
+  const drawn = fault.scenario === undefined ? fc.sample(scenarios, { seed: FIXED_SEED + job, numRuns: MOST_TRIES / jobs }) : Array<Scenario>(5).fill(fault.scenario)
+  for (const [round, scenario] of drawn.entries()) {
+    if (isFound.has(fault)) return undefined
+    const { found } = await check(faulty, scenario)
+    done++
+    if (!fault.violates.some(name => found.has(name))) continue
+    isFound.add(fault)
+    return ` after ${round + 1} runs`
+  }
+  return undefined
 }
