@@ -36,6 +36,14 @@ const BEHIND_LAST: Scenario = {
   triggers: [{ at: 0, kind: 'SIGTERM' }]
 }
 
+/** The same signal twice, while a callback hangs. */
+const TWICE: Scenario = {
+  protocol: 'http',
+  instances: [{ ...instance, shutdownTimeout: 2_000, callbacks: [{ ms: 0, ends: 'never', when: 'end' }] }],
+  clients: [{ to: 0, at: 0, http: 1, kind: 'half', bytes: 0 }],
+  triggers: [{ at: 50, kind: 'SIGTERM' }, { at: 600, kind: 'SIGTERM' }]
+}
+
 /** HTTP/2 requests that arrive when little time is left. */
 const LITTLE_TIME: Scenario = {
   protocol: 'h2c',
@@ -70,7 +78,7 @@ export const FAULTS: readonly Fault[] = [
   { what: 'a warning is printed', change: ['async #run(given) {', '$& process.emitWarning("not meant");'], violates: ['saysNothingElse'] },
   { what: 'it is ready during the shutdown', change: ['return [503, { ready: false, reason: "shutting_down" }]', 'return [200, { ready: true }]'], violates: ['probesTruly'] },
   { what: 'a copy of a signal forces the exit', change: ['var SIGNAL_COPY = 200;', 'var SIGNAL_COPY = -1;'], violates: ['knowsCopies'] },
-  { what: 'a second signal is ignored', change: ['var SIGNAL_COPY = 200;', 'var SIGNAL_COPY = 1e6;'], violates: ['knowsCopies'] },
+  { what: 'a second signal is ignored', change: ['var SIGNAL_COPY = 200;', 'var SIGNAL_COPY = 1e6;'], violates: ['knowsCopies'], scenario: TWICE },
   { what: 'WebSockets are closed with another code', change: ['var GOING_AWAY = 1001;', 'var GOING_AWAY = 1008;'], violates: ['closesWebSockets'] },
   // What chaos has found; see docs/chaos.md.
   { what: 'a handler that goes on after its queued answer is not named', change: ['else if (exchange.handlers > 0) this.#name(exchange, error);', ''], violates: ['cleansUpAfterHandlers'], scenario: GOES_ON },

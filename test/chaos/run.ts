@@ -16,18 +16,20 @@ import { scenario as scenarios } from './draw.ts'
 import { type Fault, FAULTS, inject } from './faults.ts'
 import { type Stage, endAll, prepare } from './play.ts'
 
-const HELP = `npm run chaos -- [--runs 150] [--jobs 4] [--seed S [--path P]] [--node PATH] [--keep-going] [--record DIR]
+const HELP = `npm run chaos -- [--runs 150] [--jobs 4] [--seed S [--path P]] [--node PATH] [--keep-going] [--built] [--record DIR]
 npm run chaos -- --scenario FILE [--repeat N] [--record DIR]
-npm run chaos -- --self-test
+npm run chaos -- --self-test [--only TEXT]
 
   --runs N       how many runs; default: 150, half of them with a fixed seed
   --jobs N       how many at the same time; default: 4
   --seed S       draws the runs with this seed
   --path P       only the run with this path, as a failure prints it
   --node PATH    the Node.js binary that runs the service; default: this one
+  --built        takes dist/index.js as it is, for several of these at the same time
   --keep-going   after a failure, goes on with other runs
   --scenario F   only the scenario in this file; - for stdin
   --self-test    puts faults into copies of the built package, and expects that each is found
+  --only TEXT    only the faults whose description has this text
   --repeat N     the scenario so many times; default: 1
   --record DIR   writes what each failing run has shown to a file in this folder
 `
@@ -52,12 +54,13 @@ const { values } = parseArgs({
     scenario: { type: 'string' },
     repeat: { type: 'string', default: '1' },
     record: { type: 'string' },
+    built: { type: 'boolean', default: false },
+    only: { type: 'string' },
     'self-test': { type: 'boolean', default: false },
     help: { type: 'boolean', default: false }
   }
 })
 const runs = Number(values.runs)
-const only = process.env.ONLY
 const jobs = Number(values.jobs)
 if (values.help || !(runs >= 1) || !(jobs >= 1)) {
   console.log(HELP)
@@ -71,7 +74,7 @@ process.on('exit', () => {
 })
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
 
-buildPlugin()
+if (!values.built) buildPlugin()
 const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
 const stage = await createStage('service')
 let done = 0
@@ -154,7 +157,7 @@ async function drawPart (seed: number, count: number): Promise<void> {
 /** Expects that the invariants find each fault, within some random runs. */
 async function testInvariants (): Promise<void> {
   for (const [index, fault] of FAULTS.entries()) {
-    if (only && !fault.what.includes(only)) continue
+    if (values.only !== undefined && !fault.what.includes(values.only)) continue
     const faulty = await createStage(`fault-${index}`, source => inject(fault, source))
     const found = (await Promise.all(Array.from({ length: jobs }, async (_, job) => await findFault(fault, faulty, job)))).find(text => text !== undefined)
     if (found === undefined) failed++
