@@ -90,7 +90,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const lateHooks = new LateHooks(inFlight, tasks)
   const connections = new Connections(inFlight)
   const webSockets = new WebSockets()
-  const gate = new Gate(phase, connections, inFlight, channels)
+  const gate = new Gate(connections, inFlight, channels)
   const cuts = new Cuts(phase, inFlight, tasks, connections, outcome, log, channels)
   const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
   const closeHooks = new CloseHooks(fastify, (hook, error) => {

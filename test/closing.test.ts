@@ -4,10 +4,13 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import type { GracefulOptions } from '../index.ts'
+import { once } from 'node:events'
+import { connect, constants } from 'node:http2'
+import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 type Close = (app: FastifyInstance) => Promise<unknown>
 
@@ -253,4 +256,27 @@ t.test('an onClose hook that takes long leaves callbacks their time', async t =>
   await listen(app)
   t.match(await app.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
   t.strictSame(ran, ['onClose', 'callback'])
+})
+
+t.test('requests that arrive while connections are being closed get their 503, even if little time is left', async t => {
+  const { app } = await createApp(t, { drainTimeout: 250, shutdownTimeout: 400 }, { http2: true } as object)
+  const { entered, release } = heldRoute(app)
+  const port = await listen(app)
+  const session = connect(`http://127.0.0.1:${port}`)
+  t.teardown(() => { session.destroy() })
+  session.request({ ':path': '/held' }).on('error', () => {})
+  await entered
+  const report = app.gracefulShutdown.shutdown()
+  const late = connect(`http://127.0.0.1:${port}`)
+  t.teardown(() => { late.destroy() })
+  await once(late, 'remoteSettings')
+  await eventually(() => app.gracefulShutdown.phase === 'closing')
+  const stream = late.request({ ':path': '/held' })
+  const [headers] = await once(stream, 'response') as [Record<string, unknown>]
+  t.equal(headers[':status'], 503)
+  t.match(JSON.parse(await text(stream)), { code: 'FST_ERR_GRACEFUL_SHUTTING_DOWN' })
+  if (!stream.closed) await once(stream, 'close')
+  t.equal(stream.rstCode, constants.NGHTTP2_NO_ERROR)
+  release()
+  t.match(await report, { refused: 1, exitCode: 1 })
 })

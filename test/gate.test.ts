@@ -11,7 +11,6 @@ import { Channels } from '../lib/lifecycle/channels.ts'
 import { Connections } from '../lib/connections/sockets.ts'
 import { Gate } from '../lib/requests/gate.ts'
 import { InFlight } from '../lib/requests/in-flight.ts'
-import { PhaseClock } from '../lib/lifecycle/phase.ts'
 import { QUIET } from '../lib/times.ts'
 import { testShutdown } from '../lib/testing/index.ts'
 import { createApp, createAppBehind, Deferred, eventually, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
@@ -495,10 +494,10 @@ t.test('a rejected upload that still arrives when connections are closed gets it
 })
 
 /** A separate gate, without the rest of the plugin. */
-function bareGate (app: FastifyInstance, phase: PhaseClock): Gate {
+function bareGate (app: FastifyInstance): Gate {
   const inFlight = new InFlight(app.log)
   const connections = new Connections(inFlight)
-  const gate = new Gate(phase, connections, inFlight, new Channels(app))
+  const gate = new Gate(connections, inFlight, new Channels(app))
   inFlight.stopCounting()
   app.addHook('onRequest', (request, reply, done) => {
     const exchange = connections.arrive(request.raw, reply.raw)
@@ -510,10 +509,8 @@ function bareGate (app: FastifyInstance, phase: PhaseClock): Gate {
 
 t.test('while refusals are deferred, no request is answered', async t => {
   const app = Fastify()
-  const phase = new PhaseClock()
-  const gate = bareGate(app, phase)
+  const gate = bareGate(app)
   await app.ready()
-  phase.advance('draining')
   gate.deferRefusals()
   let answered = false
   const answer = app.inject('/').finally(() => { answered = true })
@@ -528,9 +525,7 @@ t.test('while refusals are deferred, no request is answered', async t => {
 t.test('an upload that arrives while connections are being closed is rejected before its body is complete', async t => {
   const app = Fastify()
   t.teardown(async () => { await app.close() })
-  const phase = new PhaseClock()
-  const gate = bareGate(app, phase)
-  phase.advance('closing')
+  const gate = bareGate(app)
   await app.listen({ port: 0, host: '127.0.0.1' })
   gate.deferRefusals()
   gate.sendRefusals()

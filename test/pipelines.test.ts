@@ -140,3 +140,49 @@ t.test('an upload that is rejected at once, but waits for its turn, does not aff
   t.strictSame(statuses(client), ['200', '415'])
   t.strictSame(log.messages(/^Request cut/), [])
 })
+
+t.test('a handler that goes on after its answer, which waits for its turn, is named as cut at the drain timeout', async t => {
+  const { app } = await createApp(t, { drainTimeout: 200 })
+  const { entered, release } = heldRoute(app)
+  const [answered, done] = [new Deferred(), new Deferred()]
+  app.get('/goes-on', async (_request, reply) => {
+    // So that no connection is open when the drain has ended.
+    void reply.header('connection', 'close').send('answer')
+    answered.resolve()
+    await done.promise
+  })
+  const client = new RawClient(await listen(app)).get('/held').get('/goes-on')
+  await Promise.all([entered, answered.promise])
+  const report = await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.strictSame(statuses(client), ['503', '200'])
+  t.strictSame(cutUrls(report), ['/held', '/goes-on'])
+  release()
+  done.resolve()
+  await waitForNoneInFlight(app)
+})
+
+t.test('what is pipelined behind a response that has said Connection: close reaches no handler', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 60_000, shutdownTimeout: 120_000 })
+  const ended = new Deferred()
+  let served = 0
+  app.get('/stream', (_request, reply) => {
+    reply.hijack()
+    reply.raw.writeHead(200).write('first')
+    void ended.promise.then(() => { reply.raw.end('last') })
+  })
+  app.get('/quick', async () => { served++ })
+  const client = new RawClient(await listen(app))
+  const report = app.gracefulShutdown.shutdown()
+  client.get('/stream')
+  await client.until(/connection: close\r\n[^]*first/i)
+  const entered = new Promise(resolve => { app.server.once('request', resolve) })
+  client.get('/quick')
+  await entered
+  ended.resolve()
+  await client.closed
+  app.gracefulShutdown.skipDelay()
+  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  t.equal(served, 0)
+  t.strictSame(statuses(client), ['200'])
+})

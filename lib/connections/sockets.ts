@@ -185,7 +185,10 @@ export class Connections {
       if (this.#isClosingIdle) exchange.endConnection()
       return
     }
-    exchange.previous?.keepConnection()
+    const { previous } = exchange
+    previous?.keepConnection()
+    // No answer can follow it, so the gate refuses this request.
+    if (previous?.isLast === true) this.#inFlight.optOut(exchange)
     this.#endWhenReceived(exchange)
   }
 
@@ -282,7 +285,7 @@ export class Connections {
     let before: number
     do {
       before = this.#accepted
-      if (this.#late.size > 0) await sleep(RECONNECT_WINDOW)
+      if (this.#late.size > 0) await sleep(Math.min(RECONNECT_WINDOW, end - now()))
       await wholeTurn()
     } while (this.#accepted !== before && now() < end)
   }

@@ -459,7 +459,8 @@ export class Shutdown {
   async #closeConnections (end: number): Promise<void> {
     const { options, connections, gate, cuts } = this.#parts
     gate.deferRefusals()
-    await connections.acceptBacklog(end)
+    // The rest of the time is for sending the refusals.
+    await connections.acceptBacklog((now() + end) / 2)
     connections.stopListening()
     gate.sendRefusals()
     if (connections.isAnyOpen) {

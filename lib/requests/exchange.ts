@@ -321,6 +321,11 @@ export class Exchange {
     else if (!this.response.headersSent) this.response.shouldKeepAlive = false
   }
 
+  /** Whether its head says that it is the last response on its connection. HTTP/1 only. */
+  get isLast (): boolean {
+    return this.response.headersSent && !this.response.shouldKeepAlive
+  }
+
   /** Reverts `endConnection`, because another request follows on the connection. */
   keepConnection (): void {
     if (!this.response.headersSent) this.response.shouldKeepAlive = true

@@ -2,7 +2,6 @@
 
 import type { Connections } from '../connections/sockets.ts'
 import type { Channels } from '../lifecycle/channels.ts'
-import type { PhaseClock } from '../lifecycle/phase.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { now } from '../clock.ts'
@@ -15,7 +14,6 @@ const RETRY_AFTER_SECONDS = '1'
 const BODY = errorBody(new ShuttingDownError())
 
 export class Gate {
-  readonly #phase: PhaseClock
   readonly #connections: Connections
   readonly #inFlight: InFlight
   readonly #channels: Channels
@@ -30,8 +28,7 @@ export class Gate {
   /** Refused uploads, answered when the body is received or connections are about to be closed; the value stops the reading. */
   readonly #uploading = new Map<Exchange, () => void>()
 
-  constructor (phase: PhaseClock, connections: Connections, inFlight: InFlight, channels: Channels) {
-    this.#phase = phase
+  constructor (connections: Connections, inFlight: InFlight, channels: Channels) {
     this.#connections = connections
     this.#inFlight = inFlight
     this.#channels = channels
@@ -39,10 +36,12 @@ export class Gate {
 
   /** Whether this request may continue; if not, it is refused. Not called in the phase `running`. */
   admits (exchange: Exchange): boolean {
-    const isOptedOut = exchange.reply?.routeOptions.config.gracefulShutdown === false
+    if (exchange.reply?.routeOptions.config.gracefulShutdown === false) return true
     // A request that arrived in time may have been held by a hook of another plugin.
-    if (this.#phase.current === 'delaying' && !isOptedOut) this.lastAdmitted = now()
-    if (this.#phase.current === 'delaying' || isOptedOut || this.#inFlight.counts(exchange)) return true
+    if (this.#inFlight.counts(exchange)) {
+      this.lastAdmitted = now()
+      return true
+    }
     this.#count(exchange)
     if (exchange.needsConnection) this.#refuseUpload(exchange)
     else this.#refuse(exchange)

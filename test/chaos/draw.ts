@@ -1,0 +1,107 @@
+// Draws a scenario. The limits of the plugin that the documentation states are kept here or in invariants.ts, each with a link.
+
+import type { Arbitrary } from 'fast-check'
+import type { Callback, Client, Hook, Instance, Protocol, Scenario, Step, Task, Trigger, Work } from './scenario.ts'
+import fc from 'fast-check'
+
+/** Part of shutdownTimeout that the delay and the drain must leave, see docs/errors.md, FST_ERR_GRACEFUL_BUDGET. */
+const LEFT = 0.9
+
+/** Loopback sockets of Linux buffer this much, so that only a larger answer depends on its reader. */
+const LARGE = 6_000_000
+
+/** Bytes of a head that are not all of it. */
+const HEAD = 33
+
+const ms = (max: number): Arbitrary<number> => fc.integer({ min: 0, max })
+
+const work: Arbitrary<Work> = fc.record({
+  answers: fc.constantFrom('return', 'return', 'reply', 'callback', 'stream', 'raw', 'throw'),
+  ms: fc.oneof({ weight: 6, arbitrary: ms(150) }, { weight: 1, arbitrary: fc.constantFrom(500, 5_000) }),
+  after: ms(150),
+  size: fc.oneof({ weight: 6, arbitrary: ms(2_000) }, { weight: 1, arbitrary: fc.constant(200_000) })
+})
+
+const largeWork: Arbitrary<Work> = fc.record({
+  answers: fc.constantFrom('return', 'stream', 'callback'), ms: ms(60), after: fc.constant(0), size: fc.constantFrom(500_000, LARGE)
+})
+
+const step: Arbitrary<Step> = fc.record({
+  ms: ms(80), ends: fc.oneof({ weight: 10, arbitrary: fc.constant('well') }, { weight: 1, arbitrary: fc.constant('badly') }, { weight: 1, arbitrary: fc.constant('never') })
+})
+
+const callback: Arbitrary<Callback> = fc.tuple(
+  step, fc.record({ when: fc.constantFrom('end', 'end', 'start'), timeout: fc.integer({ min: 20, max: 200 }) }, { requiredKeys: ['when'] })
+).map(([first, second]) => ({ ...first, ...second }))
+
+const task: Arbitrary<Task> = fc.tuple(step, ms(250)).map(([first, at]) => ({ ...first, at }))
+
+const hook: Arbitrary<Hook> = fc.record({
+  name: fc.constantFrom('onRequest', 'preParsing', 'preHandler', 'preSerialization', 'onSend', 'onResponse'), ms: ms(40)
+})
+
+const delay: Arbitrary<Instance['shutdownDelay']> = fc.oneof(
+  { weight: 2, arbitrary: fc.constant(0) }, { weight: 2, arbitrary: ms(200) },
+  { weight: 2, arbitrary: fc.record({ max: fc.integer({ min: 60, max: 200 }), quiet: fc.integer({ min: 10, max: 60 }) }) }
+)
+
+const instance: Arbitrary<Instance> = fc.record({
+  shutdownDelay: delay,
+  drainTimeout: fc.integer({ min: 150, max: 400 }),
+  spare: fc.integer({ min: 500, max: 900 }),
+  ahead: fc.option(fc.oneof(fc.constant(0), ms(40)), { nil: undefined, freq: 3 }),
+  hooks: fc.array(hook, { maxLength: 2 }),
+  preClose: fc.array(step, { maxLength: 1 }),
+  onClose: fc.array(step, { maxLength: 1 }),
+  callbacks: fc.array(callback, { maxLength: 3 }),
+  tasks: fc.array(task, { maxLength: 2 })
+}).map(({ spare, ahead, ...rest }) => {
+  const { drainTimeout, shutdownDelay } = rest
+  const used = drainTimeout + (typeof shutdownDelay === 'number' ? shutdownDelay : shutdownDelay.max)
+  return { ...rest, ...ahead !== undefined && { ahead }, shutdownTimeout: Math.max(used + spare, Math.ceil(used / LEFT)) }
+})
+
+function client (protocol: Protocol, instances: number): Arbitrary<Client> {
+  const versions = { http: [1], https: [1], h2c: [2], h2: [1, 2, 2] } as const
+  const visit = { to: fc.nat(instances - 1), at: ms(400), http: fc.constantFrom<1 | 2>(...versions[protocol]) }
+  const http1 = { ...visit, http: fc.constant<1>(1) }
+  const clients: Array<[number, Arbitrary<Client>]> = [
+    [6, fc.record({ ...visit, kind: fc.constant('loop'), work, pause: fc.integer({ min: 2, max: 60 }) })],
+    [6, fc.record({ ...visit, kind: fc.constant('burst'), works: fc.array(work, { minLength: 1, maxLength: 6 }) })],
+    [4, fc.record({
+      ...visit, kind: fc.constant('leaver'), work, body: fc.oneof(fc.constant(0), ms(3_000)), bytes: fc.option(ms(300), { nil: undefined }), after: ms(150), reset: fc.boolean()
+    }).map(({ bytes, ...rest }) => ({ ...rest, ...bytes !== undefined && { bytes } }))],
+    [1, fc.record({ ...visit, kind: fc.constant('reader'), work: largeWork, pause: ms(20) })],
+    [3, fc.record({
+      ...visit, kind: fc.constant('uploader'), work, parts: fc.integer({ min: 1, max: 12 }), part: fc.integer({ min: 1, max: 20_000 }), pause: ms(60)
+    })],
+    [2, fc.record({ ...visit, kind: fc.constant('prober'), pause: fc.integer({ min: 10, max: 60 }) })]
+  ]
+  if (protocol !== 'h2c') clients.push([2, fc.record({ ...http1, kind: fc.constant('half'), bytes: ms(HEAD) })])
+  if (protocol === 'http' || protocol === 'https') {
+    clients.push([2, fc.record({ ...http1, kind: fc.constant('websocket'), pause: fc.integer({ min: 5, max: 60 }), answersClose: fc.boolean() })])
+  }
+  return fc.oneof(...clients.map(([weight, arbitrary]) => ({ weight, arbitrary })))
+}
+
+const first: Arbitrary<Trigger> = fc.record({
+  at: ms(300),
+  kind: fc.oneof(
+    { weight: 6, arbitrary: fc.constant('SIGTERM') },
+    { weight: 4, arbitrary: fc.constantFrom('SIGINT', 'SIGHUP', 'SIGQUIT', 'close', 'shutdown', 'throw', 'reject') }
+  )
+})
+
+const second: Arbitrary<Trigger> = fc.record({
+  at: ms(900), kind: fc.constantFrom('SIGTERM', 'SIGTERM', 'SIGINT', 'close', 'shutdown', 'throw', 'reject')
+})
+
+export const scenario: Arbitrary<Scenario> = fc.record({
+  protocol: fc.constantFrom<Protocol>('http', 'http', 'http', 'https', 'h2c', 'h2'),
+  count: fc.constantFrom(1, 1, 1, 2, 3)
+}).chain(({ protocol, count }) => fc.record({
+  protocol: fc.constant(protocol),
+  instances: fc.array(instance, { minLength: count, maxLength: count }),
+  clients: fc.array(client(protocol, count), { minLength: 1, maxLength: 8 }),
+  triggers: fc.tuple(first, fc.option(second, { nil: undefined, freq: 3 })).map(([one, two]) => two === undefined ? [one] : [one, two])
+}))
