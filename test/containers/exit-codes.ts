@@ -2,6 +2,7 @@
 
 import type { Cases } from './cases.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { installPackages } from '../packages.ts'
 import { COMPLETE, RECEIVED, request } from './cases.ts'
 import { DOCS, EXAMPLE } from './images.ts'
 
@@ -153,6 +154,19 @@ export const longExitCodes: Cases = {
       t.equal(await container.stop(), expected)
       await client.closed
       t.match(client.text, expected === 1 ? /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT/ : /^$/)
+    }
+  },
+
+  'NestJS, which ends its process by a signal: 143 under --init; as PID 1, 0 if nothing is open, else 1 at shutdownTimeout': async (t, podman) => {
+    const { modules } = installPackages('ecosystem')
+    for (const [options, open, expected] of [[['--init'], '0', 143], [[], '0', 0], [[], '1', 1]] as const) {
+      const container = await podman.start(t, DOCS, {
+        options: [...options, `--volume=${modules}:/node_modules:ro`], env: { OPEN: open }, command: ['node', 'nestjs.cjs']
+      })
+      await container.listening()
+      t.equal(await container.stop(LONG), expected)
+      t.equal(container.log.messages(COMPLETE).length, 1)
+      t.equal(container.log.messages(/has not ended within shutdownTimeout/).length, expected === 1 ? 1 : 0)
     }
   },
 
