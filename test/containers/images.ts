@@ -28,8 +28,12 @@ function baseArchive (): string {
     'ln -s ../lib/node_modules/npm/bin/npm-cli.js "$1/usr/local/bin/npm"',
     'ln -s ../lib/node_modules/npm/bin/npx-cli.js "$1/usr/local/bin/npx"'
   ]
-  run('mmdebstrap', ['--quiet', '--format=tar', '--variant=minbase', '--include=libstdc++6,tini', ...hooks.map(hook => `--customize-hook=${hook}`),
-    'bookworm', `${archive}.part`], dirname(archive))
+  run('mmdebstrap', [
+    '--quiet', '--format=tar', '--variant=minbase', '--include=libstdc++6,tini',
+    ...['doc', 'man', 'locale'].map(name => `--dpkgopt=path-exclude=/usr/share/${name}/*`),
+    ...hooks.map(hook => `--customize-hook=${hook}`),
+    'bookworm', `${archive}.part`
+  ], dirname(archive))
   renameSync(`${archive}.part`, archive)
   return archive
 }

@@ -1,11 +1,11 @@
 // Podman, with its images, containers and settings in a folder of its own, so that nothing of the machine's is touched.
 
-import type { ChildProcessByStdio } from 'node:child_process'
+import type { ChildProcess, ChildProcessByStdio } from 'node:child_process'
 import type { Readable } from 'node:stream'
 import type { Test } from 'tap'
-import { execFile, execFileSync, spawn } from 'node:child_process'
+import { execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -45,6 +45,7 @@ export interface State {
 export class Podman {
   readonly directory = mkdtempSync(join(tmpdir(), 'graceful-containers-'))
   readonly #env: NodeJS.ProcessEnv
+  readonly #calls = new Set<ChildProcess>()
 
   constructor () {
     const settings = join(this.directory, 'containers.conf')
@@ -55,10 +56,15 @@ export class Podman {
 
   /** Returns what it prints, without the line end. Rejects with what it prints to stderr. */
   async call (...args: string[]): Promise<string> {
-    const { stdout } = await promisify(execFile)('podman', this.#argumentsOf(args), {
+    const call = promisify(execFile)('podman', this.#argumentsOf(args), {
       cwd: this.directory, env: this.#env, maxBuffer: 64 * 1024 * 1024
     })
-    return stdout.trimEnd()
+    this.#calls.add(call.child)
+    try {
+      return (await call).stdout.trimEnd()
+    } finally {
+      this.#calls.delete(call.child)
+    }
   }
 
   /** Starts a container with a published port; it is removed when the test ends. */
@@ -84,12 +90,23 @@ export class Podman {
     t.teardown(async () => { await this.call(kind, 'rm', '--force', '--time=0', id) })
   }
 
+  /** Ends the calls in progress, such as a build. */
+  async interrupt (): Promise<void> {
+    await Promise.all([...this.#calls].map(async child => {
+      child.kill('SIGTERM')
+      await once(child, 'exit')
+    }))
+  }
+
   /** Ends and removes all that is in its folder, and the folder. */
   remove (): void {
     for (const kind of ['pod', 'container']) {
       const args = this.#argumentsOf([kind, 'rm', '--all', '--force', '--time=0'])
-      execFileSync('podman', args, { cwd: this.directory, env: this.#env, stdio: 'ignore' })
+      spawnSync('podman', args, { cwd: this.directory, env: this.#env, stdio: 'ignore' })
     }
+    // An interrupted build leaves mounts.
+    const mounts = readFileSync('/proc/mounts', 'utf8').split('\n').map(line => line.split(' ')[1] ?? '')
+    for (const path of mounts.filter(mount => mount.startsWith(this.directory)).reverse()) spawnSync('umount', ['--lazy', path])
     rmSync(this.directory, { recursive: true, force: true })
   }
 

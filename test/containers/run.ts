@@ -23,7 +23,9 @@ Images, containers and settings are in a temporary folder; only the archive of t
 
 /** The cases mostly wait, so they run at the same time. */
 const AT_ONCE = 3
+/** Milliseconds until a case, and until a build has failed: npm installs some hundred packages there. */
 const TIMEOUT = 300_000
+const BUILD_TIMEOUT = 900_000
 
 /** What these tests leave out, and why. */
 const NOT_TESTED = {
@@ -35,17 +37,18 @@ const NOT_TESTED = {
   'deregistration by kube-proxy': 'a TCP proxy distributes the connections, and gets each removal as late as docs/kubernetes.md allows'
 }
 
-const { values, positionals } = parseArgs({
-  options: { short: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } }, allowPositionals: true
-})
+const { values, positionals } = readFlags()
 if (values.help) {
   console.log(HELP)
   process.exit(0)
 }
 
+t.setTimeout(0)
 const podman = new Podman()
 process.on('exit', () => { podman.remove() })
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => { void podman.interrupt().then(() => process.exit(1)) })
+}
 
 try {
   await importBase(podman)
@@ -54,13 +57,12 @@ try {
   process.exit(0)
 }
 
-t.setTimeout(0)
 t.jobs = AT_ONCE
 t.teardown(() => {
   for (const [name, reason] of Object.entries(NOT_TESTED)) console.error(`NOT TESTED: ${name}: ${reason}`)
 })
-await t.test('the Dockerfile of the example is built', async () => { await buildExample(podman) })
-await t.test('the Dockerfile of docs/deployment.md is built', async () => { await buildDocs(podman) })
+await t.test('the Dockerfile of the example is built', { timeout: BUILD_TIMEOUT }, async () => { await buildExample(podman) })
+await t.test('the Dockerfile of docs/deployment.md is built', { timeout: BUILD_TIMEOUT }, async () => { await buildDocs(podman) })
 
 const isChosen = (name: string) => positionals.length === 0 || positionals.some(part => name.includes(part))
 const chosen = (cases: Cases) => Object.entries(cases).filter(([name]) => isChosen(name))
@@ -70,3 +72,14 @@ for (const [name, run] of chosen({ ...exitCodes, ...docker, ...kubernetes, ...lo
 }
 // Not buffered, so they start when all others have ended.
 for (const [name, run] of chosen(underLoad)) void t.test(name, { timeout: TIMEOUT }, async t => { await run(t, podman) })
+
+function readFlags () {
+  try {
+    return parseArgs({
+      options: { short: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } }, allowPositionals: true
+    })
+  } catch (error) {
+    console.error(`${(error as Error).message}\n\n${HELP}`)
+    return process.exit(1)
+  }
+}
