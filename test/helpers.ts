@@ -39,6 +39,16 @@ export class Log {
     }
   }
 
+  /** Writes what the stream yields, line by line, so that lines of several streams do not mix. */
+  read (stream: Readable): void {
+    let rest = ''
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      const lines = (rest + chunk).split('\n')
+      rest = lines.pop() ?? ''
+      for (const line of lines) this.write(`${line}\n`)
+    })
+  }
+
   /** The first past or future line whose message matches. */
   async line (message: RegExp): Promise<LogLine> {
     const found = this.lines.find(({ msg }) => message.test(msg))
@@ -278,18 +288,10 @@ export function runCommand (t: Test, command: readonly string[], env: Record<str
   })
   const log = new Log()
   let output = ''
-  // Line by line, so that lines of stdout and stderr do not mix.
-  const read = (stream: Readable): void => {
-    let rest = ''
-    stream.setEncoding('utf8').on('data', (chunk: string) => {
-      output += chunk
-      const lines = (rest + chunk).split('\n')
-      rest = lines.pop() ?? ''
-      for (const line of lines) log.write(`${line}\n`)
-    })
+  for (const stream of [child.stdout, child.stderr]) {
+    log.read(stream)
+    stream.on('data', (chunk: string) => { output += chunk })
   }
-  read(child.stdout)
-  read(child.stderr)
   return {
     pid: child.pid as number,
     log,
