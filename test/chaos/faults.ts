@@ -12,7 +12,9 @@ export interface Fault {
   scenario?: Scenario
 }
 
-const instance = { shutdownDelay: 0, drainTimeout: 150, shutdownTimeout: 1_000, hooks: [], preClose: [], onClose: [], callbacks: [], tasks: [] }
+const instance = {
+  shutdownDelay: 0, drainTimeout: 150, shutdownTimeout: 1_000, hooks: [], preClose: [], onClose: [], callbacks: [], tasks: []
+}
 
 /** A handler that hangs, and a pipelined one that goes on after its answer. */
 const GOES_ON: Scenario = {

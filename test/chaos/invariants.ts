@@ -126,7 +126,8 @@ function * resetsNothingEarly (facts: Facts): Iterable<string> {
 
 /** When the connection of a request became idle before it. */
 function lastOf (facts: Facts, { answer }: RequestFacts): number {
-  const others = facts.seen.answers.filter(other => other.client === answer?.client && other.connection === answer.connection && other.before === answer.before - 1)
+  const others = facts.seen.answers.filter(({ client, connection, before }) =>
+    client === answer?.client && connection === answer.connection && before === answer.before - 1)
   return Math.max(-Infinity, ...others.map(({ endedAt }) => endedAt))
 }
 
@@ -147,25 +148,25 @@ function * cutsNothingEarly (facts: Facts): Iterable<string> {
     const isProbe = (entry.url === '/ready' || entry.url === '/health') && (facts.scenario.instances[i]?.ahead ?? 0) > 0
     if (isProbe) continue
     if (request === undefined) yield `${what}: no such request`
-    else if (!facts.runs(request, n) && request.handled !== undefined && (request.sent?.n ?? Infinity) < n && request.answer?.outcome === 'whole' && codeOf(request.answer) !== DRAIN_TIMEOUT) yield `${what}, but it was done: ${tell(request)}`
+    else if (!facts.runs(request, n) && request.handled !== undefined && (request.sent?.n ?? Infinity) < n && request.answer?.outcome === 'whole') {
+      if (codeOf(request.answer) !== DRAIN_TIMEOUT) yield `${what}, but it was done: ${tell(request)}`
+    }
   }
-}
-
-/** When a forced exit has named what it cuts; the log is written after that. */
-function forcedAt (facts: Facts): { n: number } | undefined {
-  return facts.all('cut').find(({ code }) => code === EXIT) ?? facts.events.find(({ t }) => t > (facts.exit?.t ?? 0) - LOG_FLUSH)
 }
 
 /** What still runs when connections have been closed after the drain, or at a forced exit, is named as cut. */
 function * namesWhatItCuts (facts: Facts): Iterable<string> {
   for (const { i } of facts.instances) {
-    const end = facts.steps.find(step => step.i === i && isCleanup(step))?.begun ?? facts.phase(i, 'closed') ?? forcedAt(facts)
+    // A forced exit writes the log after it has named what it cuts.
+    const end = facts.steps.find(step => step.i === i && isCleanup(step))?.begun ?? facts.phase(i, 'closed') ?? facts.all('cut').find(({ code }) => code === EXIT) ?? facts.exit
     if (end === undefined) continue
+    const named = end.e === 'exit' ? end.t - LOG_FLUSH - LATE - facts.lag(end.t - LOG_FLUSH, end.t) : Infinity
     for (const request of facts.accepted(i)) {
+      if ((request.arrived?.t ?? 0) > named) continue
       if (facts.runs(request, end.n) && request.cut === undefined && !facts.forgotten.has(request.url)) yield `not named: ${tell(request)}`
     }
     for (const { i: of, of: kind, name, begun, ended } of facts.steps) {
-      if (of !== i || kind !== 'task' || begun.n > (facts.phase(i, 'closing') ?? end).n || (ended !== undefined && ended.n < end.n)) continue
+      if (of !== i || kind !== 'task' || begun.t > named || begun.n > (facts.phase(i, 'closing') ?? end).n || (ended !== undefined && ended.n < end.n)) continue
       if (!facts.all('cut', i).some(({ entry }) => entry.kind === 'task' && entry.name === name)) yield `not named: ${name} of instance ${i}`
     }
   }
@@ -204,10 +205,11 @@ function * endsInTime (facts: Facts): Iterable<string> {
   const { exit, seen } = facts
   const starts = facts.instances.map(({ i }) => facts.start(i)?.t ?? Infinity)
   const begun = Math.min(...starts)
-  const limit = begun + Math.max(...facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout)) + LATE + facts.lag(begun, Infinity)
+  const timeouts = facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout)
+  const limit = begun + Math.max(...timeouts) + LATE + facts.lag(begun, Infinity)
   if (exit === undefined || seen.exit.signal !== null) yield `the process ended with ${seen.exit.signal}`
   else if (exit.t > limit) yield `exit at ${exit.t.toFixed(1)}, after ${limit.toFixed(1)}`
-  const margin = EXIT_MARGIN * Math.min(...facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout))
+  const margin = EXIT_MARGIN * Math.min(...timeouts)
   if (facts.forced?.startsWith('The process has not ended') === true && facts.all('report').length < facts.instances.length && facts.lag(begun, Infinity) < margin / 2) yield facts.forced
   for (const { i, instance } of facts.instances) {
     const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing')]
@@ -288,10 +290,16 @@ function overruns (facts: Facts, { i, of, name, begun, ended }: StepFacts): bool
   const left = start + instance.shutdownTimeout * (1 - EXIT_MARGIN) - begun.t
   const drained = facts.phase(i, 'closing')?.t ?? Infinity
   const limit = when === 'start' ? Math.min(timeout, drained - begun.t) : timeout === Infinity ? left / (later + 1) : Math.min(timeout, left - later * left / (later + 1) / 2)
-  const took = ended.t - begun.t
-  if (took < limit - EARLY) return false
-  if (took > limit + LATE + facts.lag(begun.t, ended.t)) return true
+  // All of those for the start are given their time before the first of them is called.
+  const called = when === 'start' ? start : begun.t
+  const took = ended.t - called
+  if (took + facts.lag(called - 50, ended.t) < limit - EARLY) return false
+  if (took > limit + LATE + facts.lag(called, ended.t)) return true
   return facts.report(i)?.report.callbacks.some(callback => callback.name === name && callback.error !== undefined) === true
+}
+
+function namesOf (names: ReadonlyArray<string | undefined>): string {
+  return names.map(String).sort((a, b) => a.localeCompare(b)).join(' ')
 }
 
 /** The report says what has happened. */
@@ -300,18 +308,24 @@ function * reportsTruly (facts: Facts): Iterable<string> {
     const start = facts.start(i)?.n ?? Infinity
     const cuts = facts.all('cut', i).filter(cut => cut.n > start && cut.n < n).map(({ entry }) => entry.kind === 'task' ? entry.name : entry.url)
     const reported = report.cut.map(entry => entry.kind === 'task' ? entry.name : entry.url)
-    if (String(cuts.toSorted()) !== String(reported.toSorted())) yield `instance ${i} reports as cut ${reported.join(' ')}, but has cut ${cuts.join(' ')}`
+    if (namesOf(cuts) !== namesOf(reported)) yield `instance ${i} reports as cut ${reported.join(' ')}, but has cut ${cuts.join(' ')}`
     const refused = facts.all('refused', i).length
     if (report.refused !== refused) yield `instance ${i} reports ${report.refused} refused, not ${refused}`
     const read = facts.late(i).filter(({ answer }) => answer !== undefined && codeOf(answer) === SHUTTING_DOWN).length
     if (read > report.refused) yield `instance ${i} reports ${report.refused} refused, but clients have read ${read}`
-    const whole = facts.accepted(i).filter(({ answer, sent, cut }) => cut === undefined && answer?.outcome === 'whole' && sent !== undefined && sent.n > start).length
+    // An HTTP/2 response may be complete before Node says so.
+    const isHttp2 = ({ answer }: RequestFacts): boolean => facts.scenario.clients[answer?.client ?? -1]?.http === 2
+    const whole = facts.accepted(i).filter(request => {
+      const { answer, cut, sent, handled } = request
+      const isAfter = (handled?.n ?? 0) > start || (!isHttp2(request) && sent !== undefined && sent.n > start)
+      return cut === undefined && answer?.outcome === 'whole' && isAfter && sent !== undefined && sent.n < n
+    }).length
     if (report.completed < whole) yield `instance ${i} reports ${report.completed} completed, but clients have read ${whole}`
     const most = facts.accepted(i).filter(({ sent, handled }) => Math.max(sent?.n ?? Infinity, handled?.n ?? 0) > start).length
     if (report.completed > most) yield `instance ${i} reports ${report.completed} completed, but at most ${most} were`
     const registered = facts.scenario.instances[i]?.callbacks ?? []
     const names = registered.map(({ when }, index) => `${when} ${index}`)
-    if (String(report.callbacks.map(({ name }) => name).toSorted()) !== String(names.toSorted())) yield `instance ${i} reports the callbacks ${report.callbacks.map(({ name }) => name).join(', ')}`
+    if (namesOf(report.callbacks.map(({ name }) => name)) !== namesOf(names)) yield `instance ${i} reports the callbacks ${report.callbacks.map(({ name }) => name).join(', ')}`
     for (const { name, error } of report.callbacks) {
       const step = facts.steps.find(({ i: of, name: other }) => of === i && other === name)
       const isFailed = step?.ended === undefined || step.ended.n > n || step.ended.isFailed || overruns(facts, step)
@@ -350,9 +364,11 @@ function * saysNothingElse (facts: Facts): Iterable<string> {
   if (stderr !== '') yield `stderr: ${stderr.slice(0, 2_000)}`
   for (const { text } of facts.all('warning')) yield `warning: ${text}`
   const isMeant = [
-    /times are in milliseconds/, /^Request cut: /, /^Background work (cut|failed): /, /^Shutdown callback ".*" failed after/, /fails on purpose$/,
+    /times are in milliseconds/, /^Request cut: /, /^Background work (cut|failed): /, /^Shutdown callback ".*" failed after/,
+    /fails on purpose$/,
     /^Uncaught error$/, /^Second signal/, /^The process exits before the shutdown is complete$/, /^Shutdown complete, but not everything/,
-    /^The (preClose|onClose) hook .* failed|^The anonymous (preClose|onClose) hook/, /^Fastify was not closed cleanly$/, /^A preClose hook is not waited for/,
+    /^The (preClose|onClose) hook .* failed|^The anonymous (preClose|onClose) hook/, /^Fastify was not closed cleanly$/,
+    /^A preClose hook is not waited for/,
     /^The process has not ended within/, FORGOTTEN
   ]
   for (const line of log) {

@@ -7,7 +7,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { generate } from 'selfsigned'
 import { buildPlugin } from '../packages.ts'
 import { bundleService } from './bundle.ts'
@@ -123,7 +123,7 @@ async function draw (): Promise<void> {
     const seed = values.seed === undefined ? (isFixed ? FIXED_SEED : fresh) + part : Number(values.seed) + part
     await drawPart(seed, Math.ceil((runs - part) / parts))
   }))
-  const { user, system } = process.resourceUsage === undefined ? { user: 0, system: 0 } : { user: process.cpuUsage().user, system: process.cpuUsage().system }
+  const { user, system } = process.cpuUsage()
   console.log(`${done} runs in ${((performance.now() - started) / 1_000).toFixed(1)} s, ${failed} failed; the clients used ${((user + system) / 1e3 / done).toFixed(0)} ms of processor time a run; Node ${values.node}`)
 }
 
@@ -159,7 +159,8 @@ async function testInvariants (): Promise<void> {
   for (const [index, fault] of FAULTS.entries()) {
     if (values.only !== undefined && !fault.what.includes(values.only)) continue
     const faulty = await createStage(`fault-${index}`, source => inject(fault, source))
-    const found = (await Promise.all(Array.from({ length: jobs }, async (_, job) => await findFault(fault, faulty, job)))).find(text => text !== undefined)
+    const searches = await Promise.all(Array.from({ length: jobs }, async (_, job) => await findFault(fault, faulty, job)))
+    const found = searches.find(text => text !== undefined)
     if (found === undefined) failed++
     console.log(`${found === undefined ? 'NOT FOUND' : 'found'}: ${fault.what} (${fault.violates.join(', ')})${found ?? ''}`)
   }
@@ -167,7 +168,9 @@ async function testInvariants (): Promise<void> {
 }
 
 async function findFault (fault: Fault, faulty: Stage, job: number): Promise<string | undefined> {
-  const drawn = fault.scenario === undefined ? fc.sample(scenarios, { seed: FIXED_SEED + job, numRuns: MOST_TRIES / jobs }) : Array<Scenario>(5).fill(fault.scenario)
+  const drawn = fault.scenario === undefined
+    ? fc.sample(scenarios, { seed: FIXED_SEED + job, numRuns: MOST_TRIES / jobs })
+    : Array<Scenario>(5).fill(fault.scenario)
   for (const [round, scenario] of drawn.entries()) {
     if (isFound.has(fault)) return undefined
     const { found } = await check(faulty, scenario)
