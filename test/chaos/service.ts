@@ -84,7 +84,7 @@ function handle (i: number, work: Work, request: FastifyRequest, reply: FastifyR
   reply.type('application/json')
   switch (work.answers) {
   case 'return': return sleep(work.ms).then(() => { done(); return body })
-  case 'reply': return sleep(work.ms).then(async () => { void reply.send(body); await sleep(work.after); done() })
+  case 'reply': return sleep(work.ms).then(async () => { void reply.send(body); await sleep(work.after); done(); return reply })
   case 'callback':
     setTimeout(() => { done(); void reply.send(body) }, work.ms)
     return undefined
@@ -94,7 +94,7 @@ function handle (i: number, work: Work, request: FastifyRequest, reply: FastifyR
   case 'raw':
     reply.hijack()
     return writeRaw(reply, body, work.ms).finally(done)
-  case 'throw': return sleep(work.ms).then(() => { done(); throw new Error('handler fails on purpose') })
+  default: return sleep(work.ms).then(() => { done(); throw new Error('handler fails on purpose') })
   }
 }
 
@@ -133,7 +133,7 @@ async function start (i: number, instance: Instance): Promise<void> {
     await app.register(websocket)
     app.get('/websocket', { websocket: true }, socket => {
       trace({ e: 'websocket', i })
-      socket.on('message', data => {
+      socket.on('message', (data: Buffer) => {
         trace({ e: 'message', i })
         socket.send(String(data))
       })
