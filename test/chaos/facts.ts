@@ -141,6 +141,14 @@ export class Facts {
     return event.t > t - LOG_FLUSH - this.lag(t - LOG_FLUSH, t)
   }
 
+  /** How the process has ended. A signal may end it after it has decided to exit. */
+  get end (): { code: number | null, signal: NodeJS.Signals | null } {
+    const { exit: { code, signal }, signals } = this.seen
+    const { exit } = this
+    if (signal !== null && exit !== undefined && signals.some(({ t }) => t > exit.t)) return { code: exit.code, signal: null }
+    return { code, signal }
+  }
+
   /** The exit as the service saw it. */
   get exit (): Placed<'exit'> | undefined {
     return this.all('exit')[0]

@@ -25,7 +25,7 @@ function failures (facts: Facts, i: number): string[] {
 
 /** The exit code is 0 exactly if nothing was cut and nothing failed. */
 export function * exitsTruly (facts: Facts): Iterable<string> {
-  const code = facts.seen.exit.code
+  const { code } = facts.end
   const reasons = facts.instances.flatMap(({ i }) => failures(facts, i))
   if (facts.forced !== undefined) reasons.push(facts.forced)
   if (code !== (reasons.length > 0 ? 1 : 0)) yield `exit code ${code}, but: ${reasons.join('; ') || 'nothing has failed'}`

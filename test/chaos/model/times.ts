@@ -5,12 +5,12 @@ import { EARLY, EXIT_MARGIN, LATE, LOG_FLUSH, QUIET } from './limits.ts'
 
 /** The process ends within shutdownTimeout, each drain within drainTimeout. */
 export function * endsInTime (facts: Facts): Iterable<string> {
-  const { exit, seen } = facts
+  const { exit, end } = facts
   const starts = facts.instances.map(({ i }) => facts.start(i)?.t ?? Infinity)
   const begun = Math.min(...starts)
   const timeouts = facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout)
   const limit = begun + Math.max(...timeouts) + LATE + facts.lag(begun, Infinity)
-  if (exit === undefined || seen.exit.signal !== null) yield `the process ended with ${seen.exit.signal}`
+  if (exit === undefined || end.signal !== null) yield `the process ended with ${end.signal ?? `exit code ${end.code}`}`
   else if (exit.t > limit) yield `exit at ${exit.t.toFixed(1)}, after ${limit.toFixed(1)}`
   const margin = EXIT_MARGIN * Math.min(...timeouts)
   if (facts.forced?.startsWith('The process has not ended') === true && facts.all('report').length < facts.instances.length && facts.lag(begun, Infinity) < margin / 2) yield facts.forced
