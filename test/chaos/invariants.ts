@@ -9,11 +9,13 @@ import { delaysAsAsked, endsInTime, knowsCopies } from './model/times.ts'
 
 type Invariant = (facts: Facts) => Iterable<string>
 
-export const INVARIANTS: Record<string, Invariant> = {
+export const INVARIANTS = {
   answersWhatItAccepts, answersWhatItCuts, servesNothingLate, rejectsNothingEarly, resetsNothingEarly, cutsNothingEarly, namesWhatItCuts,
   cleansUpAfterHandlers, countsToZero, endsInTime, delaysAsAsked, exitsTruly, reportsTruly, keepsOrder, saysNothingElse, probesTruly,
   closesConnections, knowsCopies, closesWebSockets
-}
+} satisfies Record<string, Invariant>
+
+export type InvariantName = keyof typeof INVARIANTS
 
 /** What is wrong with a run, by invariant. */
 export function violations (facts: Facts): Map<string, string[]> {

@@ -6,6 +6,7 @@ import * as fc from 'fast-check'
 import { check } from './check.ts'
 import { scenario as scenarios } from './draw.ts'
 import { type Fault, FAULTS, inject } from './faults.ts'
+import { INVARIANTS } from './invariants.ts'
 import { FIXED_SEED } from './search.ts'
 
 /** How many random runs a fault has to show in, and how many of its own scenario. */
@@ -16,10 +17,15 @@ type CreateStage = (name: string, change: (source: string) => string) => Promise
 /** Returns the number of faults that were not found. */
 export async function testInvariants (createStage: CreateStage, jobs: number, only = ''): Promise<number> {
   let missed = 0
+  for (const name of Object.keys(INVARIANTS)) {
+    if (FAULTS.some(({ violates }) => violates === name)) continue
+    missed++
+    console.log(`NO FAULT for ${name}`)
+  }
   for (const [index, fault] of FAULTS.filter(({ what }) => what.includes(only)).entries()) {
     const runs = await find(fault, await createStage(`fault-${index}`, source => inject(fault, source)), jobs)
     if (runs === undefined) missed++
-    console.log(`${runs === undefined ? 'NOT FOUND' : `found by run ${runs}`}: ${fault.what} (${fault.violates.join(', ')})`)
+    console.log(`${runs === undefined ? 'NOT FOUND' : `found by run ${runs}`}: ${fault.what} (${fault.violates})`)
   }
   return missed
 }
@@ -34,7 +40,7 @@ async function find (fault: Fault, stage: Stage, jobs: number): Promise<number |
   await Promise.all(Array.from({ length: jobs }, async () => {
     while (foundBy === undefined && next < drawn.length) {
       const { found } = await check(stage, drawn[next++] as Scenario)
-      if (fault.violates.some(name => found.has(name))) foundBy ??= next
+      if (found.has(fault.violates)) foundBy ??= next
     }
   }))
   return foundBy
