@@ -260,7 +260,8 @@ class Gathering implements Crowd {
   }
 
   async talk (client: Extract<Client, { kind: 'websocket' }>, index: number): Promise<void> {
-    this.webSockets.push(await visitWebSocket(client, index, this.#ports[client.to] as number, this.#isTls, this.over))
+    const url = `${this.#isTls ? 'wss' : 'ws'}://127.0.0.1:${this.#ports[client.to]}/websocket`
+    this.webSockets.push(await visitWebSocket(client, index, url, this.over))
   }
 
   async end (): Promise<void> {

@@ -2,7 +2,7 @@
 
 import type { Arbitrary } from 'fast-check'
 import type { Callback, Client, Hook, Instance, Protocol, Scenario, Step, Task, Trigger, Work } from './scenario.ts'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 
 /** Part of shutdownTimeout that the delay and the drain must leave, see docs/errors.md, FST_ERR_GRACEFUL_BUDGET. */
 const LEFT = 0.9
@@ -27,14 +27,14 @@ const largeWork: Arbitrary<Work> = fc.record({
 })
 
 const step: Arbitrary<Step> = fc.record({
-  ms: ms(80), ends: fc.oneof({ weight: 10, arbitrary: fc.constant('well') }, { weight: 1, arbitrary: fc.constant('badly') }, { weight: 1, arbitrary: fc.constant('never') })
+  ms: ms(80), ends: fc.oneof({ weight: 10, arbitrary: fc.constant('well') }, { weight: 2, arbitrary: fc.constantFrom('badly', 'never') })
 })
 
 const callback: Arbitrary<Callback> = fc.tuple(
   step, fc.record({ when: fc.constantFrom('end', 'end', 'start'), timeout: fc.integer({ min: 20, max: 200 }) }, { requiredKeys: ['when'] })
-).map(([first, second]) => ({ ...first, ...second }))
+).map(([base, own]) => Object.assign(base, own))
 
-const task: Arbitrary<Task> = fc.tuple(step, ms(250)).map(([first, at]) => ({ ...first, at }))
+const task: Arbitrary<Task> = fc.tuple(step, ms(250)).map(([base, at]) => Object.assign(base, { at }))
 
 const hook: Arbitrary<Hook> = fc.record({
   name: fc.constantFrom('onRequest', 'preParsing', 'preHandler', 'preSerialization', 'onSend', 'onResponse'), ms: ms(40)
@@ -49,16 +49,18 @@ const instance: Arbitrary<Instance> = fc.record({
   shutdownDelay: delay,
   drainTimeout: fc.integer({ min: 150, max: 400 }),
   spare: fc.integer({ min: 500, max: 900 }),
-  ahead: fc.option(fc.oneof(fc.constant(0), ms(40)), { nil: undefined, freq: 3 }),
+  ahead: fc.oneof(fc.constant(0), ms(40)),
   hooks: fc.array(hook, { maxLength: 2 }),
   preClose: fc.array(step, { maxLength: 1 }),
   onClose: fc.array(step, { maxLength: 1 }),
   callbacks: fc.array(callback, { maxLength: 3 }),
   tasks: fc.array(task, { maxLength: 2 })
-}).map(({ spare, ahead, ...rest }) => {
+}, {
+  requiredKeys: ['shutdownDelay', 'drainTimeout', 'spare', 'hooks', 'preClose', 'onClose', 'callbacks', 'tasks']
+}).map(({ spare, ...rest }) => {
   const { drainTimeout, shutdownDelay } = rest
   const used = drainTimeout + (typeof shutdownDelay === 'number' ? shutdownDelay : shutdownDelay.max)
-  return { ...rest, ...ahead !== undefined && { ahead }, shutdownTimeout: Math.max(used + spare, Math.ceil(used / LEFT)) }
+  return Object.assign(rest, { shutdownTimeout: Math.max(used + spare, Math.ceil(used / LEFT)) })
 })
 
 function client (protocol: Protocol, instances: number): Arbitrary<Client> {
@@ -69,17 +71,20 @@ function client (protocol: Protocol, instances: number): Arbitrary<Client> {
     [6, fc.record({ ...visit, kind: fc.constant('loop'), work, pause: fc.integer({ min: 2, max: 60 }) })],
     [6, fc.record({ ...visit, kind: fc.constant('burst'), works: fc.array(work, { minLength: 1, maxLength: 6 }) })],
     [4, fc.record({
-      ...visit, kind: fc.constant('leaver'), work, body: fc.oneof(fc.constant(0), ms(3_000)), bytes: fc.option(ms(300), { nil: undefined }), after: ms(150), reset: fc.boolean()
-    }).map(({ bytes, ...rest }) => ({ ...rest, ...bytes !== undefined && { bytes } }))],
+      ...visit, kind: fc.constant('leaver'), work, body: fc.oneof(fc.constant(0), ms(3_000)), bytes: ms(300), after: ms(150),
+      reset: fc.boolean()
+    }, { requiredKeys: ['to', 'at', 'http', 'kind', 'work', 'body', 'after', 'reset'] })],
     [1, fc.record({ ...visit, kind: fc.constant('reader'), work: largeWork, pause: ms(20) })],
     [3, fc.record({
-      ...visit, kind: fc.constant('uploader'), work, parts: fc.integer({ min: 1, max: 12 }), part: fc.integer({ min: 1, max: 20_000 }), pause: ms(60)
+      ...visit, kind: fc.constant('uploader'), work, parts: fc.integer({ min: 1, max: 12 }), part: fc.integer({ min: 1, max: 20_000 }),
+      pause: ms(60)
     })],
     [2, fc.record({ ...visit, kind: fc.constant('prober'), pause: fc.integer({ min: 10, max: 60 }) })]
   ]
   if (protocol !== 'h2c') clients.push([2, fc.record({ ...http1, kind: fc.constant('half'), bytes: ms(HEAD) })])
   if (protocol === 'http' || protocol === 'https') {
-    clients.push([2, fc.record({ ...http1, kind: fc.constant('websocket'), pause: fc.integer({ min: 5, max: 60 }), answersClose: fc.boolean() })])
+    const pause = fc.integer({ min: 5, max: 60 })
+    clients.push([2, fc.record({ ...http1, kind: fc.constant('websocket'), pause, answersClose: fc.boolean() })])
   }
   return fc.oneof(...clients.map(([weight, arbitrary]) => ({ weight, arbitrary })))
 }

@@ -9,6 +9,9 @@ import type { EventOf, StepKind, TraceEvent } from './trace.ts'
 import { sumOf } from './lag.ts'
 import { workOf } from './scenario.ts'
 
+/** See lib/times.ts. */
+const LOG_FLUSH = 250
+
 export const FORGOTTEN = /^A handler has not answered since its client left/
 
 /** An event with its place in the trace. */
@@ -127,6 +130,23 @@ export class Facts {
   /** The last line of a process that has exited before its shutdown was complete. */
   get forced (): string | undefined {
     return this.seen.log.find(({ msg }) => /^Second signal|^The process has not ended/.test(msg))?.msg
+  }
+
+  /** Whether an event comes after a forced exit has named what it cuts: the process then only writes its log, for a limited time. */
+  isAfterForced (event: { n: number, t: number }): boolean {
+    if (this.forced === undefined) return false
+    const named = this.all('cut').find(({ code }) => code === 'FST_ERR_GRACEFUL_EXIT')
+    if (named !== undefined) return event.n > named.n
+    const { t = Infinity } = this.exit ?? {}
+    return event.t > t - LOG_FLUSH - this.lag(t - LOG_FLUSH, t)
+  }
+
+  /** How the process has ended. A signal may end it after it has decided to exit. */
+  get end (): { code: number | null, signal: NodeJS.Signals | null } {
+    const { exit: { code, signal }, signals } = this.seen
+    const { exit } = this
+    if (signal !== null && exit !== undefined && signals.some(({ t }) => t > exit.t)) return { code: exit.code, signal: null }
+    return { code, signal }
   }
 
   /** The exit as the service saw it. */

@@ -1,18 +1,21 @@
 // Faults, each in a copy of the built package: the invariants have to find them. A fault is made by replacing a string of dist/index.js.
 
+import type { InvariantName } from './invariants.ts'
 import type { Scenario } from './scenario.ts'
 
 export interface Fault {
   what: string
   /** The string, which must occur once, and what replaces it. */
   change: [from: string, to: string]
-  /** The invariants, one of which has to be violated. */
-  violates: string[]
+  /** The invariant that has to find it. */
+  violates: InvariantName
   /** A scenario that shows it, if random ones rarely do. */
   scenario?: Scenario
 }
 
-const instance = { shutdownDelay: 0, drainTimeout: 150, shutdownTimeout: 1_000, hooks: [], preClose: [], onClose: [], callbacks: [], tasks: [] }
+const instance = {
+  shutdownDelay: 0, drainTimeout: 150, shutdownTimeout: 1_000, hooks: [], preClose: [], onClose: [], callbacks: [], tasks: []
+}
 
 /** A handler that hangs, and a pipelined one that goes on after its answer. */
 const GOES_ON: Scenario = {
@@ -56,34 +59,142 @@ const LITTLE_TIME: Scenario = {
 }
 
 export const FAULTS: readonly Fault[] = [
-  { what: 'the gate lets everything pass', change: ['if (this.#inFlight.counts(exchange)) {', 'if (true) {'], violates: ['servesNothingLate'] },
-  { what: 'the gate rejects what has arrived in time', change: ['if (this.#inFlight.counts(exchange)) {', 'if (this.#inFlight.counts(exchange) && exchange.number % 2 > 0) {'], violates: ['rejectsNothingEarly'] },
-  { what: 'an answer is lost', change: ['onRequest", function gracefulOnRequest(request, reply, done) {', '$& if (phase.current !== "running" && reply.raw.socket) { reply.raw.destroy(); return; }'], violates: ['answersWhatItAccepts'] },
-  { what: 'the count is not decremented', change: ['leave(exchange) {', '$& if (exchange.number === 1) return;'], violates: ['countsToZero', 'cutsNothingEarly'] },
-  { what: 'a cut is not named', change: ['#name(exchange, error, option) {', '$& return;'], violates: ['namesWhatItCuts'] },
-  { what: 'a cut request gets another status', change: ['exchange.answer(error.statusCode, ', 'exchange.answer(502, '], violates: ['answersWhatItCuts'] },
-  { what: 'requests are cut before drainTimeout', change: ['within(start + drainTimeout - now(), ', 'within(start + drainTimeout / 2 - now(), '], violates: ['cutsNothingEarly'] },
-  { what: 'callbacks run before the drain', change: ['await this.#drain(this.#runPreClose());', 'void this.#drain(this.#runPreClose());'], violates: ['cleansUpAfterHandlers'] },
-  { what: 'the drain does not wait for background work', change: ['return this.#tasks.size;', 'return 0;'], violates: ['cleansUpAfterHandlers', 'namesWhatItCuts'] },
-  { what: 'the drain does not end', change: ['within(start + drainTimeout - now(), ', 'within(start + drainTimeout + 9999 - now(), '], violates: ['endsInTime'] },
-  { what: 'a callback may hang', change: ['const outcome = await within(limit, ', 'const outcome = await within(limit + 9999, '], violates: ['endsInTime'] },
-  { what: 'there is no delay', change: ['const delays = max > 0 && isServing;', 'const delays = false;'], violates: ['delaysAsAsked'] },
-  { what: 'connections are refused while it serves', change: ['this.noteArrivals();\n    this.#isKeepAliveDisabled = true;', '$& this.stopListening();'], violates: ['resetsNothingEarly'] },
-  { what: 'connections are kept alive', change: ['else if (!this.response.headersSent) this.response.shouldKeepAlive = false;', ''], violates: ['closesConnections'] },
-  { what: 'the exit code is always 0', change: ['exitCode: isClean ? 0 : 1', 'exitCode: 0'], violates: ['exitsTruly'] },
-  { what: 'the exit code is always 1', change: ['exitCode: isClean ? 0 : 1', 'exitCode: 1'], violates: ['exitsTruly'] },
-  { what: 'completed requests are not counted', change: ['if (exchange.wire === "finished") this.completed++;', 'if (exchange.wire === "finished") ;'], violates: ['reportsTruly'] },
-  { what: 'rejected requests are not counted', change: ['this.refused++;', ';'], violates: ['reportsTruly'] },
-  { what: 'callbacks run in reverse order', change: ['const entries = this.#of("end");', 'const entries = this.#of("end").reverse();'], violates: ['keepsOrder'] },
-  { what: 'a warning is printed', change: ['async #run(given) {', '$& process.emitWarning("not meant");'], violates: ['saysNothingElse'] },
-  { what: 'it is ready during the shutdown', change: ['return [503, { ready: false, reason: "shutting_down" }]', 'return [200, { ready: true }]'], violates: ['probesTruly'] },
-  { what: 'a copy of a signal forces the exit', change: ['var SIGNAL_COPY = 200;', 'var SIGNAL_COPY = -1;'], violates: ['knowsCopies'] },
-  { what: 'a second signal is ignored', change: ['var SIGNAL_COPY = 200;', 'var SIGNAL_COPY = 1e6;'], violates: ['knowsCopies'], scenario: TWICE },
-  { what: 'WebSockets are closed with another code', change: ['var GOING_AWAY = 1001;', 'var GOING_AWAY = 1008;'], violates: ['closesWebSockets'] },
+  {
+    what: 'the gate lets everything pass',
+    change: ['if (this.#inFlight.counts(exchange)) {', 'if (true) {'],
+    violates: 'servesNothingLate'
+  },
+  {
+    what: 'the gate rejects what has arrived in time',
+    change: ['if (this.#inFlight.counts(exchange)) {', 'if (this.#inFlight.counts(exchange) && exchange.number % 2 > 0) {'],
+    violates: 'rejectsNothingEarly'
+  },
+  {
+    what: 'an answer is lost',
+    change: ['onRequest", function gracefulOnRequest(request, reply, done) {', '$& if (phase.current !== "running" && reply.raw.socket) { reply.raw.destroy(); return; }'],
+    violates: 'answersWhatItAccepts'
+  },
+  {
+    what: 'the count is not decremented',
+    change: ['leave(exchange) {', '$& if (exchange.number === 1) return;'],
+    violates: 'countsToZero'
+  },
+  {
+    what: 'a cut is not named',
+    change: ['#name(exchange, error, option) {', '$& return;'],
+    violates: 'namesWhatItCuts'
+  },
+  {
+    what: 'a cut request gets another status',
+    change: ['exchange.answer(error.statusCode, ', 'exchange.answer(502, '],
+    violates: 'answersWhatItCuts'
+  },
+  {
+    what: 'requests are cut before drainTimeout',
+    change: ['within(start + drainTimeout - now(), ', 'within(start + drainTimeout / 2 - now(), '],
+    violates: 'cutsNothingEarly'
+  },
+  {
+    what: 'callbacks run before the drain',
+    change: ['await this.#drain(this.#runPreClose());', 'void this.#drain(this.#runPreClose());'],
+    violates: 'cleansUpAfterHandlers'
+  },
+  {
+    what: 'the drain does not wait for background work',
+    change: ['return this.#tasks.size;', 'return 0;'],
+    violates: 'cleansUpAfterHandlers'
+  },
+  {
+    what: 'the drain does not end',
+    change: ['within(start + drainTimeout - now(), ', 'within(start + drainTimeout + 9999 - now(), '],
+    violates: 'endsInTime'
+  },
+  {
+    what: 'a callback may hang',
+    change: ['const outcome = await within(limit, ', 'const outcome = await within(limit + 9999, '],
+    violates: 'endsInTime'
+  },
+  {
+    what: 'there is no delay',
+    change: ['const delays = max > 0 && isServing;', 'const delays = false;'],
+    violates: 'delaysAsAsked'
+  },
+  {
+    what: 'connections are refused while it serves',
+    change: ['this.noteArrivals();\n    this.#isKeepAliveDisabled = true;', '$& this.stopListening();'],
+    violates: 'resetsNothingEarly'
+  },
+  {
+    what: 'connections are kept alive',
+    change: ['else if (!this.response.headersSent) this.response.shouldKeepAlive = false;', ''],
+    violates: 'closesConnections'
+  },
+  {
+    what: 'the exit code is always 0',
+    change: ['exitCode: isClean ? 0 : 1', 'exitCode: 0'],
+    violates: 'exitsTruly'
+  },
+  {
+    what: 'the exit code is always 1',
+    change: ['exitCode: isClean ? 0 : 1', 'exitCode: 1'],
+    violates: 'exitsTruly'
+  },
+  {
+    what: 'completed requests are not counted',
+    change: ['if (exchange.wire === "finished") this.completed++;', 'if (exchange.wire === "finished") ;'],
+    violates: 'reportsTruly'
+  },
+  {
+    what: 'rejected requests are not counted',
+    change: ['this.refused++;', ';'],
+    violates: 'reportsTruly'
+  },
+  {
+    what: 'callbacks run in reverse order',
+    change: ['const entries = this.#of("end");', 'const entries = this.#of("end").reverse();'],
+    violates: 'keepsOrder'
+  },
+  {
+    what: 'a warning is printed',
+    change: ['async #run(given) {', '$& process.emitWarning("not meant");'],
+    violates: 'saysNothingElse'
+  },
+  {
+    what: 'it is ready during the shutdown',
+    change: ['return [503, { ready: false, reason: "shutting_down" }]', 'return [200, { ready: true }]'],
+    violates: 'probesTruly'
+  },
+  {
+    what: 'a copy of a signal forces the exit',
+    change: ['var SIGNAL_COPY = 200;', 'var SIGNAL_COPY = -1;'],
+    violates: 'knowsCopies'
+  },
+  {
+    what: 'a second signal is ignored',
+    change: ['var SIGNAL_COPY = 200;', 'var SIGNAL_COPY = 1e6;'],
+    violates: 'knowsCopies', scenario: TWICE
+  },
+  {
+    what: 'WebSockets are closed with another code',
+    change: ['var GOING_AWAY = 1001;', 'var GOING_AWAY = 1008;'],
+    violates: 'closesWebSockets'
+  },
   // What chaos has found; see docs/chaos.md.
-  { what: 'a handler that goes on after its queued answer is not named', change: ['else if (exchange.handlers > 0) this.#name(exchange, error);', ''], violates: ['cleansUpAfterHandlers'], scenario: GOES_ON },
-  { what: 'what follows the last response is handled', change: ['if (previous?.isLast === true) this.#inFlight.optOut(exchange);', ''], violates: ['answersWhatItAccepts'], scenario: BEHIND_LAST },
-  { what: 'accepting the backlog takes all of the time to close', change: ['Math.min(RECONNECT_WINDOW, end - now())', 'RECONNECT_WINDOW'], violates: ['servesNothingLate'], scenario: LITTLE_TIME }
+  {
+    what: 'a handler that goes on after its queued answer is not named',
+    change: ['else if (exchange.handlers > 0) this.#name(exchange, error);', ''],
+    violates: 'cleansUpAfterHandlers', scenario: GOES_ON
+  },
+  {
+    what: 'what follows the last response is handled',
+    change: ['if (previous?.isLast === true) this.#inFlight.optOut(exchange);', ''],
+    violates: 'answersWhatItAccepts', scenario: BEHIND_LAST
+  },
+  {
+    what: 'accepting the backlog takes all of the time to close',
+    change: ['Math.min(RECONNECT_WINDOW, end - now())', 'RECONNECT_WINDOW'],
+    violates: 'servesNothingLate', scenario: LITTLE_TIME
+  }
 ]
 
 /** Makes a fault. Throws if the built package has changed so that it is no longer possible. */

@@ -83,8 +83,9 @@ export class Http1 {
       if (message === undefined) return
       this.#text = this.#text.slice(message.length)
       this.#pending.shift()
-      Object.assign(answer, { outcome: answer.outcome === 'left' ? 'left' : 'whole', endedAt: monotonic(), status: message.status, body: message.body })
-      this.isLast = answer.isLast = message.isLast
+      const { status, body, isLast } = message
+      Object.assign(answer, { outcome: answer.outcome === 'left' ? 'left' : 'whole', endedAt: monotonic(), status, body, isLast })
+      this.isLast = isLast
       resolve(answer)
     }
   }
@@ -96,6 +97,8 @@ export class Http1 {
       if (answer.outcome !== 'left') answer.outcome = !this.#hasConnected ? 'unconnected' : this.#text === '' ? 'none' : 'part'
       if (this.#error !== undefined) answer.error = this.#error
       // Only the first one can have begun.
+      const head = headOf(this.#text)
+      if (head !== undefined) Object.assign(answer, { status: head.status, isLast: head.isLast })
       this.#text = ''
       resolve(answer)
     }
@@ -109,14 +112,24 @@ interface Message {
   length: number
 }
 
+interface Head extends Pick<Message, 'status' | 'isLast'> {
+  head: string
+  /** Where the body begins. */
+  start: number
+}
+
+function headOf (text: string): Head | undefined {
+  const end = text.indexOf('\r\n\r\n')
+  if (end < 0) return undefined
+  const head = text.slice(0, end)
+  return { head, start: end + 4, status: Number(/^HTTP\/1\.1 (\d{3})/.exec(head)?.[1]), isLast: /\r\nconnection: close/i.test(head) }
+}
+
 /** The first message, if it is whole. */
 function parse (text: string): Message | undefined {
-  const headEnd = text.indexOf('\r\n\r\n')
-  if (headEnd < 0) return undefined
-  const head = text.slice(0, headEnd)
-  const status = Number(/^HTTP\/1\.1 (\d{3})/.exec(head)?.[1])
-  const isLast = /\r\nconnection: close/i.test(head)
-  const start = headEnd + 4
+  const read = headOf(text)
+  if (read === undefined) return undefined
+  const { head, start, status, isLast } = read
   const size = /\r\ncontent-length: (\d+)/i.exec(head)?.[1]
   if (size !== undefined) {
     const end = start + Number(size)

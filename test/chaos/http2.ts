@@ -72,8 +72,8 @@ export class Http2 {
     stream.on('error', error => { answer.error = (error as NodeJS.ErrnoException).code ?? error.message })
     const answered = once(stream, 'close').catch(async () => { if (!stream.closed) await once(stream, 'close') }).then(() => {
       end()
-      const { rstCode = 0 } = stream
-      if (rstCode !== 0) answer.error = nameOf(rstCode)
+      const { rstCode } = stream
+      if (rstCode !== undefined && rstCode !== 0) answer.error = nameOf(rstCode)
       else if (this.#error !== undefined) answer.error = this.#error
       if (answer.outcome === 'left') return answer
       if (isEnded && answer.status !== undefined && rstCode === constants.NGHTTP2_NO_ERROR) answer.outcome = 'whole'

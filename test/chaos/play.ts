@@ -65,12 +65,12 @@ export function endAll (): void {
   for (const child of alive) child.kill('SIGKILL')
 }
 
-function lines<T> (stream: Readable, onLine: (line: T) => void): void {
+function lines (stream: Readable, onLine: (line: never) => void): void {
   let rest = ''
   stream.setEncoding('utf8').on('data', (chunk: string) => {
     const parts = (rest + chunk).split('\n')
     rest = parts.pop() ?? ''
-    for (const part of parts) onLine(JSON.parse(part) as T)
+    for (const part of parts) onLine(JSON.parse(part) as never)
   })
 }
 
@@ -86,12 +86,12 @@ export async function play (stage: Stage, scenario: Scenario): Promise<Observati
     child.once('close', (code, signal) => { resolve({ code, signal, t }) })
   })
   const listening = new Promise<void>(resolve => {
-    lines<TraceEvent>(child.stdio[3] as Readable, event => {
+    lines(child.stdio[3] as Readable, (event: TraceEvent) => {
       trace.push(event)
       if (trace.filter(({ e }) => e === 'listening').length === scenario.instances.length) resolve()
     })
   })
-  lines<LogLine>(child.stdout as Readable, line => { log.push(line) })
+  lines(child.stdout as Readable, (line: LogLine) => { log.push(line) })
   child.stderr?.setEncoding('utf8').on('data', (chunk: string) => { stderr += chunk })
   child.stdin?.on('error', () => {}).end(JSON.stringify({ scenario, tls: stage.tls }))
   await Promise.race([listening, exited])
@@ -103,8 +103,8 @@ export async function play (stage: Stage, scenario: Scenario): Promise<Observati
   for (const { at, kind } of scenario.triggers.filter(({ kind: name }) => name.startsWith('SIG'))) {
     after(at, () => { if (child.kill(kind as NodeJS.Signals)) signals.push({ t: monotonic(), kind }) })
   }
-  const longest = Math.max(...scenario.triggers.map(({ at }) => at)) + Math.max(...scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout))
-  after(longest + PATIENCE, () => { child.kill('SIGKILL') })
+  const [last, longest] = [scenario.triggers.map(({ at }) => at), scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout)]
+  after(Math.max(...last) + Math.max(...longest) + PATIENCE, () => { child.kill('SIGKILL') })
   const crowd = gather(scenario, ports)
   const exit = await exited
   for (const timer of timers) clearTimeout(timer)

@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOption
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { ReportFacts, StepKind, TraceEvent } from './trace.ts'
-import type { Hook, Instance, Scenario, Step, Work } from './scenario.ts'
+import type { Hook, Instance, Protocol, Scenario, Step, Work } from './scenario.ts'
 import { subscribe } from 'node:diagnostics_channel'
 import { readFileSync, writeSync } from 'node:fs'
 import { Readable } from 'node:stream'
@@ -75,6 +75,7 @@ function addHook (i: number, app: FastifyInstance, { name, ms }: Hook): void {
   app.addHook(name as 'onSend', hook)
 }
 
+/** The handler of all requests but probes. Returns a promise, the reply, or nothing. */
 function handle (i: number, work: Work, request: FastifyRequest, reply: FastifyReply): unknown {
   const { url } = request
   const body = answerOf(url, work)
@@ -83,7 +84,7 @@ function handle (i: number, work: Work, request: FastifyRequest, reply: FastifyR
   reply.type('application/json')
   switch (work.answers) {
   case 'return': return sleep(work.ms).then(() => { done(); return body })
-  case 'reply': return sleep(work.ms).then(async () => { void reply.send(body); await sleep(work.after); done() })
+  case 'reply': return sleep(work.ms).then(async () => { void reply.send(body); await sleep(work.after); done(); return reply })
   case 'callback':
     setTimeout(() => { done(); void reply.send(body) }, work.ms)
     return undefined
@@ -93,7 +94,7 @@ function handle (i: number, work: Work, request: FastifyRequest, reply: FastifyR
   case 'raw':
     reply.hijack()
     return writeRaw(reply, body, work.ms).finally(done)
-  case 'throw': return sleep(work.ms).then(() => { done(); throw new Error('handler fails on purpose') })
+  default: return sleep(work.ms).then(() => { done(); throw new Error('handler fails on purpose') })
   }
 }
 
@@ -114,18 +115,16 @@ async function writeRaw ({ raw }: FastifyReply, body: string, ms: number): Promi
   raw.end()
 }
 
-function serverOptions (): object {
-  switch (scenario.protocol) {
-  case 'http': return {}
-  case 'https': return { https: tls }
-  case 'h2c': return { http2: true }
-  case 'h2': return { http2: true, https: { ...tls, allowHTTP1: true } }
-  }
+const SERVERS: Record<Protocol, object> = {
+  http: {},
+  https: { https: tls },
+  h2c: { http2: true },
+  h2: { http2: true, https: { ...tls, allowHTTP1: true } }
 }
 
 async function start (i: number, instance: Instance): Promise<void> {
   const { shutdownDelay, drainTimeout, shutdownTimeout, ahead, hooks, preClose, onClose, callbacks, tasks } = instance
-  const app = Fastify({ ...serverOptions() as FastifyServerOptions, logger: { name: `instance ${i}` } })
+  const app = Fastify({ ...SERVERS[scenario.protocol] as FastifyServerOptions, logger: { name: `instance ${i}` } })
   apps.push(app)
   if (ahead === 0) app.addHook('onRequest', (_request, _reply, done) => { done() })
   if (ahead !== undefined && ahead > 0) app.addHook('onRequest', async () => { await sleep(ahead) })
@@ -134,14 +133,15 @@ async function start (i: number, instance: Instance): Promise<void> {
     await app.register(websocket)
     app.get('/websocket', { websocket: true }, socket => {
       trace({ e: 'websocket', i })
-      socket.on('message', data => {
+      socket.on('message', (data: Buffer) => {
         trace({ e: 'message', i })
-        socket.send(String(data as Buffer))
+        socket.send(String(data))
       })
     })
   }
   for (const hook of hooks) addHook(i, app, hook)
-  const handler = (request: FastifyRequest, reply: FastifyReply): unknown => handle(i, workOf(scenario, request.url) as Work, request, reply)
+  const handler = (request: FastifyRequest, reply: FastifyReply): unknown =>
+    handle(i, workOf(scenario, request.url) as Work, request, reply)
   app.get('/work/:name', handler)
   app.post('/work/:name', handler)
   app.addContentTypeParser('application/octet-stream', { parseAs: 'buffer' }, async (_request: unknown, body: Buffer) => body)

@@ -19,9 +19,9 @@ export interface WebSocketVisit {
   error?: string
 }
 
-export async function visitWebSocket (client: Socket, index: number, port: number, isTls: boolean, over: Promise<void>): Promise<WebSocketVisit> {
+export async function visitWebSocket (client: Socket, index: number, url: string, over: Promise<void>): Promise<WebSocketVisit> {
   const visit: WebSocketVisit = { client: index, startedAt: monotonic(), endedAt: Infinity, sent: 0, echoed: 0 }
-  const socket = new WebSocket(`${isTls ? 'wss' : 'ws'}://127.0.0.1:${port}/websocket`, { rejectUnauthorized: false })
+  const socket = new WebSocket(url, { rejectUnauthorized: false })
   let timer: NodeJS.Timeout | undefined
   socket.on('open', () => {
     visit.openedAt = monotonic()

@@ -1,0 +1,55 @@
+// When it ends.
+
+import type { Facts } from '../facts.ts'
+import { EARLY, EXIT_MARGIN, LATE, LOG_FLUSH, QUIET } from './limits.ts'
+
+/** The process ends within shutdownTimeout, each drain within drainTimeout. */
+export function * endsInTime (facts: Facts): Iterable<string> {
+  const { exit, end } = facts
+  const starts = facts.instances.map(({ i }) => facts.start(i)?.t ?? Infinity)
+  const begun = Math.min(...starts)
+  const timeouts = facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout)
+  const limit = begun + Math.max(...timeouts) + LATE + facts.lag(begun, Infinity)
+  if (exit === undefined || end.signal !== null) yield `the process ended with ${end.signal ?? `exit code ${end.code}`}`
+  else if (exit.t > limit) yield `exit at ${exit.t.toFixed(1)}, after ${limit.toFixed(1)}`
+  const margin = EXIT_MARGIN * Math.min(...timeouts)
+  if (facts.forced?.startsWith('The process has not ended') === true && facts.all('report').length < facts.instances.length && facts.lag(begun, Infinity) < margin / 2) yield facts.forced
+  for (const { i, instance } of facts.instances) {
+    const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing')]
+    if (draining === undefined || closing === undefined) continue
+    const drain = closing.t - draining.t
+    if (drain > instance.drainTimeout + QUIET + LATE + facts.lag(draining.t, closing.t)) yield `instance ${i} drains for ${drain.toFixed(1)}`
+  }
+}
+
+/** The delay is as long as asked for, and not over before that, except on SIGINT. */
+export function * delaysAsAsked (facts: Facts): Iterable<string> {
+  for (const { i, instance: { shutdownDelay, ahead } } of facts.instances) {
+    const [delaying, draining] = [facts.phase(i, 'delaying'), facts.phase(i, 'draining')]
+    const { max, quiet } = typeof shutdownDelay === 'number' ? { max: shutdownDelay, quiet: shutdownDelay } : shutdownDelay
+    const isSkipped = facts.seen.signals.some(({ kind }) => kind === 'SIGINT')
+    if (max > 0 && delaying === undefined && draining !== undefined && !isSkipped) yield `instance ${i} has no delay`
+    if (delaying === undefined || draining === undefined) continue
+    const took = draining.t - delaying.t
+    if (took > max + LATE + facts.lag(delaying.t, draining.t)) yield `instance ${i} delays for ${took.toFixed(1)}`
+    if (isSkipped) continue
+    const arrivals = facts.accepted(i).map(({ arrived }) => arrived?.t ?? 0).filter(t => t > delaying.t)
+    // A hook before the plugin may hold a request.
+    const last = ahead === undefined || ahead === 0 ? Math.max(delaying.t, ...arrivals) : delaying.t
+    const least = Math.min(delaying.t + max, last + quiet)
+    if (draining.t < least - EARLY) yield `instance ${i} delays until ${draining.t.toFixed(1)}, not ${least.toFixed(1)}`
+  }
+}
+
+/** A second signal exits at once, a copy of the first does not. */
+export function * knowsCopies (facts: Facts): Iterable<string> {
+  const [first, second] = facts.seen.signals
+  const isSecond = facts.forced?.startsWith('Second signal') === true
+  if (isSecond && second === undefined) yield `${facts.forced}, but only ${first?.kind ?? 'no signal'} was sent`
+  if (first === undefined || second === undefined) return
+  const other = facts.seen.signals.find(({ kind, t }) => kind !== first.kind || t - first.t > 200 + LATE + facts.lag(first.t, t))
+  const last = (other?.t ?? Infinity) + LOG_FLUSH + LATE + facts.lag(other?.t ?? 0, Infinity)
+  if (!isSecond && (facts.exit?.t ?? 0) > last) yield `${other?.kind} ${((other?.t ?? 0) - first.t).toFixed(1)} ms after ${first.kind} is ignored`
+  const isCopy = facts.seen.signals.every(({ kind, t }) => kind === first.kind && t - first.t < 200 - LATE - facts.lag(first.t, t))
+  if (isCopy && isSecond) yield `${facts.forced}: ${second.kind} ${(second.t - first.t).toFixed(1)} ms after the first`
+}
