@@ -4,7 +4,7 @@ import type { Mutant } from './instrument.ts'
 import type { Result } from './tests.ts'
 import { createHash } from 'node:crypto'
 import { appendFileSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
-import { join, relative } from 'node:path'
+import { basename, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { OTHER_TESTS, run } from './tests.ts'
@@ -51,7 +51,7 @@ const STATE = `${ROOT}.mutation/`
 const RESULTS = `${STATE}results.jsonl`
 
 /** How long a run may take: tests are slower while others run, and a mutant may need some time until it fails. */
-const limitOf = (time: number) => 15_000 + 4 * time
+const limitOf = (time: number) => 10_000 + 4 * time
 
 /** The tests of a file, and which mutants each of them reaches. Those under '' are reached by code that belongs to no single test. */
 interface Coverage {
@@ -176,8 +176,12 @@ interface Plan {
   time: number
 }
 
-/** Which tests of which files reach a mutant; quick ones, and those that reach little else, are first. */
-function plan (id: string, coverage: ReadonlyMap<string, Coverage>): Plan[] {
+/**
+ * Which tests of which files reach a mutant; quick ones, and those that reach little else, are first. A test file that has the name of the
+ * mutant's file is likely to be about it.
+ */
+function plan ({ id, file: source }: Mutant, coverage: ReadonlyMap<string, Coverage>): Plan[] {
+  const name = basename(source, '.ts')
   const plans: Array<Plan & { cost: number }> = []
   for (const [file, { isPassed, covered, times, start }] of coverage) {
     if (!isPassed) continue
@@ -187,7 +191,7 @@ function plan (id: string, coverage: ReadonlyMap<string, Coverage>): Plan[] {
     const time = tests.reduce((sum, test) => sum + (times[test] ?? 0), start)
     const reach = new Set(tests.flatMap(test => covered[test] ?? [])).size
     const isWhole = tests.length === Object.keys(times).length
-    plans.push({ file, tests: isWhole ? undefined : tests, time, cost: time * (isStatic ? 10_000 : reach) })
+    plans.push({ file, tests: isWhole ? undefined : tests, time, cost: time * (isStatic ? 10_000 : reach) / (file.includes(name) ? 100 : 1) })
   }
   return plans.sort((a, b) => a.cost - b.cost)
 }
@@ -234,7 +238,7 @@ async function isKilledBy ({ file, tests, time }: Plan, failure: Result, folder:
 
 async function testMutant (mutant: Mutant, folder: string, coverage: ReadonlyMap<string, Coverage>): Promise<Outcome> {
   const start = performance.now()
-  const plans = withKillers(mutant.file, plan(mutant.id, coverage), coverage)
+  const plans = withKillers(mutant.file, plan(mutant, coverage), coverage)
   const outcome = { key: keyOf(mutant), tests: testsKey, left: 0, runs: 0, time: 0 }
   const end = () => ({ runs: outcome.runs, time: Math.round(performance.now() - start) })
   for (const [index, entry] of plans.entries()) {

@@ -30,11 +30,16 @@ export interface Result {
   output: string
 }
 
+/** Marks the environment of all processes of this run of the driver. */
+const MARK = `MUTATION_RUN=${process.pid}.`
 let runs = 0
+
+process.on('exit', () => { killAll(MARK) })
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => { process.exit(1) })
 
 export async function run ({ copy, node, file, tests, limit, env }: Run): Promise<Result> {
   const temporary = mkdtempSync(join(tmpdir(), 'mutation-'))
-  const tag = `MUTATION_RUN=${process.pid}.${runs++}`
+  const tag = `${MARK}${runs++}.`
   const start = performance.now()
   const args = ['--import=./test/typescript.mjs', '--import=./tools/mutation/observe.mjs', file]
   const child = spawn(node, args, {
@@ -45,7 +50,7 @@ export async function run ({ copy, node, file, tests, limit, env }: Run): Promis
       // Time is limited here, for all of the file.
       TAP_TIMEOUT: '3600',
       TMPDIR: temporary,
-      MUTATION_RUN: tag.slice('MUTATION_RUN='.length),
+      MUTATION_RUN: tag.slice(tag.indexOf('=') + 1),
       ...(tests === undefined ? {} : { TAP_GREP: `/^(?:${tests.map(name => name.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&')).join('|')})$/` })
     },
     stdio: ['ignore', 'pipe', 'pipe']
@@ -83,11 +88,12 @@ export async function run ({ copy, node, file, tests, limit, env }: Run): Promis
   }
 }
 
-/** Ends the processes that a run has left behind. They are known by a variable that they have inherited; Linux only. */
+/** Ends what a run has left behind: processes that have inherited a variable which begins so. Linux only. */
 function killAll (tag: string): void {
+  if (process.platform !== 'linux') return
   for (const pid of readdirSync('/proc').filter(name => /^\d+$/.test(name))) {
     try {
-      if (readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(tag)) process.kill(Number(pid), 'SIGKILL')
+      if (readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').some(variable => variable.startsWith(tag))) process.kill(Number(pid), 'SIGKILL')
     } catch {
       // It has exited, or belongs to another user.
     }
