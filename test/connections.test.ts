@@ -277,6 +277,24 @@ t.test('a response of an opted-out route that is still being sent has a moment t
   t.match(await report, { cut: [], exitCode: 0 })
 })
 
+t.test('HTTP/2: a response of an opted-out route that is still being sent has a moment to be read', async t => {
+  const { app } = await createApp(t, {}, { http2: true } as object)
+  const size = 1024 * 1024
+  app.get('/export', { config: { gracefulShutdown: false } }, async () => Buffer.alloc(size))
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  t.teardown(() => { session.destroy() })
+  const stream = session.request({ ':path': '/export' })
+  await once(stream, 'response')
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => !app.server.listening)
+  // Longer than the time that an idle session has after its GOAWAY.
+  await sleep(200)
+  let read = 0
+  for await (const chunk of stream as AsyncIterable<Buffer>) read += chunk.length
+  t.equal(read, size)
+  t.match(await report, { cut: [], exitCode: 0 })
+})
+
 t.test('a rejected upload that never ends is answered, and its connection is closed after a limited number of bytes', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)

@@ -227,11 +227,13 @@ t.test('an HTTP/2 session whose handshake has taken until the drain gets GOAWAY 
   await parent.log.line(/service exited: 0/)
 })
 
-for (const protocol of ['http', 'https'] as const) {
-  t.test(`a slow client on a connection accepted before the listener was closed has time to send a request over ${protocol}`, async t => {
+for (const [protocol, isAlone] of [['http', false], ['https', true]] as const) {
+  const others = isAlone ? '' : ', beside an idle connection'
+  t.test(`a slow client on a connection accepted before the listener was closed has time to send a request over ${protocol}${others}`, async t => {
     const { parent, target } = await plainParent(t, { PROTOCOL: protocol })
+    if (!isAlone) await new RawClient(target).get('/').until(/\r\n\r\n\d+$/)
     const { socket } = new RawClient(target)
-    await parent.log.line(/connection accepted/)
+    await eventually(() => parent.log.messages(/connection accepted/).length === (isAlone ? 1 : 2))
     parent.kill('SIGUSR2')
     await parent.log.line(/All requests drained/)
     // Longer than the time without requests after which idle connections are closed.

@@ -129,7 +129,7 @@ t.test('SIGINT skips the delay, so that the phase does not come', async t => {
   shutdown.signal('SIGINT')
   await early
   await t.rejects(shutdown.reached('delaying'), { code: skipped.code })
-  t.match(await shutdown.report, { reason: 'SIGINT', phases: { delaying: 0 } })
+  t.match(await shutdown.report, { reason: 'SIGINT' })
 })
 
 t.test('close() ends a test that has failed half way, and one that sent no signal', async t => {

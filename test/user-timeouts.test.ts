@@ -73,11 +73,14 @@ const protocols: Array<[string, object, Connect]> = [
 
 for (const [name, server, connect] of protocols) {
   t.test(`${name}: an upload that takes longer than readTimeout at more than 1 KiB/s is served`, async t => {
-    const { port } = await start(t, { readTimeout: 500, writeTimeout: 500 }, server, app => { app.post('/', async ({ body }) => body) })
+    const { port } = await start(t, { readTimeout: 1_000, writeTimeout: 1_000 }, server, app => { app.post('/', async ({ body }) => body) })
     const upload = connect(port)('/', 40 * 1_024)
+    upload.send('x')
+    // Meanwhile, the plugin checks it for the first time.
+    await sleep(200)
     // At least 1.2 s.
     for (let sent = 0; sent < 40; sent++) {
-      upload.send(KIB)
+      upload.send(sent === 0 ? KIB.slice(1) : KIB)
       await sleep(30)
     }
     upload.end()
