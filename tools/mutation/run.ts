@@ -191,7 +191,8 @@ function plan ({ id, file: source }: Mutant, coverage: ReadonlyMap<string, Cover
     const time = tests.reduce((sum, test) => sum + (times[test] ?? 0), start)
     const reach = new Set(tests.flatMap(test => covered[test] ?? [])).size
     const isWhole = tests.length === Object.keys(times).length
-    plans.push({ file, tests: isWhole ? undefined : tests, time, cost: time * (isStatic ? 10_000 : reach) / (file.includes(name) ? 100 : 1) })
+    const cost = time * (isStatic ? 10_000 : reach) / (file.includes(name) ? 100 : 1)
+    plans.push({ file, tests: isWhole ? undefined : tests, time, cost })
   }
   return plans.sort((a, b) => a.cost - b.cost)
 }
