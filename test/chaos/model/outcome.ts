@@ -48,8 +48,8 @@ export function * reportsTruly (facts: Facts): Iterable<string> {
     if (namesOf(cuts) !== namesOf(reported)) yield `instance ${i} reports as cut ${reported.join(' ')}, but has cut ${cuts.join(' ')}`
     const refused = facts.all('refused', i).filter(event => event.n < n).length
     if (report.refused !== refused) yield `instance ${i} reports ${report.refused} refused, not ${refused}`
-    const isRead = facts.late(i).map(({ answer, arrived }) => answer !== undefined && (arrived?.n ?? Infinity) < n && codeOf(answer) === SHUTTING_DOWN)
-    const read = isRead.filter(Boolean).length
+    const before = facts.late(i).filter(({ arrived }) => (arrived?.n ?? Infinity) < n)
+    const read = before.filter(({ answer }) => answer !== undefined && codeOf(answer) === SHUTTING_DOWN).length
     if (read > report.refused) yield `instance ${i} reports ${report.refused} refused, but clients have read ${read}`
     // An HTTP/2 response may be complete before Node says so.
     const isHttp2 = ({ answer }: RequestFacts): boolean => facts.scenario.clients[answer?.client ?? -1]?.http === 2
