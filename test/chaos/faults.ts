@@ -192,7 +192,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'accepting the backlog takes all of the time to close',
-    change: ['Math.min(RECONNECT_WINDOW, end - now())', 'RECONNECT_WINDOW'],
+    change: ['Math.max(0, Math.min(RECONNECT_WINDOW, end - now()))', 'RECONNECT_WINDOW'],
     violates: 'servesNothingLate', scenario: LITTLE_TIME
   }
 ]
