@@ -179,6 +179,11 @@ export const FAULTS: readonly Fault[] = [
     change: ['var GOING_AWAY = 1001;', 'var GOING_AWAY = 1008;'],
     violates: 'closesWebSockets'
   },
+  {
+    what: 'the drain waits for nothing',
+    change: ['if (idle !== TIMED_OUT) {', '$& await sleep(500);'],
+    violates: 'drainsNoLongerThanNeeded'
+  },
   // What chaos has found; see docs/chaos.md.
   {
     what: 'a handler that goes on after its queued answer is not named',

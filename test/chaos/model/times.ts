@@ -53,3 +53,21 @@ export function * knowsCopies (facts: Facts): Iterable<string> {
   const isCopy = facts.seen.signals.every(({ kind, t }) => kind === first.kind && t - first.t < 200 - LATE - facts.lag(first.t, t))
   if (isCopy && isSecond) yield `${facts.forced}: ${second.kind} ${(second.t - first.t).toFixed(1)} ms after the first`
 }
+
+/** A drain that cuts nothing is over soon after the last thing that it waits for. */
+export function * drainsNoLongerThanNeeded (facts: Facts): Iterable<string> {
+  for (const { i } of facts.instances) {
+    const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing')]
+    if (draining === undefined || closing === undefined || facts.all('cut', i).length > 0 || facts.forgotten.size > 0) continue
+    const requests = facts.accepted(i).flatMap(({ answer, handled, hooked, sent }) =>
+      [handled?.t, sent?.t, ...hooked.map(({ t }) => t), answer?.outcome === 'left' ? answer.endedAt : undefined])
+    // One that hangs is waited for until the end of the drain.
+    const steps = facts.steps.filter(({ i: of, begun }) => of === i && begun.n < closing.n).map(({ ended }) => ended?.t ?? closing.t)
+    const ends = [...requests, ...steps].filter(t => t !== undefined && t < closing.t)
+    if (steps.includes(closing.t)) continue
+    const last = Math.max(draining.t, ...ends as number[])
+    if (closing.t > last + QUIET + LATE + facts.lag(last, closing.t)) {
+      yield `instance ${i} drains until ${closing.t.toFixed(1)}, but nothing runs after ${last.toFixed(1)}`
+    }
+  }
+}
