@@ -33,7 +33,9 @@ export function * delaysAsAsked (facts: Facts): Iterable<string> {
     const took = draining.t - delaying.t
     if (took > max + LATE + facts.lag(delaying.t, draining.t)) yield `instance ${i} delays for ${took.toFixed(1)}`
     if (isSkipped) continue
-    const arrivals = facts.accepted(i).map(({ arrived }) => arrived?.t ?? 0).filter(t => t > delaying.t)
+    // What no answer can follow is not admitted.
+    const admitted = facts.accepted(i).filter(request => request.handler !== undefined || !facts.isBehindLast(request))
+    const arrivals = admitted.map(({ arrived }) => arrived?.t ?? 0).filter(t => t > delaying.t)
     // A hook before the plugin may hold a request.
     const last = ahead === undefined || ahead === 0 ? Math.max(delaying.t, ...arrivals) : delaying.t
     const least = Math.min(delaying.t + max, last + quiet)
