@@ -343,6 +343,36 @@ t.test('a request whose handler stays silent after its client left stops countin
   t.equal(app.inFlightRequests, 0)
 })
 
+t.test('a request whose client has left counts while hooks process its response, however long its handler has run', async t => {
+  const drainTimeout = 1_000
+  const { app, log } = await createApp(t, { drainTimeout })
+  const [entered, left] = [new Deferred(), new Deferred()]
+  // Several sweeps find that no handler runs yet.
+  app.addHook('preHandler', async () => {
+    entered.resolve()
+    await left.promise
+    await sleep(drainTimeout / 3)
+  })
+  const counts: number[] = []
+  app.addHook('onSend', async () => {
+    await sleep(drainTimeout / 3)
+    counts.push(app.inFlightRequests)
+  })
+  app.get('/', async () => {
+    await sleep(drainTimeout)
+    return 'answer'
+  })
+  const { leave, client } = await visit(app, await listen(app))
+  client.get('/')
+  await entered.promise
+  await leave()
+  left.resolve()
+  await eventually(() => counts.length === 1)
+  t.strictSame(counts, [1])
+  t.strictSame(log.messages(/has not answered/), [])
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 t.test('sets its timeouts on the server', async t => {
   const { app } = await createApp(t)
   t.match(app.server, {

@@ -285,7 +285,7 @@ export class Connections {
     let before: number
     do {
       before = this.#accepted
-      if (this.#late.size > 0) await sleep(Math.min(RECONNECT_WINDOW, end - now()))
+      if (this.#late.size > 0) await sleep(Math.max(0, Math.min(RECONNECT_WINDOW, end - now())))
       await wholeTurn()
     } while (this.#accepted !== before && now() < end)
   }

@@ -96,7 +96,7 @@ export class Exchange {
   isReplyWrapped = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
   startedAt = 0
-  /** When a sweep first found no sign of the handler after the client left, on the clock of now(). */
+  /** Since when sweeps find no sign of the handler after the client left, on the clock of now(); 0 if it shows one. */
   silentSince = 0
   /** The route's own timeouts. */
   options: RouteOptions = NO_OPTIONS

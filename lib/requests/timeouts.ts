@@ -129,7 +129,10 @@ export class Timeouts {
    * abandoned long poll would count forever.
    */
   #forgetSilent (exchange: Exchange): void {
-    if (exchange.runningHandlers > 0 && !exchange.isHijacked) return
+    if (exchange.runningHandlers > 0 && !exchange.isHijacked) {
+      exchange.silentSince = 0
+      return
+    }
     exchange.silentSince ||= now()
     if (now() - exchange.silentSince <= this.#options.drainTimeout) return
     this.#inFlight.leave(exchange)

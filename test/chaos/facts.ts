@@ -162,11 +162,14 @@ export class Facts {
     return new Set(this.seen.log.filter(({ msg }) => FORGOTTEN.test(msg)).map(({ url }) => url))
   }
 
-  /** Whether an earlier answer on its HTTP/1 connection has said that it is the last one: nothing may follow it. */
+  /**
+   * Whether an earlier answer on its HTTP/1 connection has said that it is the last one: nothing may follow it. A handler that writes
+   * the head itself may have done so before this request arrived, even if the client has not read it.
+   */
   isBehindLast ({ answer }: RequestFacts): boolean {
-    return [...this.requests.values()].some(other => other.answer !== undefined && answer !== undefined &&
-      other.answer.client === answer.client && other.answer.connection === answer.connection && other.answer.before < answer.before &&
-      other.answer.isLast === true)
+    return answer !== undefined && [...this.requests.values()].some(({ answer: other, work, handler }) =>
+      other?.client === answer.client && other.connection === answer.connection && other.before < answer.before &&
+      (other.isLast === true || (work.answers === 'raw' && handler !== undefined)))
   }
 
   /** Whether something of a request runs at this place of the trace: its handler, or a hook that the drain waits for. */

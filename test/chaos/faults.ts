@@ -179,6 +179,11 @@ export const FAULTS: readonly Fault[] = [
     change: ['var GOING_AWAY = 1001;', 'var GOING_AWAY = 1008;'],
     violates: 'closesWebSockets'
   },
+  {
+    what: 'the drain waits for nothing',
+    change: ['if (idle !== TIMED_OUT) {', '$& await sleep(500);'],
+    violates: 'drainsNoLongerThanNeeded'
+  },
   // What chaos has found; see docs/chaos.md.
   {
     what: 'a handler that goes on after its queued answer is not named',
@@ -192,7 +197,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'accepting the backlog takes all of the time to close',
-    change: ['Math.min(RECONNECT_WINDOW, end - now())', 'RECONNECT_WINDOW'],
+    change: ['Math.max(0, Math.min(RECONNECT_WINDOW, end - now()))', 'RECONNECT_WINDOW'],
     violates: 'servesNothingLate', scenario: LITTLE_TIME
   }
 ]

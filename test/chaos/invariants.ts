@@ -5,14 +5,14 @@ import { answersWhatItAccepts, answersWhatItCuts, probesTruly, rejectsNothingEar
 import { closesConnections, closesWebSockets, resetsNothingEarly } from './model/connections.ts'
 import { cleansUpAfterHandlers, countsToZero, cutsNothingEarly, namesWhatItCuts } from './model/cuts.ts'
 import { exitsTruly, keepsOrder, reportsTruly, saysNothingElse } from './model/outcome.ts'
-import { delaysAsAsked, endsInTime, knowsCopies } from './model/times.ts'
+import { delaysAsAsked, drainsNoLongerThanNeeded, endsInTime, knowsCopies } from './model/times.ts'
 
 type Invariant = (facts: Facts) => Iterable<string>
 
 export const INVARIANTS = {
   answersWhatItAccepts, answersWhatItCuts, servesNothingLate, rejectsNothingEarly, resetsNothingEarly, cutsNothingEarly, namesWhatItCuts,
   cleansUpAfterHandlers, countsToZero, endsInTime, delaysAsAsked, exitsTruly, reportsTruly, keepsOrder, saysNothingElse, probesTruly,
-  closesConnections, knowsCopies, closesWebSockets
+  closesConnections, knowsCopies, closesWebSockets, drainsNoLongerThanNeeded
 } satisfies Record<string, Invariant>
 
 export type InvariantName = keyof typeof INVARIANTS

@@ -21,8 +21,9 @@ export function * resetsNothingEarly (facts: Facts): Iterable<string> {
     if (arrived !== undefined || answer === undefined || answer.outcome === 'left') continue
     const isHttp2 = facts.scenario.clients[answer.client]?.http === 2
     const end = facts.phase(i, isHttp2 || answer.before > 0 ? 'draining' : 'closing')?.t ?? (facts.forced === undefined ? Infinity : facts.exit?.t ?? 0)
-    if (answer.endedAt < Math.min(end, facts.exit?.t ?? Infinity)) yield tell(request)
-    else if (!isHttp2 && answer.before > 0 && answer.endedAt < (facts.phase(i, 'closing')?.t ?? Infinity)) {
+    const exit = facts.exit?.t ?? Infinity
+    if (answer.endedAt < Math.min(end, exit)) yield tell(request)
+    else if (!isHttp2 && answer.before > 0 && answer.endedAt < Math.min(facts.phase(i, 'closing')?.t ?? Infinity, exit)) {
       const idle = lastOf(facts, request)
       if (answer.sentAt - idle < DRAINING_KEEP_ALIVE - LATE - facts.lag(idle, answer.endedAt)) yield `idle for ${(answer.sentAt - idle).toFixed(1)}: ${tell(request)}`
     }

@@ -22,12 +22,23 @@ export const LOG_FLUSH = 200
 /** The part of shutdownTimeout that callbacks do not get. */
 export const EXIT_MARGIN = 0.05
 
+/**
+ * The time that is left for closing and for callbacks at a time of the run. At most: the plugin counts from shortly before its first
+ * event, and `untilFirstEvent` says how much that may be.
+ */
+function timeLeft (facts: Facts, i: number, t: number): number {
+  return (facts.start(i)?.t ?? 0) + (facts.scenario.instances[i]?.shutdownTimeout ?? 0) * (1 - EXIT_MARGIN) - t
+}
+
+function untilFirstEvent (facts: Facts, i: number): number {
+  const { t = 0 } = facts.start(i) ?? {}
+  return EARLY + facts.lag(t - 200, t)
+}
+
 /** The time for closing connections and for onClose hooks: half of what is left, if there are callbacks. */
-export function timeToClose (facts: Facts, i: number): number {
-  const instance = facts.scenario.instances[i]
-  if (instance === undefined) return 0
-  const left = (facts.start(i)?.t ?? 0) + instance.shutdownTimeout * (1 - EXIT_MARGIN) - (facts.phase(i, 'closing')?.t ?? 0)
-  return instance.callbacks.some(({ when }) => when === 'end') ? left / 2 : left
+function timeToClose (facts: Facts, i: number): number {
+  const left = timeLeft(facts, i, facts.phase(i, 'closing')?.t ?? 0)
+  return facts.scenario.instances[i]?.callbacks.some(({ when }) => when === 'end') === true ? left / 2 : left
 }
 
 /**
@@ -36,14 +47,16 @@ export function timeToClose (facts: Facts, i: number): number {
  */
 export function isOutOfTime (facts: Facts, i: number): boolean {
   const [closing, closed] = [facts.phase(i, 'closing')?.t ?? 0, facts.phase(i, 'closed')?.t ?? Infinity]
-  return facts.lag(closing, closed) > timeToClose(facts, i) / 8
+  return facts.lag(closing, closed) > (timeToClose(facts, i) - untilFirstEvent(facts, i)) / 8
 }
 
 /** Whether closing has taken about as long as it may, so that callbacks run meanwhile. */
 export function isCloseLate (facts: Facts, i: number): boolean {
-  const closing = facts.phase(i, 'closing')?.t ?? Infinity
-  const end = facts.steps.find(step => step.i === i && step.of === 'callback' && isCleanup(step))?.begun.t ?? facts.phase(i, 'closed')?.t ?? 0
-  return end - closing > timeToClose(facts, i) - EARLY && facts.report(i)?.report.errors.some(message => message.startsWith('Closing did not end within')) === true
+  const firstCallback = facts.steps.find(step => step.i === i && step.of === 'callback' && isCleanup(step))
+  const end = firstCallback?.begun.t ?? facts.phase(i, 'closed')?.t ?? 0
+  const took = end - (facts.phase(i, 'closing')?.t ?? Infinity)
+  const isReported = facts.report(i)?.report.errors.some(message => message.startsWith('Closing did not end within')) === true
+  return isReported && took > timeToClose(facts, i) - untilFirstEvent(facts, i)
 }
 
 export function isCleanup ({ of, name }: StepFacts): boolean {
@@ -61,16 +74,20 @@ export function overruns (facts: Facts, { i, of, name, begun, ended }: StepFacts
   const index = Number(/\d+/.exec(name)?.[0])
   const { when, timeout = Infinity } = instance.callbacks[index] ?? {}
   const start = facts.start(i)?.t ?? 0
-  const later = instance.callbacks.filter((callback, other) => other > index && callback.when === 'end').length
-  const left = start + instance.shutdownTimeout * (1 - EXIT_MARGIN) - begun.t
-  const drained = facts.phase(i, 'closing')?.t ?? Infinity
-  const limit = when === 'start' ? Math.min(timeout, drained - begun.t) : timeout === Infinity ? left / (later + 1) : Math.min(timeout, left - later * left / (later + 1) / 2)
   // All of those for the start are given their time before the first of them is called.
   const called = when === 'start' ? start : begun.t
+  const limit = Math.min(timeout, when === 'start' ? (facts.phase(i, 'closing')?.t ?? Infinity) - called : share())
   const took = ended.t - called
-  if (took + facts.lag(called - 50, ended.t) < limit - EARLY) return false
+  if (took + facts.lag(called - 50, ended.t) < limit - untilFirstEvent(facts, i)) return false
   if (took > limit + LATE + facts.lag(called, ended.t)) return true
   return facts.report(i)?.report.callbacks.some(callback => callback.name === name && callback.error !== undefined) === true
+
+  function share (): number {
+    const later = instance?.callbacks.filter((callback, other) => other > index && callback.when === 'end').length ?? 0
+    const left = timeLeft(facts, i, called)
+    const fair = left / (later + 1)
+    return timeout === Infinity ? fair : left - later * fair / 2
+  }
 }
 
 export function tell (request: RequestFacts): string {

@@ -96,6 +96,8 @@ export function * keepsOrder (facts: Facts): Iterable<string> {
   }
 }
 
+const ANSWERS_LATER = /^Promise errored, but reply\.sent = true was set$|^response will send, but you shouldn't use res\.writeHead/
+
 /** Nothing is logged as a warning or an error, and nothing is on stderr, that is not meant. */
 export function * saysNothingElse (facts: Facts): Iterable<string> {
   const { log, stderr } = facts.seen
@@ -111,7 +113,7 @@ export function * saysNothingElse (facts: Facts): Iterable<string> {
   ]
   for (const line of log) {
     // The handler of a request that was cut goes on, and answers.
-    if (line.msg === 'Promise errored, but reply.sent = true was set' && facts.all('cut').length > 0) continue
+    if (ANSWERS_LATER.test(line.msg) && facts.all('cut').length > 0) continue
     const sentTwice = /"(\/work\/[^"]+)" \(/.exec(String((line.err as Error | undefined)?.message))?.[1] ?? ''
     if (facts.requests.get(sentTwice)?.cut !== undefined) continue
     if (line.level >= 40 && !isMeant.some(pattern => pattern.test(line.msg))) yield `log: ${JSON.stringify(line).slice(0, 1_000)}`

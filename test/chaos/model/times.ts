@@ -33,7 +33,9 @@ export function * delaysAsAsked (facts: Facts): Iterable<string> {
     const took = draining.t - delaying.t
     if (took > max + LATE + facts.lag(delaying.t, draining.t)) yield `instance ${i} delays for ${took.toFixed(1)}`
     if (isSkipped) continue
-    const arrivals = facts.accepted(i).map(({ arrived }) => arrived?.t ?? 0).filter(t => t > delaying.t)
+    // What no answer can follow is not admitted.
+    const admitted = facts.accepted(i).filter(request => request.handler !== undefined || !facts.isBehindLast(request))
+    const arrivals = admitted.map(({ arrived }) => arrived?.t ?? 0).filter(t => t > delaying.t)
     // A hook before the plugin may hold a request.
     const last = ahead === undefined || ahead === 0 ? Math.max(delaying.t, ...arrivals) : delaying.t
     const least = Math.min(delaying.t + max, last + quiet)
@@ -52,4 +54,22 @@ export function * knowsCopies (facts: Facts): Iterable<string> {
   if (!isSecond && (facts.exit?.t ?? 0) > last) yield `${other?.kind} ${((other?.t ?? 0) - first.t).toFixed(1)} ms after ${first.kind} is ignored`
   const isCopy = facts.seen.signals.every(({ kind, t }) => kind === first.kind && t - first.t < 200 - LATE - facts.lag(first.t, t))
   if (isCopy && isSecond) yield `${facts.forced}: ${second.kind} ${(second.t - first.t).toFixed(1)} ms after the first`
+}
+
+/** A drain that cuts nothing is over soon after the last thing that it waits for. */
+export function * drainsNoLongerThanNeeded (facts: Facts): Iterable<string> {
+  for (const { i } of facts.instances) {
+    const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing')]
+    if (draining === undefined || closing === undefined || facts.all('cut', i).length > 0 || facts.forgotten.size > 0) continue
+    const requests = facts.accepted(i).flatMap(({ answer, handled, hooked, sent }) =>
+      [handled?.t, sent?.t, ...hooked.map(({ t }) => t), answer?.outcome === 'left' ? answer.endedAt : undefined])
+    // One that hangs is waited for until the end of the drain.
+    const steps = facts.steps.filter(({ i: of, begun }) => of === i && begun.n < closing.n).map(({ ended }) => ended?.t ?? closing.t)
+    const ends = [...requests, ...steps].filter(t => t !== undefined && t < closing.t)
+    if (steps.includes(closing.t)) continue
+    const last = Math.max(draining.t, ...ends as number[])
+    if (closing.t > last + QUIET + LATE + facts.lag(last, closing.t)) {
+      yield `instance ${i} drains until ${closing.t.toFixed(1)}, but nothing runs after ${last.toFixed(1)}`
+    }
+  }
 }
