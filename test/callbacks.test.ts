@@ -252,6 +252,15 @@ t.test("an adaptive delay does not end while a callback with when: 'start' runs,
   t.match(await report, { callbacks: [{ error: undefined }], exitCode: 0 })
 })
 
+t.test("a callback with when: 'start' that runs when the drain ends has taken too long, also if the delay was skipped", async t => {
+  const { app } = await createApp(t, { shutdownDelay: 20_000, drainTimeout: 100 })
+  await listen(app)
+  app.registerShutdownCallback(async () => { await new Promise(() => {}) }, { name: 'consumer', when: 'start' })
+  const report = app.gracefulShutdown.shutdown()
+  app.gracefulShutdown.skipDelay()
+  t.match(await report, { callbacks: [{ name: 'consumer', error: { code: 'FST_ERR_GRACEFUL_CALLBACK_TIMEOUT' } }], exitCode: 1 })
+})
+
 t.test('an error without a message, as of a failed connect to several addresses, is named by its code, or by its kind', async t => {
   const { app, log } = await createApp(t)
   app.registerShutdownCallback(() => { throw Object.assign(new AggregateError([], ''), { code: 'ECONNREFUSED' }) }, { name: 'database' })

@@ -201,6 +201,17 @@ t.test('a preClose hook that never ends keeps neither later preClose hooks nor o
   t.match(report, { exitCode: 1, errors: [{ message: /^Closing did not end within \d+ ms: the preClose hook "endStreams" hangs$/ }] })
   t.equal(report.errors.length, 1)
   t.equal(log.messages(/^A preClose hook is not waited for/).length, 1)
+  t.match(await log.line(/^A preClose hook is not waited for/), { err: { code: 'FST_ERR_GRACEFUL_CLOSE_TIMEOUT' } })
+})
+
+t.test('all hooks that hang are named', async t => {
+  const app = Fastify() as FastifyInstance
+  await app.register(gracefulPlugin, { drainTimeout: 50, shutdownTimeout: 500 })
+  app.addHook('preClose', async function endStreams () { await forever() })
+  app.addHook('onClose', async function closePool () { await forever() })
+  await listen(app)
+  const { errors: [, error] } = await app.gracefulShutdown.shutdown()
+  t.match(error, { message: / ms: the preClose hook "endStreams" and the onClose hook "closePool" hangs$/ })
 })
 
 t.test('each of the close() calls that wait for an onClose hook that fails rejects, as with Fastify alone', async t => {

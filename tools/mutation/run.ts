@@ -169,67 +169,78 @@ function tail ({ output }: Result): string {
   return output.split('\n').slice(-40).join('\n')
 }
 
-interface Plan {
+/** Tests of one file. */
+interface Unit {
   file: string
-  /** All of them, if undefined. */
-  tests: string[] | undefined
+  tests: string[]
   time: number
 }
 
-/**
- * Which tests of which files reach a mutant; quick ones, and those that reach little else, are first. A test file that has the name of the
- * mutant's file is likely to be about it.
- */
-function plan ({ id, file: source }: Mutant, coverage: ReadonlyMap<string, Coverage>): Plan[] {
-  const name = basename(source, '.ts')
-  const plans: Array<Plan & { cost: number }> = []
-  for (const [file, { isPassed, covered, times, start }] of coverage) {
-    if (!isPassed) continue
-    const isStatic = covered['']?.includes(id) === true
-    const tests = Object.keys(times).filter(test => isStatic || covered[test]?.includes(id) === true)
-    if (tests.length === 0) continue
-    const time = tests.reduce((sum, test) => sum + (times[test] ?? 0), start)
-    const reach = new Set(tests.flatMap(test => covered[test] ?? [])).size
-    const isWhole = tests.length === Object.keys(times).length
-    const cost = time * (isStatic ? 10_000 : reach) / (file.includes(name) ? 100 : 1)
-    plans.push({ file, tests: isWhole ? undefined : tests, time, cost })
-  }
-  return plans.sort((a, b) => a.cost - b.cost)
+interface TestCase {
+  file: string
+  name: string
+  time: number
+  reaches: (id: string) => boolean
+}
+
+/** All tests that pass without a mutant. */
+function testCases (coverage: ReadonlyMap<string, Coverage>): TestCase[] {
+  return [...coverage].filter(([, { isPassed }]) => isPassed).flatMap(([file, { covered, times }]) => {
+    const shared = new Set(covered[''])
+    return Object.entries(times).map(([name, time]) => {
+      const own = new Set(covered[name])
+      return { file, name, time, reaches: id => own.has(id) || shared.has(id) }
+    })
+  })
 }
 
 /** The tests that have killed the last mutants of each file, newest first. */
-const killers = new Map<string, Array<{ file: string, test: string }>>()
+const killers = new Map<string, TestCase[]>()
 const MOST_KILLERS = 4
+/** How many tests are tried first. */
+const MOST_LIKELY = 10
 
-function noteKiller (source: string, file: string, test: string): void {
-  const others = (killers.get(source) ?? []).filter(killer => killer.file !== file || killer.test !== test)
-  killers.set(source, [{ file, test }, ...others].slice(0, MOST_KILLERS))
+/**
+ * Which tests reach a mutant, the likely killers first: those that have killed its neighbours, and those that reach what few tests reach
+ * around it, because a condition matters to the tests that reach what it decides on. A test file may also have the name of the mutant's.
+ */
+function plan ({ id, file: source }: Mutant, cases: readonly TestCase[], coverage: ReadonlyMap<string, Coverage>): Unit[] {
+  const [, index = ''] = id.split(':')
+  const near = Array.from({ length: 13 }, (_, at) => `${source}:${Number(index) + at - 6}`)
+    .map(neighbour => cases.filter(({ reaches }) => reaches(neighbour)))
+  const weights = new Map<TestCase, number>()
+  for (const tests of near) for (const test of tests) weights.set(test, (weights.get(test) ?? 0) + 1 / tests.length)
+  const name = basename(source, '.ts')
+  const worth = (test: TestCase) => killers.get(source)?.includes(test) === true
+    ? Infinity
+    : (weights.get(test) ?? 0) * (test.file.includes(name) ? 5 : 1) / (test.time + 500)
+  const tests = cases.filter(({ reaches }) => reaches(id)).map(test => ({ test, worth: worth(test) }))
+    .sort((a, b) => b.worth - a.worth).map(({ test }) => test)
+  return [...unite(tests.slice(0, MOST_LIKELY), coverage), ...unite(tests.slice(MOST_LIKELY), coverage)]
 }
 
-/** Puts the tests first that have killed neighbours. */
-function withKillers (source: string, plans: readonly Plan[], coverage: ReadonlyMap<string, Coverage>): Plan[] {
-  const first: Plan[] = []
-  for (const { file, test } of killers.get(source) ?? []) {
-    const own = plans.find(entry => entry.file === file)
-    if (own === undefined || own.tests?.includes(test) === false) continue
-    const { start = 0, times = {} } = coverage.get(file) ?? {}
-    const time = times[test] ?? 0
-    const same = first.find(entry => entry.file === file)
-    if (same === undefined) first.push({ file, tests: [test], time: start + time })
-    else {
-      same.tests?.push(test)
-      same.time += time
-    }
+function unite (tests: readonly TestCase[], coverage: ReadonlyMap<string, Coverage>): Unit[] {
+  const units = new Map<string, Unit>()
+  for (const { file, name, time } of tests) {
+    const unit = units.get(file) ?? { file, tests: [], time: coverage.get(file)?.start ?? 0 }
+    unit.tests.push(name)
+    unit.time += time
+    units.set(file, unit)
   }
-  const rest = plans.filter(({ file, tests = [] }) => !first.some(entry => entry.file === file && entry.tests?.length === tests.length))
-  return [...first, ...rest]
+  return [...units.values()]
+}
+
+function noteKiller (source: string, killer: TestCase | undefined): void {
+  if (killer === undefined) return
+  const others = (killers.get(source) ?? []).filter(other => other !== killer)
+  killers.set(source, [killer, ...others].slice(0, MOST_KILLERS))
 }
 
 /**
  * A test may also fail because the machine is busy. So a mutant is killed only if the test that has failed fails again, alone; and if
  * it has taken too long, it must pass without the mutant.
  */
-async function isKilledBy ({ file, tests, time }: Plan, failure: Result, folder: string, mutant: Mutant): Promise<boolean> {
+async function isKilledBy ({ file, tests, time }: Unit, failure: Result, folder: string, mutant: Mutant): Promise<boolean> {
   const failed = failure.failed === undefined ? tests : [failure.failed]
   const again = { copy: folder, node: args.node, file, tests: failed, limit: limitOf(time) }
   const { isPassed, isTimedOut } = await run({ ...again, env: { MUTANT: mutant.id } })
@@ -237,9 +248,9 @@ async function isKilledBy ({ file, tests, time }: Plan, failure: Result, folder:
   return !isTimedOut || (await run({ ...again, env: {} })).isPassed
 }
 
-async function testMutant (mutant: Mutant, folder: string, coverage: ReadonlyMap<string, Coverage>): Promise<Outcome> {
+async function testMutant (mutant: Mutant, folder: string, cases: readonly TestCase[], coverage: ReadonlyMap<string, Coverage>): Promise<Outcome> {
   const start = performance.now()
-  const plans = withKillers(mutant.file, plan(mutant, coverage), coverage)
+  const plans = plan(mutant, cases, coverage)
   const outcome = { key: keyOf(mutant), tests: testsKey, left: 0, runs: 0, time: 0 }
   const end = () => ({ runs: outcome.runs, time: Math.round(performance.now() - start) })
   for (const [index, entry] of plans.entries()) {
@@ -249,7 +260,7 @@ async function testMutant (mutant: Mutant, folder: string, coverage: ReadonlyMap
     const result = await run({ copy: folder, node: args.node, file, tests, limit: limitOf(time), env: { MUTANT: mutant.id } })
     if (result.isPassed || !await isKilledBy(entry, result, folder, mutant)) continue
     if (args.verbose) console.log(tail(result))
-    if (result.failed !== undefined) noteKiller(mutant.file, file, result.failed)
+    noteKiller(mutant.file, cases.find(other => other.file === file && other.name === result.failed))
     return { ...outcome, ...end(), status: 'killed', killer: { file, test: result.failed, isTimedOut: result.isTimedOut } }
   }
   return { ...outcome, ...end(), status: plans.length === 0 ? 'uncovered' : 'survived' }
@@ -311,11 +322,12 @@ if (!args.report) {
   const coverage = await findCoverage(copies)
   const failing = [...coverage].filter(([, { isPassed }]) => !isPassed).map(([file]) => file)
   if (failing.length > 0) console.log(`Not used, because they fail without a mutant: ${failing.join(', ')}`)
+  const cases = testCases(coverage)
   const due = mutants.filter(mutant => !isDone(mutant))
   console.log(`${mutants.length} mutants, ${due.length} to test, with ${coverage.size - failing.length} test files`)
   let count = 0
   await inParallel(due, copies, async (mutant, folder) => {
-    const outcome = await testMutant(mutant, folder, coverage)
+    const outcome = await testMutant(mutant, folder, cases, coverage)
     outcomes.set(outcome.key, outcome)
     appendFileSync(RESULTS, `${JSON.stringify(outcome)}\n`)
     const by = outcome.killer === undefined ? '' : ` by ${outcome.killer.file}: ${outcome.killer.isTimedOut ? 'time-out' : outcome.killer.test ?? 'the file'}`

@@ -50,6 +50,8 @@ export async function run ({ copy, node, file, tests, limit, env }: Run): Promis
       // Time is limited here, for all of the file.
       TAP_TIMEOUT: '3600',
       TMPDIR: temporary,
+      // Half of the time of a short test is the compilation of packages.
+      NODE_COMPILE_CACHE: join(tmpdir(), 'fastify-graceful-mutation'),
       MUTATION_RUN: tag.slice(tag.indexOf('=') + 1),
       ...(tests === undefined ? {} : { TAP_GREP: `/^(?:${tests.map(name => name.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&')).join('|')})$/` })
     },
