@@ -536,6 +536,47 @@ t.test('a timeout that a handler sets late, without a listener, closes its conne
   await eventually(() => fastify.inFlightRequests === 0)
 })
 
+t.test('a timeout that a handler sets late is its own, even if it is as long as writeTimeout', async t => {
+  const expired = new Deferred()
+  const { log, port } = await start(t, { writeTimeout: 300 }, {}, app => {
+    app.post('/', async (_request, reply) => {
+      await sleep(150)
+      reply.raw.setTimeout(300, () => { expired.resolve() })
+      await expired.promise
+      await sleep(100)
+      return 'served'
+    })
+  })
+  const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: a/b\r\nContent-Length: 2\r\n\r\nab')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 [^]*served$/)
+  t.strictSame(log.messages(/^Request cut/), [])
+})
+
+for (const listener of ['server', 'request'] as const) {
+  t.test(`a timeout that a handler sets late leaves the connection open if the ${listener} listens to it`, async t => {
+    const expired = new Deferred()
+    const { fastify, log, port } = await start(t, { writeTimeout: 300 }, {}, app => {
+      app.removeAllContentTypeParsers()
+      app.addContentTypeParser('*', (_request, payload, done) => { done(null, payload) })
+      app.post('/', async ({ raw }) => {
+        await sleep(150)
+        if (listener === 'request') raw.on('timeout', () => { expired.resolve() })
+        raw.socket.setTimeout(200)
+        await expired.promise
+        return 'served'
+      })
+    })
+    if (listener === 'server') fastify.server.on('timeout', () => { expired.resolve() })
+    // The rest of the body waits to be read.
+    const client = new RawClient(port).send(`POST / HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 3000\r\n\r\n${KIB}`)
+    await Promise.race([client.until(/served/), client.closed])
+    t.match(client.text, /^HTTP\/1\.1 200 [^]*served/)
+    t.strictSame(log.messages(/^Request cut/), [])
+    client.socket.destroy()
+  })
+}
+
 t.test('the log line of a cut names option and route, and says how to set the option for the route', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 100 })
   const held = heldRoute(app, '/reports/:id')

@@ -16,7 +16,7 @@ import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { beforeCall } from '../before-call.ts'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
-import { latenessOf } from '../times.ts'
+import { latenessOf, OWN_TIMER } from '../times.ts'
 import { tryRead } from '../values.ts'
 
 /**
@@ -414,25 +414,30 @@ export class Exchange {
   }
 }
 
-/** Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. Returns its stop. */
-function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: number, callback: () => void): () => void {
-  const isOurs = () => (socket.timeout ?? limit) === limit
-  const silent = () => {
-    if (!isOurs()) {
-      // The handler has set its own timer since. If it does not listen to it, the connection is closed, as Node does.
-      response.off('timeout', silent)
-      if (response.listenerCount('timeout') === 0) socket.destroy?.()
-      return
-    }
+/**
+ * Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. The handler may set its
+ * own instead, of any length, so that of the plugin has a length that no user chooses. Returns its stop.
+ */
+function watchSocket (response: ServerResponse, socket: Socket, limit: number, callback: () => void): () => void {
+  const time = limit - OWN_TIMER
+  const isOurs = () => socket.timeout === time
+  // Ahead of Node's listener. That destroys the connection unless the request, the response or the server has a listener, too; for the
+  // handler's own timer, those of other code decide.
+  const timedOut = () => {
+    if (!isOurs()) return
+    response.once('timeout', () => {})
     callback()
-    // While a response waits behind others, nothing else restarts the timer.
-    socket.setTimeout?.(limit)
+    socket.setTimeout(time)
   }
+  const begin = () => { socket.prependListener('timeout', timedOut).setTimeout(time) }
   const stop = () => {
-    response.off('timeout', silent).off('finish', stop)
-    if (isOurs()) socket.setTimeout?.(0)
+    socket.off('timeout', timedOut)
+    response.off('socket', begin).off('finish', stop)
+    if (isOurs()) socket.setTimeout(0)
   }
-  response.setTimeout(limit, silent)
+  // A response that waits behind others does not have its socket yet.
+  if (response.socket === null) response.once('socket', begin)
+  else begin()
   // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
   response.prependOnceListener('finish', stop)
   return stop
