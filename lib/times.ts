@@ -3,6 +3,9 @@
 /** Node's timers overflow beyond this and fire at once. */
 export const LONGEST_TIMER = 2 ** 31 - 1
 
+/** By how much the timers that the plugin sets on sockets are shorter than they need to be: this tells them from those of a user. */
+export const OWN_TIMER = 2 ** -10
+
 /** The default of a probe's `checkTimeout`. */
 export const CHECK_TIMEOUT = 1_000
 

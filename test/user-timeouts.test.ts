@@ -9,7 +9,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
-import { duplexPair, Readable } from 'node:stream'
+import { Duplex, duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
 
@@ -386,7 +386,7 @@ t.test('a 408 that waits for its turn until the rest of the request has arrived 
 })
 
 t.test('readTimeout acts on a stream that is not a socket', async t => {
-  const { app } = await createApp(t, { readTimeout: 100, writeTimeout: false })
+  const { app } = await createApp(t, { readTimeout: 100 })
   app.post('/', async () => 'never')
   await listen(app)
   const [client, server] = duplexPair()
@@ -394,6 +394,106 @@ t.test('readTimeout acts on a stream that is not a socket', async t => {
   client.write('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\n1')
   const [chunk] = await once(client, 'data') as [Buffer]
   t.match(chunk.toString(), /^HTTP\/1\.1 408 /)
+})
+
+interface StreamClient {
+  /** What it has read. */
+  text: () => string
+  /** The server has closed its side. */
+  gone: Promise<unknown>
+}
+
+/** Sends a request over a stream that is passed to the server as a connection, and is not a socket. */
+function connectStream (app: FastifyInstance, request: string): StreamClient {
+  const [client, server] = duplexPair()
+  let text = ''
+  client.on('data', (chunk: Buffer) => { text += chunk.toString() })
+  app.server.emit('connection', server)
+  client.write(request)
+  return { text: () => text, gone: once(server, 'close') }
+}
+
+const POST = 'POST / HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 2\r\n\r\nab'
+
+t.test('over a stream that is not a socket, a response may be slow as long as its handler writes, and is cut if that hangs', async t => {
+  const held = new Deferred()
+  const { fastify, log } = await start(t, { writeTimeout: 300 }, {}, app => {
+    app.get('/slow', async (_request, reply) => reply.type('text/plain').send(Readable.from((async function * () {
+      for (let part = 0; part < 8; part++) {
+        yield `part ${part}\n`
+        await sleep(100)
+      }
+    })())))
+    app.get('/events', async (_request, reply) => reply.type('text/event-stream').send(Readable.from((async function * () {
+      for (let part = 0; part < 3; part++) {
+        yield `data: ${part}\n\n`
+        await sleep(700)
+      }
+    })())))
+    app.get('/', async () => { await held.promise })
+    app.post('/', async () => { await held.promise })
+    app.get('/begun', async (_request, reply) => {
+      reply.raw.setHeader('content-type', 'text/plain')
+      reply.raw.write('begun')
+      await held.promise
+      return reply
+    })
+  })
+  const get = (path: string) => connectStream(fastify, `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`)
+  const [slow, events, silent, begun] = [get('/slow'), get('/events'), get('/'), get('/begun')]
+  const post = connectStream(fastify, POST)
+  for (const { text } of [silent, post]) await eventually(() => /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_WRITE_TIMEOUT/.test(text()))
+  await eventually(() => slow.text().endsWith('0\r\n\r\n') && events.text().endsWith('0\r\n\r\n'))
+  t.match(slow.text(), /part 7/)
+  t.match(events.text(), /data: 2/)
+  await begun.gone
+  t.equal(log.messages(/^Request cut/).length, 3)
+  t.equal(fastify.gracefulShutdown.phase, 'running')
+  held.resolve()
+  await eventually(() => fastify.inFlightRequests === 0)
+})
+
+t.test('over a stream that is not a socket, a client that reads slowly is not cut', async t => {
+  const { fastify, log } = await start(t, { writeTimeout: 100 }, {}, app => { app.post('/', async () => 'x'.repeat(1e6)) })
+  const written = new Deferred()
+  const release = new Deferred()
+  const stream = new Duplex({
+    read () {},
+    write (_chunk, _encoding, done) {
+      written.resolve()
+      void release.promise.then(() => { done() })
+    }
+  })
+  fastify.server.emit('connection', stream)
+  stream.push(POST)
+  await written.promise
+  await sleep(500)
+  t.strictSame(log.messages(/^Request cut/), [])
+  release.resolve()
+  await eventually(() => fastify.inFlightRequests === 0)
+  t.match(await fastify.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
+})
+
+t.test('over a stream that is not a socket, an upload that is complete when its refusal has been sent is closed', async t => {
+  const { fastify } = await start(t, { readTimeout: 100 }, {}, app => { app.post('/', async ({ body }) => body) })
+  const ended = new Deferred<string>()
+  let text = ''
+  const stream = new Duplex({
+    read () {},
+    write (chunk: Buffer, _encoding, done) {
+      if (text === '') stream.push('b')
+      text += chunk.toString()
+      setImmediate(done)
+    },
+    final (done) {
+      ended.resolve(text)
+      done()
+    }
+  })
+  fastify.server.emit('connection', stream)
+  stream.push(POST.slice(0, -1))
+  t.match(await ended.promise, /^HTTP\/1\.1 408 [^]*\}$/)
+  t.match(await fastify.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
 })
 
 t.test('a handler that has replaced a property of its reply is cut as usual', async t => {
@@ -438,6 +538,47 @@ t.test('a timeout that a handler sets late, without a listener, closes its conne
   t.strictSame(log.messages(/^Request cut/), [])
   await eventually(() => fastify.inFlightRequests === 0)
 })
+
+t.test('a timeout that a handler sets late is its own, even if it is as long as writeTimeout', async t => {
+  const expired = new Deferred()
+  const { log, port } = await start(t, { writeTimeout: 300 }, {}, app => {
+    app.post('/', async (_request, reply) => {
+      await sleep(150)
+      reply.raw.setTimeout(300, () => { expired.resolve() })
+      await expired.promise
+      await sleep(100)
+      return 'served'
+    })
+  })
+  const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: a/b\r\nContent-Length: 2\r\n\r\nab')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 [^]*served$/)
+  t.strictSame(log.messages(/^Request cut/), [])
+})
+
+for (const listener of ['server', 'request'] as const) {
+  t.test(`a timeout that a handler sets late leaves the connection open if the ${listener} listens to it`, async t => {
+    const expired = new Deferred()
+    const { fastify, log, port } = await start(t, { writeTimeout: 300 }, {}, app => {
+      app.removeAllContentTypeParsers()
+      app.addContentTypeParser('*', (_request, payload, done) => { done(null, payload) })
+      app.post('/', async ({ raw }) => {
+        await sleep(150)
+        if (listener === 'request') raw.on('timeout', () => { expired.resolve() })
+        raw.socket.setTimeout(200)
+        await expired.promise
+        return 'served'
+      })
+    })
+    if (listener === 'server') fastify.server.on('timeout', () => { expired.resolve() })
+    // The rest of the body waits to be read.
+    const client = new RawClient(port).send(`POST / HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 3000\r\n\r\n${KIB}`)
+    await Promise.race([client.until(/served/), client.closed])
+    t.match(client.text, /^HTTP\/1\.1 200 [^]*served/)
+    t.strictSame(log.messages(/^Request cut/), [])
+    client.socket.destroy()
+  })
+}
 
 t.test('the log line of a cut names option and route, and says how to set the option for the route', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 100 })

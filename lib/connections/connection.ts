@@ -3,15 +3,21 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { Exchange } from '../requests/exchange.ts'
 import { subscribe } from 'node:diagnostics_channel'
 import { dropBody } from '../requests/body.ts'
+
+type SocketMember = 'setTimeout' | 'timeout' | 'destroySoon' | 'bytesRead' | 'bytesWritten'
+
+/** What a connection is made over: a socket, or any stream that is passed to the 'connection' event of a server. */
+export interface Transport extends Duplex, Partial<Pick<Socket, SocketMember>> {}
 
 /**
  * By socket, for all instances. Not a field of the socket: V8 makes an object with many fields slow if a computed name, such as
  * a symbol, is added, and Node accesses a socket dozens of times per request.
  */
-const connections = new Map<Socket, Connection>()
+const connections = new Map<Transport, Connection>()
 
 /** Is notified of requests and closed connections. */
 export interface ConnectionOwner {
@@ -20,7 +26,7 @@ export interface ConnectionOwner {
 }
 
 export class Connection {
-  readonly socket: Socket
+  readonly socket: Transport
   readonly owner: ConnectionOwner
   /** Whether it speaks HTTP/2. Node closes all HTTP/1 connections of a server, but not these. */
   readonly isHttp2: boolean
@@ -30,7 +36,7 @@ export class Connection {
   #isReceiving = false
   #bytesRead = 0
 
-  constructor (socket: Socket, owner: ConnectionOwner, isHttp2: boolean) {
+  constructor (socket: Transport, owner: ConnectionOwner, isHttp2: boolean) {
     this.socket = socket
     this.owner = owner
     this.isHttp2 = isHttp2
@@ -42,7 +48,7 @@ export class Connection {
   }
 
   /** The connection of a socket, if this owner has accepted it: another instance may pass a request on. */
-  static of (socket: Socket | undefined, owner: ConnectionOwner): Connection | undefined {
+  static of (socket: Transport | undefined, owner: ConnectionOwner): Connection | undefined {
     const connection = socket === undefined ? undefined : connections.get(socket)
     return connection?.owner === owner ? connection : undefined
   }
@@ -72,8 +78,7 @@ export class Connection {
    */
   noteReceived (): void {
     if (!this.#isReceiving) return
-    // A server may also be given a stream that is no socket.
-    const { bytesRead = 0 } = this.socket as Partial<Socket>
+    const { bytesRead = 0 } = this.socket
     this.#isReceiving = this.newest?.isReceiving === true
     if (this.newest !== undefined) this.newest.received += bytesRead - this.#bytesRead
     this.#bytesRead = bytesRead
@@ -85,7 +90,8 @@ export class Connection {
    */
   linger (exchange: Exchange): void {
     const { socket } = this
-    const { destroySoon } = socket
+    // As Node does with a stream that lacks the method.
+    const { destroySoon = socket.end } = socket
     socket.destroySoon = () => {
       if (!exchange.isReceiving) {
         destroySoon.call(socket)
@@ -104,7 +110,7 @@ export class Connection {
 }
 
 /** One listener per connection, not per response: a queued response of an aborted pipeline emits no 'close'. */
-function onSocketClose (this: Socket): void {
+function onSocketClose (this: Transport): void {
   const connection = connections.get(this)
   if (!connections.delete(this)) return
   connection?.owner.closed(connection)
@@ -118,7 +124,7 @@ export function watchArrivals (): void {
   isWatching = true
   // Never unsubscribed: it holds no instance, so nothing leaks.
   subscribe('http.server.request.start', message => {
-    const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Socket }
+    const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Transport }
     const connection = connections.get(socket)
     connection?.owner.arrive(request, response, connection)
   })

@@ -2,7 +2,7 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
-import type { Server, Socket } from 'node:net'
+import type { Server } from 'node:net'
 import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
 import type { Goodbye } from './spread.ts'
@@ -10,7 +10,7 @@ import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { closeSession, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
-import { Connection, watchArrivals } from './connection.ts'
+import { Connection, watchArrivals, type Transport } from './connection.ts'
 import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, RECONNECT_WINDOW } from '../times.ts'
 
 /** The properties of Node's HTTP servers that close idle connections. */
@@ -25,10 +25,10 @@ export class Connections {
   /** The connections that speak HTTP. */
   readonly #speaking = new Set<Connection>()
   /** The raw sockets below TLS. One without a secure socket above it has not completed its handshake. */
-  readonly #beneathTls = new Set<Socket>()
+  readonly #beneathTls = new Set<Transport>()
   readonly #sessions = new Set<ServerHttp2Session>()
   /** Sockets accepted since `disableKeepAlive()`. */
-  readonly #late = new Set<Socket>()
+  readonly #late = new Set<Transport>()
   #accepted = 0
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
@@ -65,10 +65,10 @@ export class Connections {
     const isTls = server instanceof TlsServer
     // HTTP/2 servers have the property if they also allow HTTP/1.
     const allowsHttp1 = 'requestTimeout' in server
-    const speaks = (socket: Socket & { alpnProtocol?: unknown }) => {
+    const speaks = (socket: Transport & { alpnProtocol?: unknown }) => {
       this.#speaking.add(new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2'))
     }
-    server.on('connection', (socket: Socket) => {
+    server.on('connection', (socket: Transport) => {
       this.#accept(socket)
       if (isTls) this.#keep(socket, this.#beneathTls)
       else speaks(socket)
@@ -102,14 +102,14 @@ export class Connections {
     }
   }
 
-  #accept (socket: Socket): void {
+  #accept (socket: Transport): void {
     this.#accepted++
     if (!this.#isKeepAliveDisabled) return
     this.#lastAccepted = now()
     this.#keep(socket, this.#late)
   }
 
-  #keep (socket: Socket, set: Set<Socket>): void {
+  #keep (socket: Transport, set: Set<Transport>): void {
     set.add(socket)
     socket.on('close', () => {
       set.delete(socket)

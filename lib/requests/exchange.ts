@@ -12,10 +12,11 @@ import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from '
 import type { Server, Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { GracefulRouteOptions } from '../../types/index.ts'
-import type { Connection } from '../connections/connection.ts'
+import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
+import { beforeCall } from '../before-call.ts'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
-import { latenessOf } from '../times.ts'
+import { latenessOf, OWN_TIMER } from '../times.ts'
 import { tryRead } from '../values.ts'
 
 /**
@@ -47,7 +48,7 @@ export const JSON_HEADERS = { 'content-type': 'application/json; charset=utf-8',
 
 export const kExchange = Symbol('graceful.exchange')
 
-/** Sockets and streams have it once `setTimeout()` has been called. Node's types lack it for streams. */
+/** HTTP/2 streams have it once `setTimeout()` has been called. Node's types lack it. */
 interface Timed {
   timeout?: number
 }
@@ -61,7 +62,7 @@ export class Exchange {
   readonly request: IncomingMessage
   readonly response: ServerResponse
   /** HTTP/1 only. Kept, because `request.socket` may become null: undici does that to a request it sends as a body. */
-  readonly socket: Socket | undefined
+  readonly socket: Transport | undefined
   /** HTTP/2 only. */
   readonly #stream: ServerHttp2Stream & Timed | undefined
   /** Set when the plugin's onRequest hook runs; hooks that were registered before the plugin run earlier. */
@@ -112,7 +113,7 @@ export class Exchange {
   /** Its place among the requests that count, -1 if it does not; only in-flight.ts uses it. */
   index = -1
 
-  /** What the socket had sent at the last sweep, and when that changed. */
+  /** What the socket had sent at the last sweep, and when that changed; for want of a socket, when the handler last wrote. */
   #sent = -1
   #sentAt = -Infinity
 
@@ -225,8 +226,7 @@ export class Exchange {
 
   /** Whether the user's code limits the time: its own timer on the response, or Fastify's `handlerTimeout` until it has begun. */
   get isTimedByUser (): boolean {
-    const timer = (this.#stream ?? this.socket as Timed | undefined)?.timeout ?? 0
-    if (timer > 0) return true
+    if (Number((this.#stream ?? this.socket)?.timeout) > 0) return true
     return !this.response.headersSent && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0
   }
 
@@ -311,7 +311,7 @@ export class Exchange {
     }
     this.response.destroy()
     // A queued response has no reference to its socket; an injected request has none, or only a mock.
-    ;(this.socket as Partial<Socket> | undefined)?.destroy?.()
+    ;(this.socket as Partial<Transport> | undefined)?.destroy?.()
   }
 
   /** Makes this response the last one on its connection, unless its head has been sent. */
@@ -387,9 +387,29 @@ export class Exchange {
 
   /** Calls back when no read or write has made progress for `limit` milliseconds, and again after each further `limit`. */
   watch (limit: number, callback: () => void): void {
-    this.#unwatch = this.#stream === undefined
-      ? watchSocket(this.response, this.socket as Socket, limit, callback)
-      : watchStream(this.#stream, limit, callback)
+    const { response, socket } = this
+    if (this.#stream !== undefined) this.#unwatch = watchStream(this.#stream, limit, callback)
+    else if (socket?.setTimeout === undefined) this.#unwatch = this.#watchWrites(limit, callback)
+    else this.#unwatch = watchSocket(response, socket as Socket, limit, callback)
+  }
+
+  /**
+   * Node has no timer for an injected request, nor for a stream that is not a socket. There, whether the client reads what the handler
+   * has written is not known, only whether the handler writes. Returns its stop.
+   */
+  #watchWrites (limit: number, callback: () => void): () => void {
+    const { response } = this
+    // Once: an event stream is watched again after each pause.
+    if (this.#sentAt < 0) beforeCall(response, 'write', () => { this.#sentAt = now() })
+    this.#sentAt = now()
+    const timer = setInterval(() => {
+      if (response.writableLength > 0 || now() - this.#sentAt < limit) return
+      this.#sentAt = now()
+      callback()
+    }, latenessOf(limit)).unref()
+    const stop = () => { clearInterval(timer) }
+    response.once('finish', stop).once('close', stop)
+    return stop
   }
 
   /** Stops watching. */
@@ -399,25 +419,30 @@ export class Exchange {
   }
 }
 
-/** Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. Returns its stop. */
-function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: number, callback: () => void): () => void {
-  const isOurs = () => (socket.timeout ?? limit) === limit
-  const silent = () => {
-    if (!isOurs()) {
-      // The handler has set its own timer since. If it does not listen to it, the connection is closed, as Node does.
-      response.off('timeout', silent)
-      if (response.listenerCount('timeout') === 0) socket.destroy?.()
-      return
-    }
+/**
+ * Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. The handler may set its
+ * own instead, of any length, so that of the plugin has a length that no user chooses. Returns its stop.
+ */
+function watchSocket (response: ServerResponse, socket: Socket, limit: number, callback: () => void): () => void {
+  const time = limit - OWN_TIMER
+  const isOurs = () => socket.timeout === time
+  // Ahead of Node's listener. That destroys the connection unless the request, the response or the server has a listener, too; for the
+  // handler's own timer, those of other code decide.
+  const timedOut = () => {
+    if (!isOurs()) return
+    response.once('timeout', () => {})
     callback()
-    // While a response waits behind others, nothing else restarts the timer.
-    socket.setTimeout?.(limit)
+    socket.setTimeout(time)
   }
+  const begin = () => { socket.prependListener('timeout', timedOut).setTimeout(time) }
   const stop = () => {
-    response.off('timeout', silent).off('finish', stop)
-    if (isOurs()) socket.setTimeout?.(0)
+    socket.off('timeout', timedOut)
+    response.off('socket', begin).off('finish', stop)
+    if (isOurs()) socket.setTimeout(0)
   }
-  response.setTimeout(limit, silent)
+  // A response that waits behind others does not have its socket yet.
+  if (response.socket === null) response.once('socket', begin)
+  else begin()
   // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
   response.prependOnceListener('finish', stop)
   return stop
@@ -430,8 +455,7 @@ function watchSocket (response: ServerResponse, socket: Partial<Socket>, limit: 
 function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): () => void {
   // Unreadable once the session is destroyed.
   const traffic = () => tryRead(() => {
-    // A server may also be given a stream that is no socket.
-    const { bytesRead = 0, bytesWritten = 0 } = (stream.session as ServerHttp2Session).socket as Partial<Socket>
+    const { bytesRead = 0, bytesWritten = 0 } = (stream.session as ServerHttp2Session).socket as Transport
     return bytesRead + bytesWritten
   })
   let waiting = stream.writableLength
