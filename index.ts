@@ -5,6 +5,7 @@
 //   lib/requests/                what is being served
 //     exchange.ts                  a request and its response, and how HTTP/1 and HTTP/2 requests differ
 //     routes.ts                    what is added to each route
+//     last-response.ts             headers of the last response on a connection
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
 //     late-hooks.ts                hooks that may run after the handler has ended and the client has gone

@@ -5,15 +5,16 @@ import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { build } from 'esbuild'
 import Fastify from 'fastify'
 import { destination, pino } from 'pino'
 import gracefulPlugin from '../index.ts'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { fixture, fork, listen, portOf, RawClient, runNode, TYPESCRIPT } from './helpers.ts'
+import { fixture, fork, listen, NO_COVERAGE, portOf, RawClient, runNode, TYPESCRIPT } from './helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
   const service = fork(t, 'no-logger', { LOGGER })
@@ -22,7 +23,7 @@ async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
   return service.output()
 }
 
-for (const logger of ['no logger', 'logger: false', 'level silent', 'a logger that throws']) {
+for (const logger of ['no logger', 'logger: false', 'level silent', 'level fatal', 'a logger that throws']) {
   t.test(`with ${logger}, what must not be lost goes to stderr`, async t => {
     const output = await withoutLogger(t, logger)
     const [, entry = ''] = /^Request cut: The request was not answered .*? (\{.*\})$/m.exec(output) ?? []
@@ -36,9 +37,29 @@ for (const logger of ['no logger', 'logger: false', 'level silent', 'a logger th
   })
 }
 
-t.test('the level of a logger that leaves errors out is respected', async t => {
-  t.notMatch(await withoutLogger(t, 'level fatal'), 'on purpose')
-})
+for (const options of ['', ', { logger: { level: "silent" } }']) {
+  t.test(`in a minified bundle, the cause of a crash goes to stderr: Fastify(${options.slice(2)})`, async t => {
+    const { outputFiles } = await build({
+      stdin: {
+        contents: `
+          import Fastify from 'fastify'
+          import gracefulPlugin from './index.ts'
+          const app = Fastify(${options.slice(2)})
+          app.register(gracefulPlugin)
+          app.listen({ port: 0, host: '127.0.0.1' }).then(() => { setImmediate(() => { throw new Error('on purpose') }) })`,
+        resolveDir: new URL('..', import.meta.url).pathname
+      },
+      bundle: true, minify: true, platform: 'node', format: 'cjs', write: false, logLevel: 'error'
+    })
+    const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
+    t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
+    const path = join(directory, 'bundle.cjs')
+    writeFileSync(path, outputFiles.map(({ text }) => text).join(''))
+    const program = runNode(t, [path], NO_COVERAGE, [])
+    t.match(await program.exit, { code: 1 })
+    t.match(program.output(), /^Error: on purpose$/m)
+  })
+}
 
 /** Runs a service that logs much while it shuts down, and returns its log. */
 async function logOfExit (t: Test, isFile: boolean): Promise<string> {

@@ -11,6 +11,11 @@ import { messageOf, show, tryRead } from '../values.ts'
 type Level = 'debug' | 'info' | 'warn' | 'error'
 type Write = (message: string, details?: object) => void
 
+/** A logger of pino or winston. */
+interface Leveled {
+  isLevelEnabled?: (level: Level) => boolean
+}
+
 /**
  * Wraps Fastify's logger so that no method throws. A shutdown callback may have destroyed the destination, or a user's logger
  * may have a bug. An error that cannot be logged is then written to stderr, and so is every error if there is no logger.
@@ -79,12 +84,13 @@ export class SafeLog {
   }
 
   /**
-   * Whether nothing that is logged arrives. Fastify's default logger, and pino at level `silent`, have an empty function `noop` for
-   * all levels; the destination of another one is destroyed, such as a transport whose worker could not start.
+   * Whether no error that is logged arrives: the level is above `error`, or the destination is destroyed, such as a transport whose
+   * worker could not start, or there is no logger. What Fastify has instead has one function for all levels, and no level.
    */
   get #isMute (): boolean {
-    const { error, fatal } = this.#log
-    return (error === fatal && error.name === 'noop') || tryRead(() => streamOf(this.#log)?.destroyed) === true
+    const log = this.#log as Partial<FastifyBaseLogger> & Leveled
+    if (log.error === log.fatal && log.level === undefined) return true
+    return tryRead(() => log.isLevelEnabled?.('error') === false || streamOf(log)?.destroyed === true) === true
   }
 
   #write (level: Level, message: string, details: { err?: Error } | undefined): void {

@@ -18,6 +18,7 @@ import { beforeCall } from '../before-call.ts'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { latenessOf, OWN_TIMER } from '../times.ts'
 import { tryRead } from '../values.ts'
+import { closeByHeader } from './last-response.ts'
 
 /**
  * - `open`: the client waits for its answer.
@@ -316,9 +317,14 @@ export class Exchange {
 
   /** Makes this response the last one on its connection, unless its head has been sent. */
   endConnection (): void {
-    if (this.#stream !== undefined) closeSession(this.#stream.session)
+    if (this.#stream !== undefined) {
+      closeSession(this.#stream.session)
+      return
+    }
+    if (this.response.headersSent) return
     // Node writes the header from this property; with setHeader(), Node would merge all headers one by one.
-    else if (!this.response.headersSent) this.response.shouldKeepAlive = false
+    this.response.shouldKeepAlive = false
+    closeByHeader(this.response)
   }
 
   /** Whether its head says that it is the last response on its connection. HTTP/1 only. */
@@ -362,8 +368,9 @@ export class Exchange {
     const headers = {
       ...pick(reply?.getHeaders() ?? response.getHeaders()), ...own, ...JSON_HEADERS, 'content-length': Buffer.byteLength(body)
     }
-    // Headers that describe the handler's answer, such as its encoding, do not apply to this one.
-    for (const name of response.getHeaderNames()) response.removeHeader(name)
+    // Headers that describe the handler's answer, such as its encoding, do not apply to this one. Once `connection` has been removed,
+    // Node writes none.
+    for (const name of response.getHeaderNames()) if (name !== 'connection') response.removeHeader(name)
     if (this.#stream === undefined) response.statusMessage = ''
     response.writeHead(status, headers as OutgoingHttpHeaders)
     response.end(body)
