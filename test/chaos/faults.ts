@@ -47,6 +47,17 @@ const TWICE: Scenario = {
   triggers: [{ at: 50, kind: 'SIGTERM' }, { at: 600, kind: 'SIGTERM' }]
 }
 
+/** One signal and a copy of it. */
+const COPY: Scenario = { ...TWICE, triggers: [{ at: 50, kind: 'SIGTERM' }, { at: 70, kind: 'SIGTERM' }] }
+
+const CALLBACK_HANGS: Scenario = { ...TWICE, triggers: [{ at: 50, kind: 'SIGTERM' }] }
+
+const HANDLER_HANGS: Scenario = {
+  ...CALLBACK_HANGS,
+  instances: [instance],
+  clients: [{ to: 0, at: 0, http: 1, kind: 'burst', works: [{ answers: 'return', ms: 5_000, after: 0, size: 10 }] }]
+}
+
 /** HTTP/2 requests that arrive when little time is left. */
 const LITTLE_TIME: Scenario = {
   protocol: 'h2c',
@@ -107,12 +118,12 @@ export const FAULTS: readonly Fault[] = [
   {
     what: 'the drain does not end',
     change: ['within(start + drainTimeout - now(), ', 'within(start + drainTimeout + 9999 - now(), '],
-    violates: 'endsInTime'
+    violates: 'endsInTime', scenario: HANDLER_HANGS
   },
   {
     what: 'a callback may hang',
     change: ['const outcome = await within(limit, ', 'const outcome = await within(limit + 9999, '],
-    violates: 'endsInTime'
+    violates: 'endsInTime', scenario: CALLBACK_HANGS
   },
   {
     what: 'there is no delay',
@@ -167,7 +178,7 @@ export const FAULTS: readonly Fault[] = [
   {
     what: 'a copy of a signal forces the exit',
     change: ['var SIGNAL_COPY = 200;', 'var SIGNAL_COPY = -1;'],
-    violates: 'knowsCopies'
+    violates: 'knowsCopies', scenario: COPY
   },
   {
     what: 'a second signal is ignored',

@@ -10,7 +10,7 @@ import { INVARIANTS } from './invariants.ts'
 import { FIXED_SEED } from './search.ts'
 
 /** How many random runs a fault has to show in, and how many of its own scenario. */
-const MOST_RUNS = { random: 160, own: 20 }
+const MOST_RUNS = { random: 200, own: 20 }
 
 type CreateStage = (name: string, change: (source: string) => string) => Promise<Stage>
 

@@ -1,5 +1,6 @@
 // The exit code, the report and the log.
 
+import type { InFlightEntry } from '../../../types/index.ts'
 import type { Facts, RequestFacts } from '../facts.ts'
 import { codeOf } from '../answer.ts'
 import { FORGOTTEN } from '../facts.ts'
@@ -9,7 +10,7 @@ import { SHUTTING_DOWN, isCloseLate, overruns } from './limits.ts'
 function failures (facts: Facts, i: number): string[] {
   const end = facts.report(i)?.n ?? Infinity
   const start = facts.start(i)?.n ?? Infinity
-  const reasons = facts.all('cut', i).map(({ entry }) => `cut ${entry.kind === 'task' ? entry.name : entry.url}`)
+  const reasons = facts.all('cut', i).map(({ entry }) => `cut ${nameOf(entry)}`)
   for (const step of facts.steps) {
     const { of: kind, name, ended } = step
     if (step.i !== i) continue
@@ -35,6 +36,10 @@ export function * exitsTruly (facts: Facts): Iterable<string> {
   }
 }
 
+function nameOf (entry: InFlightEntry): string | undefined {
+  return entry.kind === 'task' ? entry.name : entry.url
+}
+
 function namesOf (names: ReadonlyArray<string | undefined>): string {
   return names.map(String).sort((a, b) => a.localeCompare(b)).join(' ')
 }
@@ -43,13 +48,13 @@ function namesOf (names: ReadonlyArray<string | undefined>): string {
 export function * reportsTruly (facts: Facts): Iterable<string> {
   for (const { i, report, n } of facts.all('report')) {
     const start = facts.start(i)?.n ?? Infinity
-    const cuts = facts.all('cut', i).filter(cut => cut.n > start && cut.n < n).map(({ entry }) => entry.kind === 'task' ? entry.name : entry.url)
-    const reported = report.cut.map(entry => entry.kind === 'task' ? entry.name : entry.url)
+    const cuts = facts.all('cut', i).filter(cut => cut.n > start && cut.n < n).map(({ entry }) => nameOf(entry))
+    const reported = report.cut.map(nameOf)
     if (namesOf(cuts) !== namesOf(reported)) yield `instance ${i} reports as cut ${reported.join(' ')}, but has cut ${cuts.join(' ')}`
     const refused = facts.all('refused', i).filter(event => event.n < n).length
     if (report.refused !== refused) yield `instance ${i} reports ${report.refused} refused, not ${refused}`
-    const before = facts.late(i).filter(({ arrived }) => (arrived?.n ?? Infinity) < n)
-    const read = before.filter(({ answer }) => answer !== undefined && codeOf(answer) === SHUTTING_DOWN).length
+    const late = facts.late(i).filter(({ arrived }) => (arrived?.n ?? Infinity) < n)
+    const read = late.filter(({ answer }) => answer !== undefined && codeOf(answer) === SHUTTING_DOWN).length
     if (read > report.refused) yield `instance ${i} reports ${report.refused} refused, but clients have read ${read}`
     // An HTTP/2 response may be complete before Node says so.
     const isHttp2 = ({ answer }: RequestFacts): boolean => facts.scenario.clients[answer?.client ?? -1]?.http === 2

@@ -62,12 +62,12 @@ export function * drainsNoLongerThanNeeded (facts: Facts): Iterable<string> {
     const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing')]
     if (draining === undefined || closing === undefined || facts.all('cut', i).length > 0 || facts.forgotten.size > 0) continue
     const requests = facts.accepted(i).flatMap(({ answer, handled, hooked, sent }) =>
-      [handled?.t, sent?.t, ...hooked.map(({ t }) => t), answer?.outcome === 'left' ? answer.endedAt : undefined])
+      [handled, sent, hooked.map(({ t }) => ({ t })), answer?.outcome === 'left' ? { t: answer.endedAt } : undefined].flat())
     // One that hangs is waited for until the end of the drain.
     const steps = facts.steps.filter(({ i: of, begun }) => of === i && begun.n < closing.n).map(({ ended }) => ended?.t ?? closing.t)
-    const ends = [...requests, ...steps].filter(t => t !== undefined && t < closing.t)
     if (steps.includes(closing.t)) continue
-    const last = Math.max(draining.t, ...ends as number[])
+    const ends = [...requests.map(event => event?.t ?? 0), ...steps].filter(t => t < closing.t)
+    const last = Math.max(draining.t, ...ends)
     if (closing.t > last + QUIET + LATE + facts.lag(last, closing.t)) {
       yield `instance ${i} drains until ${closing.t.toFixed(1)}, but nothing runs after ${last.toFixed(1)}`
     }
