@@ -49,8 +49,7 @@ export class Connection {
 
   /** Adds the next request on this connection. */
   push (exchange: Exchange): void {
-    const { newest } = this
-    if (newest !== undefined && !newest.isFinished) exchange.previous = newest
+    exchange.previous = this.newest
     this.newest = exchange
     this.#isReceiving = true
   }

@@ -68,7 +68,7 @@ export class Exchange {
   reply: FastifyReply | undefined = undefined
   /** HTTP/1 only, if one of our listeners accepted it. */
   connection: Connection | undefined = undefined
-  /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival. */
+  /** The request before this one on an HTTP/1 connection, if that still needed the connection on arrival. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
   handler: Handler = 'unreached'
@@ -82,8 +82,6 @@ export class Exchange {
   hasLeft = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
   isUpgrade = false
-  /** Whether web streams that are sent as its response are observed. */
-  isObserved = false
   /** What Fastify's body parser reads, while it runs; set only on routes that may have a body. */
   #payload: Readable | undefined = undefined
   /** Whether the payload had ended before the parser began. */
