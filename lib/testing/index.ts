@@ -81,12 +81,12 @@ export const testShutdown: typeof TestShutdown = async given => {
 
 /** Makes the instance listen, and returns what a test needs of it. */
 async function start (given: unknown) {
-  const fastify = given as FastifyInstance | undefined
+  const fastify = (given ?? {}) as FastifyInstance
   // The plugin may not be loaded yet.
-  await fastify?.ready?.()
-  const controller: WithSignals | undefined = fastify?.gracefulShutdown
+  await (fastify as Partial<FastifyInstance>).ready?.()
+  const controller = fastify.gracefulShutdown as WithSignals | undefined
   const signals = controller?.[kSignals]
-  assertValid(fastify !== undefined && signals !== undefined && controller?.phase === 'running' && speaksHttp1(fastify),
+  assertValid(signals !== undefined && controller?.phase === 'running' && speaksHttp1(fastify),
     'argument of testShutdown()', given, 'a running Fastify instance with fastify-graceful that serves HTTP/1.1 over TCP')
   if (!fastify.server.listening) await fastify.listen({ port: 0, host: '127.0.0.1' })
   return { fastify, controller, signals }
