@@ -339,6 +339,18 @@ for (const what of Object.keys(workers)) {
   })
 }
 
+t.test('an answered request whose handler continues grows older', async t => {
+  const { app } = await createApp(t)
+  const { started, done } = startWorker('an async handler', app)
+  const client = new RawClient(await listen(app)).get('/work')
+  await client.until(/\r\n\r\n/)
+  await started.promise
+  await sleep(200)
+  const [entry] = app.gracefulShutdown.inFlight()
+  t.ok(Number(entry?.age) >= 199, `${entry?.age}ms old`)
+  done.resolve()
+})
+
 t.test('HTTP/2: an answered request counts until its handler is done', async t => {
   const { app } = await createApp(t, {}, { http2: true } as object)
   const { done } = startWorker('an async handler', app)

@@ -144,9 +144,13 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
   }
 
   t.test(`${protocol}: a request that a hook answers or fails does not count any longer, and later ones are served`, async t => {
+    let isAnswerAwaited = false
     const { app } = await createBehind(t, instance => {
       instance.addHook('onRequest', async (request, reply) => {
-        if (request.url === '/answers') await reply.code(401).send('no')
+        if (request.url === '/answers') {
+          await reply.code(401).send('no')
+          isAnswerAwaited = true
+        }
         if (request.url === '/throws') throw new Error('x')
         if (request.url === '/hijacks') {
           reply.hijack()
@@ -162,6 +166,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     const answers = await Promise.all(Object.keys(expected).map(async path => await send(port, path)))
     t.strictSame(await Promise.all(answers.map(async ({ answer }) => await answer())), Object.values(expected))
     await eventually(() => app.inFlightRequests === 0)
+    t.ok(isAnswerAwaited)
     t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
   })
 

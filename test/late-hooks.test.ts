@@ -119,6 +119,26 @@ t.test('a web stream that an onSend hook gets, and that is never read, does not 
 })
 
 for (const isHttp2 of [false, true]) {
+  for (const isCut of [false, true]) {
+    const end = isCut ? 'writeTimeout has cut it' : 'its client has left'
+    t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a web stream that a handler with a callback sends, without a first byte, does not count once ${end}`, async t => {
+      const { app, log } = await createApp(t, isCut ? { writeTimeout: 100 } : {}, isHttp2 ? { http2: true } as object : {})
+      const sent = new Deferred()
+      app.get('/', (_request, reply) => {
+        reply.send(new ReadableStream())
+        sent.resolve()
+      })
+      const leave = visitOver(t, isHttp2, await listen(app))
+      await sent.promise
+      t.equal(app.inFlightRequests, 1)
+      if (isCut) await log.line(/^Request cut/)
+      else leave()
+      await eventually(() => app.inFlightRequests === 0)
+    })
+  }
+}
+
+for (const isHttp2 of [false, true]) {
   t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for an onSend hook that gets a web stream, and whose client has left`, async t => {
     const stream = () => new Response('answer').body as ReadableStream
     // The response of the package undici is not an instance of the global class.

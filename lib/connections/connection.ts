@@ -56,6 +56,7 @@ export class Connection {
   /** Adds the next request on this connection. */
   push (exchange: Exchange): void {
     const { newest } = this
+    // Not a finished one: each would keep the one before it.
     if (newest !== undefined && !newest.isFinished) exchange.previous = newest
     this.newest = exchange
     this.#isReceiving = true

@@ -73,7 +73,7 @@ export class Connections {
       if (isTls) this.#keep(socket, this.#beneathTls)
       else speaks(socket)
     })
-    if (isTls) server.on('secureConnection', speaks)
+    server.on('secureConnection', speaks)
     server.on('session', (session: ServerHttp2Session) => {
       this.#sessions.add(session)
       session.on('close', () => { this.#sessions.delete(session) })

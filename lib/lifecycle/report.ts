@@ -19,9 +19,10 @@ export class Outcome {
   /** Adds an error. Returns false if it is known, or if the limit is reached and it is only counted. */
   addError (error: Error): boolean {
     if (this.#errors.includes(error)) return false
-    if (this.#errors.length < MOST_ERRORS) return this.#errors.push(error) > 0
-    this.#omittedErrors++
-    return false
+    const isKept = this.#errors.length < MOST_ERRORS
+    if (isKept) this.#errors.push(error)
+    else this.#omittedErrors++
+    return isKept
   }
 
   /** Adds a request or background work that was cut; only once. */

@@ -88,7 +88,7 @@ export class Timeouts {
     if (ours('writeTimeout', 'timeout')) server.timeout = 0
     else this.#write = false
     server.on('session', (session: ServerHttp2Session) => { session.setTimeout(this.#sessionTimeout) })
-    this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity, this.#options.drainTimeout || Infinity)
+    this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity)
   }
 
   /** A route has its own timeouts. */

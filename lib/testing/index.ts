@@ -84,13 +84,13 @@ export const testShutdown: typeof TestShutdown = async given => {
 
 /** Makes the instance listen, and returns what a test needs of it. */
 async function start (given: unknown) {
-  const fastify = given as FastifyInstance | undefined
+  const fastify = (given ?? {}) as FastifyInstance
   // The plugin may not be loaded yet.
-  await fastify?.ready?.()
-  const controller: WithSignals | undefined = fastify?.gracefulShutdown
+  await (fastify as Partial<FastifyInstance>).ready?.()
+  const controller = fastify.gracefulShutdown as WithSignals | undefined
   const signals = controller?.[kSignals]
   const name = 'argument of testShutdown()'
-  assertValid(fastify !== undefined && controller !== undefined && signals !== undefined, name, given, 'a Fastify instance with fastify-graceful')
+  assertValid(controller !== undefined && signals !== undefined, name, given, 'a Fastify instance with fastify-graceful')
   assertValid(controller.phase === 'running', name, given, 'an instance that has not begun to shut down')
   assertValid(speaksHttp1(fastify), name, given, 'an instance that serves HTTP/1.1 over TCP')
   if (!fastify.server.listening) await fastify.listen({ port: 0, host: '127.0.0.1' })

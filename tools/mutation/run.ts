@@ -241,14 +241,17 @@ function noteKiller (source: string, killer: TestCase | undefined): void {
  * it has taken too long, it must pass without the mutant.
  */
 async function isKilledBy ({ file, tests, time }: Unit, failure: Result, folder: string, mutant: Mutant): Promise<boolean> {
-  const failed = failure.failed === undefined ? tests : [failure.failed]
-  const again = { copy: folder, node: args.node, file, tests: failed, limit: limitOf(time) }
+  // What fails may be no test: an error that nothing has caught, or a test that has not ended.
+  const failed = tests.filter(name => name === failure.failed)
+  const again = { copy: folder, node: args.node, file, tests: failed.length > 0 ? failed : tests, limit: limitOf(time) }
   const { isPassed, isTimedOut } = await run({ ...again, env: { MUTANT: mutant.id } })
   if (isPassed) return false
   return !isTimedOut || (await run({ ...again, env: {} })).isPassed
 }
 
-async function testMutant (mutant: Mutant, folder: string, cases: readonly TestCase[], coverage: ReadonlyMap<string, Coverage>): Promise<Outcome> {
+async function testMutant (
+  mutant: Mutant, folder: string, cases: readonly TestCase[], coverage: ReadonlyMap<string, Coverage>
+): Promise<Outcome> {
   const start = performance.now()
   const plans = plan(mutant, cases, coverage)
   const outcome = { key: keyOf(mutant), tests: testsKey, left: 0, runs: 0, time: 0 }
