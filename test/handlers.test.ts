@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runInNewContext } from 'node:vm'
-import { createApp, Deferred, eventually, listen, RawClient, visit } from './helpers.ts'
+import { createApp, Deferred, eventually, fork, listen, portOf, RawClient, visit } from './helpers.ts'
 
 // oxlint-disable unicorn/no-thenable
 
@@ -191,6 +191,21 @@ t.test('a tracked promise of another realm is observed, as those of `node:fs/pro
   t.match(await Promise.race([log.line(/failing/), sleep(1_000)]), { level: 50 })
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
+
+for (const library of ['zone.js/node', 'bluebird']) {
+  t.test(`cleanup waits for handlers and background work if ${library} has replaced the global Promise`, async t => {
+    const program = fork(t, 'own-promise', { LIBRARY: library })
+    const port = await portOf(program)
+    for (const path of ['/job', '/global']) {
+      const client = new RawClient(port).send(`POST ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+      await client.closed
+      t.match(client.text, /^HTTP\/1\.1 202 /)
+    }
+    program.kill('SIGTERM')
+    t.equal((await program.log.line(/^ended/)).msg, 'ended: async, function, global, global handler, handler')
+    t.strictSame(await program.exit, { code: 0, signal: null })
+  })
+}
 
 t.test('a tracked thenable whose `then` throws does not delay the end of the drain', async t => {
   const { app, log } = await createApp(t)

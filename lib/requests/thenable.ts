@@ -16,11 +16,15 @@ export function isThenable (value: unknown): value is PromiseLike<unknown> {
   }
 }
 
-const { then: promiseThen } = Promise.prototype // oxlint-disable-line unbound-method
+/** The `then` of the promises that async functions return. Not of the global `Promise`, which zone.js and others replace. */
+const { then: nativeThen } = Object.getPrototypeOf((async () => {})()) as Promise<unknown> // oxlint-disable-line unbound-method
 
-/** Whether it is a promise with the `then` of this realm, or a native promise, not of a subclass, of another one (node:vm, Jest). */
+/**
+ * Whether it is a promise with the `then` of the global `Promise`, or a native promise, not of a subclass, of any realm (node:vm, Jest).
+ * It already runs, and may be observed without repeating its work.
+ */
 export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
-  if (value instanceof Promise && value.then === promiseThen) return true
+  if (value instanceof Promise && value.then === Promise.prototype.then) return true
   return types.isPromise(value) && isPromisePrototype(Object.getPrototypeOf(value) as object)
 }
 
@@ -29,10 +33,10 @@ function isPromisePrototype (prototype: object): boolean {
   return Object.getPrototypeOf(Object.getPrototypeOf(prototype)) === null
 }
 
-/** Observes a plain promise. It calls the native `then`, even if the promise has its own. */
+/** Observes a plain promise. Of a native one, it calls the native `then`, even if the promise has its own. */
 export function observePromise (promise: Promise<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
-  if (promise.then === promiseThen) void promise.then(fulfilled, rejected)
-  else void promiseThen.call(promise, fulfilled, rejected)
+  if (promise.then === nativeThen || !types.isPromise(promise)) void promise.then(fulfilled, rejected)
+  else void nativeThen.call(promise, fulfilled, rejected)
 }
 
 /**
