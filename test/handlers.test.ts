@@ -52,6 +52,13 @@ class LazyPromise extends Promise<unknown> {
 /** A thenable whose `then` throws. */
 const broken = (): PromiseLike<unknown> => ({ then () { throw new Error('broken') } })
 
+/** A proxy such as a remote value of comlink: its `then` does not depend on what is set on its target. */
+function remote (value: unknown): { proxy: PromiseLike<unknown>, target: object } {
+  const target = {}
+  const then = (onFulfilled: Callback) => { onFulfilled(value) }
+  return { proxy: new Proxy(target, { get: (_target, key) => key === 'then' ? then : undefined }) as PromiseLike<unknown>, target }
+}
+
 const lazy: Record<string, (query: () => unknown) => PromiseLike<unknown> & { runs: number }> = {
   'a query builder': query => new Query(query),
   'a lazy subclass of Promise': query => LazyPromise.of(query)
@@ -192,6 +199,20 @@ t.test('a tracked promise of another realm is observed, as those of `node:fs/pro
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
+t.test('a tracked proxy that shows what is set on it is observed, as those of Prisma are', async t => {
+  const { app } = await createApp(t)
+  let runs = 0
+  const then = (onFulfilled: Callback) => {
+    runs++
+    onFulfilled('rows')
+  }
+  const tracked = app.gracefulShutdown.track(new Proxy({ then }, {}) as PromiseLike<unknown>, 'query')
+  t.match(app.gracefulShutdown.inFlight(), [{ name: 'query' }])
+  t.equal(await tracked, 'rows')
+  t.equal(runs, 1)
+  t.strictSame(app.gracefulShutdown.inFlight(), [])
+})
+
 for (const library of ['zone.js/node', 'bluebird']) {
   t.test(`cleanup waits for handlers and background work if ${library} has replaced the global Promise`, async t => {
     const program = fork(t, 'own-promise', { LIBRARY: library })
@@ -220,9 +241,11 @@ t.test('a tracked thenable whose `then` throws does not delay the end of the dra
 t.test('track() rejects what it cannot observe and does not count it', async t => {
   const { app } = await createApp(t)
   const getter = Object.defineProperty({}, 'then', { get () { throw new Error('no') } })
-  for (const value of [getter, Object.freeze(new Query(() => 'rows')), new Proxy({}, { get () { throw new Error('no') } })]) {
+  const { proxy, target } = remote('rows')
+  for (const value of [getter, Object.freeze(new Query(() => 'rows')), new Proxy({}, { get () { throw new Error('no') } }), proxy]) {
     t.throws(() => { void app.gracefulShutdown.track(value as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
   }
+  t.strictSame(Object.keys(target), [], 'and leaves it as it is')
   t.strictSame(app.gracefulShutdown.inFlight(), [])
 })
 
@@ -414,10 +437,12 @@ for (const [name, create] of thenables) {
 
 t.test('a handler may return a thenable whose `then` cannot be read or replaced', async t => {
   const { app } = await createApp(t, { drainTimeout: 2_000 })
+  app.get('/proxy', () => remote('remote').proxy)
   app.get('/getter', () => ({ get then () { throw new Error('on purpose') } }))
   app.get('/frozen', () => Object.freeze({ then: (callback: Callback) => { callback('frozen') } }))
   t.equal((await app.inject('/getter')).statusCode, 500)
   t.equal((await app.inject('/frozen')).body, 'frozen')
+  t.equal((await app.inject('/proxy')).body, 'remote')
   await eventually(() => app.inFlightRequests === 0)
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })

@@ -42,16 +42,22 @@ export function observePromise (promise: Promise<unknown>, fulfilled: () => void
 /**
  * Observes the next call of a thenable's `then`, whichever code makes it. The thenable itself stays what it is: other code may
  * call its other methods.
- * @throws if its properties cannot be changed
+ * @throws if its `then` cannot be replaced: it is frozen, or a proxy that does not show what is set on it
  */
 export function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
   const own = Object.getOwnPropertyDescriptor(thenable, 'then')
-  const value = (...callbacks: [Callback?, Callback?]) => {
+  const restore = () => {
     if (own === undefined) delete (thenable as { then?: unknown }).then
     else Object.defineProperty(thenable, 'then', own)
+  }
+  const value = (...callbacks: [Callback?, Callback?]) => {
+    restore()
     return thenFor(thenable, callbacks, fulfilled, rejected)
   }
   Object.defineProperty(thenable, 'then', { value, configurable: true, writable: true })
+  if (thenable.then === value) return
+  restore()
+  throw new TypeError('then cannot be observed')
 }
 
 /** Calls `then` for other code and reports how it settles, also if `then` throws. */
