@@ -79,7 +79,8 @@ export const CloseTimeoutError = createError<[limit: number, what: string]>(
   'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Closing did not end within %d ms: %s hangs')
 
 export const TrackInvalidError = createError<[value: string]>(
-  'FST_ERR_GRACEFUL_TRACK_INVALID', 'track() takes a function, a promise, or a thenable that is not frozen, got %s')
+  'FST_ERR_GRACEFUL_TRACK_INVALID',
+  'track() takes a function, a promise, or a thenable that it can observe; for any other thenable, pass Promise.resolve(thenable). Got %s')
 
 /** A test waits for a phase that does not come any more. */
 export const PhaseSkippedError = createError<[phase: string, current: string]>(

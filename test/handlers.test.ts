@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runInNewContext } from 'node:vm'
-import { createApp, Deferred, eventually, listen, RawClient, visit } from './helpers.ts'
+import { createApp, Deferred, eventually, fork, listen, portOf, RawClient, visit } from './helpers.ts'
 
 // oxlint-disable unicorn/no-thenable
 
@@ -51,6 +51,13 @@ class LazyPromise extends Promise<unknown> {
 
 /** A thenable whose `then` throws. */
 const broken = (): PromiseLike<unknown> => ({ then () { throw new Error('broken') } })
+
+/** A proxy such as a remote value of comlink: its `then` does not depend on what is set on its target. */
+function remote (value: unknown): { proxy: PromiseLike<unknown>, target: object } {
+  const target = {}
+  const then = (onFulfilled: Callback) => { onFulfilled(value) }
+  return { proxy: new Proxy(target, { get: (_target, key) => key === 'then' ? then : undefined }) as PromiseLike<unknown>, target }
+}
 
 const lazy: Record<string, (query: () => unknown) => PromiseLike<unknown> & { runs: number }> = {
   'a query builder': query => new Query(query),
@@ -192,6 +199,35 @@ t.test('a tracked promise of another realm is observed, as those of `node:fs/pro
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
+t.test('a tracked proxy that shows what is set on it is observed, as those of Prisma are', async t => {
+  const { app } = await createApp(t)
+  let runs = 0
+  const then = (onFulfilled: Callback) => {
+    runs++
+    onFulfilled('rows')
+  }
+  const tracked = app.gracefulShutdown.track(new Proxy({ then }, {}) as PromiseLike<unknown>, 'query')
+  t.match(app.gracefulShutdown.inFlight(), [{ name: 'query' }])
+  t.equal(await tracked, 'rows')
+  t.equal(runs, 1)
+  t.strictSame(app.gracefulShutdown.inFlight(), [])
+})
+
+for (const library of ['zone.js/node', 'bluebird']) {
+  t.test(`cleanup waits for handlers and background work if ${library} has replaced the global Promise`, async t => {
+    const program = fork(t, 'own-promise', { LIBRARY: library })
+    const port = await portOf(program)
+    for (const path of ['/job', '/global']) {
+      const client = new RawClient(port).send(`POST ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+      await client.closed
+      t.match(client.text, /^HTTP\/1\.1 202 /)
+    }
+    program.kill('SIGTERM')
+    t.equal((await program.log.line(/^ended/)).msg, 'ended: async, function, global, global handler, handler')
+    t.strictSame(await program.exit, { code: 0, signal: null })
+  })
+}
+
 t.test('a tracked thenable whose `then` throws does not delay the end of the drain', async t => {
   const { app, log } = await createApp(t)
   const thenable = app.gracefulShutdown.track(broken(), 'broken')
@@ -205,9 +241,11 @@ t.test('a tracked thenable whose `then` throws does not delay the end of the dra
 t.test('track() rejects what it cannot observe and does not count it', async t => {
   const { app } = await createApp(t)
   const getter = Object.defineProperty({}, 'then', { get () { throw new Error('no') } })
-  for (const value of [getter, Object.freeze(new Query(() => 'rows')), new Proxy({}, { get () { throw new Error('no') } })]) {
+  const { proxy, target } = remote('rows')
+  for (const value of [getter, Object.freeze(new Query(() => 'rows')), new Proxy({}, { get () { throw new Error('no') } }), proxy]) {
     t.throws(() => { void app.gracefulShutdown.track(value as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
   }
+  t.strictSame(Object.keys(target), [], 'and leaves it as it is')
   t.strictSame(app.gracefulShutdown.inFlight(), [])
 })
 
@@ -411,10 +449,12 @@ for (const [name, create] of thenables) {
 
 t.test('a handler may return a thenable whose `then` cannot be read or replaced', async t => {
   const { app } = await createApp(t, { drainTimeout: 2_000 })
+  app.get('/proxy', () => remote('remote').proxy)
   app.get('/getter', () => ({ get then () { throw new Error('on purpose') } }))
   app.get('/frozen', () => Object.freeze({ then: (callback: Callback) => { callback('frozen') } }))
   t.equal((await app.inject('/getter')).statusCode, 500)
   t.equal((await app.inject('/frozen')).body, 'frozen')
+  t.equal((await app.inject('/proxy')).body, 'remote')
   await eventually(() => app.inFlightRequests === 0)
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })

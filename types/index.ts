@@ -357,7 +357,8 @@ export interface GracefulShutdown {
    * Makes the drain also wait for background work. If the work fails, the error is logged; during a shutdown, it is also added to
    * the report's errors. A lazy thenable, such as a query builder, is not started, and the end of a
    * promise of another library, such as bluebird, is seen only if your code awaits it: track `Promise.resolve(query)` instead.
-   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if the argument is neither a promise nor a function, or is a frozen thenable.
+   * Throws `FST_ERR_GRACEFUL_TRACK_INVALID` if the argument is neither a promise nor a function, or is a thenable that cannot
+   * be observed: a frozen one, or a proxy that does not show what is set on it.
    * @param name the name in `inFlight()`, log and report. Default: `task`.
    * @returns the same promise
    */

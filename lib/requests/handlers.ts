@@ -65,7 +65,7 @@ export class Handlers {
       if (isPlainPromise(result)) observePromise(result, settled, settled)
       else observeNextThen(result, settled, settled)
     } catch {
-      // A frozen thenable: only the answer shows that the handler is done.
+      // A frozen thenable, or a proxy: only the answer shows that the handler is done.
       this.#ended(exchange, reached, 'returned')
     }
     return result

@@ -16,11 +16,15 @@ export function isThenable (value: unknown): value is PromiseLike<unknown> {
   }
 }
 
-const { then: promiseThen } = Promise.prototype // oxlint-disable-line unbound-method
+/** The `then` of the promises that async functions return. Not of the global `Promise`, which zone.js and others replace. */
+const { then: nativeThen } = Object.getPrototypeOf((async () => {})()) as Promise<unknown> // oxlint-disable-line unbound-method
 
-/** Whether it is a promise with the `then` of this realm, or a native promise, not of a subclass, of another one (node:vm, Jest). */
+/**
+ * Whether it is a promise with the `then` of the global `Promise`, or a native promise, not of a subclass, of any realm (node:vm, Jest).
+ * It already runs, and may be observed without repeating its work.
+ */
 export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
-  if (value instanceof Promise && value.then === promiseThen) return true
+  if (value instanceof Promise && value.then === Promise.prototype.then) return true
   return types.isPromise(value) && isPromisePrototype(Object.getPrototypeOf(value) as object)
 }
 
@@ -29,25 +33,31 @@ function isPromisePrototype (prototype: object): boolean {
   return Object.getPrototypeOf(Object.getPrototypeOf(prototype)) === null
 }
 
-/** Observes a plain promise. It calls the native `then`, even if the promise has its own. */
+/** Observes a plain promise. Of a native one, it calls the native `then`, even if the promise has its own. */
 export function observePromise (promise: Promise<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
-  if (promise.then === promiseThen) void promise.then(fulfilled, rejected)
-  else void promiseThen.call(promise, fulfilled, rejected)
+  if (promise.then === nativeThen || !types.isPromise(promise)) void promise.then(fulfilled, rejected)
+  else void nativeThen.call(promise, fulfilled, rejected)
 }
 
 /**
  * Observes the next call of a thenable's `then`, whichever code makes it. The thenable itself stays what it is: other code may
  * call its other methods.
- * @throws if its properties cannot be changed
+ * @throws if its `then` cannot be replaced: it is frozen, or a proxy that does not show what is set on it
  */
 export function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
   const own = Object.getOwnPropertyDescriptor(thenable, 'then')
-  const value = (...callbacks: [Callback?, Callback?]) => {
+  const restore = () => {
     if (own === undefined) delete (thenable as { then?: unknown }).then
     else Object.defineProperty(thenable, 'then', own)
+  }
+  const value = (...callbacks: [Callback?, Callback?]) => {
+    restore()
     return thenFor(thenable, callbacks, fulfilled, rejected)
   }
   Object.defineProperty(thenable, 'then', { value, configurable: true, writable: true })
+  if (thenable.then === value) return
+  restore()
+  throw new TypeError('then cannot be observed')
 }
 
 /** Calls `then` for other code and reports how it settles, also if `then` throws. */
