@@ -40,6 +40,7 @@ export const DEFAULTS = {
 
 const PROBE_OPTIONS = ['path', 'checks', 'checkTimeout', 'guarded', 'schema', 'config', 'logLevel']
 const HEALTH_OPTIONS = [...PROBE_OPTIONS, 'duringShutdown']
+const ROUTE_OPTIONS: Array<keyof Exclude<GracefulRouteOptions, false>> = ['readTimeout', 'writeTimeout', 'onShutdown']
 
 /** The part of the time left by `shutdownDelay` that `drainTimeout` takes if it is not given. */
 const DRAIN_PART = 5 / 6
@@ -70,13 +71,13 @@ export interface Options extends Readonly<Required<Omit<GracefulOptions, 'shutdo
 /** Validates the user's options without changing them. */
 export function resolveOptions (input: GracefulOptions): Options {
   known('option', input, Object.keys(DEFAULTS), REGISTER_OPTIONS, AUTOLOAD_ADVICE)
-  const given = Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined))
+  const given = givenOf(input, Object.keys(DEFAULTS) as Array<keyof GracefulOptions>)
   const options = { ...DEFAULTS, ...given } as Required<GracefulOptions>
   const shutdownTimeout = milliseconds('option "shutdownTimeout"', options.shutdownTimeout, 1)
   const shutdownDelay = delay(options.shutdownDelay)
   const most = Math.floor(shutdownTimeout - partOf(shutdownTimeout, CLEANUP))
   const fitting = Math.min(DEFAULTS.drainTimeout, Math.floor((shutdownTimeout - shutdownDelay.max) * DRAIN_PART), most - shutdownDelay.max)
-  const { drainTimeout = Math.max(0, fitting) } = given as GracefulOptions
+  const { drainTimeout = Math.max(0, fitting) } = given
   const resolved: Options = {
     shutdownTimeout,
     drainTimeout: milliseconds('option "drainTimeout"', drainTimeout, 0),
@@ -110,17 +111,18 @@ export function perhapsSeconds (options: Options): Array<[name: string, value: n
 export function resolveRouteOptions (url: string, config: GracefulRouteOptions = {}): GracefulRouteOptions {
   if (config === false) return config
   const name = `config.gracefulShutdown of route "${url}"`
-  assertValid(isPlainObject(config), name, config, 'false or an object')
-  const { readTimeout, writeTimeout, onShutdown } = config
-  known(`option of ${name}:`, config, ['readTimeout', 'writeTimeout', 'onShutdown'])
+  assertValid(isObject(config), name, config, 'false or an object')
+  known(`option of ${name}:`, config, ROUTE_OPTIONS)
+  const given = givenOf(config, ROUTE_OPTIONS)
+  const { readTimeout, writeTimeout, onShutdown } = given
   for (const [option, value] of Object.entries({ readTimeout, writeTimeout })) if (value !== undefined) timeout(`"${option}" in ${name}`, value)
   assertValid(['end', undefined].includes(onShutdown), `"onShutdown" in ${name}`, onShutdown, "'end'")
-  return config
+  return given
 }
 
 /** Validates the options of a shutdown callback. */
 export function resolveCallbackOptions (options: CallbackOptions, shutdownTimeout: number): CallbackOptions {
-  assertValid(isPlainObject(options), 'options of a shutdown callback', options, 'an object')
+  assertValid(isObject(options), 'options of a shutdown callback', options, 'an object')
   known('option of a shutdown callback', options, ['name', 'timeout', 'when'])
   const { name, when } = options
   assertValid(['start', 'end', undefined].includes(when), 'option "when" of a shutdown callback', when, "'start' or 'end'")
@@ -139,7 +141,7 @@ export function resolveMetricsOptions (options: GracefulMetricsOptions): Gracefu
   assertValid(isRegistry, 'option "register"', register, 'a Registry of prom-client')
   const isPrefix = typeof prefix === 'string' && /^[a-z_]\w*$/i.test(prefix)
   assertValid(isPrefix, 'option "prefix"', prefix, 'letters, digits and underscores, first a letter or an underscore')
-  return { ...options, prefix }
+  return { ...register === undefined ? {} : { register }, prefix }
 }
 
 export function assertValid (isValid: boolean, name: string, value: unknown, allowed: string): asserts isValid {
@@ -154,7 +156,7 @@ function milliseconds (name: string, value: unknown, least: number, most = LONGE
 
 /** With a fixed delay, `quiet` is as long as `max`, so it never ends the delay early. */
 function delay (value: unknown): AdaptiveDelay {
-  if (!isPlainObject(value)) {
+  if (!isObject(value)) {
     const max = milliseconds('option "shutdownDelay"', value, 0, LONGEST_TIMER, ', or an object with max and quiet')
     return { max, quiet: max }
   }
@@ -185,7 +187,7 @@ function processEvents (value: unknown): readonly ProcessEvent[] {
 function probe (name: 'health' | 'ready', value: unknown): Probe | false {
   if (value === false) return false
   const options: unknown = typeof value === 'string' ? { path: value } : value
-  assertValid(isPlainObject(options), `option "${name}"`, value, 'a path, an object or false')
+  assertValid(isObject(options), `option "${name}"`, value, 'a path, an object or false')
   known(`option of "${name}":`, options, name === 'health' ? HEALTH_OPTIONS : PROBE_OPTIONS)
   const {
     path = DEFAULTS[name], checks = {}, checkTimeout = CHECK_TIMEOUT, guarded = false, schema, config = {}, logLevel, duringShutdown = 503
@@ -194,14 +196,19 @@ function probe (name: 'health' | 'ready', value: unknown): Probe | false {
   const option = typeof value === 'string' ? `option "${name}"` : `option "path" of "${name}"`
   assertValid(isPath, option, path, 'a path with a leading slash, without parameters')
   const areChecks = isPlainObject(checks) && Object.values(checks).every(check => typeof check === 'function')
-  assertValid(areChecks, `option "checks" of "${name}"`, checks, 'an object of named functions')
+  assertValid(areChecks, `option "checks" of "${name}"`, checks, 'a plain object of named functions')
   assertValid(['string', 'undefined'].includes(typeof logLevel), `option "logLevel" of "${name}"`, logLevel, "one of the logger's levels")
   milliseconds(`option "checkTimeout" of "${name}"`, checkTimeout, 1)
   assertValid(typeof guarded === 'boolean', `option "guarded" of "${name}"`, guarded, 'true or false')
-  assertValid(schema === undefined || isPlainObject(schema), `option "schema" of "${name}"`, schema, "a route's schema, an object")
-  assertValid(isPlainObject(config), `option "config" of "${name}"`, config, "a route's config, an object")
+  assertValid(schema === undefined || isObject(schema), `option "schema" of "${name}"`, schema, "a route's schema, an object")
+  assertValid(isObject(config), `option "config" of "${name}"`, config, "a route's config, an object")
   assertValid([200, 503].includes(duringShutdown), `option "duringShutdown" of "${name}"`, duringShutdown, '200 or 503')
   return Object.freeze({ path, checks: Object.freeze({ ...checks }), checkTimeout, guarded, schema, config, logLevel, duringShutdown })
+}
+
+/** The options that are given. Read by name, because an instance of a class may inherit them. */
+function givenOf<T extends object> (options: T, names: ReadonlyArray<keyof T>): Partial<T> {
+  return Object.fromEntries(names.map(name => [name, options[name]]).filter(([, value]) => value !== undefined)) as Partial<T>
 }
 
 export function known (what: string, options: object, names: string[], tolerated: string[] = [], advice = ''): void {
@@ -229,6 +236,13 @@ function distance (from: string, to: string): number {
   return row[to.length] as number
 }
 
-function isPlainObject (value: unknown): value is object {
+function isObject (value: unknown): value is object {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** Whether all of its properties are its own: it is no instance of a class. In another realm, such as Jest's, Object is another one. */
+function isPlainObject (value: unknown): value is object {
+  if (!isObject(value)) return false
+  const prototype = Object.getPrototypeOf(value) as object | null
+  return prototype === null || Object.getPrototypeOf(prototype) === null
 }

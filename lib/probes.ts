@@ -1,6 +1,6 @@
 // The probes, /health and /ready, for load balancers and orchestrators.
 
-import type { FastifyInstance, FastifyReply, RouteOptions } from 'fastify'
+import type { FastifyInstance, FastifyPluginAsync, FastifyReply, RouteOptions } from 'fastify'
 import type { GracefulShutdown, ProbeHandler } from '../types/index.ts'
 import type { SafeLog } from './lifecycle/log.ts'
 import type { PhaseClock } from './lifecycle/phase.ts'
@@ -92,10 +92,12 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     }
     if (ahead.size === 0) return
     // One context for both, because each takes time at the start.
-    void fastify.register(async context => {
+    const routeAhead: FastifyPluginAsync = async context => {
       passDecorations(fastify, context)
       this.#routeAhead(context, ahead)
-    })
+    }
+    // A minified bundle renames functions.
+    void fastify.register(Object.assign(routeAhead, { [Symbol.for('fastify.display-name')]: 'fastify-graceful-probes' }))
   }
 
   #add (context: FastifyInstance, route: RouteOptions): void {

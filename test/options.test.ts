@@ -2,14 +2,16 @@ import t from 'tap'
 import { createServer } from 'node:http'
 import { Writable } from 'node:stream'
 import { inspect } from 'node:util'
+import { runInNewContext } from 'node:vm'
 import autoload from '@fastify/autoload'
 import Fastify from 'fastify'
+import { Registry } from 'prom-client'
 import { signalEvents } from 'close-with-grace/events/signal.events.js'
 import { errorEvents } from 'close-with-grace/events/error.events.js'
 import { exitEvents } from 'close-with-grace/events/exit.events.js'
 import gracefulPlugin from '../index.ts'
-import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveOptions } from '../lib/options.ts'
-import { createApp, listen } from './helpers.ts'
+import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveMetricsOptions, resolveOptions } from '../lib/options.ts'
+import { createApp, Deferred, listen, RawClient } from './helpers.ts'
 import type { GracefulOptions } from '../types/index.ts'
 
 interface CodedError extends Error { code: string }
@@ -223,13 +225,20 @@ t.test('rejects invalid signals', async t => {
   }
 })
 
+class Checks {
+  async database (): Promise<void> {
+    throw new Error('down')
+  }
+}
+
 t.test('rejects invalid probes', async t => {
   const cases: Array<[unknown, string]> = [
     ['health', 'leading slash'], ['', 'leading slash'], ['/a b', 'leading slash'], ['/:id', 'without parameters'],
     ['/*', 'without parameters'], ['/a?b', 'leading slash'], [true, 'a path, an object or false'], [1, 'a path, an object or false'],
     [null, 'a path, an object or false'], [[], 'a path, an object or false'],
     [{ path: 1 }, 'leading slash'], [{ path: 'x' }, 'leading slash'], [{ checks: [] }, 'named functions'],
-    [{ checks: { db: true } }, 'named functions'], [{ checkTimeout: '1' }, 'milliseconds'], [{ logLevel: 1 }, 'levels'],
+    [{ checks: { db: true } }, 'named functions'], [{ checks: new Checks() }, 'a plain object of named functions'],
+    [{ checks: new Map([['db', () => false]]) }, 'a plain object'], [{ checks: Object.create(new Checks()) }, 'a plain object'], [{ checkTimeout: '1' }, 'milliseconds'], [{ logLevel: 1 }, 'levels'],
     [{ guarded: 1 }, 'true or false'], [{ schema: true }, "a route's schema"], [{ config: [] }, "a route's config"]
   ]
   for (const [value, allowed] of cases) {
@@ -241,6 +250,45 @@ t.test('rejects invalid probes', async t => {
       t.match(error.message, allowed)
     }
   }
+})
+
+t.test('runs the checks of an object without a prototype, and of another realm', async t => {
+  for (const checks of [Object.assign(Object.create(null), { db: () => false }), runInNewContext('({ db: () => false })')]) {
+    const { app } = await createApp(t, { ready: { checks: checks as Record<string, () => boolean> } })
+    t.match((await app.inject('/ready')).json(), { checks: ['db'] })
+  }
+})
+
+t.test('reads options that an instance of a class inherits, at each level', async t => {
+  class Delay { get max () { return 300 } get quiet () { return 200 } }
+  class Health { get path () { return '/livez' } }
+  class Config {
+    get shutdownDelay () { return new Delay() }
+    get drainTimeout () { return 1_000 }
+    get health () { return new Health() }
+  }
+  const options = resolveOptions(new Config())
+  t.match(options, { shutdownDelay: { max: 300, quiet: 200 }, drainTimeout: 1_000, readTimeout: 10_000, health: { path: '/livez' } })
+  t.strictSame(options.given, new Set(['drainTimeout', 'shutdownDelay', 'health']))
+  class Seconds { get drainTimeout () { return '25' } }
+  t.equal((await registrationError(new Seconds())).code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
+
+  class Route { get writeTimeout () { return 200 } }
+  const { app } = await createApp(t, new Config())
+  const held = new Deferred()
+  app.get('/', { config: { gracefulShutdown: new Route() } }, async () => { await held.promise })
+  const client = new RawClient(await listen(app)).get('/')
+  t.match(await client.until(/\}$/), /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_WRITE_TIMEOUT.*200 ms/)
+  client.socket.destroy()
+  t.equal((await app.inject('/livez')).statusCode, 200)
+  held.resolve()
+  class Callback { get name () { return 'inherited' } }
+  app.registerShutdownCallback(() => {}, new Callback())
+  t.match(await app.gracefulShutdown.shutdown(), { callbacks: [{ name: 'inherited' }] })
+
+  const registry = new Registry()
+  class Metrics { get register () { return registry } get prefix () { return 'own_' } }
+  t.strictSame(resolveMetricsOptions(new Metrics()), { register: registry, prefix: 'own_' })
 })
 
 t.test('rejects a status code during a shutdown that is neither 200 nor 503', async t => {

@@ -129,6 +129,13 @@ t.test('an onRegister hook may have decorated the context of the probes', async 
   t.strictSame(await statuses(app, PROBES), [200, 200])
 })
 
+t.test('an onRegister hook sees the context of the probes with a name', async t => {
+  const names: string[] = []
+  const app = await createAppBehind(t, instance => { instance.addHook('onRegister', ({ pluginName }) => { names.push(pluginName) }) })
+  await app.ready()
+  t.strictSame(names, ['fastify-graceful-probes'])
+})
+
 t.test('an onSend hook that needs an onRequest hook, both registered later, does not fail a probe', async t => {
   const { app } = await createApp(t)
   app.decorateRequest('start')
