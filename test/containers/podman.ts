@@ -106,7 +106,7 @@ export class Podman {
     }
     // An interrupted build leaves mounts.
     const mounts = readFileSync('/proc/mounts', 'utf8').split('\n').map(line => line.split(' ')[1] ?? '')
-    for (const path of mounts.filter(mount => mount.startsWith(this.directory)).reverse()) spawnSync('umount', ['--lazy', path])
+    for (const path of mounts.filter(mount => mount.startsWith(this.directory)).toReversed()) spawnSync('umount', ['--lazy', path])
     rmSync(this.directory, { recursive: true, force: true })
   }
 
