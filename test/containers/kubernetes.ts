@@ -193,7 +193,12 @@ export const longKubernetes: Cases = {
     t.equal(await deleted, 0)
   },
 
-  'podman pod stop: SIGKILL after 10 s, whatever the manifest says, and no network from the start': async (t, podman) => {
+  'podman pod stop of Podman 4.3: SIGKILL after 10 s, whatever the manifest says, and no network from the start': async (t, podman) => {
+    const version = await podman.call('version', '--format={{.Client.Version}}')
+    if (!version.startsWith('4.3.')) {
+      t.plan(0, `this is Podman ${version}`)
+      return
+    }
     const pod = await Pod.start(t, podman, 'deployment.yaml', { env: { SHUTDOWN_DELAY: '20000' } })
     let isStopped = false
     const stopped = podman.call('pod', 'stop', `api-${pod.container.port}-pod-0`).then(() => { isStopped = true })

@@ -29,7 +29,7 @@ const BUILD_TIMEOUT = 900_000
 
 /** What these tests leave out, and why. */
 const NOT_TESTED = {
-  Docker: 'Debian has it, but its daemon would change the network of the machine; Podman has the same commands',
+  Docker: 'its daemon is one for all of the machine; Podman has the same commands, and needs none',
   'podman-compose': "Debian's 1.0.3 ignores stop_grace_period, breaks the quotes of the healthcheck, and creates a bridge for all of the machine; " +
     'the settings of the Compose file are passed to Podman instead',
   'the interval of healthchecks': 'Podman needs systemd for it; the tests run them',

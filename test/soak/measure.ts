@@ -37,8 +37,9 @@ export async function measure (done: number, emitters: Record<string, EventEmitt
   }
 }
 
+/** Without 'exit': pino listens to it until its loggers have been collected. */
 function listenersOf (emitter: EventEmitter): number {
-  return emitter.eventNames().reduce((sum, event) => sum + emitter.listenerCount(event), 0)
+  return emitter.eventNames().filter(event => event !== 'exit').reduce((sum, event) => sum + emitter.listenerCount(event), 0)
 }
 
 function countBy (names: readonly string[]): Record<string, number> {

@@ -58,7 +58,8 @@ export function drawSoak (results: Results): string {
     { name: 'Mixed load', samples: results.load, xOf: ({ at }: Sample) => at / 60, axis: 'minutes' },
     { name: 'Instances in one process', samples: results.instances, xOf: ({ done }: Sample) => done, axis: 'instances created and closed' }
   ]
-  const panels = runs.flatMap(({ name, ...run }) => kinds.map(kind => ({ ...run, title: `${name}: ${kind.name}`, valueOf: kind.valueOf })))
+  const panels = runs.flatMap(({ name, samples, xOf, axis }) =>
+    kinds.map(kind => ({ title: `${name}: ${kind.name}`, samples, valueOf: kind.valueOf, xOf, axis })))
   const subtitle = [
     `${grouped(results.load.at(-1)?.done)} requests of clients that come and go, then`,
     `${grouped(results.instances.at(-1)?.done)} instances, each used and closed. Flat is good.`

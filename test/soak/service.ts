@@ -62,7 +62,9 @@ let apps: FastifyInstance[] = []
 
 const emitters = () => ({ process, ...Object.fromEntries(apps.map(({ server }, index) => [`http${index + 1}`, server])) })
 
-const connectionsOf = async ({ server }: FastifyInstance) => await new Promise<number>(resolve => { server.getConnections((_error, count) => { resolve(count) }) })
+const connectionsOf = async ({ server }: FastifyInstance) => await new Promise<number>(resolve => {
+  server.getConnections((_error, count) => { resolve(count) })
+})
 
 /** Waits until all connections are closed and nothing is in flight. */
 async function untilQuiet (): Promise<void> {
@@ -71,11 +73,13 @@ async function untilQuiet (): Promise<void> {
   }
 }
 
-process.on('message', async (question: 'measure' | 'close') => {
+async function answer (question: 'measure' | 'close'): Promise<void> {
   if (question === 'measure') await untilQuiet()
   else await Promise.all(apps.map(async app => { await app.close() }))
   process.send?.(await measure(requests, emitters()))
-})
+}
+
+process.on('message', question => { void answer(question as 'measure' | 'close') })
 // When its parent has gone.
 void once(process, 'disconnect').then(() => process.exit())
 const before = await measure(0, emitters())
