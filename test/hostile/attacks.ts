@@ -23,8 +23,8 @@ export interface Attack {
   unit?: string
   /** Whether it holds accepted requests, so that the drain may take until its timeout, and cut them: the exit code may be 1. */
   holds?: boolean
-  /** Whether it makes Node's event loop late by seconds, also without the plugin. */
-  floods?: boolean
+  /** The first major version of Node that survives it: those before corrupt their heap, also without Fastify. */
+  sinceNode?: number
   /** Whether probes answer it: they are answered also while draining. */
   isProbe?: boolean
   /** MiB by which the peak memory may exceed that of the idle service: while running and in the shutdown. */
@@ -52,7 +52,7 @@ const clientHello = await new Promise<Buffer>(resolve => {
 export const ATTACKS: Record<string, Attack> = {
   'slow headers': {
     what: 'send a header line each 100 ms, endlessly',
-    protocol: 'http', size: 1_000, short: 500, memory: 150,
+    protocol: 'http', size: 1_000, short: 500, memory: 60,
     start (crowd, size) {
       crowd.keep(size, socket => { socket.write('GET / HTTP/1.1\r\nHost: x\r\n') })
       crowd.each(DRIP, socket => {
@@ -64,7 +64,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'slow bodies': {
     what: 'send a byte of a body each 100 ms',
-    protocol: 'http', size: 1_000, short: 500, holds: true, memory: 200,
+    protocol: 'http', size: 1_000, short: 500, holds: true, memory: 150,
     start (crowd, size) {
       crowd.keep(size, socket => { socket.write('POST /json HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\n') })
       crowd.each(DRIP, socket => {
@@ -77,12 +77,12 @@ export const ATTACKS: Record<string, Attack> = {
   'silent connections': {
     what: 'connect, and send nothing',
     // With a longer readTimeout, so that all of them are open at the same time.
-    protocol: 'http', size: 10_000, short: 2_000, options: { readTimeout: 10_000 }, memory: 250,
+    protocol: 'http', size: 10_000, short: 2_000, options: { readTimeout: 10_000 }, memory: 300,
     start (crowd, size) { crowd.keep(size, () => {}) }
   },
   'resets': {
     what: 'connect, send nothing, half a request, or a request, and reset the connection',
-    protocol: 'http', size: 200, memory: 150,
+    protocol: 'http', size: 200, memory: 80,
     start (crowd, size) {
       crowd.keep(size, socket => {
         const { sent } = crowd.counts
@@ -95,7 +95,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'new connections': {
     what: 'send one request over each connection, and connect again',
-    protocol: 'http', size: 200, memory: 150,
+    protocol: 'http', size: 200, memory: 80,
     start (crowd, size) {
       crowd.keep(size, socket => {
         crowd.counts.sent++
@@ -117,7 +117,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'pipelines': {
     what: 'send 5,000 requests at once, endlessly, without waiting for answers',
-    protocol: 'http', size: 8, floods: true, memory: 400,
+    protocol: 'http', size: 4, memory: 450,
     start (crowd, size) {
       const pipeline = GET.repeat(5_000)
       crowd.keep(size, socket => { crowd.flood(socket, () => pipeline) })
@@ -125,12 +125,12 @@ export const ATTACKS: Record<string, Attack> = {
     unit: 'pipelines'
   },
   'unread answers': {
-    what: 'ask for 256 KiB 50 times, and read nothing',
-    protocol: 'http', size: 50, holds: true, memory: 1_000,
+    what: 'ask for 256 KiB 30 times, and read nothing',
+    protocol: 'http', size: 30, holds: true, memory: 300,
     start (crowd, size) {
-      const pipeline = GET.replace('/', '/large').repeat(50)
+      const pipeline = GET.replace('/', '/large').repeat(30)
       crowd.keep(size, socket => {
-        crowd.counts.sent += 50
+        crowd.counts.sent += 30
         socket.pause().write(pipeline)
       })
     },
@@ -138,7 +138,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'smuggling': {
     what: `send requests that hide another one, in ${Object.keys(FORMS).length} forms`,
-    protocol: 'http', size: 32, memory: 150,
+    protocol: 'http', size: 32, memory: 60,
     start (crowd, size) {
       const forms = Object.values(FORMS)
       crowd.keep(size, socket => {
@@ -161,14 +161,19 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'unfinished handshakes': {
     what: 'send nothing, half of a TLS ClientHello, or one and nothing more',
-    protocol: 'https', size: 1_000, short: 500, memory: 250,
+    protocol: 'https', size: 1_000, short: 500, memory: 130,
     start (crowd, size) {
       crowd.keep(size, socket => { socket.write(clientHello.subarray(0, clientHello.length * (crowd.counts.sent++ % 3) / 2)) })
     }
   },
+  'HTTP/2: silent connections': {
+    what: 'connect, and send nothing, or begin a session and send no request',
+    protocol: 'h2c', size: 2_000, short: 500, memory: 160,
+    start (crowd, size) { crowd.keep(size, socket => { if (crowd.counts.sent++ % 2 === 0) socket.write(START) }) }
+  },
   'HTTP/2: rapid reset': {
     what: 'open streams, and reset each at once (CVE-2023-44487)',
-    protocol: 'h2c', size: 4, floods: true, memory: 300,
+    protocol: 'h2c', size: 4, sinceNode: 22, memory: 400,
     start (crowd, size) {
       crowd.keep(size, socket => {
         socket.write(START)
@@ -187,7 +192,7 @@ export const ATTACKS: Record<string, Attack> = {
   'HTTP/2: empty data': h2Flood('send empty data frames (CVE-2019-9518)', frame('data', 0, 1)),
   'HTTP/2: continuations': {
     what: 'send headers without an end (CVE-2024-27983)',
-    protocol: 'h2c', size: 20, memory: 300,
+    protocol: 'h2c', size: 20, memory: 120,
     start (crowd, size) {
       crowd.keep(size, socket => {
         socket.write(Buffer.concat([START, endless(1)]))
@@ -203,7 +208,7 @@ function h2Flood (what: string, one: Buffer): Attack {
   const batch = Buffer.concat(Array.from({ length: 500 }, () => one))
   return {
     what,
-    protocol: 'h2c', size: 20, holds: true, memory: 300,
+    protocol: 'h2c', size: 20, holds: true, memory: 60,
     start (crowd, size) {
       crowd.keep(size, socket => {
         if (what.includes('read no')) socket.pause()

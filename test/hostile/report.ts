@@ -18,6 +18,8 @@ export interface Run {
   honest: Answer[]
   /** Peaks of resident memory, in MiB. */
   memory: { idle: number, running: number, shutdown: number }
+  /** Milliseconds of the shutdown for which the service has waited for a processor, because others used them. */
+  waited: number
 }
 
 /** What is kept of a run, for the table. */
@@ -31,6 +33,8 @@ export interface Result {
   limit: number
   /** Milliseconds by which the event loop was late, at most. */
   late: number
+  /** Milliseconds for which the shutdown has waited for a processor. */
+  waited: number
   cut: number
   /** MiB beyond what the idle service uses. */
   running: number
@@ -40,17 +44,19 @@ export interface Result {
   honest: { answered: number, rejected: number, closed: number, refused: number }
 }
 
-/** Milliseconds by which the exit may be late: the clients and the service share the processors. */
+/** Milliseconds by which the exit may be late. */
 const LATE = 1_000
+/** Timers of which each may be late by a turn of the event loop: of the delay, the drain, and the waits for late and for slow clients. */
+const TIMERS = 4
 
 /**
- * Milliseconds from SIGTERM to the exit, at most: the steps of the shutdown that take time. The drain does only if the attack holds
- * requests; then there are waits for late clients and slow ones. If a turn of the event loop takes seconds, also without the plugin, only
- * shutdownTimeout holds, and no timer runs within a turn.
+ * Milliseconds from SIGTERM to the exit, at most: the steps that take time, of which the drain does only if the attack holds requests.
+ * No timer runs within a turn of the event loop, so that turns that take long, also without the plugin, make them longer, but not beyond
+ * shutdownTimeout and one turn.
  */
-export function limitOf ({ holds = false, floods = false }: Attack, { late = 0 }: Seen): number {
-  if (floods) return OPTIONS.shutdownTimeout + late + LATE
-  return OPTIONS.shutdownDelay + (holds ? OPTIONS.drainTimeout : 0) + QUIET.most + 2 * CLOSE_GRACE.most + LATE
+function limitOf ({ holds = false }: Attack, { seen: { late = 0 }, waited }: Run): number {
+  const steps = OPTIONS.shutdownDelay + (holds ? OPTIONS.drainTimeout : 0) + QUIET.most + 2 * CLOSE_GRACE.most
+  return Math.round(Math.min(steps + TIMERS * late, OPTIONS.shutdownTimeout + late) + waited + LATE)
 }
 
 /** An answer that is what the service promises: the whole response, or the whole rejection. */
@@ -78,7 +84,7 @@ export function faultsOf (attack: Attack, run: Run): string[] {
   const { exit, report, stderr, seen, counts, honest, memory } = run
   const { admitted = {}, phases = {}, smuggled } = seen
   const { draining = 0 } = phases
-  const limit = limitOf(attack, seen)
+  const limit = limitOf(attack, run)
   const { lost } = judge(run)
   const late = honest.filter(answer => answer.sent > draining && isServed(answer)).length
   const total = Object.values(admitted).reduce((sum, count) => sum + count, 0)
@@ -105,7 +111,7 @@ export function faultsOf (attack: Attack, run: Run): string[] {
 }
 
 export function toResult (name: string, attack: Attack, run: Run): Result {
-  const { exit, report, seen, counts, memory } = run
+  const { exit, report, seen, counts, memory, waited } = run
   return {
     attack: name,
     connections: counts.connections,
@@ -113,8 +119,9 @@ export function toResult (name: string, attack: Attack, run: Run): Result {
     sent: counts.sent,
     code: exit.code,
     time: Math.round(exit.time),
-    limit: limitOf(attack, seen),
+    limit: limitOf(attack, run),
     late: seen.late ?? 0,
+    waited: Math.round(waited),
     cut: report.cut,
     running: Math.round(memory.running - memory.idle),
     shutdown: Math.round(memory.shutdown - memory.idle),
@@ -123,18 +130,18 @@ export function toResult (name: string, attack: Attack, run: Run): Result {
 }
 
 const HEAD = [
-  'attack', 'the clients', 'connections', 'open at once', 'exit after', 'limit', 'exit code', 'cut', 'memory, running', 'the same, bare Fastify',
-  'memory, shutting down', 'event loop late', 'bare Fastify', 'honest requests: served', 'rejected', 'not accepted'
+  'attack', 'the clients', 'open at once', 'exit after', 'of it, waiting for a processor', 'at most', 'exit code', 'memory: running', 'bare Fastify', 'shutting down',
+  'event loop late', 'bare Fastify', 'other clients: served', '503', 'not accepted'
 ]
 
 /** In Markdown. */
 export function table (results: readonly Result[]): string {
-  const rows = results.map(({ attack, connections, open, sent, code, time, limit, late, cut, running, bare, shutdown, honest }) => {
+  const rows = results.map(({ attack, open, sent, code, time, waited, limit, late, cut, running, bare, shutdown, honest }) => {
     const { what = '', unit } = ATTACKS[attack] ?? {}
     return [
-      attack, what + (unit === undefined ? '' : ` (${format(sent)} ${unit})`), format(connections), format(open), `${seconds(time)} s`,
-      `${seconds(limit)} s`, code, format(cut), `${running} MiB`, bare === undefined ? '' : `${bare.memory} MiB`, `${shutdown} MiB`,
-      `${seconds(late)} s`, bare === undefined ? '' : `${seconds(bare.late)} s`,
+      attack, unit === undefined ? what : `${what}: ${format(sent)} ${unit}`, format(open), seconds(time), seconds(waited), seconds(limit),
+      cut === 0 ? code : `${code}: ${format(cut)} cut`, `${running} MiB`, bare === undefined ? '' : `${bare.memory} MiB`, `${shutdown} MiB`,
+      seconds(late), bare === undefined ? '' : seconds(bare.late),
       format(honest.answered), format(honest.rejected), format(honest.closed + honest.refused)
     ]
   })
@@ -151,7 +158,7 @@ export function withTable (page: string, results: readonly Result[]): string {
 }
 
 function seconds (milliseconds: number): string {
-  return (milliseconds / 1_000).toFixed(1)
+  return `${(milliseconds / 1_000).toFixed(1)} s`
 }
 
 function format (count: number): string {

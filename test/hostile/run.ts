@@ -5,6 +5,7 @@
 
 import type { ChildProcess } from 'node:child_process'
 import type { Attack } from './attacks.ts'
+import type { Order } from './attacker.ts'
 import type { Counts } from './crowd.ts'
 import type { Result, Run } from './report.ts'
 import { fork } from 'node:child_process'
@@ -22,7 +23,7 @@ import { buildPlugin } from '../packages.ts'
 import { ATTACKS } from './attacks.ts'
 import { HonestClients } from './honest.ts'
 import { faultsOf, table, toResult, withTable } from './report.ts'
-import { OPTIONS, Target } from './target.ts'
+import { OPTIONS, Target, TYPESCRIPT } from './target.ts'
 
 /** Milliseconds of the attack before SIGTERM, and after the exit. */
 const BEFORE = 2_000
@@ -33,6 +34,7 @@ const PATIENCE = 15_000
 /** File descriptors that a process needs besides its connections. */
 const OTHER_FILES = 500
 const WARM_UP = 200
+const NODE = Number.parseInt(process.versions.node)
 
 const HELP = `npm run test:hostile -- [--short] [--only NAME] [--write]
 
@@ -69,13 +71,16 @@ const results: Result[] = []
 let isBroken = false
 for (const name of names) {
   const attack = ATTACKS[name] as Attack
-  const size = Math.min(values.short ? attack.short ?? attack.size : attack.size, mostFiles - OTHER_FILES)
-  console.log(`${name}: ${size} connections ${attack.what}…`)
-  const run = await shutDown(name, attack, size)
+  if (NODE < (attack.sinceNode ?? 0)) {
+    console.log(`${name}: not on Node ${NODE}, which fails by itself`)
+    continue
+  }
+  console.log(`${name}: clients ${attack.what}…`)
+  const run = await shutDown(name)
   const result = toResult(name, attack, run)
-  if (!values.short) result.bare = await attackBare(name, attack, size, run.exit.time)
+  if (!values.short) result.bare = await attackBare(name, run.exit.time)
   results.push(result)
-  console.log(JSON.stringify({ ...result, seen: run.seen, answers: run.counts.answers, errors: run.counts.errors }))
+  console.log(`  ${JSON.stringify({ ...result, seen: run.seen, answers: run.counts.answers, errors: run.counts.errors })}`)
   for (const fault of faultsOf(attack, run)) {
     isBroken = true
     console.error(`  ${name}: ${fault}`)
@@ -102,14 +107,29 @@ function readFlags () {
   }
 }
 
-/** Starts an attacker; resolves when its connections are open. */
-async function startAttack (name: string, target: Target, size: number): Promise<ChildProcess> {
-  const attacker = fork(fileURLToPath(new URL('attacker.ts', import.meta.url)), [name, String(target.port), String(size)], {
-    execArgv: ['--import', 'tsx']
-  })
+interface Attacked {
+  target: Target
+  clients: HonestClients
+  attacker: ChildProcess
+  /** The peak memory before the attack, in MiB. */
+  idle: number
+}
+
+/** Starts the service, clients that behave, and an attack; resolves when its connections are open. */
+async function startAttack (name: string, path: string): Promise<Attacked> {
+  const { protocol, size: usual, short = usual, options } = ATTACKS[name] as Attack
+  const attacker = fork(fileURLToPath(new URL('attacker.ts', import.meta.url)), [name], { execArgv: TYPESCRIPT })
   started.add(attacker)
-  await Promise.race([once(attacker, 'message'), sleep(PATIENCE)])
-  return attacker
+  const target = await Target.start(protocol, path, home, options)
+  started.add(target)
+  const clients = new HonestClients(target.port, protocol)
+  await sleep(WARM_UP)
+  const idle = target.mark()
+  const order: Order = { port: target.port, size: Math.min(values.short ? short : usual, mostFiles - OTHER_FILES) }
+  const isOn = once(attacker, 'message')
+  attacker.send(order)
+  await Promise.race([isOn, sleep(PATIENCE)])
+  return { target, clients, attacker, idle }
 }
 
 async function stopAttack (attacker: ChildProcess): Promise<Counts> {
@@ -122,18 +142,9 @@ async function stopAttack (attacker: ChildProcess): Promise<Counts> {
   return counts
 }
 
-async function startTarget (attack: Attack, path: string): Promise<{ target: Target, clients: HonestClients, idle: number }> {
-  const target = await Target.start(attack.protocol, path, home, attack.options)
-  started.add(target)
-  const clients = new HonestClients(target.port, attack.protocol)
-  await sleep(WARM_UP)
-  return { target, clients, idle: target.mark() }
-}
-
 /** Attacks the service, and shuts it down meanwhile. */
-async function shutDown (name: string, attack: Attack, size: number): Promise<Run> {
-  const { target, clients, idle } = await startTarget(attack, plugin)
-  const attacker = await startAttack(name, target, size)
+async function shutDown (name: string): Promise<Run> {
+  const { target, clients, attacker, idle } = await startAttack(name, plugin)
   await sleep(values.short ? BEFORE_SHORT : BEFORE)
   const running = target.mark()
   const exit = await target.terminate(OPTIONS.shutdownTimeout * 2)
@@ -143,14 +154,13 @@ async function shutDown (name: string, attack: Attack, size: number): Promise<Ru
   await clients.stop()
   return {
     exit, report: target.report, stderr: target.stderr, seen: target.seen, counts, honest: clients.answers,
-    memory: { idle, running, shutdown: target.peak }
+    memory: { idle, running, shutdown: target.peak }, waited: target.waited
   }
 }
 
 /** Attacks bare Fastify for as long. */
-async function attackBare (name: string, attack: Attack, size: number, time: number): Promise<NonNullable<Result['bare']>> {
-  const { target, clients, idle } = await startTarget(attack, '')
-  const attacker = await startAttack(name, target, size)
+async function attackBare (name: string, time: number): Promise<NonNullable<Result['bare']>> {
+  const { target, clients, attacker, idle } = await startAttack(name, '')
   await sleep(BEFORE + time)
   const peak = target.mark()
   await stopAttack(attacker)

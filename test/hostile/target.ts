@@ -15,11 +15,14 @@ export type Protocol = 'http' | 'https' | 'h2c'
 
 /** The options of the plugin: short times, and defaults for the rest. */
 export const OPTIONS = {
-  shutdownDelay: 300, drainTimeout: 1_500, shutdownTimeout: 8_000, readTimeout: 1_000, writeTimeout: 1_000, idleTimeout: 2_000
+  shutdownDelay: 300, drainTimeout: 1_500, shutdownTimeout: 8_000, readTimeout: 3_000, writeTimeout: 3_000
 }
 
-/** Milliseconds between two readings of the memory. */
-const MEMORY_INTERVAL = 50
+/** The options of Node with which these programs run. */
+export const TYPESCRIPT = [`--import=${new URL('../typescript.mjs', import.meta.url).href}`]
+
+/** Milliseconds between two measurements. */
+const INTERVAL = 50
 
 export interface Exit {
   code: number | null
@@ -43,8 +46,11 @@ export class Target {
   readonly #child: ChildProcess
   readonly #log: string
   readonly #timer: NodeJS.Timeout
-  /** Peaks of resident memory since the last `mark()`, in MiB. */
+  /** The peak of resident memory since the last `mark()`, in MiB. */
   #peak = 0
+  /** Milliseconds for which its main thread has waited for a processor: now, and at the last `mark()`. */
+  #waited = 0
+  #waitedBefore = 0
 
   private constructor (child: ChildProcess, protocol: Protocol, log: string, port: number) {
     this.#child = child
@@ -54,7 +60,7 @@ export class Target {
     child.stderr?.setEncoding('utf8').on('data', (chunk: string) => { this.stderr += chunk })
     createInterface(child.stdio[3] as Readable).on('line', line => { Object.assign(this.seen, JSON.parse(line) as Seen) })
     this.exit = once(child, 'close').then(([code, signal]) => ({ code: code as number | null, signal: signal as NodeJS.Signals | null }))
-    this.#timer = setInterval(() => { this.#measure() }, MEMORY_INTERVAL)
+    this.#timer = setInterval(() => { this.#measure() }, INTERVAL)
     void this.exit.then(() => { clearInterval(this.#timer) })
   }
 
@@ -67,7 +73,7 @@ export class Target {
     const logPath = join(home, `${protocol}.log`)
     const log = openSync(logPath, 'w')
     const program = fileURLToPath(new URL('service.ts', import.meta.url))
-    const child = spawn(process.execPath, ['--import', 'tsx', program], {
+    const child = spawn(process.execPath, [...TYPESCRIPT, program], {
       env: { ...process.env, PROTOCOL: protocol, PLUGIN: plugin, OPTIONS: JSON.stringify({ ...OPTIONS, ...options }), TLS: protocol === 'https' ? home : '' },
       stdio: ['ignore', log, 'pipe', 'pipe']
     })
@@ -81,6 +87,7 @@ export class Target {
     try {
       const kibibytes = /^VmHWM:\s+(\d+)/m.exec(readFileSync(`/proc/${this.#child.pid}/status`, 'utf8'))?.[1] ?? 0
       this.#peak = Math.max(this.#peak, Number(kibibytes) / 1_024)
+      this.#waited = Number(readFileSync(`/proc/${this.#child.pid}/schedstat`, 'utf8').split(' ')[1]) / 1e6
     } catch {
       // It has gone.
     }
@@ -93,12 +100,18 @@ export class Target {
     // Resets the kernel's own peak.
     writeFileSync(`/proc/${this.#child.pid}/clear_refs`, '5')
     this.#peak = 0
+    this.#waitedBefore = this.#waited
     return peak
   }
 
   /** The peak of its resident memory since the last `mark()`, in MiB. */
   get peak (): number {
     return this.#peak
+  }
+
+  /** Milliseconds for which it has waited for a processor since the last `mark()`, because others used them. */
+  get waited (): number {
+    return this.#waited - this.#waitedBefore
   }
 
   /** Sends SIGTERM, and SIGKILL if it does not exit within `patience` milliseconds. */
