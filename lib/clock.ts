@@ -13,15 +13,16 @@ export async function sleep (milliseconds: number): Promise<void> {
 }
 
 /**
- * Calls back when the event loop has polled once for everything that may have arrived. The first immediate still belongs to the
+ * Resolves when the event loop has polled once for everything that may have arrived. The first immediate still belongs to the
  * current iteration. A timer would fire before events that queued up while the process was not scheduled.
  */
-export function afterTurn (callback: () => void): void {
-  setImmediate(() => { setImmediate(callback) })
+export async function wholeTurn (): Promise<void> {
+  await new Promise<void>(resolve => { setImmediate(() => { setImmediate(resolve) }) })
 }
 
-export async function wholeTurn (): Promise<void> {
-  await new Promise<void>(afterTurn)
+/** A timer after which the event loop polls once more, for the same reason. One immediate does, because timers run before the poll. */
+export function setLateTimeout (callback: () => void, milliseconds: number): NodeJS.Timeout {
+  return setTimeout(setImmediate, milliseconds, callback)
 }
 
 export const TIMED_OUT = Symbol('graceful.timed-out')
@@ -33,7 +34,7 @@ export const TIMED_OUT = Symbol('graceful.timed-out')
 export async function within<T> (limit: number, promise: Promise<T>): Promise<T | typeof TIMED_OUT> {
   let timer: NodeJS.Timeout | undefined
   const timeUp = new Promise<typeof TIMED_OUT>(resolve => {
-    timer = setTimeout(afterTurn, Math.max(0, limit), () => { resolve(TIMED_OUT) })
+    timer = setLateTimeout(() => { resolve(TIMED_OUT) }, Math.max(0, limit))
   })
   try {
     return await Promise.race([promise, timeUp])

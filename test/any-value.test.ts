@@ -48,6 +48,8 @@ const values: Array<[what: string, value: unknown, shown: RegExp]> = [
   ['an error with a then method that throws', Object.assign(new Error('thrower'), { then: trap }), /thrower/], // oxlint-disable-line no-thenable
   ['an error whose then getter throws', Object.defineProperty(new Error('getter'), 'then', { get: trap }), /getter/], // oxlint-disable-line no-thenable
   ['an aggregate error of anything', new AggregateError([undefined, Symbol('sign')], 'several'), /several/],
+  ['a frozen error', Object.freeze(new Error('own message')), /own message/],
+  ['a frozen object', Object.freeze({ own: 'property' }), /own: 'property'/],
   ['an object', { own: 'property' }, /own: 'property'/],
   ['an object without a prototype', Object.assign(Object.create(null) as object, { own: 'property' }), /own: 'property'/],
   ['an object whose toString throws', { toString: trap, own: 1 }, /own: 1/],
@@ -104,7 +106,7 @@ for (const [what, value, shown] of values) {
     t.equal(log.messages(/^Shutdown complete, but/).length, 1)
   })
 
-  t.test(`an onClose hook and background work that reject with ${what} are reported`, async t => {
+  t.test(`preClose and onClose hooks, a callback for the start and background work that reject with ${what} are reported`, async t => {
     const log = new Log()
     const stream = new Writable({ write: (chunk: Buffer, _encoding, done) => { log.write(chunk.toString()); done() } })
     const app = Fastify({ logger: { stream } })
@@ -113,6 +115,9 @@ for (const [what, value, shown] of values) {
     let ran = 0
     const held = heldRoute(app)
     app.registerShutdownCallback(() => { ran++ })
+    app.registerShutdownCallback(async () => { throw value }, { when: 'start' }) // oxlint-disable-line no-throw-literal
+    // Fastify also gets what a preClose hook throws, and fails itself if it cannot read its code: closing then takes until the deadline.
+    if (what !== 'a Proxy of an error that throws') app.addHook('preClose', async () => { throw value }) // oxlint-disable-line no-throw-literal
     app.addHook('onClose', async () => { throw value }) // oxlint-disable-line no-throw-literal
     const client = new RawClient(await listen(app)).get('/held')
     await held.entered
@@ -121,12 +126,13 @@ for (const [what, value, shown] of values) {
     t.equal(app.gracefulShutdown.track(work, 'work'), work)
     await work.catch(() => {})
     held.release()
-    const { errors, exitCode } = await soon(report)
+    const { errors, callbacks, exitCode } = await soon(report)
     await client.closed
     t.match(client.text, /200 OK[^]*\{"held":true\}$/)
     // Fastify treats a falsy rejection of an onClose hook as no error.
     t.ok(errors.length >= 1)
     for (const error of errors) t.match(messageOf(error), shown)
+    t.match(messageOf(callbacks[0]?.error as Error), shown)
     t.equal(exitCode, 1)
     t.equal(ran, 1)
     t.equal(log.messages(/^Shutdown complete, but/).length, 1)

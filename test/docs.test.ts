@@ -11,6 +11,8 @@ import { table as reconnects, type Results as Reconnects } from '../bench/reconn
 import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveMetricsOptions, resolveOptions } from '../lib/options.ts'
 import { gracefulMetrics } from '../lib/prometheus.ts'
 import { createApp, freePort, runNode } from './helpers.ts'
+import { ATTACKS } from './hostile/attacks.ts'
+import { withTable, type Result } from './hostile/report.ts'
 import { anchors, codes, links, membersOf, page, pages, ROOT, rows, section, timesGiven } from './pages.ts'
 
 const LANGUAGES = new Set([
@@ -299,6 +301,17 @@ t.test('the figures of the reconnects are those of the last run', async t => {
   const results = JSON.parse(readFileSync(`${ROOT}bench/reconnects/results.json`, 'utf8')) as Reconnects
   const { text } = page('docs/long-lived-connections.md')
   for (const line of reconnects(results).split('\n')) t.ok(text.includes(line), line)
+})
+
+t.test('the table of attacks is that of the last run, with a row for each attack, and each is within its bounds', async t => {
+  const results = JSON.parse(readFileSync(`${ROOT}test/hostile/results.json`, 'utf8')) as Result[]
+  const { text } = page('docs/security.md')
+  t.equal(withTable(text, results), text)
+  t.strictSame(results.map(({ attack }) => attack), Object.keys(ATTACKS))
+  for (const { attack, time, limit, running, shutdown } of results) {
+    t.ok(time <= limit, attack)
+    t.ok(Math.max(running, shutdown) <= (ATTACKS[attack]?.memory ?? 0), attack)
+  }
 })
 
 t.test('the table of other plugins has a row for each test, with the versions tested', async t => {

@@ -9,8 +9,8 @@ import { exitInTime, fixture, portOf, RawClient, runNode } from './helpers.ts'
 const boundedFork = (t: Test, name: string, env: Record<string, string>): Program => runNode(t, ['--max-old-space-size=160', fixture(name)], env)
 
 const faults = [
-  'throws', 'rejects', 'emits EPIPE', 'throws in every method', 'is destroyed', 'is destroyed, in sync', 'is ended', 'loses its worker',
-  'ends its worker', 'has no reader: stdout', 'has no reader: default'
+  'throws', 'rejects', 'emits EPIPE', 'takes long for each line', 'throws in every method', 'is destroyed', 'is destroyed, in sync', 'is ended',
+  'loses its worker', 'ends its worker', 'has no reader: stdout', 'has no reader: default'
 ]
 
 for (const fault of faults) {
@@ -31,6 +31,23 @@ for (const fault of faults) {
     })
   }
 }
+
+t.test('a log whose reader pauses: all runs meanwhile, and the process ends once the reader goes on', async t => {
+  const program = boundedFork(t, 'broken-log', { FAULT: 'has a reader that pauses', WHEN: 'before the signal' })
+  const port = await portOf(program)
+  const client = new RawClient(port).get('/held')
+  await program.log.line(/^held is in/)
+  const resume = program.pauseReading()
+  await new RawClient(port).get('/break').until(/broken/)
+  program.kill('SIGTERM')
+  await program.log.line(/^last callback runs/)
+  await client.closed
+  t.match(client.text, /200 OK[^]*held$/)
+  resume()
+  t.equal(await exitInTime(t, program, 0), 0)
+  // pino may lose some of the lines before it.
+  t.equal(program.log.messages(/^Graceful shutdown complete/).length, 1)
+})
 
 t.test('repeated errors from microtask, while the log is being written, end the process in time', async t => {
   const program = boundedFork(t, 'endless-errors', { KIND: 'microtask', LEVEL: 'error' })

@@ -238,6 +238,8 @@ export interface Program {
   kill: (signal: NodeJS.Signals) => void
   /** Stops reading its stdout, as in `node server.js | head`. */
   stopReading: () => void
+  /** Pauses reading its stdout; returns what resumes it. */
+  pauseReading: () => () => void
   /** Sends a signal to the program and all processes that it has started, as Ctrl-C does. */
   killGroup: (signal: NodeJS.Signals) => void
   exit: Promise<{ code: number | null, signal: NodeJS.Signals | null }>
@@ -298,6 +300,10 @@ export function runCommand (t: Test, command: readonly string[], env: Record<str
     output: () => output,
     kill: signal => { child.kill(signal) },
     stopReading: () => { child.stdout.destroy() },
+    pauseReading: () => {
+      child.stdout.pause()
+      return () => { child.stdout.resume() }
+    },
     killGroup: signal => { process.kill(-(child.pid as number), signal) },
     exit: once(child, 'close').then(([code, signal]) => ({ code: code as number | null, signal: signal as NodeJS.Signals | null }))
   }

@@ -2,6 +2,7 @@
 // descriptors or memory: it ends in time, with the right exit code.
 
 import t from 'tap'
+import type { Test } from 'tap'
 import { exitInTime, fixture, fork, portOf, RawClient, runCommand, TYPESCRIPT } from './helpers.ts'
 
 const LISTENER = 'a listener of the signal'
@@ -81,13 +82,12 @@ t.test('a hundred signals of four kinds in a millisecond end the process at once
 })
 
 /** A program of test/fixtures under limits of the shell. */
-type Test = Parameters<typeof runCommand>[0]
-const limited = (t: Test, limits: string, name: string, env: Record<string, string>, nodeOptions: string[] = []) =>
+const limited = (t: Test, limits: string, name: string, env: Record<string, string> = {}, nodeOptions: string[] = []) =>
   runCommand(t, ['sh', '-c', `${limits}; exec "$@"`, 'sh', process.execPath, ...nodeOptions, ...TYPESCRIPT, fixture(name)], env)
 
 for (const when of ['before the signal', 'while draining']) {
   t.test(`a process that runs out of file descriptors ${when} answers the request in flight, cleans up and exits with 0`, async t => {
-    const program = limited(t, 'ulimit -n 64', 'service', {})
+    const program = limited(t, 'ulimit -n 64', 'service')
     const port = await portOf(program)
     const client = new RawClient(port).get(`/slow?ms=500&until=shutdown`)
     await program.log.line(/^slow request is in/)

@@ -10,7 +10,7 @@ import cluster from 'node:cluster'
 import process from 'node:process'
 import { isMainThread } from 'node:worker_threads'
 import closeWithGrace from 'close-with-grace'
-import { afterTurn, now, setTimeout } from '../clock.ts'
+import { now, setLateTimeout, setTimeout } from '../clock.ts'
 import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
 import { LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
@@ -144,8 +144,8 @@ function receive (name: string): void {
     return
   }
   registry.signal = name
-  // With a turn of the event loop, because Node reports what came while that was blocked only afterwards.
-  setTimeout(afterTurn, SIGNAL_COPY, () => { registry.areCopiesOver = true }).unref()
+  // Late, because Node reports what came while the event loop was blocked only afterwards.
+  setLateTimeout(() => { registry.areCopiesOver = true }, SIGNAL_COPY).unref()
   if (name === 'SIGINT') {
     // From a keyboard, or from PM2, which sends no more requests: there is nothing to delay for.
     for (const { shutdown } of registry.members) shutdown.skipDelay()
