@@ -103,6 +103,19 @@ for (const isHttp2 of [false, true]) {
   }
 }
 
+t.test('cleanup waits for an onSend hook of the error that an upload causes whose client leaves', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  app.addHook('onSend', async () => { await hook.hold() })
+  app.post('/', async () => 'never')
+  const entered = new Promise(resolve => { app.server.once('request', resolve) })
+  const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf')
+  await entered
+  client.socket.destroy()
+  await hook.entered.promise
+  await expectCleanupAfter(t, app, hook)
+})
+
 t.test('a web stream that an onSend hook gets, and that is never read, does not count once its client has left', async t => {
   const { app } = await createApp(t)
   app.addHook('onSend', async (_request, _reply, payload) => payload)

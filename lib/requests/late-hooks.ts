@@ -26,6 +26,8 @@ export class LateHooks {
       const exchange = Exchange.of(reply)
       if (exchange !== undefined) {
         exchange.isSending = true
+        // Its body is lost, and Fastify answers with the error.
+        if (exchange.hasLeft) inFlight.reenter(exchange)
         const stream = webStreamOf(payload)
         // Fastify reads it after the hooks. If no client is left, nothing else shows that they have ended.
         if (stream !== undefined) beforeCall(stream, 'getReader', () => { inFlight.written(exchange) })

@@ -50,7 +50,11 @@ const TWICE: Scenario = {
 /** One signal and a copy of it. */
 const COPY: Scenario = { ...TWICE, triggers: [{ at: 50, kind: 'SIGTERM' }, { at: 70, kind: 'SIGTERM' }] }
 
-const CALLBACK_HANGS: Scenario = { ...TWICE, triggers: [{ at: 50, kind: 'SIGTERM' }] }
+const CALLBACK_HANGS: Scenario = {
+  ...TWICE,
+  instances: [{ ...instance, shutdownTimeout: 2_000, callbacks: [{ ms: 0, ends: 'never', when: 'end', timeout: 100 }] }],
+  triggers: [{ at: 50, kind: 'SIGTERM' }]
+}
 
 const HANDLER_HANGS: Scenario = {
   ...CALLBACK_HANGS,

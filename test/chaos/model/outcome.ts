@@ -4,7 +4,7 @@ import type { InFlightEntry } from '../../../types/index.ts'
 import type { Facts, RequestFacts } from '../facts.ts'
 import { codeOf } from '../answer.ts'
 import { FORGOTTEN } from '../facts.ts'
-import { SHUTTING_DOWN, isCloseLate, overruns } from './limits.ts'
+import { EARLY, SHUTTING_DOWN, isCloseLate, overruns, tell } from './limits.ts'
 
 /** What has failed in an instance, as its own code, its clients and the cuts show. */
 function failures (facts: Facts, i: number): string[] {
@@ -124,8 +124,12 @@ export function * saysNothingElse (facts: Facts): Iterable<string> {
     if (line.level >= 40 && !isMeant.some(pattern => pattern.test(line.msg))) yield `log: ${JSON.stringify(line).slice(0, 1_000)}`
   }
   for (const url of facts.forgotten) {
-    const answers = facts.requests.get(String(url))?.work.answers
-    if (answers !== 'raw' && answers !== 'callback') yield `${String(url)} no longer counts, but its handler ${answers}s`
+    const request = facts.requests.get(String(url))
+    if (request === undefined) continue
+    const { i, work: { answers }, arrived, handler } = request
+    // Hooks before the handler have held it for too long.
+    const isHeld = (handler?.t ?? Infinity) - (arrived?.t ?? 0) >= (facts.scenario.instances[i]?.drainTimeout ?? 0) - EARLY
+    if (answers !== 'raw' && answers !== 'callback' && !isHeld) yield `no longer counts: ${tell(request)}`
   }
   for (const { i, report } of facts.all('report')) {
     const last = log.findLast(({ name }) => name === `instance ${i}`)

@@ -3,7 +3,7 @@
 import type { Facts } from '../facts.ts'
 import { EARLY, EXIT_MARGIN, LATE, LOG_FLUSH, QUIET } from './limits.ts'
 
-/** The process ends within shutdownTimeout, each drain within drainTimeout. */
+/** The process ends within shutdownTimeout, each drain within drainTimeout, a callback within its timeout. */
 export function * endsInTime (facts: Facts): Iterable<string> {
   const { exit, end } = facts
   const starts = facts.instances.map(({ i }) => facts.start(i)?.t ?? Infinity)
@@ -15,10 +15,18 @@ export function * endsInTime (facts: Facts): Iterable<string> {
   const margin = EXIT_MARGIN * Math.min(...timeouts)
   if (facts.forced?.startsWith('The process has not ended') === true && facts.all('report').length < facts.instances.length && facts.lag(begun, Infinity) < margin / 2) yield facts.forced
   for (const { i, instance } of facts.instances) {
-    const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing')]
+    const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing') ?? exit]
     if (draining === undefined || closing === undefined) continue
     const drain = closing.t - draining.t
     if (drain > instance.drainTimeout + QUIET + LATE + facts.lag(draining.t, closing.t)) yield `instance ${i} drains for ${drain.toFixed(1)}`
+    for (const [index, { when, timeout = Infinity }] of instance.callbacks.entries()) {
+      const step = facts.steps.find(({ i: of, name }) => of === i && name === `${when} ${index}`)
+      // The next one begins, or the process ends.
+      const next = facts.steps.find(({ i: of, name }) => of === i && name.startsWith('end') && Number(/\d+/.exec(name)?.[0]) > index)?.begun ?? exit
+      if (when === 'start' || step === undefined || next === undefined) continue
+      const took = (facts.phase(i, 'closed') === undefined ? next.t : Math.min(next.t, facts.phase(i, 'closed')?.t ?? 0)) - step.begun.t
+      if (took > timeout + LOG_FLUSH + LATE + facts.lag(step.begun.t, next.t)) yield `instance ${i} waits ${took.toFixed(1)} for ${step.name}`
+    }
   }
 }
 
