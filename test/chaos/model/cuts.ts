@@ -64,7 +64,8 @@ export function * cleansUpAfterHandlers (facts: Facts): Iterable<string> {
 /** The count of requests in flight ends at zero, except for those that were cut and still run. */
 export function * countsToZero (facts: Facts): Iterable<string> {
   for (const { i, n, count } of facts.all('report')) {
-    const left = facts.accepted(i).filter(request => request.cut !== undefined && (facts.runs(request, n) || (request.sent?.n ?? Infinity) > n))
+    const cut = facts.accepted(i).filter(request => request.cut !== undefined)
+    const left = cut.filter(request => facts.runs(request, n) || (request.sent?.n ?? Infinity) > n)
     if (count > left.length) yield `instance ${i} counts ${count} at its end, but ${left.length} were cut and still run`
   }
 }
