@@ -319,7 +319,8 @@ export class Exchange {
       closeSession(this.#stream.session)
       return
     }
-    if (this.response.headersSent) return
+    // Once: each cut of a pipeline ends its newest response.
+    if (this.response.headersSent || !this.response.shouldKeepAlive) return
     // Node writes the header from this property; with setHeader(), Node would merge all headers one by one.
     this.response.shouldKeepAlive = false
     closeByHeader(this.response)
