@@ -42,7 +42,7 @@ const BEHIND_LAST: Scenario = {
 /** The same signal twice, while a callback hangs. */
 const TWICE: Scenario = {
   protocol: 'http',
-  instances: [{ ...instance, shutdownTimeout: 2_000, callbacks: [{ ms: 0, ends: 'never', when: 'end' }] }],
+  instances: [{ ...instance, shutdownTimeout: 5_000, callbacks: [{ ms: 0, ends: 'never', when: 'end' }] }],
   clients: [{ to: 0, at: 0, http: 1, kind: 'half', bytes: 0 }],
   triggers: [{ at: 50, kind: 'SIGTERM' }, { at: 600, kind: 'SIGTERM' }]
 }
@@ -52,14 +52,14 @@ const COPY: Scenario = { ...TWICE, triggers: [{ at: 50, kind: 'SIGTERM' }, { at:
 
 const CALLBACK_HANGS: Scenario = {
   ...TWICE,
-  instances: [{ ...instance, shutdownTimeout: 2_000, callbacks: [{ ms: 0, ends: 'never', when: 'end', timeout: 100 }] }],
+  instances: [{ ...instance, shutdownTimeout: 5_000, callbacks: [{ ms: 0, ends: 'never', when: 'end', timeout: 100 }] }],
   triggers: [{ at: 50, kind: 'SIGTERM' }]
 }
 
 const HANDLER_HANGS: Scenario = {
   ...CALLBACK_HANGS,
-  instances: [instance],
-  clients: [{ to: 0, at: 0, http: 1, kind: 'burst', works: [{ answers: 'return', ms: 5_000, after: 0, size: 10 }] }]
+  instances: [{ ...instance, shutdownTimeout: 5_000 }],
+  clients: [{ to: 0, at: 0, http: 1, kind: 'burst', works: [{ answers: 'return', ms: 10_000, after: 0, size: 10 }] }]
 }
 
 /** HTTP/2 requests that arrive when little time is left. */
