@@ -55,8 +55,9 @@ export function isCloseLate (facts: Facts, i: number): boolean {
   const firstCallback = facts.steps.find(step => step.i === i && step.of === 'callback' && isCleanup(step))
   const end = firstCallback?.begun.t ?? facts.phase(i, 'closed')?.t ?? 0
   const took = end - (facts.phase(i, 'closing')?.t ?? Infinity)
-  const isReported = facts.report(i)?.report.errors.some(message => message.startsWith('Closing did not end within')) === true
-  return isReported && took > timeToClose(facts, i) - untilFirstEvent(facts, i)
+  const isLogged = facts.seen.log.some(({ name, err }) =>
+    name === `instance ${i}` && String((err as Error | undefined)?.message).startsWith('Closing did not end within'))
+  return isLogged && took > timeToClose(facts, i) - untilFirstEvent(facts, i)
 }
 
 export function isCleanup ({ of, name }: StepFacts): boolean {
