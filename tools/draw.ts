@@ -1,14 +1,16 @@
-// `npm run pictures`: redraws the pictures of the benchmarks, of the reconnects and of the rolling restarts from the stored results.
+// `npm run pictures`: redraws the pictures of the benchmarks, the reconnects, the rolling restarts and the soak from the stored results.
 // The picture of the demo is drawn by a run: npm run demo -- --picture example/timeline.svg
 
 import type { Results as Reconnects } from '../bench/reconnects/report.ts'
 import type { Results } from '../bench/results.ts'
 import type { Result } from '../test/rolling/report.ts'
+import type { Results as Soak } from '../test/soak/report.ts'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { drawCharts } from '../bench/charts.ts'
 import { drawReconnects } from '../bench/reconnects/report.ts'
 import { drawRestarts } from '../test/rolling/report.ts'
+import { drawSoak } from '../test/soak/report.ts'
 
 const ROOT = new URL('..', import.meta.url)
 
@@ -18,7 +20,8 @@ export function picturesOfResults (): Record<string, string> {
   return {
     ...Object.fromEntries(Object.entries(charts).map(([name, svg]) => [`bench/results/${name}.svg`, svg])),
     'bench/reconnects/reconnects.svg': drawReconnects(read('bench/reconnects/results.json') as Reconnects),
-    'example/rolling.svg': drawRestarts(read('test/rolling/results.json') as Result[])
+    'example/rolling.svg': drawRestarts(read('test/rolling/results.json') as Result[]),
+    'test/soak/soak.svg': drawSoak(read('test/soak/results.json') as Soak)
   }
 }
 

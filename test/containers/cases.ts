@@ -10,7 +10,8 @@ export type Cases = Record<string, (t: Test, podman: Podman) => Promise<void>>
 /** Sends a request, and waits until the service has logged it. */
 export async function request (container: Container, path: string): Promise<RawClient> {
   const client = new RawClient(container.port).get(path)
-  await container.log.line(/incoming request/)
+  const refused = client.closed.then(() => { throw new Error(`${path} was not received, ${client.error?.message ?? 'without an error'}`) })
+  await Promise.race([container.log.line(/incoming request/), refused])
   return client
 }
 

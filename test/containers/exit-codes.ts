@@ -2,6 +2,7 @@
 
 import type { Cases } from './cases.ts'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { RawClient } from '../helpers.ts'
 import { installPackages } from '../packages.ts'
 import { COMPLETE, RECEIVED, request } from './cases.ts'
 import { DOCS, EXAMPLE } from './images.ts'
@@ -139,7 +140,8 @@ export const exitCodes: Cases = {
   '137: a blocked event loop also stops the forced exit': async (t, podman) => {
     const container = await podman.start(t, DOCS, { env: { OPTIONS: '{"shutdownTimeout":1000,"drainTimeout":500}' } })
     await container.listening()
-    await request(container, '/block')
+    new RawClient(container.port).get('/block')
+    await container.log.line(/^blocked$/)
     t.equal(await container.stop(SHORT), 137)
   }
 }

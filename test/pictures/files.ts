@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 
 const ROOT = new URL('../..', import.meta.url)
-const FOLDERS = ['example', 'bench/results', 'bench/reconnects']
+const FOLDERS = ['example', 'bench/results', 'bench/reconnects', 'test/soak']
 
 /** By path from the root of the project. */
 export function pictures (): Array<{ path: string, svg: string }> {

@@ -8,15 +8,13 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../../index.ts'
 import { measure } from './measure.ts'
 
-const { COUNT = '1', EACH = '1', LEAK = '', WITHOUT_PLUGIN = '' } = process.env
+const { COUNT = '1', EACH = '1', LEAK = '' } = process.env
 const kept: unknown[] = []
 
 for (let done = 1; done <= Number(COUNT); done++) {
   const app = Fastify()
-  if (WITHOUT_PLUGIN === '') {
-    await app.register(gracefulPlugin)
-    app.registerShutdownCallback(() => {}, { name: 'cleanup' })
-  }
+  await app.register(gracefulPlugin)
+  app.registerShutdownCallback(() => {}, { name: 'cleanup' })
   app.get('/', async () => ({ hello: 'world' }))
   await app.inject('/')
   await app.listen({ port: 0, host: '127.0.0.1' })
@@ -26,6 +24,6 @@ for (let done = 1; done <= Number(COUNT); done++) {
   if (LEAK === 'heap') kept.push(app)
   if (LEAK === 'listeners') process.on('SIGUSR2', () => {})
   if (LEAK === 'timers') setInterval(() => {}, 60_000)
-  if (done % Number(EACH) === 0) process.send?.(await measure(done, { process }) satisfies Sample)
+  if (done % Number(EACH) === 0 || done === Number(COUNT)) process.send?.(await measure(done, { process }) satisfies Sample)
 }
 process.disconnect()

@@ -1,6 +1,7 @@
 // A service with the plugin. OPTIONS are the plugin's, in JSON; it takes START milliseconds to start.
 
 import { spawn } from 'node:child_process'
+import { writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from 'fastify-graceful'
@@ -17,6 +18,8 @@ app.get('/slow', async ({ query }) => {
 })
 
 app.get('/block', () => {
+  // Not by the logger, which waits for its previous line to be written.
+  writeSync(2, '{"msg":"blocked"}\n')
   for (;;);
 })
 
