@@ -11,6 +11,7 @@ export interface Order {
   size: number
 }
 
+process.on('disconnect', () => { process.exit() })
 const attack = ATTACKS[process.argv[2] ?? '']
 if (attack === undefined) throw new Error(`There is no attack "${process.argv[2]}"`)
 
