@@ -168,6 +168,19 @@ async function endInstances (t: Test, instances: Instance[], env: Record<string,
   return { service, texts: clients.map(({ text }) => text), code }
 }
 
+t.test('on a second signal, an instance logs what it cuts, also behind one without a logger', async t => {
+  const service = fork(t, 'instances', { INSTANCES: '[{"drainTimeout":20000,"isMute":true},{"drainTimeout":20000}]' })
+  const clients = (await portsOf(service)).map(port => new RawClient(port).get('/'))
+  await service.log.line(/^1 is in/)
+  service.kill('SIGTERM')
+  await service.log.line(/^Waiting for 1 in-flight request/)
+  service.kill('SIGINT')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await Promise.all(clients.map(async ({ closed }) => { await closed }))
+  t.equal(service.log.messages(/^Second signal, SIGINT: exiting at once$/).length, 1)
+  t.equal(service.log.messages(/^Request cut: The process exited/).length, 1)
+})
+
 for (const copies of [1, 2]) {
   t.test(`instances of ${copies === 1 ? 'one copy' : 'two copies'} of the package shut down together`, async t => {
     const env: Record<string, string> = {}

@@ -35,7 +35,10 @@ const MARK = `MUTATION_RUN=${process.pid}.`
 let runs = 0
 
 process.on('exit', () => { killAll(MARK) })
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => { process.exit(1) })
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => {
+  console.error(`${signal}: stopping`)
+  process.exit(1)
+})
 
 export async function run ({ copy, node, file, tests, limit, env }: Run): Promise<Result> {
   const temporary = mkdtempSync(join(tmpdir(), 'mutation-'))
@@ -44,6 +47,8 @@ export async function run ({ copy, node, file, tests, limit, env }: Run): Promis
   const args = ['--import=./test/typescript.mjs', '--import=./tools/mutation/observe.mjs', file]
   const child = spawn(node, args, {
     cwd: copy,
+    // A group of its own, because a mutant may send a signal to the whole group.
+    detached: true,
     env: {
       ...process.env,
       ...env,
