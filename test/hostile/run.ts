@@ -27,8 +27,8 @@ import { OPTIONS, Target, TYPESCRIPT } from './target.ts'
 
 /** Milliseconds of the attack before SIGTERM, and after the exit. */
 const BEFORE = 2_000
-const BEFORE_SHORT = 700
-const AFTER = 300
+const BEFORE_SHORT = 300
+const AFTER = 150
 /** Milliseconds after which an attack that has not opened its connections goes on with those that it has. */
 const PATIENCE = 15_000
 /** File descriptors that a process needs besides its connections. */
