@@ -84,6 +84,8 @@ export class Exchange {
   hasLeft = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
   isUpgrade = false
+  /** Whether web streams that are sent as its response are observed. */
+  isObserved = false
   /** What Fastify's body parser reads, while it runs; set only on routes that may have a body. */
   #payload: Readable | undefined = undefined
   /** Whether the payload had ended before the parser began. */

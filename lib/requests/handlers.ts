@@ -2,6 +2,9 @@
 
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
+import { types } from 'node:util'
+import { beforeCall } from '../before-call.ts'
+import { webStreamOf } from '../values.ts'
 import { Exchange, type HandlerState } from './exchange.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
@@ -20,11 +23,12 @@ export class Handlers {
    * it returns, unless that is a plain promise.
    */
   observe<H extends AnyHandler> (handler: H): H {
+    const isAsync = types.isAsyncFunction(handler)
     const handlers = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
-      const exchange = handlers.#reach(reply)
+      const exchange = handlers.#reach(reply, isAsync)
       if (exchange === undefined) return invoke(handler, this, first, second, third)
       const { handlersReached: reached } = exchange
       let result: unknown
@@ -39,7 +43,7 @@ export class Handlers {
     return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
   }
 
-  #reach (reply: FastifyReply | undefined): Exchange | undefined {
+  #reach (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
     // A hook registered before the plugin may have failed.
     const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.reach(reply))
     if (exchange === undefined) return undefined
@@ -50,6 +54,11 @@ export class Handlers {
     exchange.handlersReached++
     // What was sent before is not the answer: it was the error, or the missing route, that led to this handler.
     exchange.isSending = exchange.hasAnswered = exchange.isReplyAwaited = false
+    // Once for each response: its error handlers may be reached many times.
+    if (!isAsync && !exchange.isObserved) {
+      exchange.isObserved = true
+      watchWebStreams(reply as FastifyReply, () => { exchange.hasAnswered = true })
+    }
     exchange.handlerState = 'returned'
     return exchange
   }
@@ -113,4 +122,9 @@ export class Handlers {
 /** With as many arguments as Fastify passes. */
 function invoke (handler: AnyHandler, self: unknown, first: unknown, second: unknown, third: unknown): unknown {
   return third === undefined ? handler.call(self, first, second) : handler.call(self, first, second, third)
+}
+
+/** A web stream that waits for its first byte is also an answer, but it is read, not piped, so nothing else reports it. */
+function watchWebStreams (reply: FastifyReply, answered: () => void): void {
+  beforeCall(reply, 'send', payload => { if (webStreamOf(payload) !== undefined) answered() })
 }
