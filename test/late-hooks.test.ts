@@ -151,6 +151,25 @@ for (const isHttp2 of [false, true]) {
   }
 }
 
+t.test('a web stream that Fastify stops reading, because its response is destroyed, does not count forever', async t => {
+  const { app } = await createApp(t)
+  app.get('/', (_request, reply) => {
+    const { raw } = reply
+    raw.write = () => {
+      queueMicrotask(() => {
+        raw.destroy()
+        raw.emit('drain')
+      })
+      return false
+    }
+    reply.send(new ReadableStream({ start (controller) { controller.enqueue(Buffer.from('first')) } }))
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await client.closed
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
 for (const isHttp2 of [false, true]) {
   t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for an onSend hook that gets a web stream, and whose client has left`, async t => {
     const stream = () => new Response('answer').body as ReadableStream
