@@ -98,13 +98,22 @@ export async function listen (app: FastifyInstance): Promise<number> {
   return (app.server.address() as AddressInfo).port
 }
 
-/** A port of 127.0.0.1 on which nothing listens at the moment, for a program that cannot choose one itself. */
+/**
+ * A port of 127.0.0.1 on which nothing listens, for a program that cannot choose one itself. Below those that the system gives to
+ * clients, so that no connection takes it before the program listens.
+ */
 export async function freePort (): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  await new Promise(resolve => { server.close(resolve) })
-  return port
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 20_000)
+    const server = createServer().listen(port, '127.0.0.1')
+    try {
+      await once(server, 'listening')
+    } catch {
+      continue
+    }
+    await new Promise(resolve => { server.close(resolve) })
+    return port
+  }
 }
 
 /** A promise with its resolve and reject functions. */
