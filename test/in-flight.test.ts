@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
-import type { ClientHttp2Session } from 'node:http2'
+import type { ClientHttp2Session, ServerHttp2Session } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -569,6 +569,40 @@ t.test('keeps neither the reply of a request that is over nor what its handler r
   t.equal(kept.length, 4)
   await eventually(() => collected(kept))
   await expectNoneInFlight(t, target)
+})
+
+t.test('keeps no HTTP/2 session that is closed, whoever closes it', async t => {
+  const app = await http2App(t)
+  const held = heldRoute(app)
+  const sessions: Array<WeakRef<object>> = []
+  let refuses = false
+  app.server.prependListener('session', (session: ServerHttp2Session) => {
+    sessions.push(new WeakRef(session))
+    if (refuses) session.destroy()
+  })
+  const port = await listen(app)
+  const open = () => connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
+
+  const closed = open()
+  await roundTrip(closed)
+  closed.close()
+  await once(closed, 'close')
+
+  const left = open()
+  left.request({ ':path': '/held' }).on('error', () => {})
+  await held.entered
+  left.destroy()
+  held.release()
+
+  const silent = connect(port, '127.0.0.1')
+  await once(silent, 'connect')
+  silent.resume().end()
+  await once(silent, 'close')
+
+  refuses = true
+  await once(open(), 'close')
+  t.equal(sessions.length, 4)
+  await eventually(() => collected(sessions))
 })
 
 t.test('a stream whose client leaves, or that fails, does not count', async t => {

@@ -5,7 +5,7 @@
 
 import type { FastifyInstance } from 'fastify'
 import type { ServerHttp2Session } from 'node:http2'
-import type { Server } from 'node:net'
+import type { Server, Socket } from 'node:net'
 import type { Connections } from '../connections/sockets.ts'
 import type { SafeLog } from '../lifecycle/log.ts'
 import type { Options, Timeout } from '../options.ts'
@@ -13,6 +13,7 @@ import type { Cuts } from './cut.ts'
 import type { Exchange, RouteOptions } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
+import { beforeCall } from '../before-call.ts'
 import { clearInterval, now, setInterval, wholeTurn } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { READ_PER_KIB, latenessOf } from '../times.ts'
@@ -87,8 +88,21 @@ export class Timeouts {
     }
     if (ours('writeTimeout', 'timeout')) server.timeout = 0
     else this.#write = false
+<<<<<<< HEAD
     server.on('session', (session: ServerHttp2Session) => { session.setTimeout(this.#sessionTimeout) })
     this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity)
+=======
+    server.on('session', (session: ServerHttp2Session) => {
+      session.setTimeout(this.#sessionTimeout)
+      // Node (20 to 26) leaves the timer of a closed session running, which keeps the session in memory until the timeout is over:
+      // setTimeout() has no effect once the session is destroyed. Node destroys it by either of these.
+      const clear = () => { session.setTimeout(0) }
+      beforeCall(session, 'destroy', clear)
+      // Without a socket, another listener has already destroyed it.
+      ;(session.socket as Socket | undefined)?.prependListener('close', clear)
+    })
+    this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity, this.#options.drainTimeout || Infinity)
+>>>>>>> a00d1d04879dd7a75b1ca563540d30b47e58fe2f
   }
 
   /** A route has its own timeouts. */

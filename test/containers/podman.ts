@@ -100,6 +100,7 @@ export class Podman {
 
   /** Ends and removes all that is in its folder, and the folder. */
   remove (): void {
+    for (const child of this.#calls) child.kill('SIGKILL')
     for (const kind of ['pod', 'container']) {
       const args = this.#argumentsOf([kind, 'rm', '--all', '--force', '--time=0'])
       spawnSync('podman', args, { cwd: this.directory, env: this.#env, stdio: 'ignore' })
