@@ -88,10 +88,6 @@ export class Timeouts {
     }
     if (ours('writeTimeout', 'timeout')) server.timeout = 0
     else this.#write = false
-<<<<<<< HEAD
-    server.on('session', (session: ServerHttp2Session) => { session.setTimeout(this.#sessionTimeout) })
-    this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity)
-=======
     server.on('session', (session: ServerHttp2Session) => {
       session.setTimeout(this.#sessionTimeout)
       // Node (20 to 26) leaves the timer of a closed session running, which keeps the session in memory until the timeout is over:
@@ -101,8 +97,7 @@ export class Timeouts {
       // Without a socket, another listener has already destroyed it.
       ;(session.socket as Socket | undefined)?.prependListener('close', clear)
     })
-    this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity, this.#options.drainTimeout || Infinity)
->>>>>>> a00d1d04879dd7a75b1ca563540d30b47e58fe2f
+    this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity)
   }
 
   /** A route has its own timeouts. */
