@@ -6,9 +6,9 @@ import type { Scenario } from './scenario.ts'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { generate } from 'selfsigned'
 import { buildPlugin } from '../packages.ts'
+import { readFlags } from '../flags.ts'
 import { bundleService } from './bundle.ts'
 import { type Verdict, check, describe, tellAll } from './check.ts'
 import { type Stage, endAll, prepare } from './play.ts'
@@ -34,7 +34,23 @@ npm run chaos -- --self-test [--only TEXT]
   --built        takes dist/index.js as it is, for several of these at the same time
 `
 
-const values = readFlags()
+const { values } = readFlags(HELP, {
+  options: {
+    runs: { type: 'string', default: '150' },
+    jobs: { type: 'string', default: '4' },
+    seed: { type: 'string' },
+    'keep-going': { type: 'boolean', default: false },
+    path: { type: 'string' },
+    scenario: { type: 'string' },
+    repeat: { type: 'string', default: '1' },
+    'self-test': { type: 'boolean', default: false },
+    only: { type: 'string' },
+    node: { type: 'string', default: process.execPath },
+    record: { type: 'string' },
+    built: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false }
+  }
+})
 const runs = Number(values.runs)
 const jobs = Number(values.jobs)
 if (values.help || !(runs >= 1) || !(jobs >= 1)) {
@@ -64,31 +80,6 @@ async function main (): Promise<number> {
   if (scenario !== undefined) return await repeat(JSON.parse(readFileSync(scenario === '-' ? 0 : scenario, 'utf8')) as Scenario)
   if (path !== undefined) return await repeat(scenarioOf(Number(seed), path))
   return await draw()
-}
-
-function readFlags () {
-  try {
-    return parseArgs({
-      options: {
-        runs: { type: 'string', default: '150' },
-        jobs: { type: 'string', default: '4' },
-        seed: { type: 'string' },
-        'keep-going': { type: 'boolean', default: false },
-        path: { type: 'string' },
-        scenario: { type: 'string' },
-        repeat: { type: 'string', default: '1' },
-        'self-test': { type: 'boolean', default: false },
-        only: { type: 'string' },
-        node: { type: 'string', default: process.execPath },
-        record: { type: 'string' },
-        built: { type: 'boolean', default: false },
-        help: { type: 'boolean', default: false }
-      }
-    }).values
-  } catch (error) {
-    console.error(`${String(error)}\n\n${HELP}`)
-    return process.exit(1)
-  }
 }
 
 async function createStage (name: string, change?: (source: string) => string): Promise<Stage> {

@@ -5,7 +5,7 @@
 
 import type { Cases } from './cases.ts'
 import t from 'tap'
-import { parseArgs } from 'node:util'
+import { readFlags } from '../flags.ts'
 import { docker } from './docker.ts'
 import { exitCodes, longExitCodes } from './exit-codes.ts'
 import { buildDocs, buildExample, importBase } from './images.ts'
@@ -37,7 +37,9 @@ const NOT_TESTED = {
   'deregistration by kube-proxy': 'a TCP proxy distributes the connections, and gets each removal as late as docs/kubernetes.md allows'
 }
 
-const { values, positionals } = readFlags()
+const { values, positionals } = readFlags(HELP, {
+  options: { short: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } }, allowPositionals: true
+})
 if (values.help) {
   console.log(HELP)
   process.exit(0)
@@ -72,14 +74,3 @@ for (const [name, run] of chosen({ ...exitCodes, ...docker, ...kubernetes, ...lo
 }
 // Not buffered, so they start when all others have ended.
 for (const [name, run] of chosen(underLoad)) void t.test(name, { timeout: TIMEOUT }, async t => { await run(t, podman) })
-
-function readFlags () {
-  try {
-    return parseArgs({
-      options: { short: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } }, allowPositionals: true
-    })
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${HELP}`)
-    return process.exit(1)
-  }
-}

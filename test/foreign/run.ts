@@ -7,7 +7,7 @@ import type { Suite } from './suites.ts'
 import { readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { readFlags } from '../flags.ts'
 import { compare } from './compare.ts'
 import { DIFFERENCES } from './differences.ts'
 import { install } from './install.ts'
@@ -40,7 +40,15 @@ interface Outcome {
   stale: string[]
 }
 
-const values = readFlags()
+const { values } = readFlags(HELP, {
+  options: {
+    short: { type: 'boolean', default: false },
+    only: { type: 'string' },
+    file: { type: 'string', default: '' },
+    jobs: { type: 'string', default: String(availableParallelism()) },
+    help: { type: 'boolean', default: false }
+  }
+})
 const jobs = Number(values.jobs)
 const suites = SUITES.filter(({ name, short }) => values.only === undefined ? !values.short || short !== undefined : name === values.only)
 if (values.help || !Number.isInteger(jobs) || jobs < 1 || suites.length === 0) {
@@ -64,23 +72,6 @@ console.table(table)
 // Not a failure, because some of these tests depend on which of two packets arrives first.
 for (const text of stale) console.error(`Listed in differences.ts, but not seen in this run: ${text}`)
 process.exit(unexplained.length > 0 ? 1 : 0)
-
-function readFlags () {
-  try {
-    return parseArgs({
-      options: {
-        short: { type: 'boolean', default: false },
-        only: { type: 'string' },
-        file: { type: 'string', default: '' },
-        jobs: { type: 'string', default: String(availableParallelism()) },
-        help: { type: 'boolean', default: false }
-      }
-    }).values
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${HELP}`)
-    return process.exit(1)
-  }
-}
 
 async function runSuite (suite: Suite): Promise<Outcome> {
   const start = performance.now()

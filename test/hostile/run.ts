@@ -17,9 +17,9 @@ import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { generate } from 'selfsigned'
 import { buildPlugin } from '../packages.ts'
+import { readFlags } from '../flags.ts'
 import { ATTACKS } from './attacks.ts'
 import { HonestClients } from './honest.ts'
 import { faultsOf, table, toResult, withTable } from './report.ts'
@@ -43,7 +43,14 @@ const HELP = `npm run test:hostile -- [--short] [--only NAME] [--write]
   --write      writes test/hostile/results.json and the table in docs/security.md anew; what this run has not measured stays
 `
 
-const values = readFlags()
+const { values } = readFlags(HELP, {
+  options: {
+    short: { type: 'boolean', default: false },
+    only: { type: 'string' },
+    write: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false }
+  }
+})
 const names = Object.keys(ATTACKS).filter(name => values.only === undefined || name === values.only)
 if (values.help || names.length === 0 || (values.write && values.short)) {
   console.log(HELP)
@@ -90,22 +97,6 @@ console.log(`\n${table(results)}\n`)
 console.log(`Load average ${loadavg()[0]?.toFixed(1)}; the event loop of the clients that behave was up to ${Math.round(lag.max / 1e6)}ms late`)
 if (values.write) await write(results)
 process.exit(isBroken ? 1 : 0)
-
-function readFlags () {
-  try {
-    return parseArgs({
-      options: {
-        short: { type: 'boolean', default: false },
-        only: { type: 'string' },
-        write: { type: 'boolean', default: false },
-        help: { type: 'boolean', default: false }
-      }
-    }).values
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${HELP}`)
-    return process.exit(1)
-  }
-}
 
 interface Attacked {
   target: Target

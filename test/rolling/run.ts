@@ -14,11 +14,12 @@ import { loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import { checked, simulate } from '../../example/simulation/rollout.ts'
 import { resolveOptions } from '../../lib/options.ts'
 import { installPackages } from '../packages.ts'
-import { BALANCERS, CHECKS, freePort, QUIET, REMOVAL } from './balancers.ts'
+import { readFlags } from '../flags.ts'
+import { freePort } from '../helpers.ts'
+import { BALANCERS, CHECKS, QUIET, REMOVAL } from './balancers.ts'
 import { Instance } from './instance.ts'
 import { clientsOf, startLoad } from './load.ts'
 import { drawRestarts, isAdaptiveSlow, printFailures, table, toResult, withTable } from './report.ts'
@@ -60,7 +61,17 @@ const HELP = `npm run test:rolling -- [--restarts 3] [--balancer NAME] [--subjec
                  this run has not measured stays
 `
 
-const values = readFlags()
+const { values } = readFlags(HELP, {
+  options: {
+    restarts: { type: 'string', default: String(INSTANCES) },
+    balancer: { type: 'string' },
+    subject: { type: 'string' },
+    delay: { type: 'string' },
+    compare: { type: 'boolean', default: false },
+    write: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false }
+  }
+})
 const restarts = Number(values.restarts)
 const givenDelay = values.delay === undefined ? undefined : Number(values.delay)
 const balancers = (Object.keys(BALANCERS) as BalancerName[]).filter(name => values.balancer === undefined || name === values.balancer)
@@ -128,25 +139,6 @@ async function write (measured: Result[]): Promise<void> {
   await writeFile(new URL('test/rolling/results.json', root), `[\n${written.map(result => JSON.stringify(result)).join(',\n')}\n]\n`)
   await writeFile(new URL('example/rolling.svg', root), drawRestarts(written))
   await writeFile(page, withTable(await readFile(page, 'utf8'), written))
-}
-
-function readFlags () {
-  try {
-    return parseArgs({
-      options: {
-        restarts: { type: 'string', default: String(INSTANCES) },
-        balancer: { type: 'string' },
-        subject: { type: 'string' },
-        delay: { type: 'string' },
-        compare: { type: 'boolean', default: false },
-        write: { type: 'boolean', default: false },
-        help: { type: 'boolean', default: false }
-      }
-    }).values
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${HELP}`)
-    return process.exit(1)
-  }
 }
 
 async function roll (balancerName: BalancerName, subject: SubjectName): Promise<Run> {
