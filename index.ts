@@ -8,7 +8,7 @@
 //     last-response.ts             headers of the last response on a connection
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
-//     late-hooks.ts                hooks that may run after the handler has ended and the client has gone
+//     abort-hooks.ts               onRequestAbort hooks, which run once the client has gone
 //     tasks.ts, thenable.ts        background work; user promises and thenables
 //     gate.ts, body.ts             refuses requests during a shutdown; drops unused request bodies
 //     timeouts.ts                  read, write and idle timeouts
@@ -29,6 +29,7 @@
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
 //   lib/before-call.ts           wraps a method of a request, a response or a reply
+//   lib/map-hooks.ts             changes the hooks that other code adds
 //   lib/deferred.ts              a promise that other code settles
 //   types/index.ts               the public types, and what the plugin adds to Fastify's
 //
@@ -55,12 +56,12 @@ import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
 import { kSignals, perhapsSeconds, resolveOptions } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
+import { AbortHooks } from './lib/requests/abort-hooks.ts'
 import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, isUpgrade, kExchange } from './lib/requests/exchange.ts'
 import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
-import { LateHooks } from './lib/requests/late-hooks.ts'
 import { Routes } from './lib/requests/routes.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
@@ -88,7 +89,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     if (phase.current !== 'running') outcome.addError(error)
     log.error(`Background work failed: ${name}`, { err: error })
   })
-  const lateHooks = new LateHooks(inFlight, tasks)
+  const abortHooks = new AbortHooks(tasks)
   const connections = new Connections(inFlight)
   const webSockets = new WebSockets()
   const gate = new Gate(connections, inFlight, channels)
@@ -100,10 +101,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const callbacks = new Callbacks(options.shutdownTimeout, log, channels)
   const probes = new Probes(options, phase, inFlight, log)
   probes.assertFree(fastify)
-  const routes = new Routes({ probes, handlers, lateHooks, inFlight, timeouts })
+  const routes = new Routes({ probes, handlers, abortHooks, inFlight, timeouts })
   routes.observe(fastify)
   fastify.decorateReply(kExchange, undefined)
-  lateHooks.observe(fastify)
+  abortHooks.observeAll(fastify)
   handlers.observeReplies(fastify)
   handlers.observeSetters(fastify)
 
@@ -125,10 +126,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   }
   // V8 inlines a hook into Fastify's code only if it is short, so rare cases are in separate functions.
   // Usually Node has reported the request already.
-  fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
+  fastify.addHook('onRequest', routes.whenRead(function gracefulOnRequest (request, reply, done) {
     const exchange = inFlight.reach(reply) ?? enter(request, reply)
     if (phase.current === 'running' || gate.admits(exchange)) done()
-  })
+  }))
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
     // A hook registered before the plugin may have answered.
     const exchange = Exchange.of(reply) ?? inFlight.reach(reply)

@@ -40,7 +40,7 @@ export const DEFAULTS = {
 
 const PROBE_OPTIONS = ['path', 'checks', 'checkTimeout', 'guarded', 'schema', 'config', 'logLevel']
 const HEALTH_OPTIONS = [...PROBE_OPTIONS, 'duringShutdown']
-const ROUTE_OPTIONS: Array<keyof Exclude<GracefulRouteOptions, false>> = ['readTimeout', 'writeTimeout', 'onShutdown']
+const ROUTE_OPTIONS: Array<keyof RouteOptions> = ['readTimeout', 'writeTimeout', 'onShutdown']
 
 /** The part of the time left by `shutdownDelay` that `drainTimeout` takes if it is not given. */
 const DRAIN_PART = 5 / 6
@@ -52,6 +52,13 @@ const AUTOLOAD_ADVICE = '. @fastify/autoload passes its options to each plugin t
   'load a file that exports fp(async app => { await app.register(gracefulPlugin, { ... }) }), with fp from fastify-plugin'
 
 export type Timeout = number | false
+
+/** What a route has set for itself. */
+export type RouteOptions = Exclude<GracefulRouteOptions, false>
+
+const NO_OPTIONS: RouteOptions = {}
+/** By the object that the user has given. */
+const RESOLVED = new WeakMap<RouteOptions, RouteOptions>()
 
 export interface Probe extends Readonly<Required<Omit<HealthProbeOptions, 'logLevel' | 'schema'>>> {
   readonly schema: FastifySchema | undefined
@@ -117,7 +124,13 @@ export function resolveRouteOptions (url: string, config: GracefulRouteOptions =
   const { readTimeout, writeTimeout, onShutdown } = given
   for (const [option, value] of Object.entries({ readTimeout, writeTimeout })) if (value !== undefined) timeout(`"${option}" in ${name}`, value)
   assertValid(['end', undefined].includes(onShutdown), `"onShutdown" in ${name}`, onShutdown, "'end'")
+  RESOLVED.set(config, given)
   return given
+}
+
+/** What `resolveRouteOptions` has returned for a route's `config.gracefulShutdown`; none for a route that is older than the plugin. */
+export function routeOptionsOf (config: unknown): RouteOptions {
+  return RESOLVED.get(config as RouteOptions) ?? NO_OPTIONS
 }
 
 /** Validates the options of a shutdown callback. */

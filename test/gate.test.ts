@@ -105,6 +105,24 @@ t.test('an opted-out request does not delay the end of the drain', async t => {
   stream.release()
 })
 
+t.test('a request that a hook holds on a route that has opted out does not delay the end of the drain', async t => {
+  const { app } = await createApp(t)
+  const entered = new Deferred()
+  const left = new Deferred()
+  app.get('/stream', {
+    config: { gracefulShutdown: false },
+    onRequest: async () => {
+      entered.resolve()
+      await left.promise
+    }
+  }, async () => 'served')
+  const client = new RawClient(await listen(app)).get('/stream')
+  await entered.promise
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
+  await client.closed
+  left.resolve()
+})
+
 t.test('serves all requests while delaying, with Connection: close', async t => {
   const { app } = await createApp(t, { shutdownDelay: 100, drainTimeout: 1_000 })
   app.get('/', async () => 'served')

@@ -6,7 +6,7 @@ import type { Test } from 'tap'
 import type { FastifyInstance, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import { connect as connectHttp2 } from 'node:http2'
 import { Response as UndiciResponse } from 'undici'
-import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, listen, RawClient } from './helpers.ts'
 
 const handlers: Record<string, RouteHandlerMethod> = {
   'an async handler': async () => ({ answer: 1 }),
@@ -70,6 +70,34 @@ async function expectCleanupAfter (t: Test, app: FastifyInstance, hook: SlowHook
   t.match(await report, { errors: [], cut: [], exitCode: 0 })
   t.strictSame(events, ['hook ends', 'cleanup'])
   t.equal(app.inFlightRequests, 0)
+}
+
+/** With hooks and handlers that are older than the plugin. */
+const ahead: Record<string, (app: FastifyInstance, hook: SlowHook) => void> = {
+  'an onSend hook': (app, hook) => { applicationHook('onSend')(app, hook) },
+  'a preSerialization hook': (app, hook) => { applicationHook('preSerialization')(app, hook) },
+  'an onError hook': (app, hook) => { applicationHook('onError')(app, hook) },
+  'an error handler': (app, { hold }) => {
+    app.setErrorHandler(async () => {
+      await hold()
+      return 'failed'
+    })
+  }
+}
+
+for (const isHttp2 of [false, true]) {
+  for (const [what, add] of Object.entries(ahead)) {
+    const isForErrors = what.includes('rror')
+    for (const [name, handler] of Object.entries(handlers).slice(...isForErrors ? [4] : [0, 3])) {
+      t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for ${what} that is older than the plugin, after ${name} whose client has left`, async t => {
+        const hook = new SlowHook()
+        const app = await createAppBehind(t, instance => { add(instance, hook) }, isHttp2 ? { http2: true } : {})
+        app.get('/', handler)
+        await leaveDuring(t, app, hook, isHttp2)
+        await expectCleanupAfter(t, app, hook)
+      })
+    }
+  }
 }
 
 const cases: Array<[name: string, add: Add, handlers: string[]]> = [
@@ -184,16 +212,6 @@ for (const isHttp2 of [false, true]) {
     }
   })
 }
-
-t.test('cleanup waits for an onSend hook that gets a web stream from another hook, and whose client has left', async t => {
-  const { app } = await createApp(t)
-  const hook = new SlowHook()
-  app.addHook('onSend', async () => new Response('answer').body)
-  app.addHook('onSend', async () => { await hook.hold() })
-  app.get('/', async () => 'answer')
-  await leaveDuring(t, app, hook)
-  await expectCleanupAfter(t, app, hook)
-})
 
 t.test('serves without a global Response, as with --no-experimental-fetch', async t => {
   const { Response } = globalThis

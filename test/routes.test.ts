@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, RouteHandlerMethod,
 import { once } from 'node:events'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, listen, RawClient } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, listen, RawClient } from './helpers.ts'
 
 const authenticate: preValidationAsyncHookHandler = async (request, reply) => {
   if (request.headers.authorization !== 'secret') return await reply.code(401).send('who?')
@@ -55,6 +55,58 @@ t.test('each onRoute hook gets the handler and the hooks of the author, in every
   const written = [handler, errorHandler, undefined, undefined, undefined, undefined, onSend, undefined, onRequestAbort]
   t.strictSame(seen.length, 2)
   for (const values of seen as unknown[][]) for (const [index, value] of values.entries()) t.equal(value, written[index])
+})
+
+t.test('defaults that are added until the application is ready take effect on every route', async t => {
+  const { app } = await createApp(t)
+  const guards: Array<typeof authenticate> = []
+  app.addHook('onRoute', route => {
+    app.after(() => {
+      route.onRequest ??= async () => {}
+      route.preParsing ??= async () => {}
+      route.preValidation ??= authenticate
+    })
+  })
+  app.post('/body', async () => 'secret')
+  app.get('/options', { config: { gracefulShutdown: { writeTimeout: 5_000 } } }, async () => 'secret')
+  app.get('/out', { config: { gracefulShutdown: false } }, async () => 'secret')
+  app.post('/list', { preValidation: guards }, async () => 'secret')
+  await app.register(async () => { guards.push(authenticate) })
+  for (const [method, url] of [['POST', '/body'], ['GET', '/options'], ['GET', '/out'], ['POST', '/list']] as const) {
+    t.equal((await app.inject({ method, url })).statusCode, 401, url)
+    t.equal((await app.inject({ method, url, headers: { authorization: 'secret' } })).statusCode, 200, url)
+  }
+})
+
+t.test('routes look as their author has written them, once they have been added, and when the application is ready', async t => {
+  const routes: RouteOptions[] = []
+  const handler: RouteHandlerMethod = async () => 'handled'
+  const errorHandler = (): void => {}
+  const look = (): void => {
+    for (const route of routes) {
+      t.equal(route.handler, handler)
+      t.equal(route.errorHandler, errorHandler)
+      for (const name of ['onRequest', 'preParsing', 'preValidation', 'onSend', 'onRequestAbort']) t.notOk(name in route, name)
+    }
+  }
+  const app = await createAppBehind(t, instance => { instance.addHook('onReady', async () => { look() }) })
+  app.addHook('onRoute', route => { routes.push(route) })
+  app.post('/', { errorHandler }, handler)
+  await Promise.resolve()
+  t.equal(routes[0]?.handler, handler)
+  await app.ready()
+  t.equal(routes.length, 1)
+  look()
+  t.equal((await app.inject({ method: 'POST', url: '/' })).body, 'handled')
+})
+
+t.test('a route that an onRoute hook freezes is served as with Fastify alone', async t => {
+  const { app } = await createApp(t)
+  app.addHook('onRoute', route => { Object.freeze(route) })
+  app.post('/', async () => 'handled').get('/out', { config: { gracefulShutdown: false } }, async () => 'out')
+  t.equal((await app.inject({ method: 'POST', url: '/' })).body, 'handled')
+  t.equal((await app.inject('/out')).body, 'out')
+  t.equal(app.inFlightRequests, 0)
 })
 
 t.test('a handler that an onRoute hook puts in place counts until it is done, although it has answered', async t => {

@@ -3,7 +3,7 @@
 // in-flight.ts decides when a request is over. It reads, and who changes it:
 //   wire                                        the state of the response: only in-flight.ts
 //   runningHandlers, handlerState, hasAnswered  the handlers: handlers.ts, in-flight.ts
-//   isSending                                   set by late-hooks.ts; cleared by handlers.ts and in-flight.ts
+//   isSending                                   the hooks that process the answer: handlers.ts, in-flight.ts
 //   isBodyLost                                  derived
 
 import type { FastifyReply } from 'fastify'
@@ -11,11 +11,11 @@ import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerRe
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { Readable } from 'node:stream'
-import type { GracefulRouteOptions } from '../../types/index.ts'
 import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { beforeCall } from '../before-call.ts'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
+import { routeOptionsOf, type RouteOptions } from '../options.ts'
 import { latenessOf, OWN_TIMER } from '../times.ts'
 import { tryRead } from '../values.ts'
 import { closeByHeader } from './last-response.ts'
@@ -36,11 +36,6 @@ export type HandlerState = 'unreached' | 'returned' | 'settled'
 
 /** Fastify does not read a body for these methods. */
 export const METHODS_WITHOUT_BODY: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'TRACE'])
-
-/** What a route has set for itself. */
-export type RouteOptions = Exclude<GracefulRouteOptions, false>
-
-const NO_OPTIONS: RouteOptions = {}
 
 const EVENT_STREAM = 'text/event-stream'
 
@@ -92,16 +87,16 @@ export class Exchange {
   #hadPayloadEnded = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
   hasAnswered = false
-  /** Whether hooks have begun to process its response. Cleared when that is written, but only once no client waits for it. */
+  /** Whether Fastify has the handler's answer, and may be running hooks. Cleared when it is written, but only if no client waits for it. */
   isSending = false
+  /** The answer, as the handler has given it. */
+  payload: unknown = undefined
   /** Whether the methods of its reply are wrapped, because no client waits for it. */
   isReplyWrapped = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
   startedAt = 0
   /** Since when sweeps find no sign of the handler after the client left, on the clock of now(); 0 if it shows one. */
   silentSince = 0
-  /** The route's own timeouts. */
-  options: RouteOptions = NO_OPTIONS
   /** How many bytes of it have arrived, as of the last sweep. HTTP/1: with what else its connection has received since the one before. */
   received = 0
   /** Whether what arrives is counted by a listener; HTTP/2 only. */
@@ -242,6 +237,20 @@ export class Exchange {
     if (sent !== this.#sent && this.#sent >= 0) this.#sentAt = now()
     this.#sent = sent
     return Math.min(this.age, now() - this.#sentAt)
+  }
+
+  /** What the route has set for itself. Not kept, because that would cost each request. */
+  get options (): RouteOptions {
+    return routeOptionsOf(this.#config)
+  }
+
+  /** Whether the route has opted out. */
+  get hasOptedOut (): boolean {
+    return this.#config === false
+  }
+
+  get #config (): unknown {
+    return this.reply?.routeOptions.config.gracefulShutdown
   }
 
   /** Whether the response is complete and waits for the previous one. */

@@ -36,7 +36,10 @@ export class Gate {
 
   /** Whether this request may continue; if not, it is refused. Not called in the phase `running`. */
   admits (exchange: Exchange): boolean {
-    if (exchange.reply?.routeOptions.config.gracefulShutdown === false) return true
+    if (exchange.hasOptedOut) {
+      this.#inFlight.optOut(exchange)
+      return true
+    }
     // A request that arrived in time may have been held by a hook of another plugin.
     if (this.#inFlight.counts(exchange)) {
       this.lastAdmitted = now()

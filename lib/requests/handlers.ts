@@ -9,7 +9,7 @@ import { Exchange, type HandlerState } from './exchange.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
 type SetHandler = (this: unknown, ...args: unknown[]) => unknown
-type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
+export type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
 export class Handlers {
   readonly #inFlight: InFlight
@@ -35,7 +35,7 @@ export class Handlers {
       try {
         result = invoke(handler, this, first, second, third)
       } catch (error) {
-        handlers.#ended(exchange, reached, 'settled')
+        handlers.#settled(exchange, reached, error ?? null)
         throw error
       }
       return handlers.#returned(exchange, reached, reply, result)
@@ -57,7 +57,10 @@ export class Handlers {
     // Once for each response: its error handlers may be reached many times.
     if (!isAsync && !exchange.isObserved) {
       exchange.isObserved = true
-      watchWebStreams(reply as FastifyReply, () => { exchange.hasAnswered = true })
+      watchWebStreams(reply as FastifyReply, stream => {
+        this.#inFlight.answer(exchange, stream)
+        exchange.hasAnswered = true
+      })
     }
     exchange.handlerState = 'returned'
     return exchange
@@ -69,15 +72,25 @@ export class Handlers {
       this.#ended(exchange, reached, 'returned')
       return result
     }
-    const settled = () => { this.#ended(exchange, reached, exchange.isReplyAwaited ? 'returned' : 'settled') }
+    const settled = (value: unknown) => {
+      if (exchange.isReplyAwaited) this.#ended(exchange, reached, 'returned')
+      else this.#settled(exchange, reached, value)
+    }
     try {
-      if (isPlainPromise(result)) observePromise(result, settled, settled)
-      else observeNextThen(result, settled, settled)
+      const rejected = (reason: unknown) => { settled(reason ?? null) }
+      if (isPlainPromise(result)) observePromise(result, settled, rejected)
+      else observeNextThen(result, settled, rejected)
     } catch {
       // A frozen thenable, or a proxy: only the answer shows that the handler is done.
       this.#ended(exchange, reached, 'returned')
     }
     return result
+  }
+
+  /** Fastify sends the value or the error in the same turn. Without a client, it does not send `undefined`. */
+  #settled (exchange: Exchange, reached: number, payload: unknown): void {
+    if (exchange.handlersReached === reached && (payload !== undefined || exchange.wire === 'open')) this.#inFlight.answer(exchange, payload)
+    this.#ended(exchange, reached, 'settled')
   }
 
   #ended (exchange: Exchange, reached: number, state: HandlerState): void {
@@ -125,6 +138,6 @@ function invoke (handler: AnyHandler, self: unknown, first: unknown, second: unk
 }
 
 /** A web stream that waits for its first byte is also an answer, but it is read, not piped, so nothing else reports it. */
-function watchWebStreams (reply: FastifyReply, answered: () => void): void {
-  beforeCall(reply, 'send', payload => { if (webStreamOf(payload) !== undefined) answered() })
+function watchWebStreams (reply: FastifyReply, answered: (payload: unknown) => void): void {
+  beforeCall(reply, 'send', payload => { if (webStreamOf(payload) !== undefined) answered(payload) })
 }

@@ -9,6 +9,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestInFlight } from '../../types/index.ts'
 import type { Goodbye } from '../connections/spread.ts'
 import { beforeCall } from '../before-call.ts'
+import { webStreamOf } from '../values.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
 
@@ -41,9 +42,10 @@ export class InFlight {
     return this.#counted.length
   }
 
-  /** From now on, requests that arrive do not count. */
+  /** From now on, requests that arrive do not count, nor do those that hooks hold on routes that have opted out. */
   stopCounting (): void {
     this.#isCounting = false
+    for (const exchange of this.all) if (exchange.hasOptedOut) this.optOut(exchange)
   }
 
   /** A request has arrived. */
@@ -190,9 +192,23 @@ export class InFlight {
   orphan (exchange: Exchange): void {
     exchange.keepAge()
     exchange.wire = 'orphaned'
-    if (exchange.isAnswered) exchange.isSending = false
+    if (exchange.isSending) this.#awaitWrite(exchange)
     // A hijacked reply is over when its connection closes.
     exchange.hasAnswered ||= exchange.isAnswered || exchange.reply?.sent === true
+  }
+
+  /** Fastify has the handler's answer, and may run hooks before it writes it, even if the client has left. */
+  answer (exchange: Exchange, payload: unknown): void {
+    exchange.isSending = true
+    exchange.payload = payload
+    if (exchange.wire === 'orphaned') this.#awaitWrite(exchange)
+  }
+
+  /** No client waits for the answer. What `awaitAnswer` observes shows when it is written, unless it is a web stream. */
+  #awaitWrite (exchange: Exchange): void {
+    const stream = webStreamOf(exchange.payload)
+    if (exchange.isAnswered || exchange.reply?.sent === true || stream?.locked === true) exchange.isSending = false
+    else if (stream !== undefined) beforeCall(stream, 'getReader', () => { this.written(exchange) })
   }
 
   /** Fastify does not report an answer that no client waits for, so the methods of this reply and its response are wrapped. */
@@ -204,7 +220,16 @@ export class InFlight {
     const written = () => { this.written(exchange) }
     if (reply !== undefined) {
       // If the request has been answered in the handler's place, Fastify sends nothing.
-      beforeCall(reply, 'send', () => { if (response.writableEnded) written(); else answered() })
+      beforeCall(reply, 'send', payload => {
+        if (response.writableEnded) {
+          written()
+          return
+        }
+        // Its body is lost, and Fastify answers with the error.
+        if (exchange.hasLeft) this.reenter(exchange)
+        this.answer(exchange, payload)
+        answered()
+      })
       // After its handler has returned, @fastify/reply-from sets the status, and then sends nothing if the client has left.
       const statusSet = () => { if (exchange.handlerState === 'returned' && exchange.runningHandlers === 0) answered() }
       for (const name of ['code', 'status'] as const) beforeCall(reply, name, statusSet)

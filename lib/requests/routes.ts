@@ -1,113 +1,145 @@
-// Routes: the plugin wraps the handlers and adds hooks, which the onRoute hooks of other code do not see.
+// Routes: their handlers are wrapped, and hooks are added to them. Other code does not see that: it may look for the author's handler, or
+// add a default for a hook that the author has not given, while a route is added or until the application is ready.
 
-import type { FastifyInstance, RouteOptions, onRequestHookHandler, preParsingHookHandler } from 'fastify'
+import type { FastifyInstance, RouteOptions, onRequestHookHandler, preParsingHookHandler, preValidationHookHandler } from 'fastify'
 import type { Probes } from '../probes.ts'
-import type { Handlers } from './handlers.ts'
+import type { AbortHooks } from './abort-hooks.ts'
+import type { AnyHandler, Handlers } from './handlers.ts'
 import type { InFlight } from './in-flight.ts'
-import type { LateHooks } from './late-hooks.ts'
 import type { Timeouts } from './timeouts.ts'
+import { mapHooks } from '../map-hooks.ts'
 import { resolveRouteOptions } from '../options.ts'
 import { Exchange, METHODS_WITHOUT_BODY } from './exchange.ts'
 
 interface Parts {
   readonly probes: Probes
   readonly handlers: Handlers
-  readonly lateHooks: LateHooks
+  readonly abortHooks: AbortHooks
   readonly inFlight: InFlight
   readonly timeouts: Timeouts
 }
 
-type OnRoute = (this: FastifyInstance, route: RouteOptions) => unknown
-type AddHook = (this: FastifyInstance, name: string, hook: unknown) => FastifyInstance
+/** The hooks that are added to routes. */
+const HOOKS = ['preParsing', 'preValidation', 'onRequestAbort'] as const
 
 export class Routes {
   readonly #parts: Parts
+  readonly #optOut: preParsingHookHandler
   readonly #beforeParsing: preParsingHookHandler
-  readonly #afterParsing = hookFor(exchange => { exchange.parsed() })
-  /** The options of each route as other code has written them. */
-  readonly #written = new WeakMap<RouteOptions, RouteOptions>()
+  /** Those whose hooks Fastify has not read yet. */
+  readonly #added = new Set<RouteOptions>()
+  /** By the handler that Fastify gets in its place. */
+  readonly #authors = new WeakMap<object, unknown>()
 
   constructor (parts: Parts) {
     this.#parts = parts
+    const { inFlight } = parts
+    this.#optOut = (_request, reply, _payload, done) => {
+      const exchange = Exchange.of(reply)
+      if (exchange !== undefined) inFlight.optOut(exchange)
+      done()
+    }
     this.#beforeParsing = (_request, reply, payload, done) => {
       const exchange = Exchange.of(reply)
       exchange?.parse(payload)
       // The client may have left while hooks ran; then nothing else reports that its body is lost.
-      if (exchange?.wire === 'orphaned') parts.inFlight.check(exchange)
+      if (exchange?.wire === 'orphaned') inFlight.check(exchange)
       done()
     }
   }
 
-  /**
-   * Observes each route as it is added. An onRoute hook that is added later may look for the author's handler, or add
-   * a default for a hook that the author has not given, so it gets the options as they were written.
-   */
+  /** Observes each route as it is added. onRoute hooks that are added later still get it as its author has written it. */
   observe (fastify: FastifyInstance): void {
+    const { probes } = this.#parts
     const routes = this
-    const { addHook } = fastify as unknown as { addHook: AddHook }
     fastify.addHook('onRoute', route => {
-      this.#parts.probes.assertNotTaken(route)
-      this.#observe(route)
+      probes.assertNotTaken(route)
+      routes.#observe(route)
     })
-    const hiding = (hook: OnRoute): OnRoute => function (route) {
-      routes.#restore(route)
+    mapHooks(fastify, 'onRoute', hook => function (this: unknown, route: RouteOptions) {
+      routes.#restore(route, 'handler')
+      routes.#restore(route, 'errorHandler')
       hook.call(this, route)
       routes.#observe(route)
-    }
-    const adding: AddHook = function (name, hook) {
-      return addHook.call(this, name, name === 'onRoute' && typeof hook === 'function' ? hiding(hook as OnRoute) : hook)
-    }
-    // Children inherit it.
-    Object.assign(fastify, { addHook: adding })
+    })
   }
 
   #observe (route: RouteOptions): void {
-    const { probes, handlers, lateHooks, inFlight, timeouts } = this.#parts
-    const own = probes.isHandler(route.handler) ? false : resolveRouteOptions(route.url, route.config?.gracefulShutdown)
-    if (own === false) route.config = { ...route.config, gracefulShutdown: false }
-    this.#written.set(route, { ...route })
-    if (own === false) {
-      prependOnRequest(route, exchange => { inFlight.optOut(exchange) })
+    const { probes, timeouts } = this.#parts
+    if (probes.isHandler(route.handler)) {
+      change(route, { config: { ...route.config, gracefulShutdown: false } })
       return
     }
-    // What is no function is left to Fastify, which throws.
-    if (typeof route.handler === 'function') route.handler = handlers.observe(route.handler)
-    if (typeof route.errorHandler === 'function') route.errorHandler = handlers.observe(route.errorHandler)
-    lateHooks.observeRoute(route)
-    if ([route.method].flat().some(method => !METHODS_WITHOUT_BODY.has(method))) {
-      route.preParsing = [...hooksOf(route.preParsing), this.#beforeParsing]
-      route.preValidation = [this.#afterParsing, ...hooksOf(route.preValidation)]
-    }
-    // A route's own settings are applied by a hook on that route, so that other routes pay nothing for them.
-    if (Object.keys(own).length === 0) return
-    const ownOptions = { ...own }
-    timeouts.noteRoute(ownOptions)
-    prependOnRequest(route, exchange => { exchange.options = ownOptions })
+    const own = resolveRouteOptions(route.url, route.config?.gracefulShutdown)
+    this.#added.add(route)
+    if (own === false) return
+    timeouts.noteRoute(own)
+    change(route, { handler: this.#wrap(route.handler), ...(route.errorHandler && { errorHandler: this.#wrap(route.errorHandler) }) })
+    // Fastify has read it once the route is added. It reads the error handler once more, before the hooks.
+    queueMicrotask(() => { this.#restore(route, 'handler') })
   }
 
-  #restore (route: RouteOptions): void {
-    const written = this.#written.get(route)
-    // A context that is older than the plugin does not run its onRoute hook.
-    if (written === undefined) return
-    for (const name of Object.keys(route)) if (!(name in written)) Reflect.deleteProperty(route, name)
-    Object.assign(route, written)
+  #wrap<H> (handler: H): H {
+    // What is no function is left to Fastify, which throws.
+    if (typeof handler !== 'function') return handler
+    const wrapped = this.#parts.handlers.observe(handler as H & AnyHandler)
+    this.#authors.set(wrapped, handler)
+    return wrapped
+  }
+
+  #restore (route: RouteOptions, name: 'handler' | 'errorHandler'): void {
+    const author = this.#authors.get(route[name] as object)
+    if (author !== undefined) change(route, { [name]: author })
+  }
+
+  /**
+   * Fastify reads the hooks of routes when the application is ready, and tells no one. But meanwhile it binds the hooks of each instance.
+   * Returns a hook that notices that.
+   */
+  whenRead (hook: onRequestHookHandler): onRequestHookHandler {
+    const bind = (...args: Parameters<typeof hook.bind>) => {
+      this.#addHooks()
+      return Function.prototype.bind.apply(hook, args) as unknown
+    }
+    return Object.defineProperty(hook, 'bind', { value: bind })
+  }
+
+  #addHooks (): void {
+    for (const route of this.#added) {
+      const written = { ...route }
+      change(route, this.#hooksFor(route))
+      // As soon as Fastify has read the hooks of all routes.
+      queueMicrotask(() => {
+        for (const name of HOOKS) if (name in written) change(route, { [name]: written[name] }); else Reflect.deleteProperty(route, name)
+        this.#restore(route, 'errorHandler')
+      })
+    }
+    this.#added.clear()
+  }
+
+  #hooksFor ({ config, method, preParsing, preValidation, onRequestAbort }: RouteOptions): Partial<RouteOptions> {
+    if (config?.gracefulShutdown === false) return { preParsing: [this.#optOut, ...listOf(preParsing)] }
+    const hooks: Partial<RouteOptions> = {}
+    if ([method].flat().some(name => !METHODS_WITHOUT_BODY.has(name))) {
+      hooks.preParsing = [...listOf(preParsing), this.#beforeParsing]
+      hooks.preValidation = [afterParsing, ...listOf(preValidation)]
+    }
+    if (onRequestAbort) hooks.onRequestAbort = listOf(onRequestAbort).map(this.#parts.abortHooks.observe)
+    return hooks
   }
 }
 
-/** A list, also of one hook; of what is no hook, so that Fastify throws. */
-function hooksOf<H> (hooks: H | H[] | undefined): H[] {
+/** If other code has frozen it, it stays as it is, and its handlers are not observed. */
+function change (route: RouteOptions, properties: Partial<RouteOptions>): void {
+  for (const [name, value] of Object.entries(properties)) Reflect.set(route, name, value)
+}
+
+/** A list, also of one hook. */
+function listOf<H> (hooks: H | H[] | undefined): H[] {
   return hooks === undefined ? [] : [hooks].flat() as H[]
 }
 
-/** A hook that the plugin adds to a route. */
-function hookFor (apply: (exchange: Exchange) => void): onRequestHookHandler {
-  return (_request, reply, done) => {
-    const exchange = Exchange.of(reply)
-    if (exchange !== undefined) apply(exchange)
-    done()
-  }
-}
-
-function prependOnRequest (route: RouteOptions, apply: (exchange: Exchange) => void): void {
-  route.onRequest = [hookFor(apply), ...hooksOf(route.onRequest)]
+const afterParsing: preValidationHookHandler = (_request, reply, done) => {
+  Exchange.of(reply)?.parsed()
+  done()
 }

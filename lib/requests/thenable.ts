@@ -6,6 +6,7 @@
 import { types } from 'node:util'
 
 type Callback = (value: unknown) => unknown
+type Settled = (outcome: unknown) => void
 
 /** Whether a value has a `then` method. It reads `then`, as `await` does; if that throws, it has none. */
 export function isThenable (value: unknown): value is PromiseLike<unknown> {
@@ -34,7 +35,7 @@ function isPromisePrototype (prototype: object): boolean {
 }
 
 /** Observes a plain promise. Of a native one, it calls the native `then`, even if the promise has its own. */
-export function observePromise (promise: Promise<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
+export function observePromise (promise: Promise<unknown>, fulfilled: Settled, rejected: Settled): void {
   if (promise.then === nativeThen || !types.isPromise(promise)) void promise.then(fulfilled, rejected)
   else void nativeThen.call(promise, fulfilled, rejected)
 }
@@ -44,7 +45,7 @@ export function observePromise (promise: Promise<unknown>, fulfilled: () => void
  * call its other methods.
  * @throws if its `then` cannot be replaced: it is frozen, or a proxy that does not show what is set on it
  */
-export function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: () => void, rejected: (reason: unknown) => void): void {
+export function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: Settled, rejected: Settled): void {
   const own = Object.getOwnPropertyDescriptor(thenable, 'then')
   const restore = () => {
     if (own === undefined) delete (thenable as { then?: unknown }).then
@@ -62,10 +63,10 @@ export function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: () =
 
 /** Calls `then` for other code and reports how it settles, also if `then` throws. */
 function thenFor (thenable: PromiseLike<unknown>, [onFulfilled, onRejected]: [Callback?, Callback?],
-  fulfilled: () => void, rejected: (reason: unknown) => void): PromiseLike<unknown> {
+  fulfilled: Settled, rejected: Settled): PromiseLike<unknown> {
   try {
     return thenable.then(value => {
-      fulfilled()
+      fulfilled(value)
       return onFulfilled == null ? value : onFulfilled(value)
     }, reason => {
       rejected(reason)
