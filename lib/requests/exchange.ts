@@ -323,7 +323,7 @@ export class Exchange {
     }
     // Once: each cut of a pipeline ends its newest response.
     if (this.response.headersSent || !this.response.shouldKeepAlive) return
-    // Node writes the header from this property; with setHeader(), Node would merge all headers one by one.
+    // The header is written with the others; with setHeader(), Node would merge all of them one by one.
     this.response.shouldKeepAlive = false
     closeByHeader(this.response)
   }
