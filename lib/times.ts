@@ -3,6 +3,9 @@
 /** Node's timers overflow beyond this and fire at once. */
 export const LONGEST_TIMER = 2 ** 31 - 1
 
+/** Node keeps an idle connection this much longer than the server's `keepAliveTimeout`. */
+export const KEEP_ALIVE_BUFFER = 1_000
+
 /** By how much the timers that the plugin sets on sockets are shorter than they need to be: this tells them from those of a user. */
 export const OWN_TIMER = 2 ** -10
 
