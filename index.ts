@@ -99,7 +99,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     if (outcome.addError(error)) log.error(`The ${hook} failed`, { err: error })
   })
   const callbacks = new Callbacks(options.shutdownTimeout, log, channels)
-  const probes = new Probes(options, phase, inFlight, log)
+  const probes = new Probes(fastify, options, phase, inFlight, log)
   probes.assertFree(fastify)
   const routes = new Routes({ probes, handlers, abortHooks, inFlight, timeouts })
   routes.observe(fastify)

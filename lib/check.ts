@@ -2,17 +2,25 @@
 
 import type { ProbeCheck } from '../types/index.ts'
 import type { SafeLog } from './lifecycle/log.ts'
-import { TIMED_OUT, within } from './clock.ts'
+import { now, TIMED_OUT, within } from './clock.ts'
 import { CheckFailedError, CheckTimeoutError } from './errors.ts'
+import { CHECK_RETRY } from './times.ts'
 import { toError } from './values.ts'
 
-/** Runs once at a time; probes that arrive meanwhile share the run. Only changes are logged, because probes arrive every second. */
+/**
+ * Probes that arrive while it runs share the run. If a run takes too long, probes fail at once until it has ended: it may hold a
+ * connection of a pool, and more runs would exhaust that. Only changes are logged, because probes arrive every second.
+ */
 export class Check {
   readonly name: string
   readonly #check: ProbeCheck
   readonly #timeout: number
   readonly #log: SafeLog
   #running: Promise<boolean> | undefined
+  /** How many runs have not ended, also of those that have timed out. */
+  #pending = 0
+  /** When the newest run started, on the clock of now(). */
+  #startedAt = 0
   #isFailing = false
 
   constructor (name: string, check: ProbeCheck, timeout: number, log: SafeLog) {
@@ -24,13 +32,21 @@ export class Check {
 
   /** Whether it passes, by a new run or the one in progress. Never rejects. */
   async passes (): Promise<boolean> {
+    if (this.#running === undefined && this.#isStuck) return false
     this.#running ??= this.#run()
     return await this.#running
   }
 
+  /**
+   * Whether a run that has timed out is pending, and it is too early for another one. A run may never end, although another one would
+   * pass. So after twice `checkTimeout` a probe starts another one, and the wait doubles with each run that is pending.
+   */
+  get #isStuck (): boolean {
+    return this.#pending > 0 && now() - this.#startedAt < Math.min(CHECK_RETRY, this.#timeout * 2 ** this.#pending)
+  }
+
   async #run (): Promise<boolean> {
     const error = await this.#findError()
-    // A run that timed out may never settle, so the next probe starts another.
     this.#running = undefined
     const isFailing = error !== undefined
     if (isFailing && !this.#isFailing) this.#log.warn(`Check "${this.name}" is failing`, { err: error })
@@ -41,11 +57,21 @@ export class Check {
 
   async #findError (): Promise<Error | undefined> {
     try {
-      const result = await within(this.#timeout, Promise.resolve().then(this.#check))
+      const result = await within(this.#timeout, this.#call())
       if (result === TIMED_OUT) return new CheckTimeoutError(this.name, this.#timeout)
       return result === false ? new CheckFailedError(this.name) : undefined
     } catch (error) {
       return toError(error)
+    }
+  }
+
+  async #call (): Promise<unknown> {
+    this.#pending++
+    this.#startedAt = now()
+    try {
+      return await Promise.resolve().then(this.#check)
+    } finally {
+      this.#pending--
     }
   }
 }

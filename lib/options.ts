@@ -4,7 +4,7 @@ import type { FastifySchema } from 'fastify'
 import type { AdaptiveDelay, GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
 import type { GracefulMetricsOptions } from '../types/prometheus.ts'
 import { isMainThread } from 'node:worker_threads'
-import { BudgetError, CrashSignalError, OptionInvalidError, OptionUnknownError, ProbePathError, WorkerThreadError } from './errors.ts'
+import { BudgetError, CrashSignalError, OptionInvalidError, OptionUnknownError, WorkerThreadError } from './errors.ts'
 import { CHECK_TIMEOUT, CLEANUP, LONGEST_TIMER, partOf } from './times.ts'
 import { show } from './values.ts'
 
@@ -98,11 +98,7 @@ export function resolveOptions (input: GracefulOptions): Options {
     ready: probe('ready', options.ready),
     given: new Set(Object.keys(given))
   }
-  const { health, ready } = resolved
   if (shutdownDelay.max + drainTimeout > most) throw new BudgetError(shutdownDelay.max, drainTimeout, most, shutdownTimeout)
-  if (health !== false && ready !== false && health.path === ready.path) {
-    throw new ProbePathError('ready', ready.path, 'option "health"', 'ready')
-  }
   return Object.freeze(resolved)
 }
 

@@ -13,6 +13,13 @@ import { show } from './values.ts'
 
 const METHODS = ['GET', 'HEAD']
 
+/** How Fastify's router compares paths. Set in `routerOptions`, or beside it, as before Fastify 5.5. */
+interface PathOptions {
+  caseSensitive?: boolean
+  ignoreDuplicateSlashes?: boolean
+  ignoreTrailingSlash?: boolean
+}
+
 export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHandler' | 'setReady'> {
   readonly #options: Options
   readonly #phase: PhaseClock
@@ -22,13 +29,16 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   #isReady = true
   /** Whether a route of their own is being added. */
   #isAdding = false
+  readonly #pathOptions: readonly PathOptions[]
 
-  constructor (options: Options, phase: PhaseClock, inFlight: InFlight, log: SafeLog) {
+  constructor (fastify: FastifyInstance, options: Options, phase: PhaseClock, inFlight: InFlight, log: SafeLog) {
     this.#options = options
     this.#phase = phase
     this.#inFlight = inFlight
     this.#healthChecks = checksOf(options.health, log)
     this.#readyChecks = checksOf(options.ready, log)
+    const { initialConfig } = fastify as { initialConfig: PathOptions & { routerOptions?: PathOptions } }
+    this.#pathOptions = [initialConfig, initialConfig.routerOptions ?? {}]
   }
 
   readonly #answers = {
@@ -66,11 +76,24 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     return handler === this.healthHandler || handler === this.readyHandler
   }
 
-  /** @throws ProbePathError if a probe has the path of a route that is there already */
+  /** @throws ProbePathError if a probe has the path of the other one, or of a route that is there already */
   assertFree (fastify: FastifyInstance): void {
-    for (const [option, { path: url }] of this.#paths) {
-      if (METHODS.some(method => fastify.hasRoute({ method, url }))) throw new ProbePathError(option, url, 'a route', option)
+    const { health, ready } = this.#options
+    if (health !== false && ready !== false && this.#normalize(health.path) === this.#normalize(ready.path)) {
+      throw new ProbePathError('ready', ready.path, 'option "health"', 'ready')
     }
+    for (const [option, { path }] of this.#paths) {
+      const url = this.#normalize(path)
+      if (METHODS.some(method => fastify.hasRoute({ method, url }))) throw new ProbePathError(option, path, 'a route', option)
+    }
+  }
+
+  /** The path as Fastify's router stores it. `hasRoute()` leaves slashes as they are. */
+  #normalize (path: string): string {
+    const isOn = (option: keyof PathOptions, value: boolean) => this.#pathOptions.some(({ [option]: given }) => given === value)
+    const single = isOn('ignoreDuplicateSlashes', true) ? path.replaceAll(/\/+/g, '/') : path
+    const trimmed = isOn('ignoreTrailingSlash', true) ? single.replace(/(?<=.)\/$/, '') : single
+    return isOn('caseSensitive', false) ? trimmed.toLowerCase() : trimmed
   }
 
   /** Adds the routes of the probes, for GET and HEAD; after the plugin's own hooks. */
@@ -130,7 +153,10 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   assertNotTaken ({ method, url, constraints }: RouteOptions): void {
     if (this.#isAdding || Object.keys(constraints ?? {}).length > 0) return
     if (![method].flat().some(name => METHODS.includes(name))) return
-    for (const [option, { path }] of this.#paths) if (url === path) throw new ProbePathError(option, path, 'a route', option)
+    const normal = this.#normalize(url)
+    for (const [option, { path }] of this.#paths) {
+      if (this.#normalize(path) === normal) throw new ProbePathError(option, path, 'a route', option)
+    }
   }
 
   get #paths (): Array<['health' | 'ready', Probe]> {

@@ -3,11 +3,17 @@
 /** Node's timers overflow beyond this and fire at once. */
 export const LONGEST_TIMER = 2 ** 31 - 1
 
+/** Node keeps an idle connection this much longer than the server's `keepAliveTimeout`. */
+export const KEEP_ALIVE_BUFFER = 1_000
+
 /** By how much the timers that the plugin sets on sockets are shorter than they need to be: this tells them from those of a user. */
 export const OWN_TIMER = 2 ** -10
 
 /** The default of a probe's `checkTimeout`. */
 export const CHECK_TIMEOUT = 1_000
+
+/** A check whose runs do not end is run again after this time at the latest. */
+export const CHECK_RETRY = 60_000
 
 /** How late a timeout may be noticed: as a part of it, the interval at which it is checked. */
 const LATENESS = { part: 1 / 10, least: 10, most: 1_000 }

@@ -81,13 +81,47 @@ t.test('concurrent probes on all routes share one run of a check', async t => {
   t.equal((await next).statusCode, 503)
 })
 
-t.test('a check that never ends is run again after its timeout, so that its probe can recover', async t => {
+t.test('while a run that has timed out is pending, the probe fails at once and does not run the check again', async t => {
   let runs = 0
-  const { app, log } = await createApp(t, {
-    ready: { checkTimeout: 20, checks: { db: async () => { if (runs++ === 0) await new Promise(() => {}) } } }
+  const running = new Deferred()
+  const { app } = await createApp(t, {
+    ready: {
+      checkTimeout: 500,
+      checks: {
+        db: async () => {
+          runs++
+          await running.promise
+        }
+      }
+    }
   })
-  t.equal((await app.inject('/ready')).statusCode, 503)
+  for (let probes = 0; probes < 10; probes++) t.match(await app.inject('/ready'), { statusCode: 503, body: /"db"/ })
+  t.equal(runs, 1)
+  running.resolve()
+  await new Promise(setImmediate)
   t.equal((await app.inject('/ready')).statusCode, 200)
+  t.equal(runs, 2, 'once it has ended, the next probe runs the check again')
+})
+
+t.test('a check that never ends is run again, less and less often, so that its probe can recover', async t => {
+  const starts: number[] = []
+  const checkTimeout = 50
+  const { app, log } = await createApp(t, {
+    ready: {
+      checkTimeout,
+      checks: {
+        db: async () => {
+          starts.push(performance.now())
+          if (starts.length < 3) await new Promise(() => {})
+        }
+      }
+    }
+  })
+  while ((await app.inject('/ready')).statusCode !== 200) await new Promise(setImmediate)
+  const [first, second, third] = starts as [number, number, number]
+  // A little less than twice and four times, because the clock is read a moment before the run starts.
+  t.ok(second - first > 1.5 * checkTimeout, `second run after ${second - first} ms`)
+  t.ok(third - second > 3 * checkTimeout, `third run after ${third - second} ms more`)
   t.strictSame(log.messages(isOfCheck), ['Check "db" is failing', 'Check "db" has recovered'])
 })
 

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
-import type { ClientHttp2Session, ServerHttp2Session } from 'node:http2'
+import type { ClientHttp2Session, ClientHttp2Stream, Http2ServerResponse, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -749,6 +749,40 @@ t.test('HTTP/2: counts streams, and one that its client resets until its handler
   await eventually(() => app.inFlightRequests === 0)
   const report = await app.gracefulShutdown.shutdown()
   t.match(report, { completed: 0, cut: [], exitCode: 0 })
+})
+
+t.test('HTTP/2: a response that its handler sends with methods of the stream counts until it has been sent, and is then completed', async t => {
+  const app = await http2App(t)
+  const file = `${t.testdir({ file: 'x'.repeat(1_000_000) })}/file`
+  const answer = (path: string, respond: (stream: ServerHttp2Stream) => void) => app.get(path, (_request, reply) => {
+    reply.hijack()
+    respond((reply.raw as unknown as Http2ServerResponse).stream)
+  })
+  const released = new Deferred()
+  answer('/whole', stream => {
+    stream.respond()
+    void released.promise.then(() => { stream.end('whole') })
+  })
+  answer('/file', stream => { stream.respondWithFile(file) })
+  answer('/half', stream => {
+    stream.respond()
+    stream.write('half')
+  })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const open = (path: string) => session.request({ ':path': path }).on('error', () => {})
+  const streams = ['/whole', '/file', '/half'].map(open) as [ClientHttp2Stream, ClientHttp2Stream, ClientHttp2Stream]
+  await Promise.all(streams.map(async stream => { await once(stream, 'response') }))
+  const report = app.gracefulShutdown.shutdown()
+  t.equal(app.inFlightRequests, 3)
+  const [whole, big, half] = streams
+  half.close(constants.NGHTTP2_NO_ERROR)
+  await eventually(() => app.inFlightRequests === 2)
+  whole.resume()
+  released.resolve()
+  await eventually(() => app.inFlightRequests === 1)
+  t.match(app.gracefulShutdown.inFlight(), [{ url: '/file' }], 'its client has not read it')
+  big.resume()
+  t.match(await report, { completed: 2, cut: [], exitCode: 0 })
 })
 
 for (const when of ['while it is read', 'during a hook before it is read'] as const) {

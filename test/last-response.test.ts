@@ -47,6 +47,7 @@ const raw = (write: (response: FastifyReply['raw']) => void): RouteHandlerMethod
 
 const KEEP_ALIVE = { Connection: 'keep-alive', 'Keep-Alive': 'timeout=60', 'x-own': 'kept' }
 const FLAT = Object.entries(KEEP_ALIVE).flat()
+const OWN = { 'x-own': 'kept' }
 
 const ways: Record<string, RouteHandlerMethod> = {
   'reply.headers()': (_request, reply) => reply.headers(KEEP_ALIVE).send('end'),
@@ -68,6 +69,22 @@ const ways: Record<string, RouteHandlerMethod> = {
     for (const [name, value] of Object.entries(KEEP_ALIVE)) response.setHeader(name, value)
     response.flushHeaders()
     response.end('end')
+  }),
+  'raw.removeHeader(), then reply.headers()': (_request, reply) => {
+    reply.raw.removeHeader('connection')
+    return reply.headers(OWN).send('end')
+  },
+  'raw.removeHeader(), then raw.setHeader()': raw(response => {
+    response.removeHeader('connection')
+    response.setHeader('x-own', 'kept').end('end')
+  }),
+  'raw.removeHeader(), then raw.writeHead(status, list of names and values)': raw(response => {
+    response.removeHeader('connection')
+    response.writeHead(200, Object.entries(OWN).flat()).end('end')
+  }),
+  'raw.removeHeader(), then raw.writeHead(status, list of pairs)': raw(response => {
+    response.removeHeader('connection')
+    response.writeHead(200, Object.entries(OWN) as never).end('end')
   })
 }
 
@@ -121,6 +138,16 @@ t.test('the other options of the header stay', async t => {
     t.strictSame(headersOf(client, 'connection'), [sent])
     await end()
   }
+})
+
+t.test('several headers with one name stay', async t => {
+  const list = [...FLAT, 'set-cookie', 'a=1', 'set-cookie', 'b=2']
+  const { port, end } = await createDelaying(t, app => app.get('/', raw(response => { response.writeHead(200, list).end() })))
+  const client = new RawClient(port).get('/')
+  await client.closed
+  t.strictSame(headersOf(client, 'set-cookie'), ['a=1', 'b=2'])
+  t.strictSame(headersOf(client, 'connection'), ['close'])
+  await end()
 })
 
 t.test('a second writeHead() still fails as in Node', async t => {

@@ -32,7 +32,10 @@ for (const logger of ['no logger', 'logger: false', 'level silent', 'level fatal
     t.match(output, /^Shutdown callback "cleanup" failed after \d+ms: callback on purpose$/m)
     t.match(output, /^Shutdown complete, but not everything went well/m)
     if (logger === 'a logger that throws') t.match(output, /^Uncaught error: uncaught on purpose$/m)
-    else t.match(output, /^Error: uncaught on purpose\n {4}at .*no-logger\.ts[^]*cause on purpose/m, 'with its stack')
+    else {
+      t.match(output, /^Error: uncaught on purpose\n {4}at .*no-logger\.ts[^]*cause on purpose/m, 'with its stack')
+      t.equal(output.match(/^Error: uncaught on purpose$/gm)?.length, 1, 'once, although there are two instances')
+    }
     t.notMatch(output, 'Waiting for')
   })
 }

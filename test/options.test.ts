@@ -12,6 +12,7 @@ import { exitEvents } from 'close-with-grace/events/exit.events.js'
 import gracefulPlugin from '../index.ts'
 import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveMetricsOptions, resolveOptions } from '../lib/options.ts'
 import { createApp, Deferred, listen, RawClient } from './helpers.ts'
+import type { FastifyServerOptions } from 'fastify'
 import type { GracefulOptions } from '../types/index.ts'
 
 interface CodedError extends Error { code: string }
@@ -317,6 +318,37 @@ t.test('rejects a probe on the path of a HEAD route', async t => {
   const app = Fastify()
   app.head('/health', async () => 'mine')
   await t.rejects(async () => { await app.register(gracefulPlugin) }, { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /Set option "health"/ })
+})
+
+for (const options of [
+  { ignoreTrailingSlash: true, ignoreDuplicateSlashes: true, caseSensitive: false },
+  { routerOptions: { ignoreTrailingSlash: true, ignoreDuplicateSlashes: true, caseSensitive: false } }
+] as FastifyServerOptions[]) {
+  const where = 'routerOptions' in options ? ' in routerOptions' : ''
+  t.test(`with Fastify's options for equal paths${where}, paths that only the router takes for equal are also rejected`, async t => {
+    const equal = ['/health/', '//health', '/Health', '//HEALTH/']
+    const isTaken = { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /Set option "/ }
+    const app = Fastify(options)
+    t.teardown(async () => { await app.close() })
+    await app.register(gracefulPlugin)
+    for (const path of equal) t.throws(() => app.get(path, async () => 'mine'), isTaken, `a later route on ${path}`)
+    app.get('/', async () => 'mine')
+    for (const path of equal) {
+      const before = Fastify(options)
+      before.get('/health', async () => 'mine')
+      await t.rejects(async () => { await before.register(gracefulPlugin, { health: path }) }, isTaken, `a probe on ${path}`)
+      await t.rejects(async () => { await Fastify(options).register(gracefulPlugin, { health: '/health', ready: path }) }, isTaken, `both probes on ${path}`)
+    }
+  })
+}
+
+t.test('without them, these are different paths', async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  await app.register(gracefulPlugin)
+  const paths = ['/health/', '//health', '/Health']
+  for (const path of paths) app.get(path, async () => 'mine')
+  for (const path of paths) t.equal((await app.inject(`http://localhost${path}`)).body, 'mine')
 })
 
 t.test('rejects a second registration', async t => {

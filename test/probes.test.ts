@@ -2,7 +2,7 @@ import t from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
-import { createApp, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, heldRoute, listen, RawClient } from './helpers.ts'
 
 const json = 'application/json; charset=utf-8'
 
@@ -124,6 +124,7 @@ t.test('serves the probes on other paths, or not at all', async t => {
 
 t.test('a failed check makes its probe answer 503 and names it', async t => {
   let fail = true
+  const hung = new Deferred()
   const { app } = await createApp(t, {
     health: { checks: { fine: () => true, quiet: () => undefined, loop: () => !fail } },
     ready: {
@@ -132,7 +133,7 @@ t.test('a failed check makes its probe answer 503 and names it', async t => {
         says: async () => !fail,
         throws: () => { if (fail) throw new Error('no') },
         rejects: async () => { if (fail) throw new Error('no') },
-        hangs: async () => { if (fail) await new Promise(() => {}) },
+        hangs: async () => { await hung.promise },
         fine: async () => {}
       }
     }
@@ -144,6 +145,7 @@ t.test('a failed check makes its probe answer 503 and names it', async t => {
   t.equal(ready.statusCode, 503)
   t.equal(ready.body, '{"ready":false,"reason":"check_failed","checks":["says","throws","rejects","hangs"]}')
   fail = false
+  hung.resolve()
   t.equal((await app.inject('/health')).body, '{"status":"healthy"}')
   t.equal((await app.inject('/ready')).body, '{"ready":true,"in_flight_requests":0}')
 })

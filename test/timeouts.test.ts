@@ -428,6 +428,22 @@ t.test('keeps the timeouts that a server factory sets, and replaces those of Nod
   }
 })
 
+t.test('with the longest times, Node does not warn that a timer overflows', async t => {
+  const warnings: string[] = []
+  const warn = ({ name }: Error) => { warnings.push(name) }
+  process.on('warning', warn)
+  t.teardown(() => { process.off('warning', warn) })
+  const longest = 2 ** 31 - 1
+  const { app } = await createApp(t, { readTimeout: longest, writeTimeout: longest, idleTimeout: longest })
+  app.get('/', async () => 'answered')
+  const client = new RawClient(await listen(app))
+  // The second request arrives after the connection has been idle.
+  for (const answers of [/answered/, /answered[^]*answered/]) await client.get('/').until(answers)
+  client.socket.destroy()
+  await client.closed
+  t.strictSame(warnings, [])
+})
+
 t.test('a handler that is done when a blocked event loop goes on is not cut, although writeTimeout has passed', async t => {
   const { app } = await createApp(t, { writeTimeout: 300 })
   const entered = new Deferred()

@@ -13,8 +13,10 @@ export type ProcessEvent = ShutdownSignal | 'uncaughtException' | 'unhandledReje
 
 /**
  * A check of a probe. It fails if it returns or resolves to `false`, throws, rejects, or takes longer than the probe's
- * `checkTimeout`. Probes that arrive while it runs share that run. Checks do not run during a shutdown. The log has the error when
- * a check begins to fail (level warn), and a line when it passes again (info).
+ * `checkTimeout`. Probes that arrive while it runs share that run. While a run that took too long has not ended, probes fail at once;
+ * one that never ends is run again after twice `checkTimeout`, then after four times, and so on, at the latest after a minute.
+ * Checks do not run during a shutdown. The log has the error when a check begins to fail (level warn), and a line when it passes
+ * again (info).
  */
 export type ProbeCheck = () => unknown
 

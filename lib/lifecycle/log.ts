@@ -16,6 +16,9 @@ interface Leveled {
   isLevelEnabled?: (level: Level) => boolean
 }
 
+/** The uncaught errors on stderr. Several instances without a logger get the same one. */
+const printed = new WeakSet<Error>()
+
 /**
  * Wraps Fastify's logger so that no method throws. A shutdown callback may have destroyed the destination, or a user's logger
  * may have a bug. An error that cannot be logged is then written to stderr, and so is every error if there is no logger.
@@ -34,8 +37,12 @@ export class SafeLog {
 
   /** Logs an error that nothing caught. Without a logger, stderr gets its stack, as Node prints it. */
   uncaught (error: Error): void {
-    if (this.#isMute) toStderr(show(error, Infinity))
-    else this.error('Uncaught error', { err: error })
+    if (!this.#isMute) {
+      this.error('Uncaught error', { err: error })
+      return
+    }
+    if (!printed.has(error)) toStderr(show(error, Infinity))
+    printed.add(error)
   }
 
   /** A logger for a shutdown callback, with its name. Errors that its own calls throw are the callback's. */

@@ -133,11 +133,17 @@ export class Exchange {
     ;(reply as Attached)[kExchange] = this
   }
 
-  /** Whether the kernel has the whole response. Node also emits 'finish' for a response that was cut off. */
+  /**
+   * Whether the kernel has the whole response. Node also emits 'finish' for a response that was cut off. A hijacked one may have been
+   * sent by the methods of its HTTP/2 stream; then only its close shows that a file has been sent.
+   */
   get isFinished (): boolean {
     const { response, socket } = this
     const stream = this.#stream
-    if (stream !== undefined) return response.writableEnded && stream.writableFinished && !stream.rstCode
+    if (stream !== undefined) {
+      const isEnded = response.writableEnded || (stream.closed && !stream.aborted)
+      return isEnded && stream.writableFinished && !stream.rstCode
+    }
     return response.writableFinished && (socket?.destroyed !== true || socket.writableFinished)
   }
 
@@ -332,7 +338,7 @@ export class Exchange {
     }
     // Once: each cut of a pipeline ends its newest response.
     if (this.response.headersSent || !this.response.shouldKeepAlive) return
-    // Node writes the header from this property; with setHeader(), Node would merge all headers one by one.
+    // The header is written with the others; with setHeader(), Node would merge all of them one by one.
     this.response.shouldKeepAlive = false
     closeByHeader(this.response)
   }

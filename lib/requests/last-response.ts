@@ -5,41 +5,48 @@ import type { OutgoingHttpHeader, ServerResponse } from 'node:http'
 type WriteHead = (...args: unknown[]) => ServerResponse
 
 /**
- * If keep-alive is still disabled when the head of this response is written, its own `connection` header also says `close`. Node
- * prefers such a header to `shouldKeepAlive`, and proxies and event streams set one.
+ * If keep-alive is still disabled when the head of this response is written, its `connection` header says `close`. Without one, Node
+ * writes it itself, but not if the handler has removed it; and Node prefers a header to `shouldKeepAlive`. Proxies and event streams
+ * set one.
  */
 export function closeByHeader (response: ServerResponse): void {
   const { writeHead } = response as { writeHead: WriteHead }
   const writeClosingHead: WriteHead = (...args) => {
     const isSwitchingProtocols = args[0] === 101
     if (response.shouldKeepAlive || response.headersSent || isSwitchingProtocols) return writeHead.apply(response, args)
-    const connection = response.getHeader('connection')
-    // Not removed, because Node would then write none.
-    if (connection !== undefined) response.setHeader('connection', withClose(connection))
+    const own = response.getHeader('connection')
     response.removeHeader('keep-alive')
-    return writeHead.apply(response, args.map(arg => typeof arg === 'object' && arg !== null ? closingHeaders(arg) : arg))
+    // Not if others are passed: Node 20 would then send only one of several with the same name.
+    if (!args.some(isObject)) response.setHeader('connection', withClose(own))
+    return writeHead.apply(response, args.map(arg => isObject(arg) ? closingHeaders(arg, own) : arg))
   }
   response.writeHead = writeClosingHead
 }
 
-/** The headers in any form that `writeHead()` takes: an object, a list of pairs, or a list of alternating names and values. */
-function closingHeaders (headers: object): object {
-  if (!Array.isArray(headers)) return Object.fromEntries((Object.entries(headers) as Header[]).flatMap(closingHeader))
-  if (Array.isArray(headers[0])) return (headers as Header[]).flatMap(closingHeader)
-  const list = headers as OutgoingHttpHeader[]
-  return list.flatMap((name, index) => index % 2 === 0 ? closingHeader([name, list[index + 1] as OutgoingHttpHeader]).flat() : [])
-}
-
 type Header = [name: OutgoingHttpHeader, value: OutgoingHttpHeader]
 
-function closingHeader ([name, value]: Header): Header[] {
-  const lowerName = String(name).toLowerCase()
-  if (lowerName === 'keep-alive') return []
-  return [[name, lowerName === 'connection' ? withClose(value) : value]]
+function isObject (value: unknown): value is object {
+  return typeof value === 'object' && value !== null
+}
+
+/** The headers in any form that `writeHead()` takes: an object, a list of pairs, or a list of alternating names and values. */
+function closingHeaders (headers: object, own: OutgoingHttpHeader | undefined): object {
+  if (!Array.isArray(headers)) return Object.fromEntries(closing(Object.entries(headers) as Header[], own))
+  if (Array.isArray(headers[0])) return closing(headers as Header[], own)
+  const list = headers as OutgoingHttpHeader[]
+  return closing(list.flatMap((name, index) => index % 2 === 0 ? [[name, list[index + 1] as OutgoingHttpHeader]] : []), own).flat()
+}
+
+/** @param own the `connection` header that is set already; one among these replaces it */
+function closing (headers: Header[], own: OutgoingHttpHeader | undefined): Header[] {
+  const nameOf = ([name]: Header) => String(name).toLowerCase()
+  const given = headers.filter(header => nameOf(header) === 'connection').map(([, value]) => value)
+  const others = headers.filter(header => !['connection', 'keep-alive'].includes(nameOf(header)))
+  return [...others, ['Connection', withClose(given.length > 0 ? given : own)]]
 }
 
 /** What a `connection` header lists, with `close` in place of `keep-alive`. */
-function withClose (listed: OutgoingHttpHeader): string {
+function withClose (listed: OutgoingHttpHeader | OutgoingHttpHeader[] = ''): string {
   const others = String(listed).split(',').map(option => option.trim()).filter(option => !/^(?:keep-alive|close|)$/i.test(option))
   return [...others, 'close'].join(', ')
 }

@@ -16,7 +16,7 @@ import { createServer } from 'node:http'
 import { beforeCall } from '../before-call.ts'
 import { clearInterval, now, setInterval, wholeTurn } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
-import { READ_PER_KIB, latenessOf } from '../times.ts'
+import { KEEP_ALIVE_BUFFER, LONGEST_TIMER, READ_PER_KIB, latenessOf } from '../times.ts'
 
 /** The defaults of a server. Any other value is the user's, and is kept. */
 const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0, http2SessionTimeout: 72_000 }
@@ -84,7 +84,7 @@ export class Timeouts {
       // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
       server.headersTimeout = Math.min(server.headersTimeout, limit)
       server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, latenessOf(limit))
-      if (ours('idleTimeout', 'keepAliveTimeout')) server.keepAliveTimeout = idleTimeout || 0
+      if (ours('idleTimeout', 'keepAliveTimeout')) server.keepAliveTimeout = Math.min(idleTimeout || 0, LONGEST_TIMER - KEEP_ALIVE_BUFFER)
     }
     if (ours('writeTimeout', 'timeout')) server.timeout = 0
     else this.#write = false
