@@ -28,15 +28,13 @@ export class Log {
   readonly lines: LogLine[] = []
   readonly #events = new EventEmitter()
   #rest = ''
+  #end: string | undefined
 
   write (chunk: string): void {
     const lines = (this.#rest + chunk).split('\n')
     this.#rest = lines.pop() ?? ''
-    for (const text of lines.filter(line => line.startsWith('{'))) {
-      const line = JSON.parse(text) as LogLine
-      this.lines.push(line)
-      this.#events.emit('line', line)
-    }
+    for (const text of lines.filter(line => line.startsWith('{'))) this.lines.push(JSON.parse(text) as LogLine)
+    this.#events.emit('change')
   }
 
   /** Writes what the stream yields, line by line, so that lines of several streams do not mix. */
@@ -49,18 +47,22 @@ export class Log {
     })
   }
 
-  /** The first past or future line whose message matches. */
+  /** No more lines come, for this reason. */
+  end (reason: string): void {
+    this.#end = reason
+    this.#events.emit('change')
+  }
+
+  /** The first past or future line whose message matches. Rejects once no such line can come. */
   async line (message: RegExp): Promise<LogLine> {
-    const found = this.lines.find(({ msg }) => message.test(msg))
-    if (found !== undefined) return found
-    return await new Promise(resolve => {
-      const look = (line: LogLine): void => {
-        if (!message.test(line.msg)) return
-        this.#events.off('line', look)
-        resolve(line)
+    for (let index = 0; ; index++) {
+      while (index === this.lines.length) {
+        if (this.#end !== undefined) throw new Error(`No line matches ${message}. ${this.#end}`)
+        await once(this.#events, 'change')
       }
-      this.#events.on('line', look)
-    })
+      const line = this.lines[index] as LogLine
+      if (message.test(line.msg)) return line
+    }
   }
 
   messages (message = /./): string[] {
@@ -168,10 +170,11 @@ export class RawClient {
   constructor (target: number | string | Socket) {
     this.socket = typeof target === 'object' ? target : typeof target === 'number' ? connect(target, '127.0.0.1') : connect(target)
     this.closed = new Promise(resolve => { this.socket.on('close', () => { resolve() }) })
+    this.socket.on('close', () => { this.#events.emit('change') })
     this.socket.on('error', error => { this.error = error })
     this.socket.on('data', (chunk: Buffer) => {
       this.text += chunk.toString('latin1')
-      this.#events.emit('text')
+      this.#events.emit('change')
     })
   }
 
@@ -185,9 +188,12 @@ export class RawClient {
     return this
   }
 
-  /** Waits until the received text matches. */
+  /** Waits until the received text matches. Rejects once it cannot any more. */
   async until (pattern: RegExp): Promise<string> {
-    while (!pattern.test(this.text)) await once(this.#events, 'text')
+    while (!pattern.test(this.text)) {
+      if (this.socket.closed) throw new Error(`The connection was closed before ${pattern} was received: ${JSON.stringify(this.text)}`)
+      await once(this.#events, 'change')
+    }
     return this.text
   }
 }
@@ -303,6 +309,10 @@ export function runCommand (t: Test, command: readonly string[], env: Record<str
     log.read(stream)
     stream.on('data', (chunk: string) => { output += chunk })
   }
+  const exit = once(child, 'close').then(([code, signal]) => {
+    log.end(`The program ended with ${signal ?? code}. Its output:\n${output}`)
+    return { code: code as number | null, signal: signal as NodeJS.Signals | null }
+  })
   return {
     pid: child.pid as number,
     log,
@@ -314,7 +324,7 @@ export function runCommand (t: Test, command: readonly string[], env: Record<str
       return () => { child.stdout.resume() }
     },
     killGroup: signal => { process.kill(-(child.pid as number), signal) },
-    exit: once(child, 'close').then(([code, signal]) => ({ code: code as number | null, signal: signal as NodeJS.Signals | null }))
+    exit
   }
 }
 

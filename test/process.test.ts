@@ -2,7 +2,7 @@ import t from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { CRASH_SIGNALS, DEFAULT_EVENTS, PROCESS_EVENTS } from '../lib/options.ts'
-import { eventually, fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
+import { eventually, exitInTime, fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   t.test(`${signal} with a request in flight: answers it, cleans up, exits with 0`, async t => {
@@ -40,13 +40,10 @@ t.test('exits with 1 when a callback throws', async t => {
 
 for (const [what, env] of [['a callback', { CALLBACK: 'hangs' }], ["another plugin's onClose", { ON_CLOSE: 'hangs' }]] as const) {
   t.test(`exits with 1 within shutdownTimeout when ${what} hangs`, async t => {
-    const service = fork(t, 'service', { ...env, OPTIONS: '{"shutdownTimeout":500,"drainTimeout":100}' })
+    // The report is written 100 ms before the forced exit, which a busy machine needs.
+    const service = fork(t, 'service', { ...env, OPTIONS: '{"shutdownTimeout":2000,"drainTimeout":100}' })
     await portOf(service)
-    const start = performance.now()
-    service.kill('SIGTERM')
-    t.strictSame(await service.exit, { code: 1, signal: null })
-    const time = performance.now() - start
-    t.ok(time < 1_500, `gone after ${time}ms`)
+    t.equal(await exitInTime(t, service, 2_000, 'SIGTERM'), 1)
     t.match(await service.log.line(/not everything went well/), { report: { exitCode: 1 } })
     await service.log.line(/callback runs/)
   })
