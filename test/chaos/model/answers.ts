@@ -74,7 +74,7 @@ export function * probesTruly (facts: Facts): Iterable<string> {
       if (codeOf(answer) !== undefined && !isHeld) yield `rejected: ${what}`
     } else if (answer.outcome !== 'left') {
       const isHttp2 = facts.scenario.clients[answer.client]?.http === 2
-      const end = facts.phase(to, isHttp2 ? 'draining' : 'closing')?.t ?? Infinity
+      const end = (isHttp2 ? facts.goodbye(to) : facts.phase(to, 'closing'))?.t ?? Infinity
       if (answer.endedAt < Math.min(end, facts.exit?.t ?? Infinity)) yield what
     }
   }
