@@ -20,7 +20,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { constants } from 'node:os'
-import { TIMED_OUT, clearInterval, now, setInterval, within, wholeTurn } from '../clock.ts'
+import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
@@ -467,8 +467,9 @@ export class Shutdown {
       await connections.settle(end)
       cuts.cutRest(new DrainTimeoutError(options.drainTimeout))
       gate.refuseRest()
-      // Node writes the end of an HTTP/2 response in a later iteration of the event loop.
-      await wholeTurn()
+      await connections.flushSessions()
+      // What has arrived meanwhile.
+      gate.refuseRest()
     }
     connections.closeAll()
   }

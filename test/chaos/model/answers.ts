@@ -16,6 +16,7 @@ export function * answersWhatItAccepts (facts: Facts): Iterable<string> {
       const isRight = status === 500 ? codeOf(answer) === undefined : answer.body === answerOf(url, work)
       // What is pipelined behind a response that has said Connection: close is not handled.
       if (answer.outcome === 'none' && handler === undefined && facts.isBehindLast(request)) continue
+      if (answer.outcome === 'part' && answer.error === undefined && (answer.body?.length ?? 0) + (answer.unread ?? 0) === answerOf(url, work).length) continue
       if (answer.outcome !== 'whole' || answer.status !== status || !isRight) yield tell(request)
     }
   }
