@@ -62,6 +62,27 @@ const HANDLER_HANGS: Scenario = {
   clients: [{ to: 0, at: 0, http: 1, kind: 'burst', works: [{ answers: 'return', ms: 10_000, after: 0, size: 10 }] }]
 }
 
+const SOCKET = { to: 0, at: 0, http: 1, kind: 'websocket', pause: 20, answersClose: true } as const
+
+const SOCKETS: Scenario = {
+  protocol: 'h2',
+  instances: [{ ...instance, shutdownDelay: 400, spread: 400 }],
+  clients: [SOCKET, SOCKET, SOCKET, SOCKET],
+  triggers: [{ at: 150, kind: 'SIGTERM' }]
+}
+
+/** A request on a connection that was idle as draining started. */
+const INHERITED: Scenario = {
+  protocol: 'http',
+  isInherited: true,
+  instances: [{ ...instance, drainTimeout: 500, shutdownTimeout: 2_000 }],
+  clients: [
+    { to: 0, at: 0, http: 1, kind: 'burst', works: [{ answers: 'return', ms: 350, after: 0, size: 10 }] },
+    { to: 0, at: 0, http: 1, kind: 'loop', work: { answers: 'return', ms: 10, after: 0, size: 10 }, pause: 60 }
+  ],
+  triggers: [{ at: 100, kind: 'SIGTERM' }]
+}
+
 export const FAULTS: readonly Fault[] = [
   {
     what: 'the gate lets everything pass',
@@ -182,6 +203,16 @@ export const FAULTS: readonly Fault[] = [
     what: 'WebSockets are closed with another code',
     change: ['var GOING_AWAY = 1001;', 'var GOING_AWAY = 1008;'],
     violates: 'closesWebSockets'
+  },
+  {
+    what: 'WebSockets are all told at once',
+    change: ['due += rest > SPREAD_INTERVAL ? ', 'due += false ? '],
+    violates: 'spreadsGoodbyes', scenario: SOCKETS
+  },
+  {
+    what: 'an inherited listener is treated like its own',
+    change: ['.isInherited)', '.isInherited && false)'],
+    violates: 'rejectsNothingEarly', scenario: INHERITED
   },
   {
     what: 'the drain waits for nothing',
