@@ -124,6 +124,18 @@ t.test("shortens a callback's own timeout so that each later callback keeps half
   t.strictSame(limits, [6_500, 500, 9_700].map(limit => limits.includes(limit) ? limit : limit + 100))
 })
 
+t.test('a callback gets no time if closing has taken more than all of it', async t => {
+  const { app } = await createApp(t, { shutdownTimeout: 500, drainTimeout: 100 })
+  app.addHook('onClose', async () => {
+    const end = performance.now() + 2_000
+    while (performance.now() < end);
+  })
+  app.registerShutdownCallback(async () => { await new Promise(() => {}) }, { name: 'first', timeout: 400 })
+  app.registerShutdownCallback(() => {}, { name: 'second' })
+  const { callbacks } = await app.gracefulShutdown.shutdown()
+  t.match(callbacks[0]?.error, { message: /"first" did not finish within [01] ms/ })
+})
+
 t.test('rejects what is not a function at registration', async t => {
   const { app } = await createApp(t)
   for (const [callback, shown] of [[undefined, 'undefined'], [null, 'null'], ['x', "'x' (string)"], [{}, '{}']] as const) {

@@ -79,7 +79,7 @@ const senders: Record<string, Sender> = {
         answer: async () => {
           await closed
           session.close()
-          return status
+          return stream.rstCode === 0 ? status : `${status}, but reset with ${stream.rstCode}`
         }
       }
     }

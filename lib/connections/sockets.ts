@@ -316,6 +316,11 @@ export class Connections {
     await allClosed(this.#sessions, Math.min(deadline, now() + AFTER_GOAWAY))
   }
 
+  /** Node writes the end of an HTTP/2 response in a later iteration of the event loop. */
+  async flushSessions (): Promise<void> {
+    if (this.#sessions.size > 0) await wholeTurn()
+  }
+
   /** The sockets and streams that are receiving a request or sending a response. */
   * #busy (): Generator<Closable> {
     for (const { socket, isBusy } of this.#speaking) if (isBusy) yield socket

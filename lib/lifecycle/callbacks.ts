@@ -77,7 +77,7 @@ export class Callbacks {
   async run (reason: string, deadline: number): Promise<void> {
     this.#running = 'end'
     const entries = this.#of('end')
-    const kept = (deadline - now()) / entries.length / 2
+    const kept = Math.max(0, deadline - now()) / entries.length / 2
     for (const [index, entry] of entries.entries()) {
       const left = Math.max(0, deadline - now())
       const later = entries.length - index - 1

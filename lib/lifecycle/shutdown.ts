@@ -467,6 +467,9 @@ export class Shutdown {
       await connections.settle(end)
       cuts.cutRest(new DrainTimeoutError(options.drainTimeout))
       gate.refuseRest()
+      await connections.flushSessions()
+      // What has arrived meanwhile.
+      gate.refuseRest()
     }
     connections.closeAll()
   }

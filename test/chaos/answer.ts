@@ -22,6 +22,11 @@ export interface Answer {
   outcome: 'whole' | 'part' | 'none' | 'unconnected' | 'left'
   status?: number
   body?: string
+  /**
+   * What Node's HTTP/2 client had received after that, but not passed on to a slow reader when the server closed the connection. The
+   * client then destroys the stream, without an error.
+   */
+  unread?: number
   /** Whether it says `Connection: close`. */
   isLast?: boolean
   error?: string

@@ -36,9 +36,10 @@ const callback: Arbitrary<Callback> = fc.tuple(
 
 const task: Arbitrary<Task> = fc.tuple(step, ms(250)).map(([base, at]) => Object.assign(base, { at }))
 
-const hook: Arbitrary<Hook> = fc.record({
-  name: fc.constantFrom('onRequest', 'preParsing', 'preHandler', 'preSerialization', 'onSend', 'onResponse'), ms: ms(40)
-})
+const hook: Arbitrary<Hook> = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ name: fc.constantFrom('onRequest', 'preParsing', 'preHandler', 'preSerialization', 'onSend', 'onResponse'), ms: ms(40) }) },
+  { weight: 1, arbitrary: fc.record({ name: fc.constant('preParsing'), ms: ms(40), pipes: fc.constant(true) }) }
+)
 
 const delay: Arbitrary<Instance['shutdownDelay']> = fc.oneof(
   { weight: 2, arbitrary: fc.constant(0) }, { weight: 2, arbitrary: ms(200) },
@@ -47,6 +48,7 @@ const delay: Arbitrary<Instance['shutdownDelay']> = fc.oneof(
 
 const instance: Arbitrary<Instance> = fc.record({
   shutdownDelay: delay,
+  spread: fc.integer({ min: 20, max: 400 }),
   drainTimeout: fc.integer({ min: 150, max: 400 }),
   spare: fc.integer({ min: 500, max: 900 }),
   ahead: fc.oneof(fc.constant(0), ms(40)),
@@ -60,6 +62,7 @@ const instance: Arbitrary<Instance> = fc.record({
 }).map(({ spare, ...rest }) => {
   const { drainTimeout, shutdownDelay } = rest
   const used = drainTimeout + (typeof shutdownDelay === 'number' ? shutdownDelay : shutdownDelay.max)
+  if (rest.spread !== undefined) rest.spread = Math.min(rest.spread, used)
   return Object.assign(rest, { shutdownTimeout: Math.max(used + spare, Math.ceil(used / LEFT)) })
 })
 
@@ -81,9 +84,9 @@ function client (protocol: Protocol, instances: number): Arbitrary<Client> {
     })],
     [2, fc.record({ ...visit, kind: fc.constant('prober'), pause: fc.integer({ min: 10, max: 60 }) })]
   ]
-  if (protocol !== 'h2c') clients.push([2, fc.record({ ...http1, kind: fc.constant('half'), bytes: ms(HEAD) })])
-  if (protocol === 'http' || protocol === 'https') {
+  if (protocol !== 'h2c') {
     const pause = fc.integer({ min: 5, max: 60 })
+    clients.push([2, fc.record({ ...http1, kind: fc.constant('half'), bytes: ms(HEAD) })])
     clients.push([2, fc.record({ ...http1, kind: fc.constant('websocket'), pause, answersClose: fc.boolean() })])
   }
   return fc.oneof(...clients.map(([weight, arbitrary]) => ({ weight, arbitrary })))
@@ -101,12 +104,19 @@ const second: Arbitrary<Trigger> = fc.record({
   at: ms(900), kind: fc.constantFrom('SIGTERM', 'SIGTERM', 'SIGINT', 'close', 'shutdown', 'throw', 'reject')
 })
 
+/** Closes one of several instances; the process goes on with the others. */
+function single (count: number): Arbitrary<Trigger[]> {
+  if (count === 1) return fc.constant([])
+  return fc.array(fc.record({ at: ms(300), kind: fc.constantFrom('close', 'shutdown'), only: fc.nat(count - 1) }), { maxLength: 1 })
+}
+
 export const scenario: Arbitrary<Scenario> = fc.record({
   protocol: fc.constantFrom<Protocol>('http', 'http', 'http', 'https', 'h2c', 'h2'),
   count: fc.constantFrom(1, 1, 1, 2, 3)
 }).chain(({ protocol, count }) => fc.record({
   protocol: fc.constant(protocol),
+  isInherited: fc.constantFrom(false, false, false, true),
   instances: fc.array(instance, { minLength: count, maxLength: count }),
   clients: fc.array(client(protocol, count), { minLength: 1, maxLength: 8 }),
-  triggers: fc.tuple(first, fc.option(second, { nil: undefined, freq: 3 })).map(([one, two]) => two === undefined ? [one] : [one, two])
+  triggers: fc.tuple(first, fc.array(second, { maxLength: 1 }), single(count)).map(([one, others, singles]) => others.concat(one, singles))
 }))

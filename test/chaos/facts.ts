@@ -111,19 +111,33 @@ export class Facts {
     return this.all('phase', i)[0]
   }
 
+  /** From here on, an instance rejects requests. With an inherited listener, it serves them until the end of the drain. */
+  gate (i: number): Placed<'phase'> | undefined {
+    return this.phase(i, this.isInherited(i) ? 'closing' : 'draining')
+  }
+
+  /** From here on, it tells WebSockets and HTTP/2 sessions to go. */
+  goodbye (i: number): Placed<'phase'> | undefined {
+    return (this.scenario.instances[i]?.spread ?? 0) > 0 ? this.start(i) : this.phase(i, 'draining')
+  }
+
+  isInherited (i: number): boolean {
+    return this.scenario.isInherited === true && i === 0
+  }
+
   report (i: number): Placed<'report'> | undefined {
     return this.all('report', i)[0]
   }
 
   /** The requests to an instance that arrived before its gate shut. */
   accepted (i: number): RequestFacts[] {
-    const gate = this.phase(i, 'draining')?.n ?? Infinity
+    const gate = this.gate(i)?.n ?? Infinity
     return [...this.requests.values()].filter(request => request.i === i && request.arrived !== undefined && request.arrived.n < gate)
   }
 
   /** Those that arrived after it. */
   late (i: number): RequestFacts[] {
-    const gate = this.phase(i, 'draining')?.n ?? Infinity
+    const gate = this.gate(i)?.n ?? Infinity
     return [...this.requests.values()].filter(request => request.i === i && request.arrived !== undefined && request.arrived.n > gate)
   }
 

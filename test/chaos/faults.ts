@@ -62,6 +62,27 @@ const HANDLER_HANGS: Scenario = {
   clients: [{ to: 0, at: 0, http: 1, kind: 'burst', works: [{ answers: 'return', ms: 10_000, after: 0, size: 10 }] }]
 }
 
+const SOCKET = { to: 0, at: 0, http: 1, kind: 'websocket', pause: 20, answersClose: true } as const
+
+const SOCKETS: Scenario = {
+  protocol: 'h2',
+  instances: [{ ...instance, shutdownDelay: 400, spread: 400 }],
+  clients: [SOCKET, SOCKET, SOCKET, SOCKET],
+  triggers: [{ at: 150, kind: 'SIGTERM' }]
+}
+
+/** A request on a connection that was idle as draining started. */
+const INHERITED: Scenario = {
+  protocol: 'http',
+  isInherited: true,
+  instances: [{ ...instance, drainTimeout: 500, shutdownTimeout: 2_000 }],
+  clients: [
+    { to: 0, at: 0, http: 1, kind: 'burst', works: [{ answers: 'return', ms: 350, after: 0, size: 10 }] },
+    { to: 0, at: 0, http: 1, kind: 'loop', work: { answers: 'return', ms: 10, after: 0, size: 10 }, pause: 60 }
+  ],
+  triggers: [{ at: 100, kind: 'SIGTERM' }]
+}
+
 export const FAULTS: readonly Fault[] = [
   {
     what: 'the gate lets everything pass',
@@ -130,7 +151,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'connections are kept alive',
-    change: ['else if (!this.response.headersSent) this.response.shouldKeepAlive = false;', ''],
+    change: ['if (this.response.headersSent || !this.response.shouldKeepAlive) return;', 'return;'],
     violates: 'closesConnections'
   },
   {
@@ -184,6 +205,16 @@ export const FAULTS: readonly Fault[] = [
     violates: 'closesWebSockets'
   },
   {
+    what: 'WebSockets are all told at once',
+    change: ['due += rest > SPREAD_INTERVAL ? ', 'due += false ? '],
+    violates: 'spreadsGoodbyes', scenario: SOCKETS
+  },
+  {
+    what: 'an inherited listener is treated like its own',
+    change: ['.isInherited)', '.isInherited && false)'],
+    violates: 'rejectsNothingEarly', scenario: INHERITED
+  },
+  {
     what: 'the drain waits for nothing',
     change: ['if (idle !== TIMED_OUT) {', '$& await sleep(500);'],
     violates: 'drainsNoLongerThanNeeded'
@@ -191,7 +222,7 @@ export const FAULTS: readonly Fault[] = [
   // What chaos has found, see docs/chaos.md; the rest of it shows only on an idle machine, and has tests of its own.
   {
     what: 'a handler that goes on after its queued answer is not named',
-    change: ['else if (exchange.handlers > 0) this.#name(exchange, error);', ''],
+    change: ['else if (exchange.runningHandlers > 0) this.#name(exchange, error);', ''],
     violates: 'cleansUpAfterHandlers', scenario: GOES_ON
   },
   {

@@ -77,7 +77,7 @@ export class Http2 {
       else if (this.#error !== undefined) answer.error = this.#error
       if (answer.outcome === 'left') return answer
       if (isEnded && answer.status !== undefined && rstCode === constants.NGHTTP2_NO_ERROR) answer.outcome = 'whole'
-      else if (answer.status !== undefined) answer.outcome = 'part'
+      else if (answer.status !== undefined) Object.assign(answer, { outcome: 'part', unread: stream.readableLength })
       else if (!this.#hasConnected) answer.outcome = 'unconnected'
       return answer
     })

@@ -2,7 +2,7 @@
 
 import type { Facts } from './facts.ts'
 import { answersWhatItAccepts, answersWhatItCuts, probesTruly, rejectsNothingEarly, servesNothingLate } from './model/answers.ts'
-import { closesConnections, closesWebSockets, resetsNothingEarly } from './model/connections.ts'
+import { closesConnections, closesWebSockets, resetsNothingEarly, spreadsGoodbyes } from './model/connections.ts'
 import { cleansUpAfterHandlers, countsToZero, cutsNothingEarly, namesWhatItCuts } from './model/cuts.ts'
 import { exitsTruly, keepsOrder, reportsTruly, saysNothingElse } from './model/outcome.ts'
 import { delaysAsAsked, drainsNoLongerThanNeeded, endsInTime, knowsCopies } from './model/times.ts'
@@ -12,7 +12,7 @@ type Invariant = (facts: Facts) => Iterable<string>
 export const INVARIANTS = {
   answersWhatItAccepts, answersWhatItCuts, servesNothingLate, rejectsNothingEarly, resetsNothingEarly, cutsNothingEarly, namesWhatItCuts,
   cleansUpAfterHandlers, countsToZero, endsInTime, delaysAsAsked, exitsTruly, reportsTruly, keepsOrder, saysNothingElse, probesTruly,
-  closesConnections, knowsCopies, closesWebSockets, drainsNoLongerThanNeeded
+  closesConnections, knowsCopies, closesWebSockets, spreadsGoodbyes, drainsNoLongerThanNeeded
 } satisfies Record<string, Invariant>
 
 export type InvariantName = keyof typeof INVARIANTS

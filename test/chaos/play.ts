@@ -9,6 +9,7 @@ import type { EventOf, TraceEvent } from './trace.ts'
 import type { WebSocketVisit } from './websocket.ts'
 import { spawn } from 'node:child_process'
 import { gather } from './crowd.ts'
+import { openListener } from './inherited.ts'
 import { watchLag } from './lag.ts'
 import { monotonic } from './trace.ts'
 
@@ -44,11 +45,13 @@ export interface Stage {
 }
 
 /** Processes that have started, and wait for their scenario. */
-const waiting = new Map<string, ChildProcess[]>()
+const waiting = new Map<string, Array<Promise<ChildProcess>>>()
 const alive = new Set<ChildProcess>()
 
-function start ({ node, file }: Stage): ChildProcess {
-  const child = spawn(node, [file], { stdio: ['pipe', 'pipe', 'pipe', 'pipe'], env: { PATH: process.env.PATH } })
+async function start ({ node, file }: Stage): Promise<ChildProcess> {
+  const { server, fd } = await openListener()
+  const child = spawn(node, [file], { stdio: ['pipe', 'pipe', 'pipe', 'pipe', fd, fd], env: { PATH: process.env.PATH } })
+  server.close()
   alive.add(child)
   child.once('close', () => { alive.delete(child) })
   return child
@@ -75,7 +78,7 @@ function lines (stream: Readable, onLine: (line: never) => void): void {
 }
 
 export async function play (stage: Stage, scenario: Scenario): Promise<Observation> {
-  const child = waiting.get(`${stage.node} ${stage.file}`)?.pop() ?? start(stage)
+  const child = await (waiting.get(`${stage.node} ${stage.file}`)?.pop() ?? start(stage))
   const trace: TraceEvent[] = []
   const log: LogLine[] = []
   const signals: Observation['signals'] = []

@@ -5,6 +5,8 @@ export type Protocol = 'http' | 'https' | 'h2c' | 'h2'
 export interface Scenario {
   /** `h2` is HTTP/2 over TLS that also allows HTTP/1. */
   protocol: Protocol
+  /** Whether the first instance listens on a socket that another process has opened, as with systemd socket activation. */
+  isInherited?: boolean
   instances: Instance[]
   clients: Client[]
   triggers: Trigger[]
@@ -12,6 +14,7 @@ export interface Scenario {
 
 export interface Instance {
   shutdownDelay: number | { max: number, quiet: number }
+  spread?: number
   drainTimeout: number
   shutdownTimeout: number
   /** An onRequest hook that is added before the plugin, and how long it takes; 0 for one that takes a callback. */
@@ -27,6 +30,8 @@ export interface Instance {
 export interface Hook {
   name: 'onRequest' | 'preParsing' | 'preHandler' | 'preSerialization' | 'onSend' | 'onResponse'
   ms: number
+  /** Only `preParsing`: passes the body on through another stream, as a hook that decompresses it does. */
+  pipes?: boolean
 }
 
 export interface Step {
@@ -93,6 +98,8 @@ export interface Trigger {
   /** After all instances listen. */
   at: number
   kind: 'SIGTERM' | 'SIGINT' | 'SIGHUP' | 'SIGQUIT' | 'close' | 'shutdown' | 'throw' | 'reject'
+  /** Only `close` and `shutdown`: the instance that it closes. Without it, all of them. */
+  only?: number
 }
 
 /** The URL of a request, which also is its name. */

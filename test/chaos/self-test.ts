@@ -23,7 +23,15 @@ export async function testInvariants (createStage: CreateStage, jobs: number, on
     console.log(`NO FAULT for ${name}`)
   }
   for (const [index, fault] of FAULTS.filter(({ what }) => what.includes(only)).entries()) {
-    const runs = await find(fault, await createStage(`fault-${index}`, source => inject(fault, source)), jobs)
+    let stage: Stage
+    try {
+      stage = await createStage(`fault-${index}`, source => inject(fault, source))
+    } catch (error) {
+      missed++
+      console.log(`NOT MADE: ${(error as Error).message}`)
+      continue
+    }
+    const runs = await find(fault, stage, jobs)
     if (runs === undefined) missed++
     console.log(`${runs === undefined ? 'NOT FOUND' : `found by run ${runs}`}: ${fault.what} (${fault.violates})`)
   }

@@ -8,13 +8,14 @@ import type { ReportFacts, StepKind, TraceEvent } from './trace.ts'
 import type { Hook, Instance, Protocol, Scenario, Step, Work } from './scenario.ts'
 import { subscribe } from 'node:diagnostics_channel'
 import { readFileSync, writeSync } from 'node:fs'
-import { Readable } from 'node:stream'
+import { PassThrough, Readable, pipeline } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { type DiagnosticsChannels, type ShutdownReport, gracefulPlugin } from '../../index.ts'
 import { watchLag } from './lag.ts'
 import { answerOf, workOf } from './scenario.ts'
+import { INHERITED } from './inherited.ts'
 import { monotonic } from './trace.ts'
 
 type Untimed<E> = E extends TraceEvent ? Omit<E, 't'> : never
@@ -63,14 +64,15 @@ function factsOf (report: ShutdownReport): ReportFacts {
   }
 }
 
-function addHook (i: number, app: FastifyInstance, { name, ms }: Hook): void {
+function addHook (i: number, app: FastifyInstance, { name, ms, pipes }: Hook): void {
   // The types of the hooks have nothing in common.
   const hook = async (...[{ url }, , payload]: [FastifyRequest, unknown, unknown]): Promise<unknown> => {
     if (!url.startsWith('/work/')) return payload
     trace({ e: 'hook', i, url, name })
     await sleep(ms)
     trace({ e: 'hooked', i, url, name })
-    return payload
+    // Fastify's parser reports what goes wrong.
+    return pipes === true ? pipeline(payload as Readable, new PassThrough(), () => {}) : payload
   }
   app.addHook(name as 'onSend', hook)
 }
@@ -123,12 +125,12 @@ const SERVERS: Record<Protocol, object> = {
 }
 
 async function start (i: number, instance: Instance): Promise<void> {
-  const { shutdownDelay, drainTimeout, shutdownTimeout, ahead, hooks, preClose, onClose, callbacks, tasks } = instance
+  const { shutdownDelay, spread = 0, drainTimeout, shutdownTimeout, ahead, hooks, preClose, onClose, callbacks, tasks } = instance
   const app = Fastify({ ...SERVERS[scenario.protocol] as FastifyServerOptions, logger: { name: `instance ${i}` } })
   apps.push(app)
   if (ahead === 0) app.addHook('onRequest', (_request, _reply, done) => { done() })
   if (ahead !== undefined && ahead > 0) app.addHook('onRequest', async () => { await sleep(ahead) })
-  await app.register(gracefulPlugin, { shutdownDelay, drainTimeout, shutdownTimeout })
+  await app.register(gracefulPlugin, { shutdownDelay, spread, drainTimeout, shutdownTimeout })
   if (scenario.clients.some(({ kind }) => kind === 'websocket')) {
     await app.register(websocket)
     app.get('/websocket', { websocket: true }, socket => {
@@ -152,7 +154,8 @@ async function start (i: number, instance: Instance): Promise<void> {
     const options = timeout === undefined ? { name, when } : { name, when, timeout }
     app.gracefulShutdown.onShutdown(async () => { await take(i, 'callback', name, step) }, options)
   }
-  await app.listen({ port: 0, host: '127.0.0.1' })
+  const listener: object = scenario.isInherited === true && i === 0 ? { fd: INHERITED } : { port: 0, host: '127.0.0.1' }
+  await app.listen(listener)
   observe(i, app)
   for (const [index, { at, ...step }] of tasks.entries()) {
     setTimeout(() => {
@@ -163,28 +166,29 @@ async function start (i: number, instance: Instance): Promise<void> {
   trace({ e: 'listening', i, port: (app.server.address() as AddressInfo).port })
 }
 
-/** Code that closes the instances also ends the process. */
-async function close (way: 'close' | 'shutdown'): Promise<void> {
-  await Promise.allSettled(apps.map(async app => { await (way === 'close' ? app.close() : app.gracefulShutdown.shutdown('on purpose')) }))
+/** Code that closes instances also ends the process, once all of them are closed. */
+async function close (way: 'close' | 'shutdown', only?: number): Promise<void> {
+  const closing = only === undefined ? apps : apps.slice(only, only + 1)
+  await Promise.allSettled(closing.map(async app => { await (way === 'close' ? app.close() : app.gracefulShutdown.shutdown('on purpose')) }))
   const reports = await Promise.all(apps.map(async app => await app.gracefulShutdown.wait()))
   process.exitCode ||= Math.max(...reports.map(({ exitCode }) => exitCode))
   process.exit()
 }
 
-const triggers: Record<string, () => void> = {
-  close: () => { void close('close') },
-  shutdown: () => { void close('shutdown') },
+const triggers: Record<string, (only?: number) => void> = {
+  close: only => { void close('close', only) },
+  shutdown: only => { void close('shutdown', only) },
   throw: () => { throw new Error('uncaught on purpose') },
   reject: () => { void Promise.reject(new Error('unhandled on purpose')) }
 }
 
 for (const [i, instance] of scenario.instances.entries()) await start(i, instance)
-for (const { at, kind } of scenario.triggers) {
+for (const { at, kind, only } of scenario.triggers) {
   const pull = triggers[kind]
   if (pull === undefined) continue
   setTimeout(() => {
     trace({ e: 'trigger', kind })
-    pull()
+    pull(only)
   }, at)
 }
 

@@ -16,6 +16,7 @@ export function * answersWhatItAccepts (facts: Facts): Iterable<string> {
       const isRight = status === 500 ? codeOf(answer) === undefined : answer.body === answerOf(url, work)
       // What is pipelined behind a response that has said Connection: close is not handled.
       if (answer.outcome === 'none' && handler === undefined && facts.isBehindLast(request)) continue
+      if (answer.outcome === 'part' && answer.error === undefined && (answer.body?.length ?? 0) + (answer.unread ?? 0) === answerOf(url, work).length) continue
       if (answer.outcome !== 'whole' || answer.status !== status || !isRight) yield tell(request)
     }
   }
@@ -74,7 +75,7 @@ export function * probesTruly (facts: Facts): Iterable<string> {
       if (codeOf(answer) !== undefined && !isHeld) yield `rejected: ${what}`
     } else if (answer.outcome !== 'left') {
       const isHttp2 = facts.scenario.clients[answer.client]?.http === 2
-      const end = facts.phase(to, isHttp2 ? 'draining' : 'closing')?.t ?? Infinity
+      const end = (isHttp2 ? facts.goodbye(to) : facts.phase(to, 'closing'))?.t ?? Infinity
       if (answer.endedAt < Math.min(end, facts.exit?.t ?? Infinity)) yield what
     }
   }

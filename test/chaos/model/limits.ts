@@ -18,6 +18,8 @@ export const LATE = 60
 export const QUIET = 200
 export const DRAINING_KEEP_ALIVE = 100
 export const LOG_FLUSH = 200
+export const FIRST_REQUEST = 500
+export const SPREAD_INTERVAL = 50
 
 /** The part of shutdownTimeout that callbacks do not get. */
 export const EXIT_MARGIN = 0.05
@@ -85,7 +87,7 @@ export function overruns (facts: Facts, { i, of, name, begun, ended }: StepFacts
 
   function share (): number {
     const later = instance?.callbacks.filter((callback, other) => other > index && callback.when === 'end').length ?? 0
-    const left = timeLeft(facts, i, called)
+    const left = Math.max(0, timeLeft(facts, i, called))
     const fair = left / (later + 1)
     return timeout === Infinity ? fair : left - later * fair / 2
   }

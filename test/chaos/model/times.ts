@@ -1,7 +1,7 @@
 // When it ends.
 
 import type { Facts } from '../facts.ts'
-import { EARLY, EXIT_MARGIN, LATE, LOG_FLUSH, QUIET } from './limits.ts'
+import { EARLY, EXIT_MARGIN, FIRST_REQUEST, LATE, LOG_FLUSH, QUIET } from './limits.ts'
 
 /** The process ends within shutdownTimeout, each drain within drainTimeout, a callback within its timeout. */
 export function * endsInTime (facts: Facts): Iterable<string> {
@@ -9,7 +9,8 @@ export function * endsInTime (facts: Facts): Iterable<string> {
   const starts = facts.instances.map(({ i }) => facts.start(i)?.t ?? Infinity)
   const begun = Math.min(...starts)
   const timeouts = facts.scenario.instances.map(({ shutdownTimeout }) => shutdownTimeout)
-  const limit = begun + Math.max(...timeouts) + LATE + facts.lag(begun, Infinity)
+  // One of them may have been closed before.
+  const limit = Math.max(...starts) + Math.max(...timeouts) + LATE + facts.lag(begun, Infinity)
   if (exit === undefined || end.signal !== null) yield `the process ended with ${end.signal ?? `exit code ${end.code}`}`
   else if (exit.t > limit) yield `exit at ${exit.t.toFixed(1)}, after ${limit.toFixed(1)}`
   const margin = EXIT_MARGIN * Math.min(...timeouts)
@@ -18,6 +19,8 @@ export function * endsInTime (facts: Facts): Iterable<string> {
     const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing') ?? exit]
     if (draining === undefined || closing === undefined) continue
     const drain = closing.t - draining.t
+    const [start, closed] = [facts.start(i)?.t ?? 0, facts.phase(i, 'closed')?.t ?? 0]
+    if (closed > start + instance.shutdownTimeout + LATE + facts.lag(start, closed)) yield `instance ${i} shuts down for ${(closed - start).toFixed(1)}`
     if (drain > instance.drainTimeout + QUIET + LATE + facts.lag(draining.t, closing.t)) yield `instance ${i} drains for ${drain.toFixed(1)}`
     for (const [index, { when, timeout = Infinity }] of instance.callbacks.entries()) {
       const step = facts.steps.find(({ i: of, name }) => of === i && name === `${when} ${index}`)
@@ -43,7 +46,7 @@ export function * delaysAsAsked (facts: Facts): Iterable<string> {
     if (isSkipped) continue
     // What no answer can follow is not admitted.
     const admitted = facts.accepted(i).filter(request => request.handler !== undefined || !facts.isBehindLast(request))
-    const arrivals = admitted.map(({ arrived }) => arrived?.t ?? 0).filter(t => t > delaying.t)
+    const arrivals = admitted.map(({ arrived }) => arrived?.t ?? 0).filter(t => t > delaying.t && t < draining.t)
     // A hook before the plugin may hold a request.
     const last = ahead === undefined || ahead === 0 ? Math.max(delaying.t, ...arrivals) : delaying.t
     const least = Math.min(delaying.t + max, last + quiet)
@@ -75,7 +78,11 @@ export function * drainsNoLongerThanNeeded (facts: Facts): Iterable<string> {
     const steps = facts.steps.filter(({ i: of, begun }) => of === i && begun.n < closing.n).map(({ ended }) => ended?.t ?? closing.t)
     if (steps.includes(closing.t)) continue
     const ends = [...requests.map(event => event?.t ?? 0), ...steps].filter(t => t < closing.t)
-    const last = Math.max(draining.t, ...ends)
+    const isSpread = facts.seen.log.some(({ name, msg }) => name === `instance ${i}` && msg.startsWith('Ending long-lived connections'))
+    const spread = isSpread ? (facts.start(i)?.t ?? 0) + (facts.scenario.instances[i]?.spread ?? 0) : 0
+    // A connection without a request has this long for its first one, if the listener has been closed.
+    const first = facts.isInherited(i) ? draining.t + FIRST_REQUEST : 0
+    const last = Math.max(draining.t, spread, first, ...ends)
     if (closing.t > last + QUIET + LATE + facts.lag(last, closing.t)) {
       yield `instance ${i} drains until ${closing.t.toFixed(1)}, but nothing runs after ${last.toFixed(1)}`
     }
