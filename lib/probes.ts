@@ -38,7 +38,7 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     this.#healthChecks = checksOf(options.health, log)
     this.#readyChecks = checksOf(options.ready, log)
     const { initialConfig } = fastify as { initialConfig: PathOptions & { routerOptions?: PathOptions } }
-    this.#pathOptions = [initialConfig, initialConfig.routerOptions ?? {}]
+    this.#pathOptions = [initialConfig, { ...initialConfig.routerOptions }]
   }
 
   readonly #answers = {
