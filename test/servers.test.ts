@@ -12,7 +12,7 @@ import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
 import { CLOSE_GRACE } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { createApp, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
 
 t.test('covers the second listener of localhost, which Fastify does not expose', async t => {
   t.teardown(resolveToBothLoopbacks())
@@ -62,6 +62,46 @@ t.test('works with a server factory and on a Unix socket', async t => {
   t.match(client.text, '{"held":true}')
   t.match(await report, { completed: 1, exitCode: 0 })
 })
+
+/** As code that observes servers may pass it to Fastify: methods of the object itself, and its properties. */
+function proxyOf<T extends object> (object: T): T {
+  return new Proxy(object, {
+    get: (target, name) => {
+      const value: unknown = Reflect.get(target, name, target)
+      return typeof value === 'function' ? (value as () => unknown).bind(target) : value
+    },
+    set: (target, name, value) => Reflect.set(target, name, value, target)
+  })
+}
+
+for (const [what, pass] of Object.entries<<T extends object>(object: T, of: 'request' | 'response') => T>({
+  response: (object, of) => of === 'response' ? proxyOf(object) : object,
+  'request and the response': proxyOf
+})) {
+  t.test(`a request counts once if a server factory passes a proxy of the ${what} to Fastify`, async t => {
+    const { app } = await createApp(t, {}, {
+      serverFactory: (handler: (request: never, response: never) => void) => createServer((request, response) => {
+        handler(pass(request, 'request') as never, pass(response, 'response') as never)
+      })
+    })
+    const released = new Deferred()
+    app.get('/', async () => {
+      await released.promise
+      return 'answered'
+    })
+    const port = await listen(app)
+    const clients = [new RawClient(port).get('/').get('/'), new RawClient(port).get('/')]
+    await eventually(() => app.inFlightRequests >= 3)
+    t.equal(app.inFlightRequests, 3)
+    const report = app.gracefulShutdown.shutdown()
+    released.resolve()
+    t.match(await report, { completed: 3, cut: [], exitCode: 0 })
+    for (const client of clients) {
+      await client.closed
+      t.match(client.text, /answered/)
+    }
+  })
+}
 
 t.test('fastify-graceful/testing works with a server factory, and rejects an instance on a Unix socket', async t => {
   const serverFactory = (handler: RequestListener) => createServer((...exchange) => { handler(...exchange) })

@@ -21,7 +21,7 @@ export class InFlight {
   /** The newest request to arrive. Usually its onRequest hook runs before the next one arrives. */
   #newest: Exchange | undefined
   /** The requests before it that hooks registered before the plugin still hold. */
-  readonly #held = new Map<ServerResponse, Exchange>()
+  readonly #held = new Map<IncomingMessage, Exchange>()
   readonly #log: unknown
   #isCounting = true
   /** The number of requests that have arrived. */
@@ -54,7 +54,7 @@ export class InFlight {
     if (this.#isCounting) this.#add(exchange)
     else this.#uncounted.add(exchange)
     const before = this.#newest
-    if (before !== undefined && before.reply === undefined) this.#held.set(before.response, before)
+    if (before !== undefined && before.reply === undefined) this.#held.set(before.request, before)
     this.#newest = exchange
     return exchange
   }
@@ -77,24 +77,25 @@ export class InFlight {
 
   /**
    * A request has reached the plugin's onRequest hook. Undefined if its arrival was not reported, or if it passes through
-   * `fastify.routing` again; then `find()` may know it.
+   * `fastify.routing` again; then `find()` may know it. Recognized by the request of its response, because a server factory may pass
+   * proxies of both.
    */
   reach (reply: FastifyReply): Exchange | undefined {
-    const { raw } = reply
-    const exchange = this.#newest?.response === raw ? this.#newest : this.#release(raw)
+    const { req } = reply.raw
+    const exchange = this.#newest?.request === req ? this.#newest : this.#release(req)
     exchange?.attach(reply)
     return exchange
   }
 
-  #release (response: ServerResponse): Exchange | undefined {
-    const held = this.#held.get(response)
-    this.#held.delete(response)
+  #release (request: IncomingMessage): Exchange | undefined {
+    const held = this.#held.get(request)
+    this.#held.delete(request)
     return held
   }
 
   /** The exchange of a response, if it is not over. Searches all of them. */
-  find (response: ServerResponse): Exchange | undefined {
-    return this.all.find(exchange => exchange.response === response)
+  find ({ req }: ServerResponse): Exchange | undefined {
+    return this.all.find(exchange => exchange.request === req)
   }
 
   /** A copy of the list of requests in flight, in the order of arrival. */
@@ -274,7 +275,7 @@ export class InFlight {
 
   /** Stops counting and tracking a request. */
   leave (exchange: Exchange): void {
-    if (exchange.reply === undefined) this.#held.delete(exchange.response)
+    if (exchange.reply === undefined) this.#held.delete(exchange.request)
     if (this.#newest === exchange) this.#newest = undefined
     if (!this.#delete(exchange)) {
       this.#uncounted.delete(exchange)
