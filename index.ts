@@ -4,7 +4,7 @@
 //   lib/options.ts               options, defaults, validation
 //   lib/requests/                what is being served
 //     exchange.ts                  a request and its response, and how HTTP/1 and HTTP/2 requests differ
-//     routes.ts                    what is added to each route
+//     routes.ts                    the handlers of each route
 //     last-response.ts             headers of the last response on a connection
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
@@ -101,7 +101,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const callbacks = new Callbacks(options.shutdownTimeout, log, channels)
   const probes = new Probes(fastify, options, phase, inFlight, log)
   probes.assertFree(fastify)
-  const routes = new Routes({ probes, handlers, abortHooks, inFlight, timeouts })
+  const routes = new Routes({ probes, handlers, abortHooks, timeouts })
   routes.observe(fastify)
   fastify.decorateReply(kExchange, undefined)
   abortHooks.observeAll(fastify)
@@ -126,10 +126,15 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   }
   // V8 inlines a hook into Fastify's code only if it is short, so rare cases are in separate functions.
   // Usually Node has reported the request already.
-  fastify.addHook('onRequest', routes.whenRead(function gracefulOnRequest (request, reply, done) {
+  fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
     const exchange = inFlight.reach(reply) ?? enter(request, reply)
     if (phase.current === 'running' || gate.admits(exchange)) done()
-  }))
+  })
+  fastify.addHook('preValidation', function gracefulPreValidation (_request, reply, done) {
+    const exchange = Exchange.of(reply)
+    if (exchange !== undefined) exchange.isParsed = true
+    done()
+  })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
     // A hook registered before the plugin may have answered.
     const exchange = Exchange.of(reply) ?? inFlight.reach(reply)

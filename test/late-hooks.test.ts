@@ -5,6 +5,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { FastifyInstance, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import { connect as connectHttp2 } from 'node:http2'
+import { Readable } from 'node:stream'
 import { Response as UndiciResponse } from 'undici'
 import { createApp, createAppBehind, Deferred, eventually, listen, RawClient } from './helpers.ts'
 
@@ -343,6 +344,20 @@ const ends: Record<string, (app: FastifyInstance, hook: SlowHook) => void> = {
     app.addHook('onSend', async () => { throw new Error('failed again') })
     app.get('/', async () => { throw new Error('failed') })
   },
+  'an onSend hook that fails, for the answer of a handler with a callback': (app, { hold }) => {
+    app.addHook('onSend', async () => {
+      await hold()
+      throw new Error('failed')
+    })
+    app.get('/', (_request, reply) => { reply.send('answer') })
+  },
+  'an onSend hook that fails, for the answer of a handler that returns its reply': (app, { hold }) => {
+    app.addHook('onSend', async () => {
+      await hold()
+      throw new Error('failed')
+    })
+    app.get('/', async (_request, reply) => await reply.send('answer'))
+  },
   'a large response': (app, { hold }) => {
     app.addHook('onSend', async () => { await hold() })
     app.get('/', async () => 'x'.repeat(20_000_000))
@@ -381,6 +396,24 @@ for (const isHttp2 of [false, true]) {
     t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
   })
 }
+
+// Fastify does so only if Node does not call the request aborted: it has read all of it.
+t.test('cleanup waits for the onError hook of a stream without a first byte, whose client has left after its body', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  app.addHook('onError', hook.hold)
+  const entered = new Deferred()
+  app.post('/', async () => {
+    entered.resolve()
+    return new Readable({ read () {} })
+  })
+  const client = new RawClient(await listen(app))
+  client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nbody')
+  await entered.promise
+  client.socket.destroy()
+  await hook.entered.promise
+  await expectCleanupAfter(t, app, hook)
+})
 
 t.test('cleanup waits for an onSend hook of a queued response, whose client has left', async t => {
   const { app } = await createApp(t)

@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, RouteHandlerMethod,
 import { once } from 'node:events'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, createAppBehind, Deferred, listen, RawClient } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 const authenticate: preValidationAsyncHookHandler = async (request, reply) => {
   if (request.headers.authorization !== 'secret') return await reply.code(401).send('who?')
@@ -81,17 +81,15 @@ t.test('defaults that are added until the application is ready take effect on ev
 t.test('routes look as their author has written them, once they have been added, and when the application is ready', async t => {
   const routes: RouteOptions[] = []
   const handler: RouteHandlerMethod = async () => 'handled'
-  const errorHandler = (): void => {}
   const look = (): void => {
     for (const route of routes) {
       t.equal(route.handler, handler)
-      t.equal(route.errorHandler, errorHandler)
       for (const name of ['onRequest', 'preParsing', 'preValidation', 'onSend', 'onRequestAbort']) t.notOk(name in route, name)
     }
   }
   const app = await createAppBehind(t, instance => { instance.addHook('onReady', async () => { look() }) })
   app.addHook('onRoute', route => { routes.push(route) })
-  app.post('/', { errorHandler }, handler)
+  app.post('/', handler)
   await Promise.resolve()
   t.equal(routes[0]?.handler, handler)
   await app.ready()
@@ -100,13 +98,69 @@ t.test('routes look as their author has written them, once they have been added,
   t.equal((await app.inject({ method: 'POST', url: '/' })).body, 'handled')
 })
 
-t.test('a route that an onRoute hook freezes is served as with Fastify alone', async t => {
-  const { app } = await createApp(t)
+t.test('a route that an onRoute hook freezes is served as with Fastify alone, and can opt out', async t => {
+  const { app } = await createApp(t, { writeTimeout: 200 })
   app.addHook('onRoute', route => { Object.freeze(route) })
-  app.post('/', async () => 'handled').get('/out', { config: { gracefulShutdown: false } }, async () => 'out')
+  const { entered, release } = heldRoute(app, '/out', { gracefulShutdown: false })
+  app.post('/', async () => 'handled')
+  const port = await listen(app)
   t.equal((await app.inject({ method: 'POST', url: '/' })).body, 'handled')
-  t.equal((await app.inject('/out')).body, 'out')
-  t.equal(app.inFlightRequests, 0)
+  const client = new RawClient(port).get('/out')
+  await entered
+  // As soon as a sweep finds it.
+  await eventually(() => app.inFlightRequests === 0)
+  release()
+  await client.until(/"held":true/)
+})
+
+t.test('hooks that are pushed to the onRequestAbort list of a route are called, and waited for', async t => {
+  const { app } = await createApp(t)
+  const called: string[] = []
+  const left = new Deferred()
+  const list: Array<(request: FastifyRequest) => Promise<void>> = []
+  const entered = new Deferred()
+  app.get('/', { onRequestAbort: list }, async () => {
+    entered.resolve()
+    await left.promise
+  })
+  list.push(async () => {
+    await left.promise
+    called.push('hook')
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await entered.promise
+  client.socket.destroy()
+  await eventually(() => app.gracefulShutdown.inFlight().some(({ kind }) => kind === 'task'))
+  app.gracefulShutdown.onShutdown(() => { called.push('callback') })
+  const report = app.gracefulShutdown.shutdown()
+  left.resolve()
+  t.match(await report, { cut: [], exitCode: 0 })
+  t.strictSame(called, ['hook', 'callback'])
+})
+
+t.test('code that wraps the hooks that plugins add, such as @fastify/otel, changes nothing', async t => {
+  const app = await createAppBehind(t, instance => {
+    const { addHook } = instance as unknown as { addHook: (name: string, hook: (...args: unknown[]) => unknown) => FastifyInstance }
+    const wrapping: typeof addHook = function (this: FastifyInstance, name, hook) {
+      const isSync = hook.constructor.name !== 'AsyncFunction'
+      const wrapped = name === 'onRoute' || !isSync ? hook : function (this: unknown, request: unknown, reply: unknown, done: unknown) { return hook.call(this, request, reply, done) }
+      return addHook.call(this, name, wrapped)
+    }
+    Object.assign(instance, { addHook: wrapping })
+  })
+  const counts: number[] = []
+  app.get('/out', { config: { gracefulShutdown: false } }, async () => { counts.push(app.inFlightRequests) })
+  // A parser that does not notice that its client has left.
+  app.addContentTypeParser('text/own', (_request, payload, done) => { payload.resume().on('end', () => { done(null, 'body') }) })
+  app.post('/', async () => 'never')
+  const port = await listen(app)
+  await app.inject('/out')
+  t.strictSame(counts, [0])
+  const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/own\r\nContent-Length: 10\r\n\r\nhalf')
+  await eventually(() => app.inFlightRequests === 1)
+  client.socket.destroy()
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
 t.test('a handler that an onRoute hook puts in place counts until it is done, although it has answered', async t => {

@@ -23,6 +23,7 @@ export function dropBody (request: IncomingMessage, callback: () => void): () =>
     stop()
     callback()
   }
-  request.on('data', count).on('end', done).on('close', done)
+  // Not on(): that may be observed, to see when Fastify reads the body.
+  request.prependListener('data', count).on('end', done).on('close', done).resume()
   return stop
 }

@@ -4,13 +4,12 @@
 //   wire                                        the state of the response: only in-flight.ts
 //   runningHandlers, handlerState, hasAnswered  the handlers: handlers.ts, in-flight.ts
 //   isSending                                   the hooks that process the answer: handlers.ts, in-flight.ts
-//   isBodyLost                                  derived
+//   isBodyLost                                  only in-flight.ts
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
-import type { Readable } from 'node:stream'
 import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { beforeCall } from '../before-call.ts'
@@ -33,9 +32,6 @@ export type Wire = 'open' | 'finished' | 'orphaned'
  * - `settled`: the handler's promise has settled, or it threw.
  */
 export type HandlerState = 'unreached' | 'returned' | 'settled'
-
-/** Fastify does not read a body for these methods. */
-export const METHODS_WITHOUT_BODY: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'TRACE'])
 
 const EVENT_STREAM = 'text/event-stream'
 
@@ -81,10 +77,10 @@ export class Exchange {
   isUpgrade = false
   /** Whether web streams that are sent as its response are observed. */
   isObserved = false
-  /** What Fastify's body parser reads, while it runs; set only on routes that may have a body. */
-  #payload: Readable | undefined = undefined
-  /** Whether the payload had ended before the parser began. */
-  #hadPayloadEnded = false
+  /** Whether Fastify is done with its body: it runs preValidation hooks. */
+  isParsed = false
+  /** Once no client waits for the handler: whether the body parser waits for what will not come, perhaps forever. */
+  isBodyLost = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
   hasAnswered = false
   /** Whether Fastify has the handler's answer, and may be running hooks. Cleared when it is written, but only if no client waits for it. */
@@ -178,24 +174,17 @@ export class Exchange {
     return this.#stream === undefined && this.isReceiving
   }
 
-  /** Fastify's body parser starts. */
-  parse (payload: Readable): void {
-    this.#payload = payload
-    this.#hadPayloadEnded = payload.readableEnded
-  }
-
-  /** Fastify's body parser has ended. */
-  parsed (): void {
-    this.#payload = undefined
-  }
-
   /**
-   * Once no client waits for the handler: whether the body parser waits for what will not come, perhaps forever. When an HTTP/2 stream
-   * closes, Node ends its request, and Fastify takes what has arrived for the whole body.
+   * Whether Fastify has not read the whole body, and the rest may never come. When an HTTP/2 stream closes, Node ends its request, and
+   * Fastify takes what has arrived for the whole body.
    */
-  get isBodyLost (): boolean {
-    if (!this.#hasBody || this.#payload === undefined) return false
-    return this.#hadPayloadEnded || (this.#stream?.closed !== true && !this.#payload.readableEnded)
+  get lacksBody (): boolean {
+    return this.#hasBody && !this.isParsed && this.#stream?.closed !== true && !this.request.readableEnded
+  }
+
+  /** Whether a parser that starts now gets no body, not even its end. */
+  get isTooLateToRead (): boolean {
+    return this.#hasBody && !this.isParsed && (this.#stream?.closed !== true || this.request.readableEnded)
   }
 
   /** Whether it is a stream of an HTTP/2 session. */

@@ -4,7 +4,6 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import { types } from 'node:util'
 import { beforeCall } from '../before-call.ts'
-import { webStreamOf } from '../values.ts'
 import { Exchange, type HandlerState } from './exchange.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
@@ -22,7 +21,7 @@ export class Handlers {
    * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. Only Fastify calls `then` of what
    * it returns, unless that is a plain promise.
    */
-  observe<H extends AnyHandler> (handler: H): H {
+  readonly observe = <H extends AnyHandler>(handler: H): H => {
     const isAsync = types.isAsyncFunction(handler)
     const handlers = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
@@ -40,7 +39,17 @@ export class Handlers {
       }
       return handlers.#returned(exchange, reached, reply, result)
     }
-    return Object.defineProperties(observed, Object.getOwnPropertyDescriptors(handler)) as unknown as H
+    return likeAuthors(observed, handler)
+  }
+
+  /** Wraps the handler of a route that has opted out. */
+  readonly optOut = <H extends AnyHandler>(handler: H): H => {
+    const inFlight = this.#inFlight
+    return likeAuthors(function (this: unknown, first: unknown, second: unknown, third: unknown) {
+      const exchange = Exchange.of(second as FastifyReply)
+      if (exchange !== undefined) inFlight.optOut(exchange)
+      return invoke(handler, this, first, second, third)
+    }, handler)
   }
 
   #reach (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
@@ -57,10 +66,7 @@ export class Handlers {
     // Once for each response: its error handlers may be reached many times.
     if (!isAsync && !exchange.isObserved) {
       exchange.isObserved = true
-      watchWebStreams(reply as FastifyReply, stream => {
-        this.#inFlight.answer(exchange, stream)
-        exchange.hasAnswered = true
-      })
+      beforeCall(reply as FastifyReply, 'send', payload => { this.#inFlight.answer(exchange, payload) })
     }
     exchange.handlerState = 'returned'
     return exchange
@@ -132,12 +138,12 @@ export class Handlers {
   }
 }
 
+/** onRoute hooks of other code find the name and the properties of the author's handler. */
+function likeAuthors<H extends AnyHandler> (wrapper: AnyHandler, handler: H): H {
+  return Object.defineProperties(wrapper, Object.getOwnPropertyDescriptors(handler)) as H
+}
+
 /** With as many arguments as Fastify passes. */
 function invoke (handler: AnyHandler, self: unknown, first: unknown, second: unknown, third: unknown): unknown {
   return third === undefined ? handler.call(self, first, second) : handler.call(self, first, second, third)
-}
-
-/** A web stream that waits for its first byte is also an answer, but it is read, not piped, so nothing else reports it. */
-function watchWebStreams (reply: FastifyReply, answered: (payload: unknown) => void): void {
-  beforeCall(reply, 'send', payload => { if (webStreamOf(payload) !== undefined) answered(payload) })
 }

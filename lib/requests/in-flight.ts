@@ -194,13 +194,15 @@ export class InFlight {
     exchange.keepAge()
     exchange.wire = 'orphaned'
     if (exchange.isSending) this.#awaitWrite(exchange)
+    // The parser, or a hook before it, has begun to read.
+    exchange.isBodyLost = exchange.lacksBody && exchange.request.readableFlowing !== null
     // A hijacked reply is over when its connection closes.
     exchange.hasAnswered ||= exchange.isAnswered || exchange.reply?.sent === true
   }
 
   /** Fastify has the handler's answer, and may run hooks before it writes it, even if the client has left. */
   answer (exchange: Exchange, payload: unknown): void {
-    exchange.isSending = true
+    exchange.hasAnswered = exchange.isSending = true
     exchange.payload = payload
     if (exchange.wire === 'orphaned') this.#awaitWrite(exchange)
   }
@@ -239,16 +241,13 @@ export class InFlight {
     // Fastify does not end a large HTTP/2 response whose stream is closed.
     beforeCall(response, 'writeHead', () => { if (exchange.isSending) written() })
     // Fastify destroys a response whose last error handler has failed, with the error. `tellClosed` passes none.
-    beforeCall(response, 'destroy', error => { if (exchange.isSending && error !== undefined) written() })
-    // No hook of the plugin runs before Fastify reads the body of a request that matches no route.
-    if (reply?.request.is404 === true) {
-      const parse = () => {
-        exchange.parse(request)
-        queueMicrotask(() => { this.check(exchange) })
-      }
-      if (request.readableFlowing !== true) beforeCall(request, 'on', event => { if (event === 'data') parse() })
-      else if (!request.readableEnded) parse()
-    }
+    beforeCall(response, 'destroy', error => { if (error !== undefined) written() })
+    // Fastify reads the body after hooks.
+    beforeCall(request, 'on', event => {
+      if (event !== 'data' || !exchange.isTooLateToRead) return
+      exchange.isBodyLost = true
+      queueMicrotask(() => { this.check(exchange) })
+    })
     // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
     if (reply !== undefined && exchange.handlerState === 'unreached' && response.writableEnded) {
       const get = () => {
@@ -257,8 +256,10 @@ export class InFlight {
       }
       Object.defineProperty(reply, 'sent', { get, configurable: true })
     }
-    // A stream that waits for its first byte is also an answer. If it is piped already, it is removed when the response closes.
-    response.once('pipe', written).once('unpipe', written)
+    // A stream that waits for its first byte is also an answer. If it is piped already, it is removed when the response closes. If the
+    // whole request has been read, Fastify then answers with the error of the stream.
+    const piped = () => { if (request.aborted || response.headersSent) written() }
+    response.once('pipe', piped).once('unpipe', piped)
   }
 
   /** The answer has been given. Hooks that process it begin in the same turn. */

@@ -1,145 +1,95 @@
-// Routes: their handlers are wrapped, and hooks are added to them. Other code does not see that: it may look for the author's handler, or
-// add a default for a hook that the author has not given, while a route is added or until the application is ready.
+// Routes: their handlers are wrapped. Other code does not see that: it may look for the author's handler, or replace it.
 
-import type { FastifyInstance, RouteOptions, onRequestHookHandler, preParsingHookHandler, preValidationHookHandler } from 'fastify'
+import type { FastifyInstance, RouteOptions } from 'fastify'
 import type { Probes } from '../probes.ts'
 import type { AbortHooks } from './abort-hooks.ts'
 import type { AnyHandler, Handlers } from './handlers.ts'
-import type { InFlight } from './in-flight.ts'
 import type { Timeouts } from './timeouts.ts'
 import { mapHooks } from '../map-hooks.ts'
 import { resolveRouteOptions } from '../options.ts'
-import { Exchange, METHODS_WITHOUT_BODY } from './exchange.ts'
 
 interface Parts {
   readonly probes: Probes
   readonly handlers: Handlers
   readonly abortHooks: AbortHooks
-  readonly inFlight: InFlight
   readonly timeouts: Timeouts
 }
 
-/** The hooks that are added to routes. */
-const HOOKS = ['preParsing', 'preValidation', 'onRequestAbort'] as const
+/** What is wrapped. Fastify reads the handler as it adds the route, the others when the application gets ready. */
+const WRAPPED = ['handler', 'errorHandler', 'onRequestAbort'] as const
 
 export class Routes {
   readonly #parts: Parts
-  readonly #optOut: preParsingHookHandler
-  readonly #beforeParsing: preParsingHookHandler
-  /** Those whose hooks Fastify has not read yet. */
-  readonly #added = new Set<RouteOptions>()
-  /** By the handler that Fastify gets in its place. */
+  /** What the author has written, by what Fastify gets in its place. */
   readonly #authors = new WeakMap<object, unknown>()
 
   constructor (parts: Parts) {
     this.#parts = parts
-    const { inFlight } = parts
-    this.#optOut = (_request, reply, _payload, done) => {
-      const exchange = Exchange.of(reply)
-      if (exchange !== undefined) inFlight.optOut(exchange)
-      done()
-    }
-    this.#beforeParsing = (_request, reply, payload, done) => {
-      const exchange = Exchange.of(reply)
-      exchange?.parse(payload)
-      // The client may have left while hooks ran; then nothing else reports that its body is lost.
-      if (exchange?.wire === 'orphaned') inFlight.check(exchange)
-      done()
-    }
   }
 
   /** Observes each route as it is added. onRoute hooks that are added later still get it as its author has written it. */
   observe (fastify: FastifyInstance): void {
-    const { probes } = this.#parts
     const routes = this
     fastify.addHook('onRoute', route => {
-      probes.assertNotTaken(route)
-      routes.#observe(route)
+      this.#parts.probes.assertNotTaken(route)
+      this.#observe(route)
     })
     mapHooks(fastify, 'onRoute', hook => function (this: unknown, route: RouteOptions) {
-      routes.#restore(route, 'handler')
-      routes.#restore(route, 'errorHandler')
+      for (const name of WRAPPED) routes.#restore(route, name)
       hook.call(this, route)
       routes.#observe(route)
     })
   }
 
   #observe (route: RouteOptions): void {
-    const { probes, timeouts } = this.#parts
+    const { probes, handlers, abortHooks, timeouts } = this.#parts
     if (probes.isHandler(route.handler)) {
-      change(route, { config: { ...route.config, gracefulShutdown: false } })
+      set(route, 'config', { ...route.config, gracefulShutdown: false })
       return
     }
     const own = resolveRouteOptions(route.url, route.config?.gracefulShutdown)
-    this.#added.add(route)
-    if (own === false) return
-    timeouts.noteRoute(own)
-    change(route, { handler: this.#wrap(route.handler), ...(route.errorHandler && { errorHandler: this.#wrap(route.errorHandler) }) })
-    // Fastify has read it once the route is added. It reads the error handler once more, before the hooks.
+    if (own === false) {
+      this.#wrap(route, 'handler', handlers.optOut)
+    } else {
+      timeouts.noteRoute(own)
+      this.#wrap(route, 'handler', handlers.observe)
+      this.#wrap(route, 'errorHandler', handlers.observe)
+      this.#wrap(route, 'onRequestAbort', abortHooks.observe)
+    }
+    // Once the route has been added.
     queueMicrotask(() => { this.#restore(route, 'handler') })
   }
 
-  #wrap<H> (handler: H): H {
-    // What is no function is left to Fastify, which throws.
-    if (typeof handler !== 'function') return handler
-    const wrapped = this.#parts.handlers.observe(handler as H & AnyHandler)
-    this.#authors.set(wrapped, handler)
-    return wrapped
+  #wrap (route: RouteOptions, name: typeof WRAPPED[number], wrap: (handler: AnyHandler) => AnyHandler): void {
+    const { [name]: author } = route
+    const wrapped = Array.isArray(author) ? mapped(author, wrap as (hook: unknown) => unknown) : wrapFunction(author, wrap)
+    if (wrapped === author) return
+    this.#authors.set(wrapped as object, author)
+    set(route, name, wrapped)
   }
 
-  #restore (route: RouteOptions, name: 'handler' | 'errorHandler'): void {
+  #restore (route: RouteOptions, name: typeof WRAPPED[number]): void {
     const author = this.#authors.get(route[name] as object)
-    if (author !== undefined) change(route, { [name]: author })
-  }
-
-  /**
-   * Fastify reads the hooks of routes when the application is ready, and tells no one. But meanwhile it binds the hooks of each instance.
-   * Returns a hook that notices that.
-   */
-  whenRead (hook: onRequestHookHandler): onRequestHookHandler {
-    const bind = (...args: Parameters<typeof hook.bind>) => {
-      this.#addHooks()
-      return Function.prototype.bind.apply(hook, args) as unknown
-    }
-    return Object.defineProperty(hook, 'bind', { value: bind })
-  }
-
-  #addHooks (): void {
-    for (const route of this.#added) {
-      const written = { ...route }
-      change(route, this.#hooksFor(route))
-      // As soon as Fastify has read the hooks of all routes.
-      queueMicrotask(() => {
-        for (const name of HOOKS) if (name in written) change(route, { [name]: written[name] }); else Reflect.deleteProperty(route, name)
-        this.#restore(route, 'errorHandler')
-      })
-    }
-    this.#added.clear()
-  }
-
-  #hooksFor ({ config, method, preParsing, preValidation, onRequestAbort }: RouteOptions): Partial<RouteOptions> {
-    if (config?.gracefulShutdown === false) return { preParsing: [this.#optOut, ...listOf(preParsing)] }
-    const hooks: Partial<RouteOptions> = {}
-    if ([method].flat().some(name => !METHODS_WITHOUT_BODY.has(name))) {
-      hooks.preParsing = [...listOf(preParsing), this.#beforeParsing]
-      hooks.preValidation = [afterParsing, ...listOf(preValidation)]
-    }
-    if (onRequestAbort) hooks.onRequestAbort = listOf(onRequestAbort).map(this.#parts.abortHooks.observe)
-    return hooks
+    if (author !== undefined) set(route, name, author)
   }
 }
 
-/** If other code has frozen it, it stays as it is, and its handlers are not observed. */
-function change (route: RouteOptions, properties: Partial<RouteOptions>): void {
-  for (const [name, value] of Object.entries(properties)) Reflect.set(route, name, value)
+/** If other code has frozen the route, it stays as it is. */
+function set (route: RouteOptions, name: keyof RouteOptions, value: unknown): void {
+  Reflect.set(route, name, value)
 }
 
-/** A list, also of one hook. */
-function listOf<H> (hooks: H | H[] | undefined): H[] {
-  return hooks === undefined ? [] : [hooks].flat() as H[]
+/** What is no function is left to Fastify, which throws. */
+function wrapFunction (value: unknown, wrap: (handler: AnyHandler) => AnyHandler): unknown {
+  return typeof value === 'function' ? wrap(value as AnyHandler) : value
 }
 
-const afterParsing: preValidationHookHandler = (_request, reply, done) => {
-  Exchange.of(reply)?.parsed()
-  done()
+/** The list, to which other code may still add, with its elements changed as they are read. */
+function mapped (list: unknown[], map: (element: unknown) => unknown): unknown[] {
+  return new Proxy(list, {
+    get: (target, key, receiver) => {
+      const value: unknown = Reflect.get(target, key, receiver)
+      return Object.hasOwn(target, key) && typeof value === 'function' ? map(value) : value
+    }
+  })
 }

@@ -122,7 +122,9 @@ export class Timeouts {
     this.#connections.noteReceived()
     for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange)
     for (const exchange of this.#inFlight.exchanges) {
-      if (exchange.wire === 'orphaned') this.#forgetSilent(exchange)
+      // A hook may hold it.
+      if (exchange.hasOptedOut) this.#inFlight.optOut(exchange)
+      else if (exchange.wire === 'orphaned') this.#forgetSilent(exchange)
       else if (exchange.wire === 'open') this.#enforceWrite(exchange)
     }
   }
