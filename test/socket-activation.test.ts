@@ -17,7 +17,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectSecure } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { generate } from 'selfsigned'
-import { LONG, NO_COVERAGE, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand, socketPath } from './helpers.ts'
+import { COVERED, LONG, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand, socketPath } from './helpers.ts'
 import { Load } from './load.ts'
 
 const RESTARTS = LONG ? 5 : 2
@@ -95,14 +95,14 @@ for (const protocol of PROTOCOLS) {
   for (const [when, settings] of Object.entries(WHEN)) {
     if (when !== AFTER_EXIT && protocol !== 'http' && !(LONG && protocol === 'h2')) continue
     t.test(`restarts under load lose no request on an inherited listener over ${protocol} ${when}`, async t => {
-      await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, PROTOCOL: protocol, ...settings }), protocol)
+      await restartUnderLoad(t, await plainParent(t, { PROTOCOL: protocol, ...settings }), protocol)
     })
   }
 }
 
 for (const protocol of ['http', 'h2'] as const) {
   t.test(`restarts under load lose no request on an inherited Unix socket over ${protocol}`, async t => {
-    await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, PROTOCOL: protocol }, socketPath(t)), protocol)
+    await restartUnderLoad(t, await plainParent(t, { PROTOCOL: protocol }, socketPath(t)), protocol)
   })
 }
 
@@ -182,7 +182,7 @@ t.test('a request that arrives just after the last one in flight has ended is se
 })
 
 t.test('a connection that was accepted before the listener was closed has time to send a request', async t => {
-  const { parent, target } = await plainParent(t, { OPTIONS: '{"shutdownDelay":300}' })
+  const { parent, target } = await plainParent(t, { ...COVERED, OPTIONS: '{"shutdownDelay":300}' })
   await new RawClient(target).get('/').until(/\r\n\r\n\d+$/)
   parent.kill('SIGUSR2')
   await parent.log.line(/still serving/)
