@@ -129,7 +129,7 @@ t.test('the example serves on the socket of systemd', UNDER_SYSTEMD, async t => 
 
 /** A process that drains, because it has a slow request in flight. */
 async function draining (t: Test): Promise<Activated & { pid: string, slow: RawClient, idle: RawClient }> {
-  const { parent, target } = await plainParent(t)
+  const { parent, target } = await plainParent(t, COVERED)
   const idle = new RawClient(target).get('/')
   await idle.until(/\r\n\r\n\d+$/)
   const pid = bodyOf(idle)
@@ -195,7 +195,7 @@ t.test('a connection that was accepted before the listener was closed has time t
 
 /** A connection to a service with TLS and HTTP/2 that is accepted, but has not begun its handshake, when the service begins to drain. */
 async function beforeHandshake (t: Test): Promise<{ parent: Program, session: () => ClientHttp2Session, upload: ClientHttp2Stream }> {
-  const { parent, target } = await plainParent(t, { PROTOCOL: 'h2' })
+  const { parent, target } = await plainParent(t, { ...COVERED, PROTOCOL: 'h2' })
   const open = (socket: Socket): ClientHttp2Session => {
     const secure = connectSecure({ socket, rejectUnauthorized: false, ALPNProtocols: ['h2'] })
     const session = connectHttp2('https://localhost', { createConnection: () => secure })
@@ -230,7 +230,7 @@ t.test('an HTTP/2 session whose handshake has taken until the drain gets GOAWAY 
 for (const [protocol, isAlone] of [['http', false], ['https', true]] as const) {
   const others = isAlone ? '' : ', beside an idle connection'
   t.test(`a slow client on a connection accepted before the listener was closed has time to send a request over ${protocol}${others}`, async t => {
-    const { parent, target } = await plainParent(t, { PROTOCOL: protocol })
+    const { parent, target } = await plainParent(t, { ...COVERED, PROTOCOL: protocol })
     if (!isAlone) await new RawClient(target).get('/').until(/\r\n\r\n\d+$/)
     const { socket } = new RawClient(target)
     await eventually(() => parent.log.messages(/connection accepted/).length === (isAlone ? 1 : 2))
