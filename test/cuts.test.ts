@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { createApp, eventually, fork, heldRoute, listen, portOf, RawClient, visit } from './helpers.ts'
+import { COVERED, createApp, eventually, fork, heldRoute, listen, portOf, RawClient, visit } from './helpers.ts'
 
 const MB = 1024 * 1024
 
@@ -52,7 +52,7 @@ const cases: Stuck[] = [{
 
 for (const { what, start, entry, answer } of cases) {
   t.test(`${what} is cut at the drain timeout and named, and cleanup runs`, async t => {
-    const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":300}' })
+    const service = fork(t, 'service', { ...COVERED, OPTIONS: '{"drainTimeout":300}' })
     const client = new RawClient(await portOf(service))
     await start(client, service)
     service.kill('SIGTERM')

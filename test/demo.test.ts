@@ -8,8 +8,7 @@ import { eventually, runCommand, type Program } from './helpers.ts'
 import { parse } from './pictures/parse.ts'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
-/** Without coverage, as with each program that tsx compiles; see NO_COVERAGE. */
-const DEMO = ['env', 'NODE_V8_COVERAGE=', process.execPath, '--import', 'tsx', 'example/demo.ts']
+const DEMO = [process.execPath, '--import', 'tsx', 'example/demo.ts']
 const IN_COLOUR = { TERM: 'xterm', NO_COLOR: '' }
 const ESCAPE = '\x1b'
 const TOP = `${ESCAPE}[H`

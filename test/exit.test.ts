@@ -3,7 +3,7 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
-import { fork, portOf, RawClient } from './helpers.ts'
+import { COVERED, fork, portOf, RawClient } from './helpers.ts'
 
 interface End {
   service: Program
@@ -14,7 +14,7 @@ interface End {
 
 /** Sends SIGTERM, with or without a request that must be cut, and returns how the process ended. */
 async function endOf (t: Test, how: string, { cuts = false, options = {} }: { cuts?: boolean, options?: object } = {}): Promise<End> {
-  const service = fork(t, 'own-exit', { HOW: how, OPTIONS: JSON.stringify({ drainTimeout: 200, ...options }) })
+  const service = fork(t, 'own-exit', { ...COVERED, HOW: how, OPTIONS: JSON.stringify({ drainTimeout: 200, ...options }) })
   const port = await portOf(service)
   await service.log.line(/^ready$/)
   if (cuts) {

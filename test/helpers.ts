@@ -277,10 +277,10 @@ export const LONG = process.env['LONG_TESTS'] === '1'
 export const TYPESCRIPT = [`--import=${new URL('typescript.mjs', import.meta.url).href}`]
 
 /**
- * For programs under load, and those whose time is measured: coverage makes them slower. Also for programs that tsx compiles: it moves code
- * within its line, so that their coverage cannot be merged with that of the others.
+ * For programs that run code of which no test runs all within its own process. Others report no coverage: it would take a third of their
+ * processor time. Not for programs that tsx compiles: it moves code within its line, so that their coverage cannot be merged.
  */
-export const NO_COVERAGE = { NODE_V8_COVERAGE: '' }
+export const COVERED = { NODE_V8_COVERAGE: process.env['NODE_V8_COVERAGE'] ?? '' }
 
 /** Starts Node as the leader of its own process group, by default to run TypeScript; it ends with the test. */
 export function runNode (t: Test, args: readonly string[], env: Record<string, string> = {}, nodeOptions = TYPESCRIPT): Program {
@@ -294,7 +294,7 @@ export function runNode (t: Test, args: readonly string[], env: Record<string, s
 export function runCommand (t: Test, command: readonly string[], env: Record<string, string> = {}, inherited: number[] = []): Program {
   // By way of `env`, which becomes the program, because the test runner adds options to each Node process that it sees started.
   const child = spawn('env', ['-u', 'NODE_OPTIONS', ...command], {
-    env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe', ...inherited], detached: true
+    env: { ...process.env, NODE_V8_COVERAGE: '', ...env }, stdio: ['ignore', 'pipe', 'pipe', ...inherited], detached: true
   }) as ChildProcessByStdio<null, Readable, Readable>
   t.teardown(() => {
     try {

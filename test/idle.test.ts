@@ -10,7 +10,7 @@ import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { fork, LONG, NO_COVERAGE, portOf, RawClient } from './helpers.ts'
+import { fork, LONG, portOf, RawClient } from './helpers.ts'
 
 /** How much longer than without any connection the process may take from SIGTERM to its exit, in milliseconds. */
 const LIMIT = 300
@@ -27,7 +27,7 @@ async function best (measure: () => Promise<number>): Promise<number> {
 }
 
 async function startService (t: Test, protocol: string, options = {}): Promise<{ service: Program, port: number }> {
-  const service = fork(t, 'answers', { ...NO_COVERAGE, PROTOCOL: protocol, OPTIONS: JSON.stringify(options) })
+  const service = fork(t, 'answers', { PROTOCOL: protocol, OPTIONS: JSON.stringify(options) })
   const { ports: [port] } = await service.log.line(/^ready$/) as unknown as { ports: [number] }
   return { service, port }
 }
@@ -127,7 +127,7 @@ t.test(`${MANY} idle keep-alive connections do not delay the exit`, async t => {
   // Closing this many sockets takes time with any server.
   const drains: number[] = []
   const more = await best(async () => {
-    const bare = fork(t, 'bare', NO_COVERAGE)
+    const bare = fork(t, 'bare')
     const least = await timeWith(bare, await portOf(bare))
     const { service, port } = await startService(t, 'http', { readTimeout })
     const time = await timeWith(service, port)

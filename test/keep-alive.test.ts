@@ -6,7 +6,7 @@ import type { Program } from './helpers.ts'
 import { Agent, get } from 'node:http'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fork, LONG, NO_COVERAGE, RawClient } from './helpers.ts'
+import { fork, LONG, RawClient } from './helpers.ts'
 
 const CLIENTS = 100
 const RUNS = LONG ? 20 : 2
@@ -56,7 +56,7 @@ interface Shutdown {
 
 /** Sends SIGTERM while all clients send requests; returns the outcome of each request. */
 async function shutDown (t: Test, path: string, goesOn: (outcome: Outcome) => boolean, onSignal: () => void): Promise<Shutdown> {
-  const service = fork(t, 'service', { ...NO_COVERAGE, OPTIONS: '{"health":false}', LOG_LEVEL: 'warn' })
+  const service = fork(t, 'service', { OPTIONS: '{"health":false}', LOG_LEVEL: 'warn' })
   const { port } = await service.log.line(/^ready$/) as unknown as { port: number }
   const outcomes: Outcome[] = []
   const loop = async (): Promise<void> => {
@@ -104,7 +104,7 @@ t.test(`${CLIENTS} keep-alive clients of a route that is not counted lose no req
 
 t.test('a request sent as soon as the last response in flight, a stream, has ended is rejected with 503, and its connection is not reset', async t => {
   const text = await undisturbed(async onSignal => {
-    const service = fork(t, 'answers', NO_COVERAGE)
+    const service = fork(t, 'answers')
     const { ports: [port] } = await service.log.line(/^ready$/) as unknown as { ports: [number] }
     const client = new RawClient(port).get('/stream')
     await client.until(/first/)

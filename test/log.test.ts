@@ -14,10 +14,10 @@ import Fastify from 'fastify'
 import { destination, pino } from 'pino'
 import gracefulPlugin from '../index.ts'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { fixture, fork, listen, NO_COVERAGE, portOf, RawClient, runNode, TYPESCRIPT } from './helpers.ts'
+import { COVERED, fixture, fork, listen, portOf, RawClient, runNode, TYPESCRIPT } from './helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
-  const service = fork(t, 'no-logger', { LOGGER })
+  const service = fork(t, 'no-logger', { ...COVERED, LOGGER })
   new RawClient(await portOf(service)).get('/stuck')
   t.strictSame(await service.exit, { code: 1, signal: null })
   return service.output()
@@ -58,7 +58,7 @@ for (const options of ['', ', { logger: { level: "silent" } }']) {
     t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
     const path = join(directory, 'bundle.cjs')
     writeFileSync(path, outputFiles.map(({ text }) => text).join(''))
-    const program = runNode(t, [path], NO_COVERAGE, [])
+    const program = runNode(t, [path], {}, [])
     t.match(await program.exit, { code: 1 })
     t.match(program.output(), /^Error: on purpose$/m)
   })

@@ -5,6 +5,8 @@ import t from 'tap'
 import type { Test } from 'tap'
 import { exitInTime, fixture, fork, portOf, RawClient, runCommand, TYPESCRIPT } from './helpers.ts'
 
+t.jobs = 2
+
 const LISTENER = 'a listener of the signal'
 const HANDLER = 'a handler'
 const CALLBACKS = ['the first callback', 'a callback', 'the last callback']

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import proxy from '@fastify/http-proxy'
 import websocket from '@fastify/websocket'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, portOf, RawClient, runNode, visit } from './helpers.ts'
+import { COVERED, createApp, Deferred, eventually, heldRoute, listen, portOf, RawClient, runNode, visit } from './helpers.ts'
 
 /** What a handler does to Fastify's objects, and how its request is named afterwards. */
 const damages: Record<string, { code: string, url: string | undefined }> = {
@@ -37,7 +37,7 @@ for (const [what, { code, url }] of Object.entries(damages)) {
         const { cut, exitCode } = await app.gracefulShutdown.shutdown()
         app.log.info({ cut, exitCode }, 'resolved')
         process.exit(exitCode)
-      })`])
+      })`], COVERED)
     const client = new RawClient(await portOf(program)).get('/held')
     const named = [{ kind: 'request', method: 'GET', route: '/held', url, reqId: 'req-1' }]
     t.match((await program.log.line(/^damaged$/)).list, named)
@@ -464,7 +464,7 @@ t.test('background work that is cut at the drain timeout is logged once, also if
       app.log.info('callback')
       await new Promise(() => {})
     })
-    await app.listen({ port: 0, host: '127.0.0.1' })`])
+    await app.listen({ port: 0, host: '127.0.0.1' })`], COVERED)
   await log.line(/listening at/)
   kill('SIGTERM')
   await log.line(/^callback$/)

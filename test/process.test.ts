@@ -2,7 +2,7 @@ import t from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { CRASH_SIGNALS, DEFAULT_EVENTS, PROCESS_EVENTS } from '../lib/options.ts'
-import { eventually, exitInTime, fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
+import { COVERED, eventually, exitInTime, fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   t.test(`${signal} with a request in flight: answers it, cleans up, exits with 0`, async t => {
@@ -55,7 +55,7 @@ for (const [path, event, message] of [
   ['/throw-undefined', 'uncaughtException', 'undefined']
 ] as const) {
   t.test(`an uncaught error (${path}) starts the same shutdown and exits with 1`, async t => {
-    const service = fork(t, 'service', { OPTIONS: '{"drainTimeout":800}' })
+    const service = fork(t, 'service', { ...COVERED, OPTIONS: '{"drainTimeout":800}' })
     const port = await portOf(service)
     const client = new RawClient(port).get('/slow?ms=400')
     await service.log.line(/slow request is in/)
@@ -100,7 +100,7 @@ t.test('removes its process listeners once closed', async t => {
 })
 
 t.test('an empty event loop starts a shutdown if beforeExit is listed', async t => {
-  const service = fork(t, 'service', { AFTER_LISTEN: 'unref', OPTIONS: '{"signals":["beforeExit"]}' })
+  const service = fork(t, 'service', { ...COVERED, AFTER_LISTEN: 'unref', OPTIONS: '{"signals":["beforeExit"]}' })
   t.strictSame(await service.exit, { code: 0, signal: null })
   await service.log.line(/callback runs: beforeExit/)
 })
@@ -173,7 +173,7 @@ t.test('two hundred instances leave no listener and cause no warning', async t =
 })
 
 t.test('in a worker thread, errors start a shutdown, and a list with signals gets a coded error', async t => {
-  const service = fork(t, 'worker-thread')
+  const service = fork(t, 'worker-thread', COVERED)
   t.equal((await service.log.line(/^exited:/)).msg, 'exited: 1')
   t.strictSame(service.log.messages(/A worker thread receives no signals|^Uncaught error|callback runs|^error:/), [
     'error: FST_ERR_GRACEFUL_WORKER_THREAD', 'A worker thread receives no signals: let the main thread tell it when to call fastify.close()',
@@ -220,7 +220,7 @@ for (const [how, args] of [['the flag none', ['--unhandled-rejections=none']], [
 }
 
 t.test('unhandledRejection, listed without uncaughtException, starts a shutdown', async t => {
-  const service = fork(t, 'service', { OPTIONS: '{"signals":["unhandledRejection"]}' })
+  const service = fork(t, 'service', { ...COVERED, OPTIONS: '{"signals":["unhandledRejection"]}' })
   new RawClient(await portOf(service)).get('/slow?ms=10&then=/reject')
   t.match(await service.log.line(/^Graceful shutdown|^Shutdown complete/), { report: { reason: 'unhandledRejection' } })
   t.match(await service.exit, { code: 1 })

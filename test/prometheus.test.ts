@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Registry } from 'prom-client'
 import { parse, stringify } from 'yaml'
 import { gracefulMetrics } from '../lib/prometheus.ts'
-import { createApp, freePort, NO_COVERAGE, portOf, RawClient, runCommand, runNode } from './helpers.ts'
+import { createApp, freePort, portOf, RawClient, runCommand, runNode } from './helpers.ts'
 import { ROOT } from './pages.ts'
 
 const RULES = `${ROOT}example/prometheus/rules.yml`
@@ -164,7 +164,7 @@ t.test('a rolling restart under load, in Prometheus', { skip, timeout: 180_000 }
   const file = join(directory, 'last.prom')
   const start = async (port: number): Promise<Program> => {
     const program = runNode(t, [`${ROOT}example/server.ts`], {
-      ...NO_COVERAGE, PORT: String(port), SHUTDOWN_DELAY: '1500', SHUTDOWN_TIMEOUT: '5', DATABASE: join(directory, `${port}.sqlite`), METRICS_FILE: file
+      PORT: String(port), SHUTDOWN_DELAY: '1500', SHUTDOWN_TIMEOUT: '5', DATABASE: join(directory, `${port}.sqlite`), METRICS_FILE: file
     })
     await portOf(program)
     return program

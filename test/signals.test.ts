@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { createApp, eventually, fixture, fork, NO_COVERAGE, portOf, RawClient, runCommand, runNode } from './helpers.ts'
+import { createApp, eventually, fixture, fork, portOf, RawClient, runCommand, runNode } from './helpers.ts'
 
 const modules = fileURLToPath(new URL('../node_modules/', import.meta.url))
 const node = [process.execPath, '--import=tsx']
@@ -39,7 +39,7 @@ const TRIES = 4
 for (const [name, command] of runners) {
   t.test(`Ctrl-C under ${name} is one graceful shutdown, without a delay`, async t => {
     for (let tries = 1; tries <= TRIES; tries++) {
-      const service = runCommand(t, command(t), { ...NO_COVERAGE, OPTIONS: '{"shutdownDelay":20000,"shutdownTimeout":50000}' })
+      const service = runCommand(t, command(t), { OPTIONS: '{"shutdownDelay":20000,"shutdownTimeout":50000}' })
       const client = new RawClient(await portOf(service)).get('/slow?ms=600')
       await service.log.line(/slow request is in/)
       service.killGroup('SIGINT')

@@ -17,7 +17,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectSecure } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { generate } from 'selfsigned'
-import { LONG, NO_COVERAGE, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand, socketPath } from './helpers.ts'
+import { COVERED, LONG, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand, socketPath } from './helpers.ts'
 import { Load } from './load.ts'
 
 const RESTARTS = LONG ? 5 : 2
@@ -95,14 +95,14 @@ for (const protocol of PROTOCOLS) {
   for (const [when, settings] of Object.entries(WHEN)) {
     if (when !== AFTER_EXIT && protocol !== 'http' && !(LONG && protocol === 'h2')) continue
     t.test(`restarts under load lose no request on an inherited listener over ${protocol} ${when}`, async t => {
-      await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, PROTOCOL: protocol, ...settings }), protocol)
+      await restartUnderLoad(t, await plainParent(t, { PROTOCOL: protocol, ...settings }), protocol)
     })
   }
 }
 
 for (const protocol of ['http', 'h2'] as const) {
   t.test(`restarts under load lose no request on an inherited Unix socket over ${protocol}`, async t => {
-    await restartUnderLoad(t, await plainParent(t, { ...NO_COVERAGE, PROTOCOL: protocol }, socketPath(t)), protocol)
+    await restartUnderLoad(t, await plainParent(t, { PROTOCOL: protocol }, socketPath(t)), protocol)
   })
 }
 
@@ -129,7 +129,7 @@ t.test('the example serves on the socket of systemd', UNDER_SYSTEMD, async t => 
 
 /** A process that drains, because it has a slow request in flight. */
 async function draining (t: Test): Promise<Activated & { pid: string, slow: RawClient, idle: RawClient }> {
-  const { parent, target } = await plainParent(t)
+  const { parent, target } = await plainParent(t, COVERED)
   const idle = new RawClient(target).get('/')
   await idle.until(/\r\n\r\n\d+$/)
   const pid = bodyOf(idle)
@@ -182,7 +182,7 @@ t.test('a request that arrives just after the last one in flight has ended is se
 })
 
 t.test('a connection that was accepted before the listener was closed has time to send a request', async t => {
-  const { parent, target } = await plainParent(t, { OPTIONS: '{"shutdownDelay":300}' })
+  const { parent, target } = await plainParent(t, { ...COVERED, OPTIONS: '{"shutdownDelay":300}' })
   await new RawClient(target).get('/').until(/\r\n\r\n\d+$/)
   parent.kill('SIGUSR2')
   await parent.log.line(/still serving/)
@@ -195,7 +195,7 @@ t.test('a connection that was accepted before the listener was closed has time t
 
 /** A connection to a service with TLS and HTTP/2 that is accepted, but has not begun its handshake, when the service begins to drain. */
 async function beforeHandshake (t: Test): Promise<{ parent: Program, session: () => ClientHttp2Session, upload: ClientHttp2Stream }> {
-  const { parent, target } = await plainParent(t, { PROTOCOL: 'h2' })
+  const { parent, target } = await plainParent(t, { ...COVERED, PROTOCOL: 'h2' })
   const open = (socket: Socket): ClientHttp2Session => {
     const secure = connectSecure({ socket, rejectUnauthorized: false, ALPNProtocols: ['h2'] })
     const session = connectHttp2('https://localhost', { createConnection: () => secure })
@@ -230,7 +230,7 @@ t.test('an HTTP/2 session whose handshake has taken until the drain gets GOAWAY 
 for (const [protocol, isAlone] of [['http', false], ['https', true]] as const) {
   const others = isAlone ? '' : ', beside an idle connection'
   t.test(`a slow client on a connection accepted before the listener was closed has time to send a request over ${protocol}${others}`, async t => {
-    const { parent, target } = await plainParent(t, { PROTOCOL: protocol })
+    const { parent, target } = await plainParent(t, { ...COVERED, PROTOCOL: protocol })
     if (!isAlone) await new RawClient(target).get('/').until(/\r\n\r\n\d+$/)
     const { socket } = new RawClient(target)
     await eventually(() => parent.log.messages(/connection accepted/).length === (isAlone ? 1 : 2))

@@ -10,6 +10,9 @@ import { createServer } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Deferred, exitInTime, fork, portOf, RawClient } from './helpers.ts'
 
+// Most of the time they wait.
+t.jobs = 3
+
 const PHASES = ['running', 'delaying', 'draining', 'closing', 'callbacks'] as const
 const CALLBACKS = ['first', 'second', 'last'].flatMap(name => [`${name} callback runs`, `${name} callback ends`])
 

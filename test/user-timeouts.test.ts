@@ -13,6 +13,9 @@ import { Duplex, duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
 
+// Most of the time they wait.
+t.jobs = 4
+
 const HTTP2 = { http2: true } as object
 const KIB = 'x'.repeat(1_024)
 
