@@ -201,8 +201,8 @@ t.test('a silent connection does not make the drain longer than drainTimeout', a
   parent.kill('SIGUSR2')
   await silent.closed
   const { report } = await parent.log.line(/^Graceful shutdown complete/)
-  const { draining } = (report as ShutdownReport).phases
-  t.ok(draining < 450, `drained for ${draining}ms`)
+  const { phases } = report as ShutdownReport
+  t.ok(phases.draining < 450, `drained for ${phases.draining}ms`)
 })
 
 /** A connection to a service with TLS and HTTP/2 that is accepted, but has not begun its handshake, when the service begins to drain. */

@@ -66,8 +66,8 @@ export function * countsToZero (facts: Facts): Iterable<string> {
   for (const { i, t, n, count } of facts.all('report')) {
     const cut = facts.accepted(i).filter(request => request.cut !== undefined)
     // A hook ahead of the plugin has held it: that it is over is seen only when timeouts are checked.
-    const isHeld = ({ handler, cut: { t: at } = { t: 0 } }: RequestFacts): boolean =>
-      handler === undefined && t - at < CHECK_INTERVAL + facts.lag(at, t)
+    const isHeld = ({ handler, cut: event }: RequestFacts): boolean =>
+      handler === undefined && event !== undefined && t - event.t < CHECK_INTERVAL + facts.lag(event.t, t)
     const left = cut.filter(request => isHeld(request) || facts.runs(request, n) || (request.sent?.n ?? Infinity) > n)
     if (count > left.length) yield `instance ${i} counts ${count} at its end, but ${left.length} were cut and still run`
   }
