@@ -193,6 +193,18 @@ t.test('a connection that was accepted before the listener was closed has time t
   await parent.log.line(/service exited: 0/)
 })
 
+t.test('a silent connection does not make the drain longer than drainTimeout', async t => {
+  const { parent, target } = await plainParent(t, { OPTIONS: '{"shutdownTimeout":5000,"drainTimeout":50}' })
+  await new RawClient(target).get('/').until(/\r\n\r\n\d+$/)
+  const silent = new RawClient(target)
+  await eventually(() => parent.log.messages(/connection accepted/).length === 2)
+  parent.kill('SIGUSR2')
+  await silent.closed
+  const { report } = await parent.log.line(/^Graceful shutdown complete/)
+  const { phases } = report as ShutdownReport
+  t.ok(phases.draining < 450, `drained for ${phases.draining}ms`)
+})
+
 /** A connection to a service with TLS and HTTP/2 that is accepted, but has not begun its handshake, when the service begins to drain. */
 async function beforeHandshake (t: Test): Promise<{ parent: Program, session: () => ClientHttp2Session, upload: ClientHttp2Stream }> {
   const { parent, target } = await plainParent(t, { ...COVERED, PROTOCOL: 'h2' })

@@ -372,7 +372,7 @@ export class Shutdown {
     inFlight.onEnd = tasks.onEnd = undefined
     if (idle !== TIMED_OUT) {
       log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
-      if (this.#trigger !== 'close' || mayBeDeploy()) await this.#quiet()
+      if (this.#trigger !== 'close' || mayBeDeploy()) await this.#quiet(start + drainTimeout)
       // Meanwhile, open connections may have sent requests that are served.
       if (inFlight.count + tasks.count > 0) await this.#drain(preClosed, start)
     } else {
@@ -398,12 +398,12 @@ export class Shutdown {
   }
 
   /** Waits until, for a short time, no request has arrived, no response has been sent, and slow clients have had their time. */
-  async #quiet (): Promise<void> {
+  async #quiet (drainEnd: number): Promise<void> {
     const { connections } = this.#parts
     const end = now() + QUIET.most
     while (connections.mayReceive) {
       const quiet = Math.min(connections.lastActivity + QUIET.milliseconds, end)
-      const left = Math.max(quiet, connections.unusedUntil) - now()
+      const left = Math.max(quiet, Math.min(connections.unusedUntil, drainEnd)) - now()
       if (left <= 0) return
       // No event tells that a connection is in use.
       await within(Math.min(left, QUIET.milliseconds), connections.gone())

@@ -19,6 +19,7 @@ export const QUIET = 200
 export const DRAINING_KEEP_ALIVE = 100
 export const LOG_FLUSH = 200
 export const FIRST_REQUEST = 500
+export const CHECK_INTERVAL = 1_000
 export const SPREAD_INTERVAL = 50
 
 /** The part of shutdownTimeout that callbacks do not get. */
