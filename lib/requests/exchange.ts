@@ -245,7 +245,7 @@ export class Exchange {
   }
 
   get #config (): unknown {
-    return this.reply?.routeOptions.config.gracefulShutdown
+    return tryRead(() => this.reply?.routeOptions.config.gracefulShutdown)
   }
 
   /** Whether the response is complete and waits for the previous one. */

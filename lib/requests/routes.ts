@@ -43,10 +43,7 @@ export class Routes {
 
   #observe (route: RouteOptions): void {
     const { probes, handlers, abortHooks, timeouts } = this.#parts
-    if (probes.isHandler(route.handler)) {
-      set(route, 'config', { ...route.config, gracefulShutdown: false })
-      return
-    }
+    if (probes.isHandler(route.handler)) set(route, 'config', { ...route.config, gracefulShutdown: false })
     const own = resolveRouteOptions(route.url, route.config?.gracefulShutdown)
     if (own === false) {
       this.#wrap(route, 'handler', handlers.optOut)
