@@ -11,7 +11,7 @@ import { Writable } from 'node:stream'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, Log, RawClient, runNode } from './helpers.ts'
+import { COVERED, createApp, Deferred, eventually, heldRoute, listen, Log, RawClient, runNode } from './helpers.ts'
 
 t.test("waits for a route's own error handler", async t => {
   const { app } = await createApp(t)
@@ -81,7 +81,7 @@ t.test('a logger that throws and a closed stderr do not stop a shutdown', async 
     closeSync(2)
     const { exitCode, callbacks } = await app.gracefulShutdown.shutdown()
     console.log(exitCode, callbacks.length)
-  `])
+  `], COVERED)
   t.match(await program.exit, { code: 0, signal: null })
   t.match(program.output(), /^1 1$/m)
 })

@@ -281,6 +281,29 @@ for (const isHttp2 of [false, true]) {
   }
 }
 
+t.test('a not-found handler that is called after the request was over counts again', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  const gone = new Deferred()
+  const entered = new Deferred()
+  app.setNotFoundHandler(async () => {
+    await hook.hold()
+    return 'not found'
+  })
+  app.get('/', async (_request, reply) => {
+    reply.raw.on('close', () => { gone.resolve() })
+    entered.resolve()
+    await gone.promise
+    void eventually(() => app.inFlightRequests === 0).then(() => { reply.callNotFound() })
+  })
+  const leave = visitOver(t, false, await listen(app))
+  await entered.promise
+  leave()
+  await hook.entered.promise
+  t.equal(app.inFlightRequests, 1)
+  await expectCleanupAfter(t, app, hook)
+})
+
 t.test('a hook that sets the status, works on and then sends, whose client has left, counts until it sends', async t => {
   const { app } = await createApp(t)
   const hook = new SlowHook()

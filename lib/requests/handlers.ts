@@ -34,7 +34,7 @@ export class Handlers {
       try {
         result = invoke(handler, this, first, second, third)
       } catch (error) {
-        handlers.#settled(exchange, reached, error ?? null)
+        handlers.#settled(exchange, reached, true, error)
         throw error
       }
       return handlers.#returned(exchange, reached, reply, result)
@@ -78,14 +78,15 @@ export class Handlers {
       this.#ended(exchange, reached, 'returned')
       return result
     }
-    const settled = (value: unknown) => {
+    const fulfilled = (value: unknown) => {
       if (exchange.isReplyAwaited) this.#ended(exchange, reached, 'returned')
-      else this.#settled(exchange, reached, value)
+      // Without a client, Fastify does not send `undefined`.
+      else this.#settled(exchange, reached, value !== undefined || exchange.wire === 'open', value)
     }
+    const rejected = (reason: unknown) => { this.#settled(exchange, reached, true, reason) }
     try {
-      const rejected = (reason: unknown) => { settled(reason ?? null) }
-      if (isPlainPromise(result)) observePromise(result, settled, rejected)
-      else observeNextThen(result, settled, rejected)
+      if (isPlainPromise(result)) observePromise(result, fulfilled, rejected)
+      else observeNextThen(result, fulfilled, rejected)
     } catch {
       // A frozen thenable, or a proxy: only the answer shows that the handler is done.
       this.#ended(exchange, reached, 'returned')
@@ -93,9 +94,9 @@ export class Handlers {
     return result
   }
 
-  /** Fastify sends the value or the error in the same turn. Without a client, it does not send `undefined`. */
-  #settled (exchange: Exchange, reached: number, payload: unknown): void {
-    if (exchange.handlersReached === reached && (payload !== undefined || exchange.wire === 'open')) this.#inFlight.answer(exchange, payload)
+  /** If it has an answer, Fastify sends that in the same turn. */
+  #settled (exchange: Exchange, reached: number, hasAnswer: boolean, payload: unknown): void {
+    if (hasAnswer && exchange.handlersReached === reached) this.#inFlight.answer(exchange, payload)
     this.#ended(exchange, reached, 'settled')
   }
 
