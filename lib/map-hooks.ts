@@ -9,7 +9,7 @@ type AddHook = (this: FastifyInstance, name: string, hook: unknown) => FastifyIn
 export function mapHooks (fastify: FastifyInstance, name: string, map: (hook: Hook, instance: FastifyInstance) => unknown): void {
   const { addHook } = fastify as unknown as { addHook: AddHook }
   const mapping: AddHook = function (added, hook) {
-    // For what is no function, Fastify throws an error.
+    // If it is not a function, Fastify throws.
     return addHook.call(this, added, added === name && typeof hook === 'function' ? map(hook as Hook, this) : hook)
   }
   // Children inherit it.

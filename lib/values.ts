@@ -45,13 +45,6 @@ export function tryRead<T> (read: () => T): T | undefined {
   }
 }
 
-/** The stream of a payload that is a web stream or a Response. Recognized as Fastify does it, so that those of undici are, too. */
-export function webStreamOf (payload: unknown): ReadableStream | undefined {
-  if (typeof payload !== 'object' || payload === null) return undefined
-  if (typeof (payload as Partial<ReadableStream>).getReader === 'function') return payload as ReadableStream
-  return Object.prototype.toString.call(payload) === '[object Response]' ? webStreamOf((payload as Response).body) : undefined
-}
-
 /** A user-given name: a string as it is, any other value as shown. */
 export function nameOf (value: unknown): string {
   return typeof value === 'string' ? value : show(value)

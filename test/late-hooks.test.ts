@@ -5,7 +5,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { FastifyInstance, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import { connect as connectHttp2 } from 'node:http2'
-import { Readable } from 'node:stream'
+import { type Duplex, Readable } from 'node:stream'
 import { Response as UndiciResponse } from 'undici'
 import { createApp, createAppBehind, Deferred, eventually, listen, RawClient } from './helpers.ts'
 
@@ -184,7 +184,9 @@ t.test('a web stream that Fastify stops reading, because its response is destroy
   const { app } = await createApp(t)
   app.get('/', (_request, reply) => {
     const { raw } = reply
-    raw.write = () => {
+    const { write } = raw
+    raw.write = (...args: unknown[]) => {
+      write.apply(raw, args as never)
       queueMicrotask(() => {
         raw.destroy()
         raw.emit('drain')
@@ -213,6 +215,55 @@ for (const isHttp2 of [false, true]) {
     }
   })
 }
+
+t.test('cleanup waits for an onSend hook that gets a web stream from another hook, and whose client has left', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  app.addHook('onSend', async () => new Response('answer').body)
+  app.addHook('onSend', async () => { await hook.hold() })
+  app.get('/', async () => 'answer')
+  await leaveDuring(t, app, hook)
+  await expectCleanupAfter(t, app, hook)
+})
+
+t.test('cleanup waits for an onSend hook that reads a web stream, and whose client has left', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  app.addHook('onSend', async (_request, _reply, payload) => {
+    const text = await new Response(payload as ReadableStream).text()
+    await hook.hold()
+    return text
+  })
+  app.get('/', async () => new Response('answer').body)
+  await leaveDuring(t, app, hook)
+  await expectCleanupAfter(t, app, hook)
+})
+
+for (const isHttp2 of [false, true]) {
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a request that its own handler destroys is over`, async t => {
+    const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
+    const called = new Deferred()
+    app.get('/', async request => {
+      if (isHttp2) (request.raw as unknown as { stream: Duplex }).stream.destroy()
+      else request.raw.destroy()
+      called.resolve()
+    })
+    visitOver(t, isHttp2, await listen(app))
+    await called.promise
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  })
+}
+
+t.test('other code may replace send() of a reply, and call it', async t => {
+  const { app } = await createApp(t)
+  app.addHook('onRequest', async (_request, reply) => {
+    const { send } = reply
+    reply.send = payload => send.call(reply, `${String(payload)}, replaced`)
+  })
+  app.get('/', async () => 'answer')
+  t.equal((await app.inject('/')).body, 'answer, replaced')
+})
 
 t.test('serves without a global Response, as with --no-experimental-fetch', async t => {
   const { Response } = globalThis

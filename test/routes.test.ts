@@ -113,6 +113,12 @@ t.test('a route that an onRoute hook freezes is served as with Fastify alone, an
   await client.until(/"held":true/)
 })
 
+t.test('a frozen list of onRequestAbort hooks is accepted', async t => {
+  const { app } = await createApp(t)
+  app.get('/', { onRequestAbort: Object.freeze([async (_request: unknown) => {}]) as never }, async () => 'served')
+  t.equal((await app.inject('/')).body, 'served')
+})
+
 t.test('hooks that are pushed to the onRequestAbort list of a route are called, and waited for', async t => {
   const { app } = await createApp(t)
   const called: string[] = []

@@ -1,4 +1,4 @@
-// onRequestAbort hooks, which run beside the handler once the client has gone.
+// onRequestAbort hooks, which run once the client has gone, perhaps while the handler does.
 
 import type { FastifyInstance } from 'fastify'
 import type { Tasks } from './tasks.ts'
@@ -19,8 +19,8 @@ export class AbortHooks {
   }
 
   /**
-   * The drain waits for its promise; a hook with a callback is not waited for. A proxy, because Fastify checks whether the function is
-   * async and how many parameters it has.
+   * The drain waits for the promise of an async hook, but not for a hook that takes a callback. A proxy, because Fastify checks whether
+   * the function is async and how many parameters it has.
    */
   readonly observe = <H extends (...args: never[]) => unknown>(hook: H): H => new Proxy(hook, {
     apply: (_hook, instance, args: unknown[]) => {

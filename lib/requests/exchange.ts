@@ -1,6 +1,6 @@
 // A request and its response. Only this file knows how HTTP/1 and HTTP/2 requests differ; others ask for properties such as isStream.
 //
-// in-flight.ts decides when a request is over. It reads, and who changes it:
+// in-flight.ts decides when a request is over. The fields that it reads, and the files that change them:
 //   wire                                        the state of the response: only in-flight.ts
 //   runningHandlers, handlerState, hasAnswered  the handlers: handlers.ts, in-flight.ts
 //   isSending                                   the hooks that process the answer: handlers.ts, in-flight.ts
@@ -22,7 +22,7 @@ import { closeByHeader } from './last-response.ts'
 /**
  * - `open`: the client waits for its answer.
  * - `finished`: the handler's whole answer has been sent to the client.
- * - `orphaned`: no client waits for the handler: it has gone, or was answered in the handler's place.
+ * - `orphaned`: no client waits for the handler: the client has gone, or was answered in the handler's place.
  */
 export type Wire = 'open' | 'finished' | 'orphaned'
 
@@ -75,8 +75,6 @@ export class Exchange {
   hasLeft = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
   isUpgrade = false
-  /** Whether web streams that are sent as its response are observed. */
-  isObserved = false
   /** Whether Fastify is done with its body: it runs preValidation hooks. */
   isParsed = false
   /** Once no client waits for the handler: whether the body parser waits for what will not come, perhaps forever. */
@@ -85,8 +83,6 @@ export class Exchange {
   hasAnswered = false
   /** Whether Fastify has the handler's answer, and may be running hooks. Cleared when it is written, but only if no client waits for it. */
   isSending = false
-  /** The answer, as the handler has given it. */
-  payload: unknown = undefined
   /** Whether the methods of its reply are wrapped, because no client waits for it. */
   isReplyWrapped = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */

@@ -2,8 +2,6 @@
 
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
-import { types } from 'node:util'
-import { beforeCall } from '../before-call.ts'
 import { Exchange, type HandlerState } from './exchange.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
 
@@ -22,19 +20,18 @@ export class Handlers {
    * it returns, unless that is a plain promise.
    */
   readonly observe = <H extends AnyHandler>(handler: H): H => {
-    const isAsync = types.isAsyncFunction(handler)
     const handlers = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
-      const exchange = handlers.#reach(reply, isAsync)
+      const exchange = handlers.#reach(reply)
       if (exchange === undefined) return invoke(handler, this, first, second, third)
       const { handlersReached: reached } = exchange
       let result: unknown
       try {
         result = invoke(handler, this, first, second, third)
       } catch (error) {
-        handlers.#settled(exchange, reached, true, error)
+        handlers.#ended(exchange, reached, 'settled')
         throw error
       }
       return handlers.#returned(exchange, reached, reply, result)
@@ -52,7 +49,7 @@ export class Handlers {
     }, handler)
   }
 
-  #reach (reply: FastifyReply | undefined, isAsync: boolean): Exchange | undefined {
+  #reach (reply: FastifyReply | undefined): Exchange | undefined {
     // A hook registered before the plugin may have failed.
     const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.reach(reply))
     if (exchange === undefined) return undefined
@@ -63,11 +60,6 @@ export class Handlers {
     exchange.handlersReached++
     // What was sent before is not the answer: it was the error, or the missing route, that led to this handler.
     exchange.isSending = exchange.hasAnswered = exchange.isReplyAwaited = false
-    // Once for each response: its error handlers may be reached many times.
-    if (!isAsync && !exchange.isObserved) {
-      exchange.isObserved = true
-      beforeCall(reply as FastifyReply, 'send', payload => { this.#inFlight.answer(exchange, payload) })
-    }
     exchange.handlerState = 'returned'
     return exchange
   }
@@ -78,26 +70,15 @@ export class Handlers {
       this.#ended(exchange, reached, 'returned')
       return result
     }
-    const fulfilled = (value: unknown) => {
-      if (exchange.isReplyAwaited) this.#ended(exchange, reached, 'returned')
-      // Without a client, Fastify does not send `undefined`.
-      else this.#settled(exchange, reached, value !== undefined || exchange.wire === 'open', value)
-    }
-    const rejected = (reason: unknown) => { this.#settled(exchange, reached, true, reason) }
+    const settled = () => { this.#ended(exchange, reached, exchange.isReplyAwaited ? 'returned' : 'settled') }
     try {
-      if (isPlainPromise(result)) observePromise(result, fulfilled, rejected)
-      else observeNextThen(result, fulfilled, rejected)
+      if (isPlainPromise(result)) observePromise(result, settled, settled)
+      else observeNextThen(result, settled, settled)
     } catch {
       // A frozen thenable, or a proxy: only the answer shows that the handler is done.
       this.#ended(exchange, reached, 'returned')
     }
     return result
-  }
-
-  /** If it has an answer, Fastify sends that in the same turn. */
-  #settled (exchange: Exchange, reached: number, hasAnswer: boolean, payload: unknown): void {
-    if (hasAnswer && exchange.handlersReached === reached) this.#inFlight.answer(exchange, payload)
-    this.#ended(exchange, reached, 'settled')
   }
 
   #ended (exchange: Exchange, reached: number, state: HandlerState): void {
@@ -117,26 +98,36 @@ export class Handlers {
     Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
   }
 
-  /**
-   * Notes when Fastify awaits a reply: an async handler that answers from a callback returns its reply, whose `then` waits for the
-   * response. Such a promise settles when the client leaves, and says nothing about the callback.
-   */
+  /** As decorations, so that the replies of other instances, which share the prototype, keep Fastify's own methods. */
   observeReplies (fastify: FastifyInstance): void {
+    const inFlight = this.#inFlight
+    let fastifySend: FastifyReply['send'] | undefined
+    const send: FastifyReply['send'] = function (this: FastifyReply, payload) {
+      const exchange = Exchange.of(this)
+      if (exchange !== undefined) inFlight.sending(exchange)
+      fastifySend ??= hiddenBy(send, 'send', this)
+      return fastifySend.call(this, payload)
+    }
+    fastify.decorateReply('send', send)
+    // Fastify awaits a reply that an async handler returns, which may answer from a callback. Such a promise settles when the client
+    // leaves, and says nothing about the callback.
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
       const exchange = Exchange.of(this)
       if (exchange !== undefined) exchange.isReplyAwaited = true
       // On HTTP/2, Fastify's own `then` never settles if the stream is closed.
-      if (exchange?.isGone === true) {
-        fulfilled()
-        return
-      }
-      let own = this
-      while (own.then === then) own = Object.getPrototypeOf(own) as FastifyReply
-      own.then.call(this, fulfilled, rejected)
+      if (exchange?.isGone === true) fulfilled()
+      else hiddenBy(then, 'then', this).call(this, fulfilled, rejected)
     }
-    // As a decoration, so that the replies of other instances, which share the prototype, keep Fastify's own.
     fastify.decorateReply('then', then)
   }
+}
+
+/** The method that a decoration of replies hides. Other code may have replaced the decoration on this reply. */
+function hiddenBy<K extends 'send' | 'then'> (decoration: FastifyReply[K], name: K, reply: FastifyReply): FastifyReply[K] {
+  let level = reply
+  while (level[name] !== decoration) level = Object.getPrototypeOf(level) as FastifyReply
+  while (level[name] === decoration) level = Object.getPrototypeOf(level) as FastifyReply
+  return level[name]
 }
 
 /** onRoute hooks of other code find the name and the properties of the author's handler. */

@@ -9,7 +9,6 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { RequestInFlight } from '../../types/index.ts'
 import type { Goodbye } from '../connections/spread.ts'
 import { beforeCall } from '../before-call.ts'
-import { webStreamOf } from '../values.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
 
@@ -42,7 +41,7 @@ export class InFlight {
     return this.#counted.length
   }
 
-  /** From now on, requests that arrive do not count, nor do those that hooks hold on routes that have opted out. */
+  /** From now on, new requests do not count, and neither do requests of opted-out routes that a hook still holds. */
   stopCounting (): void {
     this.#isCounting = false
     for (const exchange of this.all) if (exchange.hasOptedOut) this.optOut(exchange)
@@ -193,25 +192,25 @@ export class InFlight {
   orphan (exchange: Exchange): void {
     exchange.keepAge()
     exchange.wire = 'orphaned'
-    if (exchange.isSending) this.#awaitWrite(exchange)
     // The parser, or a hook before it, has begun to read.
     exchange.isBodyLost = exchange.lacksBody && exchange.request.readableFlowing !== null
     // A hijacked reply is over when its connection closes.
-    exchange.hasAnswered ||= exchange.isAnswered || exchange.reply?.sent === true
+    if (exchange.isAnswered || exchange.reply?.sent === true) {
+      exchange.hasAnswered = true
+      exchange.isSending = false
+    }
   }
 
-  /** Fastify has the handler's answer, and may run hooks before it writes it, even if the client has left. */
-  answer (exchange: Exchange, payload: unknown): void {
-    exchange.hasAnswered = exchange.isSending = true
-    exchange.payload = payload
-    if (exchange.wire === 'orphaned') this.#awaitWrite(exchange)
-  }
-
-  /** No client waits for the answer. What `awaitAnswer` observes shows when it is written, unless it is a web stream. */
-  #awaitWrite (exchange: Exchange): void {
-    const stream = webStreamOf(exchange.payload)
-    if (exchange.isAnswered || exchange.reply?.sent === true || stream?.locked === true) exchange.isSending = false
-    else if (stream !== undefined) beforeCall(stream, 'getReader', () => { this.written(exchange) })
+  /** `reply.send()` is called. Fastify may run hooks before it writes the answer, even if the client has left. */
+  sending (exchange: Exchange): void {
+    // Fastify sends nothing: the request has been answered in the handler's place, or hijacked.
+    if (exchange.reply?.sent === true) {
+      if (exchange.wire === 'orphaned') this.written(exchange)
+      return
+    }
+    // Its body is lost, and Fastify answers with the error.
+    if (exchange.hasLeft) this.reenter(exchange)
+    exchange.isSending = exchange.hasAnswered = true
   }
 
   /** Fastify does not report an answer that no client waits for, so the methods of this reply and its response are wrapped. */
@@ -222,17 +221,6 @@ export class InFlight {
     const answered = () => { this.#answered(exchange) }
     const written = () => { this.written(exchange) }
     if (reply !== undefined) {
-      // If the request has been answered in the handler's place, Fastify sends nothing.
-      beforeCall(reply, 'send', payload => {
-        if (response.writableEnded) {
-          written()
-          return
-        }
-        // Its body is lost, and Fastify answers with the error.
-        if (exchange.hasLeft) this.reenter(exchange)
-        this.answer(exchange, payload)
-        answered()
-      })
       // After its handler has returned, @fastify/reply-from sets the status, and then sends nothing if the client has left.
       const statusSet = () => { if (exchange.handlerState === 'returned' && exchange.runningHandlers === 0) answered() }
       for (const name of ['code', 'status'] as const) beforeCall(reply, name, statusSet)
@@ -248,6 +236,12 @@ export class InFlight {
       exchange.isBodyLost = true
       queueMicrotask(() => { this.check(exchange) })
     })
+    // Fastify listens for the end of the response as it starts to send a stream. It pipes a Node stream in the same turn, but reads a
+    // web stream.
+    let isPiped = false
+    beforeCall(response, 'on', event => {
+      if (event === 'finish' && exchange.isSending) queueMicrotask(() => { if (!isPiped) written() })
+    })
     // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
     if (reply !== undefined && exchange.handlerState === 'unreached' && response.writableEnded) {
       const get = () => {
@@ -258,7 +252,10 @@ export class InFlight {
     }
     // A stream that waits for its first byte is also an answer. If it is piped already, it is removed when the response closes. If the
     // whole request has been read, Fastify then answers with the error of the stream.
-    const piped = () => { if (request.aborted || response.headersSent) written() }
+    const piped = () => {
+      isPiped = true
+      if (request.aborted || response.headersSent) written()
+    }
     response.once('pipe', piped).once('unpipe', piped)
   }
 

@@ -1,4 +1,5 @@
-// Routes: their handlers are wrapped. Other code does not see that: it may look for the author's handler, or replace it.
+// Wraps the handlers of routes. onRoute hooks still get the author's functions, and code that keeps a route finds its handler; it sees the
+// error handler and onRequestAbort hooks wrapped.
 
 import type { FastifyInstance, RouteOptions } from 'fastify'
 import type { Probes } from '../probes.ts'
@@ -15,13 +16,13 @@ interface Parts {
   readonly timeouts: Timeouts
 }
 
-/** What is wrapped. Fastify reads the handler as it adds the route, the others when the application gets ready. */
+/** What is wrapped. Fastify reads `handler` as it adds the route, the others when all plugins are loaded. */
 const WRAPPED = ['handler', 'errorHandler', 'onRequestAbort'] as const
 
 export class Routes {
   readonly #parts: Parts
-  /** What the author has written, by what Fastify gets in its place. */
-  readonly #authors = new WeakMap<object, unknown>()
+  /** The author's value, by its wrapper. */
+  readonly #originals = new WeakMap<object, unknown>()
 
   constructor (parts: Parts) {
     this.#parts = parts
@@ -53,7 +54,7 @@ export class Routes {
       this.#wrap(route, 'errorHandler', handlers.observe)
       this.#wrap(route, 'onRequestAbort', abortHooks.observe)
     }
-    // Once the route has been added.
+    // Fastify has read it by then.
     queueMicrotask(() => { this.#restore(route, 'handler') })
   }
 
@@ -61,12 +62,12 @@ export class Routes {
     const { [name]: author } = route
     const wrapped = Array.isArray(author) ? mapped(author, wrap as (hook: unknown) => unknown) : wrapFunction(author, wrap)
     if (wrapped === author) return
-    this.#authors.set(wrapped as object, author)
+    this.#originals.set(wrapped as object, author)
     set(route, name, wrapped)
   }
 
   #restore (route: RouteOptions, name: typeof WRAPPED[number]): void {
-    const author = this.#authors.get(route[name] as object)
+    const author = this.#originals.get(route[name] as object)
     if (author !== undefined) set(route, name, author)
   }
 }
@@ -76,13 +77,15 @@ function set (route: RouteOptions, name: keyof RouteOptions, value: unknown): vo
   Reflect.set(route, name, value)
 }
 
-/** What is no function is left to Fastify, which throws. */
+/** If it is not a function, Fastify throws. */
 function wrapFunction (value: unknown, wrap: (handler: AnyHandler) => AnyHandler): unknown {
   return typeof value === 'function' ? wrap(value as AnyHandler) : value
 }
 
 /** The list, to which other code may still add, with its elements changed as they are read. */
 function mapped (list: unknown[], map: (element: unknown) => unknown): unknown[] {
+  // A proxy may not show other elements than a frozen list has.
+  if (Object.isFrozen(list)) return list.map(map)
   return new Proxy(list, {
     get: (target, key, receiver) => {
       const value: unknown = Reflect.get(target, key, receiver)
