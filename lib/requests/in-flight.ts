@@ -204,8 +204,8 @@ export class InFlight {
   /** `reply.send()` is called. Fastify may run hooks before it writes the answer, even if the client has left. */
   sending (exchange: Exchange): void {
     // Fastify sends nothing: the request has been answered in the handler's place, or hijacked.
-    if (exchange.reply?.sent === true) {
-      if (exchange.wire === 'orphaned') this.written(exchange)
+    if (exchange.wire === 'orphaned' && exchange.reply?.sent === true) {
+      this.written(exchange)
       return
     }
     // Its body is lost, and Fastify answers with the error.
@@ -236,11 +236,11 @@ export class InFlight {
       exchange.isBodyLost = true
       queueMicrotask(() => { this.check(exchange) })
     })
-    // Fastify listens for the end of the response as it starts to send a stream. It pipes a Node stream in the same turn, but reads a
-    // web stream.
+    // Fastify listens for errors of the response as it starts to send a stream. It pipes a Node stream in the same turn, but reads a web
+    // stream.
     let isPiped = false
     beforeCall(response, 'on', event => {
-      if (event === 'finish' && exchange.isSending) queueMicrotask(() => { if (!isPiped) written() })
+      if (event === 'error' && exchange.isSending) queueMicrotask(() => { if (!isPiped) written() })
     })
     // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
     if (reply !== undefined && exchange.handlerState === 'unreached' && response.writableEnded) {
