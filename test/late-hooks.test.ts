@@ -265,6 +265,28 @@ t.test('other code may replace send() of a reply, and call it', async t => {
   t.equal((await app.inject('/')).body, 'answer, replaced')
 })
 
+t.test('other code may replace send() and then() of all replies', async t => {
+  const { app } = await createApp(t)
+  const calls: string[] = []
+  app.addHook('onRequest', async (_request, reply) => {
+    if (calls.length > 0) return
+    const prototype = Object.getPrototypeOf(reply) as Record<'send' | 'then', (...args: unknown[]) => unknown>
+    for (const name of ['send', 'then'] as const) {
+      const { [name]: method } = prototype
+      prototype[name] = function (...args) {
+        calls.push(name)
+        return method.apply(this, args)
+      }
+    }
+  })
+  app.get('/', async (_request, reply) => {
+    setImmediate(() => { reply.send('answer') })
+    return reply
+  })
+  for (const _ of [1, 2]) t.equal((await app.inject('/')).body, 'answer')
+  t.ok(calls.includes('send') && calls.includes('then'))
+})
+
 t.test('serves without a global Response, as with --no-experimental-fetch', async t => {
   const { Response } = globalThis
   t.teardown(() => { globalThis.Response = Response })

@@ -175,6 +175,25 @@ t.test('the handlers work on another path of the same instance, neither rejected
   t.equal((await report).refused, 0)
 })
 
+t.test('HEAD on a probe and on a rejected request is answered if Node rejects bodies of such responses', async t => {
+  const { app } = await createApp(t, {}, { http: { rejectNonStandardBodyWrites: true } } as object)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const send = async (path: string): Promise<string> => {
+    const client = new RawClient(port).send(`HEAD ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`)
+    await client.closed
+    return client.text
+  }
+  t.match(await send('/health'), /^HTTP\/1\.1 200 /)
+  const client = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  t.match(await send('/held'), /^HTTP\/1\.1 503 /)
+  held.release()
+  await client.closed
+  t.match(await report, { refused: 1, exitCode: 0 })
+})
+
 t.test('the handlers work on another instance', async t => {
   for (const options of [{}, { health: false, ready: false }] as const) {
     const { app } = await createApp(t, options)

@@ -374,7 +374,8 @@ export class Exchange {
     for (const name of response.getHeaderNames()) if (name !== 'connection') response.removeHeader(name)
     if (this.#stream === undefined) response.statusMessage = ''
     response.writeHead(status, headers as OutgoingHttpHeaders)
-    response.end(body)
+    // With its option rejectNonStandardBodyWrites, Node throws an error for the body of a response to HEAD.
+    response.end(this.request.method === 'HEAD' ? undefined : body)
   }
 
   /** Ends a response that has begun, in its handler's place. Later writes by Fastify or the handler are ignored. */

@@ -105,7 +105,7 @@ export class Handlers {
     const send: FastifyReply['send'] = function (this: FastifyReply, payload) {
       const exchange = Exchange.of(this)
       if (exchange !== undefined) inFlight.sending(exchange)
-      fastifySend ??= hiddenBy(send, 'send', this)
+      fastifySend ??= fastifysOwn(this, 'send')
       return fastifySend.call(this, payload)
     }
     fastify.decorateReply('send', send)
@@ -116,18 +116,17 @@ export class Handlers {
       if (exchange !== undefined) exchange.isReplyAwaited = true
       // On HTTP/2, Fastify's own `then` never settles if the stream is closed.
       if (exchange?.isGone === true) fulfilled()
-      else hiddenBy(then, 'then', this).call(this, fulfilled, rejected)
+      else fastifysOwn(this, 'then').call(this, fulfilled, rejected)
     }
     fastify.decorateReply('then', then)
   }
 }
 
-/** The method that a decoration of replies hides. Other code may have replaced the decoration on this reply. */
-function hiddenBy<K extends 'send' | 'then'> (decoration: FastifyReply[K], name: K, reply: FastifyReply): FastifyReply[K] {
-  let level = reply
-  while (level[name] !== decoration) level = Object.getPrototypeOf(level) as FastifyReply
-  while (level[name] === decoration) level = Object.getPrototypeOf(level) as FastifyReply
-  return level[name]
+/** The method of the class from which the replies of all instances inherit. Other code may have replaced that of a reply or an instance. */
+function fastifysOwn<K extends 'send' | 'then'> (reply: FastifyReply, name: K): FastifyReply[K] {
+  let { [name]: method } = reply
+  for (let level = reply; name in level; level = Object.getPrototypeOf(level) as FastifyReply) method = level[name]
+  return method
 }
 
 /** onRoute hooks of other code find the name and the properties of the author's handler. */
