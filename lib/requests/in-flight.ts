@@ -205,7 +205,7 @@ export class InFlight {
   sending (exchange: Exchange): void {
     // Fastify sends nothing: the request has been answered in the handler's place, or hijacked.
     if (exchange.wire === 'orphaned' && exchange.reply?.sent === true) {
-      this.written(exchange)
+      this.#written(exchange)
       return
     }
     // Its body is lost, and Fastify answers with the error.
@@ -219,7 +219,7 @@ export class InFlight {
     if (exchange.isReplyWrapped) return
     exchange.isReplyWrapped = reply !== undefined
     const answered = () => { this.#answered(exchange) }
-    const written = () => { this.written(exchange) }
+    const written = () => { this.#written(exchange) }
     if (reply !== undefined) {
       // After its handler has returned, @fastify/reply-from sets the status, and then sends nothing if the client has left.
       const statusSet = () => { if (exchange.handlerState === 'returned' && exchange.runningHandlers === 0) answered() }
@@ -266,7 +266,7 @@ export class InFlight {
   }
 
   /** The hooks that process the answer have ended. */
-  written (exchange: Exchange): void {
+  #written (exchange: Exchange): void {
     exchange.isSending = false
     this.#answered(exchange)
   }
