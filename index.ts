@@ -130,11 +130,6 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     const exchange = inFlight.reach(reply) ?? enter(request, reply)
     if (phase.current === 'running' || gate.admits(exchange)) done()
   })
-  fastify.addHook('preValidation', function gracefulPreValidation (_request, reply, done) {
-    const exchange = Exchange.of(reply)
-    if (exchange !== undefined) exchange.isParsed = true
-    done()
-  })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
     // A hook registered before the plugin may have answered.
     const exchange = Exchange.of(reply) ?? inFlight.reach(reply)

@@ -145,6 +145,44 @@ t.test('cleanup waits for an onSend hook of the error that an upload causes whos
   await expectCleanupAfter(t, app, hook)
 })
 
+const readers: Record<string, (app: FastifyInstance, hook: SlowHook) => void> = {
+  'a body parser': (app, hook) => {
+    app.addContentTypeParser('text/plain', async (_request: unknown, payload: AsyncIterable<Buffer>) => await read(payload, hook))
+  },
+  'a preParsing hook': (app, hook) => {
+    app.addHook('preParsing', async (_request, _reply, payload) => await read(payload as AsyncIterable<Buffer>, hook))
+  },
+  'an onRequest hook': (app, hook) => {
+    app.addHook('onRequest', async request => await read(request.raw, hook))
+  }
+}
+
+/** Reads a body until its client leaves, and works on. */
+async function read (body: AsyncIterable<Buffer>, { hold }: SlowHook): Promise<never> {
+  try {
+    for await (const chunk of body) if (chunk.length > 100) throw new Error('too long')
+  } catch {
+    // It has left.
+  }
+  await hold()
+  throw new Error('incomplete')
+}
+
+for (const [what, add] of Object.entries(readers)) {
+  t.test(`HTTP/1: cleanup waits for ${what} that has read a body until its client left`, async t => {
+    const { app } = await createApp(t)
+    const hook = new SlowHook()
+    add(app, hook)
+    app.post('/', async () => 'never')
+    const entered = new Promise(resolve => { app.server.once('request', resolve) })
+    const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf')
+    await entered
+    client.socket.destroy()
+    await hook.entered.promise
+    await expectCleanupAfter(t, app, hook)
+  })
+}
+
 t.test('a web stream that an onSend hook gets, and that is never read, does not count once its client has left', async t => {
   const { app } = await createApp(t)
   app.addHook('onSend', async (_request, _reply, payload) => payload)

@@ -75,8 +75,6 @@ export class Exchange {
   hasLeft = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
   isUpgrade = false
-  /** Whether Fastify is done with its body: it runs preValidation hooks. */
-  isParsed = false
   /** Once no client waits for the handler: whether the body parser waits for what will not come, perhaps forever. */
   isBodyLost = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
@@ -170,17 +168,9 @@ export class Exchange {
     return this.#stream === undefined && this.isReceiving
   }
 
-  /**
-   * Whether Fastify has not read the whole body, and the rest may never come. When an HTTP/2 stream closes, Node ends its request, and
-   * Fastify takes what has arrived for the whole body.
-   */
-  get lacksBody (): boolean {
-    return this.#hasBody && !this.isParsed && this.#stream?.closed !== true && !this.request.readableEnded
-  }
-
-  /** Whether a parser that starts now gets no body, not even its end. */
+  /** Once its client has gone: whether code that starts to read now gets no body, not even its end. */
   get isTooLateToRead (): boolean {
-    return this.#hasBody && !this.isParsed && (this.#stream?.closed !== true || this.request.readableEnded)
+    return this.#hasBody && (this.#stream?.closed !== true || this.request.readableEnded)
   }
 
   /** Whether it is a stream of an HTTP/2 session. */

@@ -192,8 +192,6 @@ export class InFlight {
   orphan (exchange: Exchange): void {
     exchange.keepAge()
     exchange.wire = 'orphaned'
-    // The parser, or a hook before it, has begun to read.
-    exchange.isBodyLost = exchange.lacksBody && exchange.request.readableFlowing !== null
     // A hijacked reply is over when its connection closes.
     if (exchange.isAnswered || exchange.reply?.sent === true) {
       exchange.hasAnswered = true
