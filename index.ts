@@ -112,7 +112,6 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const shutdown = new Shutdown({
     options, log, channels, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, closeHooks, callbacks, close
   })
-  const member = { options, log, shutdown }
 
   const enter = (request: FastifyRequest, reply: FastifyReply) => {
     // A request may be passed to `fastify.routing` once more.
@@ -149,7 +148,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     server.on('listening', () => {
       if (phase.current !== 'running') return
       timeouts.start()
-      joinProcess(member)
+      joinProcess(shutdown.member)
     })
   })
 

@@ -5,6 +5,20 @@ import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
 import { COVERED, fork, portOf, RawClient } from './helpers.ts'
 
+/** The second instance of the program. */
+const OTHERS = {
+  'does not listen': { OTHER_LISTENS: 'false' },
+  'handles no signals': { OTHER: '{ "signals": false }' },
+  'handles no signals and does not listen': { OTHER: '{ "signals": false }', OTHER_LISTENS: 'false' }
+}
+
+interface Settings {
+  /** Whether a request is in flight that must be cut. */
+  cuts?: boolean
+  options?: object
+  other?: Record<string, string>
+}
+
 interface End {
   service: Program
   code: number | null
@@ -13,8 +27,8 @@ interface End {
 }
 
 /** Sends SIGTERM, with or without a request that must be cut, and returns how the process ended. */
-async function endOf (t: Test, how: string, { cuts = false, options = {} }: { cuts?: boolean, options?: object } = {}): Promise<End> {
-  const service = fork(t, 'own-exit', { ...COVERED, HOW: how, OPTIONS: JSON.stringify({ drainTimeout: 200, ...options }) })
+async function endOf (t: Test, how: string, { cuts = false, options = {}, other = {} }: Settings = {}): Promise<End> {
+  const service = fork(t, 'own-exit', { ...COVERED, HOW: how, OPTIONS: JSON.stringify({ drainTimeout: 200, ...options }), ...other })
   const port = await portOf(service)
   await service.log.line(/^ready$/)
   if (cuts) {
@@ -23,7 +37,7 @@ async function endOf (t: Test, how: string, { cuts = false, options = {} }: { cu
   }
   service.kill('SIGTERM')
   const { code, signal } = await service.exit
-  return { service, code, signal, said: service.log.messages(/^(?:flushed|beforeExit .*|exit .*)$/) }
+  return { service, code, signal, said: service.log.messages(/^(?:flushed|cleaned up|beforeExit .*|exit .*)$/) }
 }
 
 for (const how of ['closes all', 'closes one', 'closes with a kept close', 'calls shutdown()', 'aborts its listen signal and closes']) {
@@ -83,4 +97,26 @@ t.test('an exit code that the application sets is kept', async t => {
 
 t.test('an instance that was closed before the signal and failed decides the exit code', async t => {
   t.match(await endOf(t, 'has closed another one'), { code: 1, signal: null, said: ['exit 1 1'] })
+})
+
+for (const [what, other] of Object.entries(OTHERS)) {
+  t.test(`a signal handler that closes an instance that ${what} is not cut off by the instances that do`, async t => {
+    t.match(await endOf(t, 'closes the other with its job', { other, options: { drainTimeout: 5_000 } }), {
+      code: 0, signal: null, said: ['cleaned up', 'flushed', 'beforeExit 0', 'exit 0 0']
+    })
+  })
+
+  t.test(`an instance that ${what}, and that was closed before the signal and failed, decides the exit code`, async t => {
+    t.match(await endOf(t, 'has closed another one', { other }), { code: 1, signal: null, said: ['exit 1 1'] })
+  })
+
+  t.test(`an instance that ${what}, and that a callback closes and fails, decides the exit code`, async t => {
+    t.match(await endOf(t, 'closes a failing one in a callback', { other }), { code: 1, signal: null, said: ['exit 1 1'] })
+  })
+}
+
+t.test('if other code ends the process during a shutdown that code has started, the requests that are lost are named', async t => {
+  const end = await endOf(t, 'exits with 0 while it closes', { cuts: true, options: { drainTimeout: 5_000, signals: false } })
+  t.match(end, { code: 0, signal: null, said: ['flushed', 'exit 0 0'] })
+  t.match(end.service.log.messages(/^Request cut|^The process exits/), [/Request cut/, 'The process exits before the shutdown is complete'])
 })

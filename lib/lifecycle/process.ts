@@ -16,7 +16,7 @@ import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
 import { LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
 import { toError } from '../values.ts'
 
-/** An instance that shuts down with the process. */
+/** An instance, as the process sees it. */
 export interface Member {
   readonly options: Pick<Options, 'signals' | 'shutdownTimeout'>
   readonly log: SafeLog
@@ -24,8 +24,10 @@ export interface Member {
 }
 
 interface Registry {
-  /** The instances that shut down with the process. Once it does, they stay, also those that join late. */
+  /** The instances that shut down with the process: those that listen, unless their `signals` are `false`. */
   readonly members: Set<Member>
+  /** The instances that are shutting down, whatever has started that. Once the process shuts down, they stay. */
+  readonly closing: Set<Member>
   uninstall: (() => void) | undefined
   /** Why the process shuts down; undefined until it does. */
   reason: string | undefined
@@ -42,12 +44,12 @@ interface Registry {
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.6')
+const kRegistry = Symbol.for('fastify-graceful.process.7')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
-  members: new Set(), uninstall: undefined, reason: undefined, signal: undefined, areCopiesOver: false, deadline: Infinity, exitCode: 0,
-  isForced: false
+  members: new Set(), closing: new Set(), uninstall: undefined, reason: undefined, signal: undefined, areCopiesOver: false,
+  deadline: Infinity, exitCode: 0, isForced: false
 }
 
 /** Bun and Deno lack the channels and properties of node:http that the plugin relies on. */
@@ -63,11 +65,6 @@ export function joinProcess (member: Member): void {
   // A list with signals has been rejected, so these are the defaults.
   if (!isMainThread && options.signals.includes('SIGTERM')) log.warn('A worker thread receives no signals: let the main thread tell it when to call fastify.close()')
   registry.members.add(member)
-  void shutdown.ended.then(({ exitCode }) => {
-    registry.exitCode ||= exitCode
-    // If the process shuts down, it stays a member, and so the process knows whether other code has closed it.
-    if (registry.reason === undefined && registry.members.delete(member)) install()
-  })
   if (registry.reason === undefined) {
     install()
     return
@@ -76,6 +73,22 @@ export function joinProcess (member: Member): void {
   log.warn(`The process is shutting down (${registry.reason}), so an instance that starts to listen now shuts down at once`)
   if (registry.signal === 'SIGINT') shutdown.skipDelay()
   void shutdown.start(registry.reason)
+}
+
+/** An instance shuts down: the process does not end before it, and if it ends anyway, names what is lost. */
+export function noteShutdown (member: Member): void {
+  const { members, closing } = registry
+  // Before other listeners, because pino closes its destination on exit.
+  if (closing.size === 0) process.prependListener('exit', onExit)
+  closing.add(member)
+  void member.shutdown.ended.then(({ exitCode }) => {
+    registry.exitCode ||= exitCode
+    // If the process shuts down, it stays, and so the process knows whether other code has closed it.
+    if (registry.reason !== undefined) return
+    closing.delete(member)
+    if (closing.size === 0) process.off('exit', onExit)
+    if (members.delete(member)) install()
+  })
 }
 
 /**
@@ -162,8 +175,6 @@ function begin (reason: string): void {
   // the process ends by itself.
   registry.deadline = now() + limit
   setTimeout(exitAtDeadline, limit).unref()
-  // Before other listeners, because pino closes its destination on exit.
-  process.prependListener('exit', onExit)
   // It listens to no event. Its callback never reports the end, because close-with-grace would then exit, even if other code has
   // closed the instance and goes on.
   const skip = [...PROCESS_EVENTS, ...CRASH_SIGNALS]
@@ -171,30 +182,34 @@ function begin (reason: string): void {
 }
 
 /**
- * Shuts all instances down, including those that start to listen meanwhile, and ends the process. If other code has closed one of
- * them, it may have more to do, and the process is left to it.
+ * Shuts all members down, including those that start to listen meanwhile, waits for every instance that is shutting down, and ends the
+ * process. If other code has closed one of them, it may have more to do, and the process is left to it.
  */
 async function endAll (reason: string): Promise<void> {
-  const { members } = registry
+  const { members, closing } = registry
+  for (const { shutdown } of members) void shutdown.start(reason)
   let known: number
   do {
-    known = members.size
-    await Promise.all([...members].map(async ({ shutdown }) => await shutdown.start(reason)))
-  } while (members.size > known)
+    known = closing.size
+    await Promise.all([...closing].map(async ({ shutdown }) => await shutdown.ended))
+  } while (closing.size > known)
   // Before the exit, so that all exit listeners get the right code.
   process.exitCode ||= registry.exitCode
-  if ([...members].some(({ shutdown }) => shutdown.hasCaller)) {
+  if ([...closing].some(({ shutdown }) => shutdown.hasCaller)) {
     registry.uninstall?.()
     return
   }
   process.exit()
 }
 
-/** Also if other code ends the process, such as fastify-cli's or a user's own close-with-grace, the worst code wins. */
+/**
+ * If the process shuts down, the worst code wins, also if other code ends it, such as fastify-cli's or a user's own close-with-grace.
+ * Otherwise the code is that of whoever ends it.
+ */
 function onExit (): void {
   if (registry.isForced) return
-  const codes = [...registry.members].map(({ shutdown }) => shutdown.exit())
-  process.exitCode ||= Math.max(registry.exitCode, ...codes)
+  const codes = [...registry.closing].map(({ shutdown }) => shutdown.exit())
+  if (registry.reason !== undefined) process.exitCode ||= Math.max(registry.exitCode, ...codes)
 }
 
 function exitAtDeadline (): void {
@@ -209,9 +224,10 @@ function exit (message: string): void {
   registry.isForced = true
   // A shutdown that ends meanwhile does not exit with 0.
   process.exitCode = registry.exitCode = 1
-  let pending = registry.members.size
+  const all = new Set([...registry.members, ...registry.closing])
+  let pending = all.size
   // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
-  for (const { log, shutdown } of registry.members) {
+  for (const { log, shutdown } of all) {
     log.error(message)
     shutdown.exit()
     log.afterFlush(() => { if (--pending === 0) process.exit(1) })

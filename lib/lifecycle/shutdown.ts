@@ -26,7 +26,7 @@ import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
-import { mayBeDeploy } from './process.ts'
+import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
 
 interface Parts {
@@ -56,6 +56,7 @@ const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
 
 export class Shutdown {
   readonly #parts: Parts
+  readonly member: Member
   readonly #drained = new Deferred<void>()
   readonly #ended = new Deferred<ShutdownReport>()
   /** Resolved once the onClose hooks have run, if other code has called Fastify's own close. */
@@ -88,6 +89,7 @@ export class Shutdown {
 
   constructor (parts: Parts) {
     this.#parts = parts
+    this.member = { options: parts.options, log: parts.log, shutdown: this }
   }
 
   /** Starts the shutdown, or joins the one in progress. Resolves when it is complete; never rejects. */
@@ -95,6 +97,7 @@ export class Shutdown {
     if (this.#trigger === undefined) {
       // Before the first log line, which may call back into here.
       this.#trigger = trigger
+      noteShutdown(this.member)
       this.#ended.resolve(this.#run(reason))
     }
     return await this.ended
