@@ -2,11 +2,9 @@
 
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
+import { mapFunction, type AnyFunction } from '../values.ts'
 import { Exchange, type HandlerState } from './exchange.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
-
-type SetHandler = (this: unknown, ...args: unknown[]) => unknown
-export type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
 export class Handlers {
   readonly #inFlight: InFlight
@@ -19,7 +17,7 @@ export class Handlers {
    * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. Only Fastify calls `then` of what
    * it returns, unless that is a plain promise.
    */
-  readonly observe = <H extends AnyHandler>(handler: H): H => {
+  readonly observe = (handler: AnyFunction): AnyFunction => {
     const handlers = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
@@ -40,7 +38,7 @@ export class Handlers {
   }
 
   /** Wraps the handler of a route that has opted out. */
-  readonly optOut = <H extends AnyHandler>(handler: H): H => {
+  readonly optOut = (handler: AnyFunction): AnyFunction => {
     const inFlight = this.#inFlight
     return likeAuthors(function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const exchange = Exchange.of(second as FastifyReply)
@@ -92,9 +90,9 @@ export class Handlers {
 
   /** No hook covers error and not-found handlers, so their setters are wrapped. Child contexts inherit the setters. */
   observeSetters (fastify: FastifyInstance): void {
-    const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', SetHandler>
-    const observe = (argument: unknown) => typeof argument === 'function' ? this.observe(argument as AnyHandler) : argument
-    const observed = (set: SetHandler): SetHandler => function (...args) { return set.apply(this, args.map(observe)) }
+    const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', AnyFunction>
+    const observe = (argument: unknown) => mapFunction(argument, this.observe)
+    const observed = (set: AnyFunction): AnyFunction => function (...args) { return set.apply(this, args.map(observe)) }
     Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
   }
 
@@ -130,11 +128,11 @@ function fastifysOwn<K extends 'send' | 'then'> (reply: FastifyReply, name: K): 
 }
 
 /** onRoute hooks of other code find the name and the properties of the author's handler. */
-function likeAuthors<H extends AnyHandler> (wrapper: AnyHandler, handler: H): H {
-  return Object.defineProperties(wrapper, Object.getOwnPropertyDescriptors(handler)) as H
+function likeAuthors (wrapper: AnyFunction, handler: AnyFunction): AnyFunction {
+  return Object.defineProperties(wrapper, Object.getOwnPropertyDescriptors(handler))
 }
 
 /** With as many arguments as Fastify passes. */
-function invoke (handler: AnyHandler, self: unknown, first: unknown, second: unknown, third: unknown): unknown {
+function invoke (handler: AnyFunction, self: unknown, first: unknown, second: unknown, third: unknown): unknown {
   return third === undefined ? handler.call(self, first, second) : handler.call(self, first, second, third)
 }
