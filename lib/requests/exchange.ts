@@ -27,11 +27,11 @@ import { closeByHeader } from './last-response.ts'
 export type Wire = 'open' | 'finished' | 'orphaned'
 
 /**
- * - `unreached`: hooks are running, no route matched, or the route was added before the plugin.
+ * - `uncalled`: hooks are running, no route matched, or the route was added before the plugin.
  * - `returned`: the handler was called; if it returned no promise, only its answer shows that it is done.
  * - `settled`: the handler's promise has settled, or it threw.
  */
-export type HandlerState = 'unreached' | 'returned' | 'settled'
+export type HandlerState = 'uncalled' | 'returned' | 'settled'
 
 const EVENT_STREAM = 'text/event-stream'
 
@@ -64,11 +64,11 @@ export class Exchange {
   /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
-  handlerState: HandlerState = 'unreached'
+  handlerState: HandlerState = 'uncalled'
   /** How many handlers are running, or have a pending promise. */
   runningHandlers = 0
-  /** How many handlers it has reached. */
-  handlersReached = 0
+  /** How many of its handlers have been called. */
+  handlersCalled = 0
   /** Whether its newest handler, if that is async, waits for the response, as it does if it returns the reply. */
   isReplyAwaited = false
   /** Whether it counted and its client has gone. Fastify may still call another handler, such as the error handler. */
@@ -239,8 +239,8 @@ export class Exchange {
     return this.response.writableEnded && this.previous !== undefined && !this.previous.isFinished
   }
 
-  /** Whether the response has begun, or speaks another protocol: no other answer can be sent. */
-  get isAnswered (): boolean {
+  /** Whether no other answer can be sent, as with a committed response of Java's Servlet API: it has begun, or speaks another protocol. */
+  get isCommitted (): boolean {
     return this.response.headersSent || this.response.writableEnded || (this.isUpgrade && this.isHijacked)
   }
 

@@ -22,17 +22,17 @@ export class Handlers {
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
-      const exchange = handlers.#reach(reply)
+      const exchange = handlers.#called(reply)
       if (exchange === undefined) return invoke(handler, this, first, second, third)
-      const { handlersReached: reached } = exchange
+      const { handlersCalled: callNumber } = exchange
       let result: unknown
       try {
         result = invoke(handler, this, first, second, third)
       } catch (error) {
-        handlers.#ended(exchange, reached, 'settled')
+        handlers.#ended(exchange, callNumber, 'settled')
         throw error
       }
-      return handlers.#returned(exchange, reached, reply, result)
+      return handlers.#returned(exchange, callNumber, reply, result)
     }
     return likeAuthors(observed, handler)
   }
@@ -47,7 +47,7 @@ export class Handlers {
     }, handler)
   }
 
-  #reach (reply: FastifyReply | undefined): Exchange | undefined {
+  #called (reply: FastifyReply | undefined): Exchange | undefined {
     // A hook registered before the plugin may have failed.
     const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.reach(reply))
     if (exchange === undefined) return undefined
@@ -55,7 +55,7 @@ export class Handlers {
     if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)
     // One handler may call another: the error or not-found handler.
     exchange.runningHandlers++
-    exchange.handlersReached++
+    exchange.handlersCalled++
     // What was sent before is not the answer: it was the error, or the missing route, that led to this handler.
     exchange.isSending = exchange.hasAnswered = exchange.isReplyAwaited = false
     exchange.handlerState = 'returned'
@@ -79,10 +79,10 @@ export class Handlers {
     return result
   }
 
-  #ended (exchange: Exchange, reached: number, state: HandlerState): void {
+  #ended (exchange: Exchange, callNumber: number, state: HandlerState): void {
     exchange.runningHandlers--
     // If it has called another handler, that one decides.
-    if (exchange.handlersReached === reached) exchange.handlerState = state
+    if (exchange.handlersCalled === callNumber) exchange.handlerState = state
     if (exchange.wire === 'open') return
     // After a rejection, Fastify calls the error handler in the same microtask.
     queueMicrotask(() => { this.#inFlight.check(exchange) })
