@@ -173,7 +173,7 @@ export class Exchange {
     return this.#hasBody && (this.#stream?.closed !== true || this.request.readableEnded)
   }
 
-  /** Whether it is a stream of an HTTP/2 session. */
+  /** Whether it is an HTTP/2 stream. */
   get isStream (): boolean {
     return this.#stream !== undefined
   }
@@ -411,7 +411,6 @@ export class Exchange {
     return stop
   }
 
-  /** Stops watching. */
   unwatch (): void {
     this.#unwatch?.()
     this.#unwatch = undefined
@@ -451,7 +450,7 @@ function watchSocket (response: ServerResponse, socket: Socket, limit: number, c
  * Not with Node's stream timer: with an onTimeout hook, Fastify listens to its 'timeout' event and throws. As for that timer, any
  * traffic of the session is progress, unless the stream itself waits for its flow-control window to open. Returns its stop.
  */
-function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): () => void {
+function watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): () => void {
   // Unreadable once the session is destroyed.
   const traffic = () => tryRead(() => {
     const { bytesRead = 0, bytesWritten = 0 } = (stream.session as ServerHttp2Session).socket as Transport
@@ -467,7 +466,7 @@ function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => 
   }
   const timer = setInterval(() => {
     // Gone, or the handler has set its own timer meanwhile.
-    if (stream.closed || Number((stream as Timed).timeout) > 0) {
+    if (stream.closed || Number(stream.timeout) > 0) {
       stop()
       return
     }
@@ -492,21 +491,14 @@ function pick (headers: Record<string, unknown>): Record<string, string> {
 /** From now on, writes to the response have no effect. The connection itself works as usual. */
 function seal (response: ServerResponse): void {
   const ignore = () => response
-  const callBack = (args: unknown[]) => {
+  const ignoreBody = (result: unknown) => (...args: unknown[]) => {
     const callback = args.at(-1)
     if (typeof callback === 'function') process.nextTick(callback)
-  }
-  const write = (...args: unknown[]) => {
-    callBack(args)
-    return true
-  }
-  const end = (...args: unknown[]) => {
-    callBack(args)
-    return response
+    return result
   }
   Object.assign(response, {
     writeHead: ignore, setHeader: ignore, setHeaders: ignore, appendHeader: ignore, removeHeader: ignore, flushHeaders: ignore,
-    addTrailers: ignore, write, end
+    addTrailers: ignore, write: ignoreBody(true), end: ignoreBody(response)
   })
 }
 

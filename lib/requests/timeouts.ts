@@ -4,6 +4,7 @@
 // those that it cannot judge by looking at them now and then, such as a response that has begun.
 
 import type { FastifyInstance } from 'fastify'
+import type { Server as HttpServer } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { Connections } from '../connections/sockets.ts'
@@ -25,12 +26,8 @@ const NODE_DEFAULTS = createServer()
 /** Fastify's own timeout options; its types lack some. */
 type Configured = Partial<Record<'http2SessionTimeout' | 'requestTimeout' | 'keepAliveTimeout' | 'connectionTimeout', number>>
 
-/** The properties of Node's HTTP servers that are set here. */
-interface TimedServer extends Server {
-  requestTimeout: number
-  headersTimeout: number
-  keepAliveTimeout: number
-  timeout: number
+/** Node's types lack the property. */
+interface TimedServer extends HttpServer {
   connectionsCheckingInterval: number
 }
 
