@@ -25,7 +25,7 @@ export function observeRoutes (fastify: FastifyInstance, probes: Probes, handler
     if (own === false) {
       wrap(route, 'handler', handlers.optOut)
     } else {
-      timeouts.noteRoute(own)
+      timeouts.noteLimits(own)
       wrap(route, 'handler', handlers.observe)
       wrap(route, 'errorHandler', handlers.observe)
       wrap(route, 'onRequestAbort', hook => observeAbortHook(hook, tasks))

@@ -94,11 +94,11 @@ export class Timeouts {
       // Without a socket, another listener has already destroyed it.
       ;(session.socket as Socket | undefined)?.prependListener('close', clear)
     })
-    this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity)
+    this.noteLimits({ readTimeout: this.#read, writeTimeout: this.#write })
   }
 
-  /** A route has its own timeouts. */
-  noteRoute ({ readTimeout, writeTimeout }: RouteOptions): void {
+  /** Timeouts of a listener, or of a route: the sweep has to notice the shortest in time. */
+  noteLimits ({ readTimeout, writeTimeout }: RouteOptions): void {
     this.#shortest = Math.min(this.#shortest, readTimeout || Infinity, writeTimeout || Infinity)
   }
 
