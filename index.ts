@@ -126,12 +126,12 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // V8 inlines a hook into Fastify's code only if it is short, so rare cases are in separate functions.
   // Usually Node has reported the request already.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
-    const exchange = inFlight.reach(reply) ?? enter(request, reply)
+    const exchange = inFlight.attach(reply) ?? enter(request, reply)
     if (phase.current === 'running' || gate.admits(exchange)) done()
   })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
     // A hook registered before the plugin may have answered.
-    const exchange = Exchange.of(reply) ?? inFlight.reach(reply)
+    const exchange = Exchange.of(reply) ?? inFlight.attach(reply)
     if (exchange !== undefined) {
       inFlight.responded(exchange)
       connections.responded(exchange)

@@ -49,7 +49,7 @@ export class Handlers {
 
   #called (reply: FastifyReply | undefined): Exchange | undefined {
     // A hook registered before the plugin may have failed.
-    const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.reach(reply))
+    const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.attach(reply))
     if (exchange === undefined) return undefined
     if (exchange.hasLeft) this.#inFlight.reenter(exchange)
     if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)

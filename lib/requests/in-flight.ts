@@ -75,11 +75,11 @@ export class InFlight {
   }
 
   /**
-   * A request has reached the plugin's onRequest hook. Undefined if its arrival was not reported, or if it passes through
-   * `fastify.routing` again; then `find()` may know it. Recognized by the request of its response, because a server factory may pass
-   * proxies of both.
+   * A request has reached the plugin's onRequest hook: finds its exchange. Undefined if its arrival was not reported, or if it passes
+   * through `fastify.routing` again; then `find()` may know it. Recognized by the request of its response, because a server factory may
+   * pass proxies of both.
    */
-  reach (reply: FastifyReply): Exchange | undefined {
+  attach (reply: FastifyReply): Exchange | undefined {
     const { req } = reply.raw
     const exchange = this.#newest?.request === req ? this.#newest : this.#release(req)
     exchange?.attach(reply)
