@@ -290,7 +290,8 @@ export class Exchange {
     // After Node's own listeners, which close the others.
     process.nextTick(() => {
       if (!response.closed) response.destroy().emit('close')
-      if (!request.complete) request.destroy()
+      // As Node does if the client leaves before the answer. A body parser ends with the error.
+      if (!request.complete) request.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
     })
   }
 
@@ -336,7 +337,12 @@ export class Exchange {
    * @param own headers besides those of a cross-origin answer, which are kept
    */
   answer (status: number, body: string, own: Record<string, unknown> = {}): void {
-    if (this.needsConnection) this.connection?.linger(this)
+    const stream = this.#stream
+    if (this.isReceiving) {
+      if (stream === undefined) this.connection?.linger(this)
+      // RFC 9113, section 8.1: the client need not send the rest, and keeps the response. A body parser gets the end.
+      else stream.once('finish', () => { stream.close(constants.NGHTTP2_NO_ERROR) })
+    }
     if (this.isUpgrade) this.#endUpgrade()
     try {
       this.#send(status, body, own)
