@@ -54,15 +54,16 @@ import { PhaseClock } from './lib/lifecycle/phase.ts'
 import { assertNode, joinProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
+import { mapHooks } from './lib/map-hooks.ts'
 import { kSignals, perhapsSeconds, resolveOptions } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
-import { AbortHooks } from './lib/requests/abort-hooks.ts'
+import { observeAbortHook } from './lib/requests/abort-hooks.ts'
 import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, isUpgrade, kExchange } from './lib/requests/exchange.ts'
 import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
-import { Routes } from './lib/requests/routes.ts'
+import { observeRoutes } from './lib/requests/routes.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
 
@@ -89,7 +90,6 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     if (phase.current !== 'running') outcome.addError(error)
     log.error(`Background work failed: ${name}`, { err: error })
   })
-  const abortHooks = new AbortHooks(tasks)
   const connections = new Connections(inFlight)
   const webSockets = new WebSockets()
   const gate = new Gate(connections, inFlight, channels)
@@ -101,10 +101,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const callbacks = new Callbacks(options.shutdownTimeout, log, channels)
   const probes = new Probes(fastify, options, phase, inFlight, log)
   probes.assertFree(fastify)
-  const routes = new Routes({ probes, handlers, abortHooks, timeouts })
-  routes.observe(fastify)
+  observeRoutes(fastify, probes, handlers, tasks, timeouts)
   fastify.decorateReply(kExchange, undefined)
-  abortHooks.observeAll(fastify)
+  mapHooks(fastify, 'onRequestAbort', hook => observeAbortHook(hook, tasks))
   handlers.observeReplies(fastify)
   handlers.observeSetters(fastify)
 
@@ -126,12 +125,12 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // V8 inlines a hook into Fastify's code only if it is short, so rare cases are in separate functions.
   // Usually Node has reported the request already.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
-    const exchange = inFlight.reach(reply) ?? enter(request, reply)
+    const exchange = inFlight.attach(reply) ?? enter(request, reply)
     if (phase.current === 'running' || gate.admits(exchange)) done()
   })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
     // A hook registered before the plugin may have answered.
-    const exchange = Exchange.of(reply) ?? inFlight.reach(reply)
+    const exchange = Exchange.of(reply) ?? inFlight.attach(reply)
     if (exchange !== undefined) {
       inFlight.responded(exchange)
       connections.responded(exchange)

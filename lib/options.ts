@@ -56,8 +56,7 @@ export type Timeout = number | false
 /** What a route has set for itself. */
 export type RouteOptions = Exclude<GracefulRouteOptions, false>
 
-const NO_OPTIONS: RouteOptions = {}
-/** By the object that the user has given. */
+/** By the object that the user has given. Kept, because that may have getters, or change after it has been validated. */
 const RESOLVED = new WeakMap<RouteOptions, RouteOptions>()
 
 export interface Probe extends Readonly<Required<Omit<HealthProbeOptions, 'logLevel' | 'schema'>>> {
@@ -126,7 +125,7 @@ export function resolveRouteOptions (url: string, config: GracefulRouteOptions =
 
 /** What `resolveRouteOptions` has returned for a route's `config.gracefulShutdown`; none for a route that is older than the plugin. */
 export function routeOptionsOf (config: unknown): RouteOptions {
-  return RESOLVED.get(config as RouteOptions) ?? NO_OPTIONS
+  return RESOLVED.get(config as RouteOptions) ?? {}
 }
 
 /** Validates the options of a shutdown callback. */

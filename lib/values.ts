@@ -49,3 +49,10 @@ export function tryRead<T> (read: () => T): T | undefined {
 export function nameOf (value: unknown): string {
   return typeof value === 'string' ? value : show(value)
 }
+
+export type AnyFunction = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
+
+/** What `map` returns for a function. Any other value stays as it is: Fastify then throws its own error. */
+export function mapFunction (value: unknown, map: (given: AnyFunction) => AnyFunction): unknown {
+  return typeof value === 'function' ? map(value as AnyFunction) : value
+}

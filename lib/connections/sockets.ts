@@ -13,12 +13,6 @@ import { closeSession, isUpgrade, onStreamRequest } from '../requests/exchange.t
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, RECONNECT_WINDOW } from '../times.ts'
 
-/** The properties of Node's HTTP servers that close idle connections. */
-interface KeepAliveServer {
-  keepAliveTimeout: number
-  keepAliveTimeoutBuffer: number
-}
-
 export class Connections {
   readonly #inFlight: InFlight
   readonly #servers = new Set<Server>()
@@ -224,9 +218,12 @@ export class Connections {
     }
   }
 
-  /** The newest response becomes the last one on its connection, even if the request body is arriving. */
+  /**
+   * This response becomes the last one on its connection, even if the request body is arriving. Only the newest of a pipeline may say
+   * `Connection: close`, because Node drops everything after it.
+   */
   endAfter (exchange: Exchange): void {
-    if (this.#isNewest(exchange)) exchange.endConnection()
+    if ((exchange.connection?.newest ?? exchange) === exchange) exchange.endConnection()
   }
 
   /** Makes the newest response on this request's connection the last one. */
@@ -243,11 +240,6 @@ export class Connections {
   #endWhenReceived (exchange: Exchange): void {
     if (exchange.needsConnection) exchange.request.once('end', () => { this.endAfter(exchange) })
     else this.endAfter(exchange)
-  }
-
-  /** Only the last response of a pipeline may say `Connection: close`, because Node drops everything after it. */
-  #isNewest (exchange: Exchange): boolean {
-    return (exchange.connection?.newest ?? exchange) === exchange
   }
 
   /**
@@ -268,11 +260,9 @@ export class Connections {
   /** From now on, connections are closed soon after they become idle, such as those whose response had already begun. */
   closeIdle (): void {
     this.#isClosingIdle = true
-    for (const server of this.#servers as Set<Partial<KeepAliveServer>>) {
-      if (server.keepAliveTimeout === undefined) continue
-      server.keepAliveTimeout = DRAINING_KEEP_ALIVE
+    for (const server of this.#servers) {
       // Node 22 and later have an option for the extra wait; Node 20 always waits one second longer.
-      server.keepAliveTimeoutBuffer = 0
+      if ('keepAliveTimeout' in server) Object.assign(server, { keepAliveTimeout: DRAINING_KEEP_ALIVE, keepAliveTimeoutBuffer: 0 })
     }
   }
 

@@ -3,13 +3,13 @@
 // drainTimeout. onClose hooks run when Fastify closes, and wait for the drain, whatever closes it.
 
 import type { FastifyInstance } from 'fastify'
+import type { AddHook } from '../map-hooks.ts'
 import { Deferred } from '../deferred.ts'
 import { nameOf, toError } from '../values.ts'
 
 type Done = (error?: Error | null) => void
 type Run = () => Promise<void>
 type Hook = (this: FastifyInstance, ...args: unknown[]) => unknown
-type AddHook = (this: FastifyInstance, name: string, hook: unknown) => FastifyInstance
 type OnClose = (this: FastifyInstance, hook: unknown) => FastifyInstance
 
 /** The shutdown that the hooks belong to. */

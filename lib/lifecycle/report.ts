@@ -42,7 +42,6 @@ export class Outcome {
     return this.#cut.size
   }
 
-  /** Builds the report. */
   report (rest: Omit<ShutdownReport, 'cut' | 'slowest' | 'errors' | 'omittedErrors' | 'exitCode'>): ShutdownReport {
     const cut = [...this.#cut.values()]
     const slowest = [...this.#drained.values()].toReversed()

@@ -59,12 +59,15 @@ export class Shutdown {
   readonly member: Member
   readonly #drained = new Deferred<void>()
   readonly #ended = new Deferred<ShutdownReport>()
+  /** Resolves when the shutdown is complete, whatever starts it. */
+  readonly ended = this.#ended.promise
   /** Resolved once the onClose hooks have run, if other code has called Fastify's own close. */
   readonly #onCloseDone = new Deferred<void>()
   /** Resolved once other code has closed the listeners. */
   readonly #listenersClosed = new Deferred<void>()
   #closedBy: 'shutdown' | 'other code' | undefined
-  #hasCaller = false
+  /** Whether other code has called `close()` or `shutdown()`. It goes on when that resolves, so it decides when the process exits. */
+  hasCaller = false
   /** Aborted when the delay and the spread are to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
   /** While clients are told to go one after another. */
@@ -103,19 +106,9 @@ export class Shutdown {
     return await this.ended
   }
 
-  /** Resolves when the shutdown is complete, whatever starts it. */
-  get ended (): Promise<ShutdownReport> {
-    return this.#ended.promise
-  }
-
-  /** Whether other code has called `close()` or `shutdown()`. It goes on when that resolves, so it decides when the process exits. */
-  get hasCaller (): boolean {
-    return this.#hasCaller
-  }
-
   /** Hooks and callbacks of a shutdown may shut down other instances; they are waited for anyway. */
   #noteCaller (): void {
-    this.#hasCaller ||= context.getStore() === undefined
+    this.hasCaller ||= context.getStore() === undefined
   }
 
   /** For users: starts the shutdown if necessary, and waits for its end. */

@@ -44,7 +44,7 @@ export class Cuts {
   cut (exchange: Exchange, error: FastifyError, option?: 'readTimeout' | 'writeTimeout'): void {
     this.#name(exchange, error, option)
     if (exchange.isGone || exchange.isFinished) return
-    if (exchange.isAnswered) {
+    if (exchange.isCommitted) {
       // Begun, or complete but not read: a whole answer is no longer possible.
       this.#abort(exchange, error)
       return

@@ -27,11 +27,11 @@ import { closeByHeader } from './last-response.ts'
 export type Wire = 'open' | 'finished' | 'orphaned'
 
 /**
- * - `unreached`: hooks are running, no route matched, or the route was added before the plugin.
+ * - `uncalled`: hooks are running, no route matched, or the route was added before the plugin.
  * - `returned`: the handler was called; if it returned no promise, only its answer shows that it is done.
  * - `settled`: the handler's promise has settled, or it threw.
  */
-export type HandlerState = 'unreached' | 'returned' | 'settled'
+export type HandlerState = 'uncalled' | 'returned' | 'settled'
 
 const EVENT_STREAM = 'text/event-stream'
 
@@ -64,11 +64,11 @@ export class Exchange {
   /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
-  handlerState: HandlerState = 'unreached'
+  handlerState: HandlerState = 'uncalled'
   /** How many handlers are running, or have a pending promise. */
   runningHandlers = 0
-  /** How many handlers it has reached. */
-  handlersReached = 0
+  /** How many of its handlers have been called. */
+  handlersCalled = 0
   /** Whether its newest handler, if that is async, waits for the response, as it does if it returns the reply. */
   isReplyAwaited = false
   /** Whether it counted and its client has gone. Fastify may still call another handler, such as the error handler. */
@@ -173,7 +173,7 @@ export class Exchange {
     return this.#hasBody && (this.#stream?.closed !== true || this.request.readableEnded)
   }
 
-  /** Whether it is a stream of an HTTP/2 session. */
+  /** Whether it is an HTTP/2 stream. */
   get isStream (): boolean {
     return this.#stream !== undefined
   }
@@ -239,8 +239,8 @@ export class Exchange {
     return this.response.writableEnded && this.previous !== undefined && !this.previous.isFinished
   }
 
-  /** Whether the response has begun, or speaks another protocol: no other answer can be sent. */
-  get isAnswered (): boolean {
+  /** Whether no other answer can be sent, as with a committed response of Java's Servlet API: it has begun, or speaks another protocol. */
+  get isCommitted (): boolean {
     return this.response.headersSent || this.response.writableEnded || (this.isUpgrade && this.isHijacked)
   }
 
@@ -290,7 +290,8 @@ export class Exchange {
     // After Node's own listeners, which close the others.
     process.nextTick(() => {
       if (!response.closed) response.destroy().emit('close')
-      if (!request.complete) request.destroy()
+      // As Node does if the client leaves before the answer. A body parser ends with the error.
+      if (!request.complete) request.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
     })
   }
 
@@ -336,7 +337,12 @@ export class Exchange {
    * @param own headers besides those of a cross-origin answer, which are kept
    */
   answer (status: number, body: string, own: Record<string, unknown> = {}): void {
-    if (this.needsConnection) this.connection?.linger(this)
+    const stream = this.#stream
+    if (this.isReceiving) {
+      if (stream === undefined) this.connection?.linger(this)
+      // RFC 9113, section 8.1: the client need not send the rest, and keeps the response. A body parser gets the end.
+      else stream.once('finish', () => { stream.close(constants.NGHTTP2_NO_ERROR) })
+    }
     if (this.isUpgrade) this.#endUpgrade()
     try {
       this.#send(status, body, own)
@@ -411,7 +417,6 @@ export class Exchange {
     return stop
   }
 
-  /** Stops watching. */
   unwatch (): void {
     this.#unwatch?.()
     this.#unwatch = undefined
@@ -451,7 +456,7 @@ function watchSocket (response: ServerResponse, socket: Socket, limit: number, c
  * Not with Node's stream timer: with an onTimeout hook, Fastify listens to its 'timeout' event and throws. As for that timer, any
  * traffic of the session is progress, unless the stream itself waits for its flow-control window to open. Returns its stop.
  */
-function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => void): () => void {
+function watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): () => void {
   // Unreadable once the session is destroyed.
   const traffic = () => tryRead(() => {
     const { bytesRead = 0, bytesWritten = 0 } = (stream.session as ServerHttp2Session).socket as Transport
@@ -467,7 +472,7 @@ function watchStream (stream: ServerHttp2Stream, limit: number, callback: () => 
   }
   const timer = setInterval(() => {
     // Gone, or the handler has set its own timer meanwhile.
-    if (stream.closed || Number((stream as Timed).timeout) > 0) {
+    if (stream.closed || Number(stream.timeout) > 0) {
       stop()
       return
     }
@@ -492,21 +497,14 @@ function pick (headers: Record<string, unknown>): Record<string, string> {
 /** From now on, writes to the response have no effect. The connection itself works as usual. */
 function seal (response: ServerResponse): void {
   const ignore = () => response
-  const callBack = (args: unknown[]) => {
+  const ignoreBody = (result: unknown) => (...args: unknown[]) => {
     const callback = args.at(-1)
     if (typeof callback === 'function') process.nextTick(callback)
-  }
-  const write = (...args: unknown[]) => {
-    callBack(args)
-    return true
-  }
-  const end = (...args: unknown[]) => {
-    callBack(args)
-    return response
+    return result
   }
   Object.assign(response, {
     writeHead: ignore, setHeader: ignore, setHeaders: ignore, appendHeader: ignore, removeHeader: ignore, flushHeaders: ignore,
-    addTrailers: ignore, write, end
+    addTrailers: ignore, write: ignoreBody(true), end: ignoreBody(response)
   })
 }
 

@@ -88,7 +88,7 @@ export class Gate {
   /** Before connections are closed, answers what nothing waits for: requests that hooks hold, and those of routes that opted out. */
   refuseRest (): void {
     for (const exchange of this.#inFlight.uncounted) {
-      if (exchange.isGone || exchange.isAnswered) continue
+      if (exchange.isGone || exchange.isCommitted) continue
       // It never reached the gate.
       if (exchange.reply === undefined) this.#count(exchange)
       sendRefusal(exchange)
@@ -98,7 +98,7 @@ export class Gate {
   /** @param isReading whether the connection stays open until the body is received */
   #refuse (exchange: Exchange, isReading = false): void {
     // While its upload was read or its refusal was deferred, `readTimeout` may have cut it.
-    if (exchange.isAnswered) return
+    if (exchange.isCommitted) return
     if (this.#isDeferring) {
       this.#deferred.push(exchange)
       return

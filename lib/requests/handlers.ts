@@ -2,11 +2,9 @@
 
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
+import { mapFunction, type AnyFunction } from '../values.ts'
 import { Exchange, type HandlerState } from './exchange.ts'
 import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
-
-type SetHandler = (this: unknown, ...args: unknown[]) => unknown
-export type AnyHandler = (this: any, ...args: any[]) => unknown // oxlint-disable-line no-explicit-any
 
 export class Handlers {
   readonly #inFlight: InFlight
@@ -19,28 +17,28 @@ export class Handlers {
    * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. Only Fastify calls `then` of what
    * it returns, unless that is a plain promise.
    */
-  readonly observe = <H extends AnyHandler>(handler: H): H => {
+  readonly observe = (handler: AnyFunction): AnyFunction => {
     const handlers = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
-      const exchange = handlers.#reach(reply)
+      const exchange = handlers.#called(reply)
       if (exchange === undefined) return invoke(handler, this, first, second, third)
-      const { handlersReached: reached } = exchange
+      const { handlersCalled: callNumber } = exchange
       let result: unknown
       try {
         result = invoke(handler, this, first, second, third)
       } catch (error) {
-        handlers.#ended(exchange, reached, 'settled')
+        handlers.#ended(exchange, callNumber, 'settled')
         throw error
       }
-      return handlers.#returned(exchange, reached, reply, result)
+      return handlers.#returned(exchange, callNumber, reply, result)
     }
     return likeAuthors(observed, handler)
   }
 
   /** Wraps the handler of a route that has opted out. */
-  readonly optOut = <H extends AnyHandler>(handler: H): H => {
+  readonly optOut = (handler: AnyFunction): AnyFunction => {
     const inFlight = this.#inFlight
     return likeAuthors(function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const exchange = Exchange.of(second as FastifyReply)
@@ -49,15 +47,15 @@ export class Handlers {
     }, handler)
   }
 
-  #reach (reply: FastifyReply | undefined): Exchange | undefined {
+  #called (reply: FastifyReply | undefined): Exchange | undefined {
     // A hook registered before the plugin may have failed.
-    const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.reach(reply))
+    const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.attach(reply))
     if (exchange === undefined) return undefined
     if (exchange.hasLeft) this.#inFlight.reenter(exchange)
     if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)
     // One handler may call another: the error or not-found handler.
     exchange.runningHandlers++
-    exchange.handlersReached++
+    exchange.handlersCalled++
     // What was sent before is not the answer: it was the error, or the missing route, that led to this handler.
     exchange.isSending = exchange.hasAnswered = exchange.isReplyAwaited = false
     exchange.handlerState = 'returned'
@@ -81,10 +79,10 @@ export class Handlers {
     return result
   }
 
-  #ended (exchange: Exchange, reached: number, state: HandlerState): void {
+  #ended (exchange: Exchange, callNumber: number, state: HandlerState): void {
     exchange.runningHandlers--
     // If it has called another handler, that one decides.
-    if (exchange.handlersReached === reached) exchange.handlerState = state
+    if (exchange.handlersCalled === callNumber) exchange.handlerState = state
     if (exchange.wire === 'open') return
     // After a rejection, Fastify calls the error handler in the same microtask.
     queueMicrotask(() => { this.#inFlight.check(exchange) })
@@ -92,9 +90,9 @@ export class Handlers {
 
   /** No hook covers error and not-found handlers, so their setters are wrapped. Child contexts inherit the setters. */
   observeSetters (fastify: FastifyInstance): void {
-    const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', SetHandler>
-    const observe = (argument: unknown) => typeof argument === 'function' ? this.observe(argument as AnyHandler) : argument
-    const observed = (set: SetHandler): SetHandler => function (...args) { return set.apply(this, args.map(observe)) }
+    const { setNotFoundHandler, setErrorHandler } = fastify as unknown as Record<'setNotFoundHandler' | 'setErrorHandler', AnyFunction>
+    const observe = (argument: unknown) => mapFunction(argument, this.observe)
+    const observed = (set: AnyFunction): AnyFunction => function (...args) { return set.apply(this, args.map(observe)) }
     Object.assign(fastify, { setNotFoundHandler: observed(setNotFoundHandler), setErrorHandler: observed(setErrorHandler) })
   }
 
@@ -130,11 +128,11 @@ function fastifysOwn<K extends 'send' | 'then'> (reply: FastifyReply, name: K): 
 }
 
 /** onRoute hooks of other code find the name and the properties of the author's handler. */
-function likeAuthors<H extends AnyHandler> (wrapper: AnyHandler, handler: H): H {
-  return Object.defineProperties(wrapper, Object.getOwnPropertyDescriptors(handler)) as H
+function likeAuthors (wrapper: AnyFunction, handler: AnyFunction): AnyFunction {
+  return Object.defineProperties(wrapper, Object.getOwnPropertyDescriptors(handler))
 }
 
 /** With as many arguments as Fastify passes. */
-function invoke (handler: AnyHandler, self: unknown, first: unknown, second: unknown, third: unknown): unknown {
+function invoke (handler: AnyFunction, self: unknown, first: unknown, second: unknown, third: unknown): unknown {
   return third === undefined ? handler.call(self, first, second) : handler.call(self, first, second, third)
 }

@@ -75,11 +75,11 @@ export class InFlight {
   }
 
   /**
-   * A request has reached the plugin's onRequest hook. Undefined if its arrival was not reported, or if it passes through
-   * `fastify.routing` again; then `find()` may know it. Recognized by the request of its response, because a server factory may pass
-   * proxies of both.
+   * A request has reached the plugin's onRequest hook: finds its exchange. Undefined if its arrival was not reported, or if it passes
+   * through `fastify.routing` again; then `find()` may know it. Recognized by the request of its response, because a server factory may
+   * pass proxies of both.
    */
-  reach (reply: FastifyReply): Exchange | undefined {
+  attach (reply: FastifyReply): Exchange | undefined {
     const { req } = reply.raw
     const exchange = this.#newest?.request === req ? this.#newest : this.#release(req)
     exchange?.attach(reply)
@@ -193,7 +193,7 @@ export class InFlight {
     exchange.keepAge()
     exchange.wire = 'orphaned'
     // A hijacked reply is over when its connection closes.
-    if (exchange.isAnswered || exchange.reply?.sent === true) {
+    if (exchange.isCommitted || exchange.reply?.sent === true) {
       exchange.hasAnswered = true
       exchange.isSending = false
     }
@@ -241,7 +241,7 @@ export class InFlight {
       if (event === 'error' && exchange.isSending) queueMicrotask(() => { if (!isPiped) written() })
     })
     // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
-    if (reply !== undefined && exchange.handlerState === 'unreached' && response.writableEnded) {
+    if (reply !== undefined && exchange.handlerState === 'uncalled' && response.writableEnded) {
       const get = () => {
         answered()
         return true
@@ -305,5 +305,5 @@ function isOver (exchange: Exchange): boolean {
   if (wire === 'open' || runningHandlers > 0) return false
   if (wire === 'finished') return true
   // A handler that returned no promise may still work for a client that has gone: its answer shows the end.
-  return !isSending && (handlerState === 'settled' || hasAnswered || (handlerState === 'unreached' && exchange.isBodyLost))
+  return !isSending && (handlerState === 'settled' || hasAnswered || (handlerState === 'uncalled' && exchange.isBodyLost))
 }

@@ -4,6 +4,7 @@
 // those that it cannot judge by looking at them now and then, such as a response that has begun.
 
 import type { FastifyInstance } from 'fastify'
+import type { Server as HttpServer } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { Connections } from '../connections/sockets.ts'
@@ -25,12 +26,8 @@ const NODE_DEFAULTS = createServer()
 /** Fastify's own timeout options; its types lack some. */
 type Configured = Partial<Record<'http2SessionTimeout' | 'requestTimeout' | 'keepAliveTimeout' | 'connectionTimeout', number>>
 
-/** The properties of Node's HTTP servers that are set here. */
-interface TimedServer extends Server {
-  requestTimeout: number
-  headersTimeout: number
-  keepAliveTimeout: number
-  timeout: number
+/** Node's types lack the property. */
+interface TimedServer extends HttpServer {
   connectionsCheckingInterval: number
 }
 
@@ -97,11 +94,11 @@ export class Timeouts {
       // Without a socket, another listener has already destroyed it.
       ;(session.socket as Socket | undefined)?.prependListener('close', clear)
     })
-    this.#shortest = Math.min(this.#shortest, this.#read || Infinity, this.#write || Infinity)
+    this.noteLimits({ readTimeout: this.#read, writeTimeout: this.#write })
   }
 
-  /** A route has its own timeouts. */
-  noteRoute ({ readTimeout, writeTimeout }: RouteOptions): void {
+  /** Timeouts of a listener, or of a route: the sweep has to notice the shortest in time. */
+  noteLimits ({ readTimeout, writeTimeout }: RouteOptions): void {
     this.#shortest = Math.min(this.#shortest, readTimeout || Infinity, writeTimeout || Infinity)
   }
 
