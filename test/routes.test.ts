@@ -156,8 +156,7 @@ t.test('code that wraps the hooks that plugins add, such as @fastify/otel, chang
   })
   const counts: number[] = []
   app.get('/out', { config: { gracefulShutdown: false } }, async () => { counts.push(app.inFlightRequests) })
-  // A parser that does not notice that its client has left.
-  app.addContentTypeParser('text/own', (_request, payload, done) => { payload.resume().on('end', () => { done(null, 'body') }) })
+  app.addContentTypeParser('text/own', (_request, payload, done) => { payload.resume().on('end', () => { done(null, 'body') }).on('error', done) })
   app.post('/', async () => 'never')
   const port = await listen(app)
   await app.inject('/out')

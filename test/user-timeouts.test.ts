@@ -31,6 +31,7 @@ async function start (t: Test, options: GracefulOptions, server: object, addRout
     let length = 0
     payload.on('data', (chunk: Buffer) => { length += chunk.length })
     payload.on('end', () => { done(null, length) })
+    payload.on('error', done)
   })
   addRoutes(app)
   return { fastify: app, log, port: await listen(app) }
