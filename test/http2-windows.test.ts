@@ -2,9 +2,10 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2'
+import type { ClientHttp2Session, ClientHttp2Stream, Http2ServerResponse } from 'node:http2'
 import type { TestApp } from './helpers.ts'
 import { connect as connectHttp2 } from 'node:http2'
+import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { createApp, eventually, listen } from './helpers.ts'
 
@@ -24,6 +25,17 @@ async function startWindows (t: Test, initialWindowSize: number): Promise<Window
   const { app, log } = await createApp(t, { writeTimeout: WRITE_TIMEOUT, drainTimeout: 10_000 }, { http2: true } as object)
   app.get('/large', async () => Buffer.alloc(SIZE))
   app.get('/slow', async () => Readable.from(Array.from({ length: SLOW_SIZE / STEP }, () => Buffer.alloc(STEP))))
+  app.get('/hang', async (_request, { raw }) => { await new Promise(resolve => { raw.on('close', resolve) }) })
+  app.get('/begun', async () => Readable.from((async function * () {
+    yield 'first'
+    await new Promise(() => {})
+  })()))
+  const directory = t.testdir({ file: Buffer.alloc(SLOW_SIZE) })
+  app.get('/file', (_request, reply) => {
+    reply.hijack()
+    const { stream } = reply.raw as unknown as Http2ServerResponse
+    stream.respondWithFile(join(directory, 'file'))
+  })
   app.get('/quick', async () => 'quick')
   const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`, { settings: { initialWindowSize } })
   session.on('error', () => {})
@@ -62,25 +74,43 @@ for (const [what, act] of Object.entries(activities)) {
   })
 }
 
-t.test('a stream that is read slowly but steadily is not cut', async t => {
-  const { app, log, session } = await startWindows(t, STEP)
-  const stream = session.request({ ':path': '/slow' }).pause()
-  stream.on('error', () => {})
-  let read = 0
-  const start = performance.now()
-  // Opens a window each 100 ms. The whole response takes longer than writeTimeout, each write does not.
-  const reader = setInterval(() => {
-    const chunk = stream.read(Math.min(STEP, stream.readableLength)) as Buffer | null
-    read += chunk?.length ?? 0
-  }, 100)
-  t.teardown(() => { clearInterval(reader) })
-  await eventually(() => read === SLOW_SIZE || stream.destroyed)
-  t.equal(read, SLOW_SIZE)
-  t.ok(performance.now() - start > 2 * WRITE_TIMEOUT, `read for ${Math.round(performance.now() - start)}ms`)
-  t.strictSame(log.messages(/^Request cut/), [])
-  await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
-})
+for (const path of ['/hang', '/begun']) {
+  for (const [what, act] of Object.entries(activities)) {
+    t.test(`a handler that hangs (${path}) is cut by writeTimeout, with ${what} on its session`, async t => {
+      const { app, log, session } = await startWindows(t, 2 ** 16)
+      const busy = setInterval(() => { if (!session.closed) act(session) }, 100)
+      t.teardown(() => { clearInterval(busy) })
+      const stream = session.request({ ':path': path }).on('error', () => {})
+      const closed = new Promise(resolve => { stream.resume().on('close', resolve) })
+      t.match(await log.line(/^Request cut/), { code: 'FST_ERR_GRACEFUL_WRITE_TIMEOUT', url: path })
+      await closed
+      clearInterval(busy)
+      await eventually(() => app.inFlightRequests === 0)
+    })
+  }
+}
+
+for (const path of ['/slow', '/file']) {
+  t.test(`a stream that is read slowly but steadily (${path}) is not cut`, async t => {
+    const { app, log, session } = await startWindows(t, STEP)
+    const stream = session.request({ ':path': path }).pause()
+    stream.on('error', () => {})
+    let read = 0
+    const start = performance.now()
+    // Opens a window each 100 ms. The whole response takes longer than writeTimeout, each write does not.
+    const reader = setInterval(() => {
+      const chunk = stream.read(Math.min(STEP, stream.readableLength)) as Buffer | null
+      read += chunk?.length ?? 0
+    }, 100)
+    t.teardown(() => { clearInterval(reader) })
+    await eventually(() => read === SLOW_SIZE || stream.destroyed)
+    t.equal(read, SLOW_SIZE)
+    t.ok(performance.now() - start > 2 * WRITE_TIMEOUT, `read for ${Math.round(performance.now() - start)}ms`)
+    t.strictSame(log.messages(/^Request cut/), [])
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  })
+}
 
 t.test('a stream whose window never opens is cut while draining, and named', async t => {
   const { app, session, stuck } = await startWindows(t, 1_000)

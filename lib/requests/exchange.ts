@@ -393,7 +393,7 @@ export class Exchange {
   /** Calls back when no read or write has made progress for `limit` milliseconds, and again after each further `limit`. */
   watch (limit: number, callback: () => void): void {
     const { response, socket } = this
-    if (this.#stream !== undefined) this.#unwatch = watchStream(this.#stream, limit, callback)
+    if (this.#stream !== undefined) this.#unwatch = this.#watchStream(this.#stream, limit, callback)
     else if (socket?.setTimeout === undefined) this.#unwatch = this.#watchWrites(limit, callback)
     else this.#unwatch = watchSocket(response, socket as Socket, limit, callback)
   }
@@ -404,9 +404,7 @@ export class Exchange {
    */
   #watchWrites (limit: number, callback: () => void): () => void {
     const { response } = this
-    // Once: an event stream is watched again after each pause.
-    if (this.#sentAt < 0) beforeCall(response, 'write', () => { this.#sentAt = now() })
-    this.#sentAt = now()
+    this.#noteWrites(response, ['write'])
     const timer = setInterval(() => {
       if (response.writableLength > 0 || now() - this.#sentAt < limit) return
       this.#sentAt = now()
@@ -415,6 +413,42 @@ export class Exchange {
     const stop = () => { clearInterval(timer) }
     response.once('finish', stop).once('close', stop)
     return stop
+  }
+
+  /**
+   * Progress is what the handler writes or reads, and what the client takes, not the traffic of other streams. Not with Node's stream
+   * timer: with an onTimeout hook, Fastify listens to its 'timeout' event and throws. Returns its stop.
+   */
+  #watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): () => void {
+    this.#noteWrites(stream, ['write', 'respond', 'additionalHeaders'])
+    const buffered = () => [stream.writableLength, stream.readableLength, this.request.readableLength, stream.state.localWindowSize].join()
+    // Node sends a file itself. Unreadable once the session is destroyed.
+    const sent = () => stream.writableEnded && stream.writableLength === 0
+      ? tryRead(() => (stream.session as ServerHttp2Session).socket.bytesWritten)
+      : undefined
+    let before = [buffered(), sent()]
+    const stop = () => { clearInterval(timer) }
+    const timer = setInterval(() => {
+      // Gone, or the handler has set its own timer meanwhile.
+      if (stream.closed || Number(stream.timeout) > 0) {
+        stop()
+        return
+      }
+      const current = [buffered(), sent()]
+      // If its flow-control window is closed, what waits to be written does not change.
+      const moves = current.some((value, index) => value !== before[index])
+      before = current
+      if (!moves && now() - this.#sentAt < limit) return
+      this.#sentAt = now()
+      if (!moves) callback()
+    }, latenessOf(limit)).unref()
+    return stop
+  }
+
+  #noteWrites<K extends string> (target: Record<K, (...args: never[]) => unknown>, names: readonly K[]): void {
+    // Once: an event stream is watched again after each pause.
+    if (this.#sentAt < 0) for (const name of names) beforeCall(target, name, () => { this.#sentAt = now() })
+    this.#sentAt = now()
   }
 
   unwatch (): void {
@@ -449,42 +483,6 @@ function watchSocket (response: ServerResponse, socket: Socket, limit: number, c
   else begin()
   // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
   response.prependOnceListener('finish', stop)
-  return stop
-}
-
-/**
- * Not with Node's stream timer: with an onTimeout hook, Fastify listens to its 'timeout' event and throws. As for that timer, any
- * traffic of the session is progress, unless the stream itself waits for its flow-control window to open. Returns its stop.
- */
-function watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): () => void {
-  // Unreadable once the session is destroyed.
-  const traffic = () => tryRead(() => {
-    const { bytesRead = 0, bytesWritten = 0 } = (stream.session as ServerHttp2Session).socket as Transport
-    return bytesRead + bytesWritten
-  })
-  let waiting = stream.writableLength
-  let before = traffic()
-  let since = now()
-  const progress = () => { since = now() }
-  const stop = () => {
-    clearInterval(timer)
-    stream.off('drain', progress)
-  }
-  const timer = setInterval(() => {
-    // Gone, or the handler has set its own timer meanwhile.
-    if (stream.closed || Number(stream.timeout) > 0) {
-      stop()
-      return
-    }
-    // If its flow-control window is closed, what waits to be written does not change.
-    const moves = stream.writableLength !== waiting || (waiting === 0 && traffic() !== before)
-    waiting = stream.writableLength
-    before = traffic()
-    if (!moves && now() - since < limit) return
-    if (!moves) callback()
-    progress()
-  }, latenessOf(limit)).unref()
-  stream.on('drain', progress)
   return stop
 }
 
