@@ -112,19 +112,25 @@ t.test('the process ends at shutdownTimeout if that is what the first lines are 
   t.strictSame(await service.exit, { code: 1, signal: null })
 })
 
-t.test('instances that share a logger leave no listener on its destination', async t => {
+t.test('many instances that share a logger cause no warning, and leave no listener on its destination', async t => {
   const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
   t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
   const stream = destination({ dest: join(directory, 'log'), sync: false })
   const counts = () => ['error', 'drain'].map(event => stream.listenerCount(event))
   const before = counts()
-  for (let index = 0; index < 3; index++) {
+  const warnings: Error[] = []
+  const note = (warning: Error) => { warnings.push(warning) }
+  process.on('warning', note)
+  t.teardown(() => { process.off('warning', note) })
+  const apps = await Promise.all(Array.from({ length: 20 }, async () => {
     const app = Fastify({ loggerInstance: pino(stream) })
     await app.register(gracefulPlugin)
     await listen(app as never)
-    await app.close()
-  }
+    return app
+  }))
+  await Promise.all(apps.map(async app => { await app.close() }))
   t.strictSame(counts(), before)
+  t.strictSame(warnings, [])
 })
 
 t.test('a logger with one function for all levels gets the lines of the shutdown', async t => {

@@ -127,6 +127,13 @@ for (const [what, req] of Object.entries(strange)) {
   })
 }
 
+t.test('redact hides the URL in the lines of the plugin if it lists their keys', async t => {
+  const redact = ['req.url', 'url', 'report.cut[*].url', 'report.slowest[*].url']
+  const { text, log } = await cutOne(t, { logger: { redact } }, (app, handler) => app.get('/held/:id', handler))
+  t.notMatch(text, 'secret')
+  t.match(log.lines.find(({ msg }) => msg.startsWith('Request cut')), { url: '[Redacted]' })
+})
+
 t.test('without a serializer of the user, the URL is shown with its query', async t => {
   const { entry, report, log } = await cutOne(t, {}, addPlain)
   t.equal(entry.url, '/held/id?token=secret')

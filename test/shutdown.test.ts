@@ -77,7 +77,7 @@ t.test('logs each second how many requests and tasks it waits for, and at debug 
     'Waiting for 1 in-flight request and 1 background task to complete...'
   ])
   const debug = log.lines.find(({ msg }) => msg.startsWith('Waiting for GET'))
-  t.match(debug, { level: 20, msg: /^Waiting for GET \/held\?x=1 \(req-1, \d+ms\)$/, method: 'GET', route: '/held', reqId: 'req-1' })
+  t.match(debug, { level: 20, msg: /^Waiting for GET \/held \(req-1, \d+ms\)$/, method: 'GET', route: '/held', reqId: 'req-1' })
 })
 
 t.test('does nothing twice', async t => {

@@ -390,7 +390,10 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Whether a shutdown has started. */
     readonly isShuttingDown: boolean
-    /** The number of requests in flight, without probes and rejected requests. Reading it takes constant time. */
+    /**
+     * The number of requests in flight, without probes and rejected requests. Reading it takes constant time. A request that Node or
+     * Fastify answers before any hook, such as one with an invalid URL, may count for up to a second longer.
+     */
     readonly inFlightRequests: number
     /** The same as `gracefulShutdown.onShutdown`. */
     registerShutdownCallback (callback: ShutdownCallback, options?: CallbackOptions): void

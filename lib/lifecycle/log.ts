@@ -74,17 +74,14 @@ export class SafeLog {
       // The lines that it has collected are lost, as they would be without a flush.
     }
     let isWriting = !this.#isMute && hasPendingFileIo()
-    // A full pipe makes it pause between writes.
-    const done = () => { isWriting = false }
-    if (isWriting) sonicBoom?.on('drain', done).on('error', done)
+    const forget = isWriting && sonicBoom !== undefined ? onPause(sonicBoom, () => { isWriting = false }) : () => {}
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
       if (isWriting && now() < end) {
         setTimeout(look, 1)
         return
       }
-      // Several instances may have one logger.
-      sonicBoom?.off('drain', done).off('error', done)
+      forget()
       callback()
     }
     look()
@@ -116,6 +113,26 @@ export class SafeLog {
     } catch {
       return false
     }
+  }
+}
+
+/** Who waits for a destination. Several instances may share one, and Node warns of a leak if it has more than ten listeners. */
+const waiters = new WeakMap<EventEmitter, Set<() => void>>()
+
+function paused (this: EventEmitter): void {
+  for (const done of waiters.get(this) ?? []) done()
+}
+
+/**
+ * Calls back when a destination of pino pauses: it has written all, or failed. A full pipe makes it pause between writes. Returns the
+ * undo function.
+ */
+function onPause (destination: EventEmitter, done: () => void): () => void {
+  const all = waiters.get(destination) ?? new Set()
+  waiters.set(destination, all.add(done))
+  if (all.size === 1) destination.on('drain', paused).on('error', paused)
+  return () => {
+    if (all.delete(done) && all.size === 0) destination.off('drain', paused).off('error', paused)
   }
 }
 

@@ -482,5 +482,5 @@ function countOf (requests: number, tasks: number, others: string): string {
 function nameOfEntry (entry: InFlightEntry): string {
   return entry.kind === 'task'
     ? `${entry.name} (${entry.age}ms)`
-    : `${entry.method} ${entry.url ?? entry.route ?? ''} (${entry.reqId ?? 'held by a hook'}, ${entry.age}ms)`
+    : `${entry.method} ${entry.route ?? ''} (${entry.reqId ?? 'held by a hook'}, ${entry.age}ms)`
 }
