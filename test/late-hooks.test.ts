@@ -5,7 +5,8 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { FastifyInstance, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import { connect as connectHttp2 } from 'node:http2'
-import { type Duplex, Readable } from 'node:stream'
+import { type Duplex, PassThrough, Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { Response as UndiciResponse } from 'undici'
 import { createApp, createAppBehind, Deferred, eventually, listen, RawClient } from './helpers.ts'
 
@@ -182,6 +183,25 @@ for (const [what, add] of Object.entries(readers)) {
     await expectCleanupAfter(t, app, hook)
   })
 }
+
+t.test('cleanup waits for an onSend hook of the error of a hook that starts to read after its client has left', async t => {
+  const { app } = await createApp(t)
+  const [entered, gone] = [new Deferred(), new Deferred()]
+  const hook = new SlowHook()
+  app.addHook('preParsing', async (_request, reply, payload) => {
+    reply.raw.on('close', () => { gone.resolve() })
+    entered.resolve()
+    await gone.promise
+    await pipeline(payload, new PassThrough().resume())
+  })
+  app.addHook('onSend', async () => { await hook.hold() })
+  app.post('/', async () => 'never')
+  const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf')
+  await entered.promise
+  client.socket.destroy()
+  await hook.entered.promise
+  await expectCleanupAfter(t, app, hook)
+})
 
 t.test('a web stream that an onSend hook gets, and that is never read, does not count once its client has left', async t => {
   const { app } = await createApp(t)

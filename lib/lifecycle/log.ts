@@ -120,7 +120,7 @@ export class SafeLog {
 const waiters = new WeakMap<EventEmitter, Set<() => void>>()
 
 function paused (this: EventEmitter): void {
-  for (const done of waiters.get(this) ?? []) done()
+  for (const done of waiters.get(this) as Set<() => void>) done()
 }
 
 /**
