@@ -124,7 +124,7 @@ export function * saysNothingElse (facts: Facts): Iterable<string> {
     // The handler of a request that was cut goes on, and answers.
     if (ANSWERS_LATER.test(line.msg) && facts.all('cut').length > 0) continue
     // The stream of a hook, whose client has left or was cut.
-    if (line.msg === 'Premature close' && facts.requests.get((line.req as { url: string }).url)?.answer?.outcome !== 'whole') continue
+    if (line.msg === 'Premature close' && facts.requests.get(String((line.req as { url: string } | undefined)?.url))?.answer?.outcome !== 'whole') continue
     const sentTwice = /"(\/work\/[^"]+)" \(/.exec(String((line.err as Error | undefined)?.message))?.[1] ?? ''
     if (facts.requests.get(sentTwice)?.cut !== undefined) continue
     if (line.level >= 40 && !isMeant.some(pattern => pattern.test(line.msg))) yield `log: ${JSON.stringify(line).slice(0, 1_000)}`
