@@ -117,8 +117,9 @@ export interface GracefulOptions {
   idleTimeout?: number | false
   /**
    * Which process events start a shutdown: `true` for SIGTERM, SIGINT, SIGHUP, SIGQUIT and uncaught errors, a list for only
-   * these events, `false` for none. Unless it is `false`, a worker of `node:cluster` also shuts down when its primary exits or
-   * disconnects it. The process exits afterwards, unless other code has called `close()` or `shutdown()`: that code then has to end it.
+   * these events, `false` for none. A worker of `node:cluster` also shuts down when its primary disconnects it and, unless it is
+   * `false`, when its primary exits. The process exits afterwards, unless other code has called `close()` or `shutdown()`: that code
+   * then has to end it.
    * Throws `FST_ERR_GRACEFUL_CRASH_SIGNAL` if the list has the signal of a crash, and `FST_ERR_GRACEFUL_WORKER_THREAD` if it has a
    * signal in a worker thread, which receives no signals. Default: true.
    */
@@ -236,7 +237,7 @@ export interface CallbackReport {
 export interface ShutdownReport {
   /**
    * What started it: the name of a signal, `uncaughtException`, `unhandledRejection`, `beforeExit`, `disconnect` (the primary of
-   * `node:cluster` has exited or disconnected this worker), `close`, or the reason given to `shutdown()`.
+   * this worker of `node:cluster` has exited), `close` (also if the primary has disconnected it), or the reason given to `shutdown()`.
    */
   reason: string
   /** Milliseconds that each step took. */
@@ -339,7 +340,7 @@ export interface GracefulShutdown {
   /**
    * Shuts down in the same way as `fastify.close()`, and resolves to the report. It never rejects and does not end the process.
    * If called again, it joins the shutdown in progress. If called inside a shutdown callback, a `preClose` or an `onClose` hook,
-   * it resolves at once to the report so far, because the rest would wait for itself.
+   * it resolves at once to the report so far, because otherwise the shutdown would wait for itself.
    * @param reason shown as the reason in report and log; an Error is also added to the report's errors. Default: `shutdown`.
    */
   shutdown (reason?: unknown): Promise<ShutdownReport>
