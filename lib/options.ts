@@ -40,7 +40,7 @@ export const DEFAULTS = {
 
 const PROBE_OPTIONS = ['path', 'checks', 'checkTimeout', 'guarded', 'schema', 'config', 'logLevel']
 const HEALTH_OPTIONS = [...PROBE_OPTIONS, 'duringShutdown']
-const ROUTE_OPTIONS: Array<keyof RouteOptions> = ['readTimeout', 'writeTimeout', 'onShutdown']
+const ROUTE_OPTIONS: Array<keyof RouteOptions> = ['readTimeout', 'writeTimeout', 'onShutdown', 'waitFor']
 
 /** The part of the time left by `shutdownDelay` that `drainTimeout` takes if it is not given. */
 const DRAIN_PART = 5 / 6
@@ -116,9 +116,10 @@ export function resolveRouteOptions (url: string, config: GracefulRouteOptions =
   assertValid(isObject(config), name, config, 'false or an object')
   known(`option of ${name}:`, config, ROUTE_OPTIONS)
   const given = givenOf(config, ROUTE_OPTIONS)
-  const { readTimeout, writeTimeout, onShutdown } = given
+  const { readTimeout, writeTimeout, onShutdown, waitFor } = given
   for (const [option, value] of Object.entries({ readTimeout, writeTimeout })) if (value !== undefined) timeout(`"${option}" in ${name}`, value)
   assertValid(['end', undefined].includes(onShutdown), `"onShutdown" in ${name}`, onShutdown, "'end'")
+  assertValid(['response', undefined].includes(waitFor), `"waitFor" in ${name}`, waitFor, "'response'")
   RESOLVED.set(config, given)
   return given
 }

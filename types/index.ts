@@ -145,6 +145,11 @@ export type GracefulRouteOptions = false | {
    * drain waits for the handler to end it.
    */
   onShutdown?: 'end'
+  /**
+   * With `'response'`, a request is over when its response has been sent, or its client has left and the handler has answered: for handlers
+   * whose promises never settle. Default: the drain also waits for the promise of the handler.
+   */
+  waitFor?: 'response'
 }
 
 /** The argument of a shutdown callback. */

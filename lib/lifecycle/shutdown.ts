@@ -207,6 +207,8 @@ export class Shutdown {
     this.#startedAt = this.#stepStartedAt = now()
     this.#inside = new Set([...context.getStore() ?? [], this])
     const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
+    // Requests that Node or other code has answered, without a hook.
+    inFlight.checkAll()
     this.#completedBefore = inFlight.completed
     this.#reason = this.#resolveReason(given)
     log.info(Object.hasOwn(constants.signals, this.#reason) ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)

@@ -98,6 +98,8 @@ export class Exchange {
   readonly number: number
   /** Its place among the requests that count, -1 if it does not; only in-flight.ts uses it. */
   index = -1
+  /** How in-flight.ts holds it, if that is weakly. */
+  ref: WeakRef<Exchange> | undefined = undefined
 
   /** What the socket had sent at the last sweep, and when that changed; for want of a socket, when the handler last wrote. */
   #sent = -1
@@ -195,9 +197,9 @@ export class Exchange {
     return tryRead(() => this.response.getHeader('content-type') ?? this.reply?.getHeader('content-type'))
   }
 
-  /** If the handler has written the head itself, Node does not show its content-type: then it may be one, or was asked for. */
+  /** What a handler writes without Fastify may be one, whatever its type. If it has sent the head itself, Node does not show the type. */
   get #isEventStream (): boolean {
-    const type = this.#type ?? (this.isHijacked ? EVENT_STREAM : this.request.headers.accept)
+    const type = this.isHijacked ? EVENT_STREAM : this.#type ?? this.request.headers.accept
     return String(type).toLowerCase().includes(EVENT_STREAM)
   }
 

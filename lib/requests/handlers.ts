@@ -17,7 +17,12 @@ export class Handlers {
    * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. Only Fastify calls `then` of what
    * it returns, unless that is a plain promise.
    */
-  readonly observe = (handler: AnyFunction): AnyFunction => {
+  readonly observe = (handler: AnyFunction): AnyFunction => this.#observe(handler, true)
+
+  /** The same for a handler whose promise says nothing, because it may never settle: its answer shows that it is done. */
+  readonly observeAnswer = (handler: AnyFunction): AnyFunction => this.#observe(handler, false)
+
+  #observe (handler: AnyFunction, isAwaited: boolean): AnyFunction {
     const handlers = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
@@ -32,7 +37,9 @@ export class Handlers {
         handlers.#ended(exchange, callNumber, 'settled')
         throw error
       }
-      return handlers.#returned(exchange, callNumber, reply, result)
+      if (isAwaited) return handlers.#returned(exchange, callNumber, reply, result)
+      handlers.#ended(exchange, callNumber, 'returned')
+      return result
     }
     return likeAuthors(observed, handler)
   }

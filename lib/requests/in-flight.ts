@@ -10,11 +10,23 @@ import type { RequestInFlight } from '../../types/index.ts'
 import type { Goodbye } from '../connections/spread.ts'
 import { beforeCall } from '../before-call.ts'
 import { describe } from './describe.ts'
-import { Exchange } from './exchange.ts'
+import { Exchange, type Wire } from './exchange.ts'
+
+/** What is kept of a request once it is held weakly. */
+interface Remains {
+  ref: WeakRef<Exchange>
+  wire: Wire
+}
 
 export class InFlight {
   /** In any order: a request that leaves is replaced by the last one. */
   readonly #counted: Exchange[] = []
+  /**
+   * Those of which only the promise of a handler is left, since a sweep. Held weakly: if nothing can settle the promise any more, it is
+   * garbage, and so is the exchange, to which only the promise refers.
+   */
+  readonly #loose = new Set<WeakRef<Exchange>>()
+  readonly #garbage = new FinalizationRegistry<Remains>(remains => { this.#forget(remains) })
   /** Refused, opted out, upgraded, or arrived after the gate shut: nothing waits for them. */
   readonly #uncounted = new Set<Exchange>()
   /** The newest request to arrive. Usually its onRequest hook runs before the next one arrives. */
@@ -38,7 +50,7 @@ export class InFlight {
 
   /** Requests in flight. */
   get count (): number {
-    return this.#counted.length
+    return this.#counted.length + this.#loose.size
   }
 
   /** From now on, new requests do not count, and neither do requests of opted-out routes that a hook still holds. */
@@ -63,7 +75,12 @@ export class InFlight {
   }
 
   #delete (exchange: Exchange): boolean {
-    const { index } = exchange
+    const { index, ref } = exchange
+    if (ref !== undefined) {
+      exchange.ref = undefined
+      this.#garbage.unregister(exchange)
+      return this.#loose.delete(ref)
+    }
     if (index < 0) return false
     const last = this.#counted.pop() as Exchange
     if (last !== exchange) {
@@ -99,12 +116,16 @@ export class InFlight {
 
   /** A copy of the list of requests in flight, in the order of arrival. */
   get exchanges (): Exchange[] {
-    return this.#counted.toSorted((a, b) => a.number - b.number)
+    return this.#all.toSorted((a, b) => a.number - b.number)
+  }
+
+  get #all (): Exchange[] {
+    return [...this.#counted, ...[...this.#loose].map(ref => ref.deref()).filter(exchange => exchange !== undefined)]
   }
 
   /** All requests that are not over, in any order. */
   get all (): Exchange[] {
-    return [...this.#counted, ...this.#uncounted]
+    return [...this.#all, ...this.#uncounted]
   }
 
   /** The requests that do not count and are not over. */
@@ -124,7 +145,7 @@ export class InFlight {
 
   /** Whether a request counts: it arrived before the gate shut, is not over, has not opted out, and is not upgraded. */
   counts (exchange: Exchange): boolean {
-    return exchange.index >= 0
+    return exchange.index >= 0 || exchange.ref !== undefined
   }
 
   /** This request no longer counts: its route has opted out, or another protocol has taken its connection. */
@@ -172,7 +193,23 @@ export class InFlight {
     for (const exchange of this.all) {
       if (exchange.startedAt === 0) exchange.keepAge()
       this.check(exchange)
+      if (exchange.wire !== 'open' && exchange.runningHandlers > 0 && exchange.ref === undefined) this.#loosen(exchange)
     }
+  }
+
+  #loosen (exchange: Exchange): void {
+    if (!this.#delete(exchange)) return
+    const ref = new WeakRef(exchange)
+    exchange.ref = ref
+    this.#loose.add(ref)
+    this.#garbage.register(exchange, { ref, wire: exchange.wire }, exchange)
+  }
+
+  /** No code is left that could settle the promise of its handler. */
+  #forget ({ ref, wire }: Remains): void {
+    this.#loose.delete(ref)
+    if (wire === 'finished') this.completed++
+    this.#settleIdle()
   }
 
   /** What ends each response that has begun, of routes that ask for it. */

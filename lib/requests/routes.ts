@@ -26,8 +26,9 @@ export function observeRoutes (fastify: FastifyInstance, probes: Probes, handler
       wrap(route, 'handler', handlers.optOut)
     } else {
       timeouts.noteLimits(own)
-      wrap(route, 'handler', handlers.observe)
-      wrap(route, 'errorHandler', handlers.observe)
+      const observeHandler = own.waitFor === 'response' ? handlers.observeAnswer : handlers.observe
+      wrap(route, 'handler', observeHandler)
+      wrap(route, 'errorHandler', observeHandler)
       wrap(route, 'onRequestAbort', hook => observeAbortHook(hook, tasks))
     }
     // Fastify has read it by then.
