@@ -29,6 +29,8 @@ interface Registry {
   /** The instances that are shutting down, whatever has started that. Once the process shuts down, they stay. */
   readonly closing: Set<Member>
   uninstall: (() => void) | undefined
+  /** The exit listener. One copy adds it, and another one may remove it. */
+  readonly onExit: () => void
   /** Why the process shuts down; undefined until it does. */
   reason: string | undefined
   /** The first signal. */
@@ -44,11 +46,11 @@ interface Registry {
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.7')
+const kRegistry = Symbol.for('fastify-graceful.process.8')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
-  members: new Set(), closing: new Set(), uninstall: undefined, reason: undefined, signal: undefined, areCopiesOver: false,
+  members: new Set(), closing: new Set(), uninstall: undefined, onExit, reason: undefined, signal: undefined, areCopiesOver: false,
   deadline: Infinity, exitCode: 0, isForced: false
 }
 
@@ -79,14 +81,14 @@ export function joinProcess (member: Member): void {
 export function noteShutdown (member: Member): void {
   const { members, closing } = registry
   // Before other listeners, because pino closes its destination on exit.
-  if (closing.size === 0) process.prependListener('exit', onExit)
+  if (closing.size === 0) process.prependListener('exit', registry.onExit)
   closing.add(member)
   void member.shutdown.ended.then(({ exitCode }) => {
     registry.exitCode ||= exitCode
     // If the process shuts down, it stays, and so the process knows whether other code has closed it.
     if (registry.reason !== undefined) return
     closing.delete(member)
-    if (closing.size === 0) process.off('exit', onExit)
+    if (closing.size === 0) process.off('exit', registry.onExit)
     if (members.delete(member)) install()
   })
 }
