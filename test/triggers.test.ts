@@ -3,8 +3,10 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { LogLine, Program } from './helpers.ts'
-import { cpSync, mkdirSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import Fastify from 'fastify'
+import { gracefulPlugin } from '../index.ts'
 import { SIGNAL_COPY } from '../lib/times.ts'
 import { COVERED, createApp, eventually, fixture, fork, heldRoute, listen, portOf, RawClient, runNode, socketPath } from './helpers.ts'
 
@@ -183,14 +185,7 @@ t.test('on a second signal, an instance logs what it cuts, also behind one witho
 
 for (const copies of [1, 2]) {
   t.test(`instances of ${copies === 1 ? 'one copy' : 'two copies'} of the package shut down together`, async t => {
-    const env: Record<string, string> = {}
-    if (copies === 2) {
-      const copy = `${root}/.tap/copy-${process.pid}`
-      t.teardown(() => { rmSync(copy, { recursive: true, force: true }) })
-      mkdirSync(copy, { recursive: true })
-      for (const part of ['index.ts', 'lib', 'types', 'package.json']) cpSync(`${root}/${part}`, `${copy}/${part}`, { recursive: true })
-      env['COPY'] = `${copy}/index.ts`
-    }
+    const env: Record<string, string> = copies === 2 ? { COPY: copyOfPackage(t) } : {}
 
     await t.test('two, neither cut', async t => {
       const { texts, code } = await endInstances(t, [{ drainTimeout: 1_000, ms: 100 }, { drainTimeout: 2_000, ms: 500 }], env)
@@ -221,6 +216,18 @@ for (const copies of [1, 2]) {
   })
 }
 
+t.test('instances of two copies of the package that are closed at the same time leave no exit listener', async t => {
+  const { gracefulPlugin: copied } = await import(copyOfPackage(t)) as { gracefulPlugin: typeof gracefulPlugin }
+  const before = process.listenerCount('exit')
+  const first = Fastify()
+  const second = Fastify()
+  await first.register(gracefulPlugin)
+  await second.register(copied)
+  second.registerShutdownCallback(async () => { await first.gracefulShutdown.wait() })
+  await Promise.all([first.close(), second.close()])
+  t.equal(process.listenerCount('exit'), before)
+})
+
 for (const what of ['another one begins to listen', 'another one closes', 'another one begins to listen afterwards']) {
   t.test(`SIGTERM is handled while one instance listens and ${what}; all instances shut down`, async t => {
     const service = fork(t, 'coming-and-going', { ...COVERED, CASE: what })
@@ -234,6 +241,14 @@ t.test('SIGINT also skips the delay of an instance that starts to listen afterwa
   t.strictSame(await service.exit, { code: 0, signal: null })
   t.strictSame(service.log.messages(/cleans up$|still serving/).sort(), ['first cleans up', 'second cleans up'])
 })
+
+/** Makes another copy of the package, and returns the path of its index.ts. */
+function copyOfPackage (t: Test): string {
+  const copy = mkdtempSync(`${root}/.tap/copy-`)
+  t.teardown(() => { rmSync(copy, { recursive: true, force: true }) })
+  for (const part of ['index.ts', 'lib', 'types', 'package.json']) cpSync(`${root}/${part}`, `${copy}/${part}`, { recursive: true })
+  return `${copy}/index.ts`
+}
 
 /** The port of the fixture's workers, once both of them listen. */
 async function portOfWorkers (service: Program): Promise<number> {

@@ -48,8 +48,8 @@ export class CloseHooks {
       hooks.#contextOf(this).hooks.push(run)
       return instance
     }
-    // Fastify's own handler, which makes it answer everything with 503 and closes the server, must wait, too. It is not a hook:
-    // Fastify's addHook() calls this with a bound function.
+    // Fastify's own handler, which makes it answer everything with 503 and closes the server, must also wait. It is not a hook:
+    // hooks come from Fastify's addHook(), as bound functions.
     const waiting: OnClose = function (hook) {
       if (typeof hook !== 'function') return onClose.call(this, hook)
       const run = async () => { await call(hook as Hook, [this].slice(0, hook.length), hook.length > 1) }
@@ -77,7 +77,7 @@ export class CloseHooks {
     this.isPreClosing = false
   }
 
-  /** Waits no longer for preClose hooks: each later one starts at once, and Fastify, which waits for them, too, goes on. */
+  /** Stops waiting for preClose hooks: the later ones start at once, and Fastify, which also waits for them, goes on. */
   abandonPreClose (): void {
     this.#abandoned.resolve()
   }

@@ -16,7 +16,7 @@ interface Leveled {
   isLevelEnabled?: (level: Level) => boolean
 }
 
-/** The uncaught errors on stderr. Several instances without a logger get the same one. */
+/** The uncaught errors that stderr has shown: several instances without a logger get the same one. */
 const printed = new WeakSet<Error>()
 
 /**
@@ -60,9 +60,9 @@ export class SafeLog {
   }
 
   /**
-   * Calls back when the lines so far are written, after LOG_FLUSH at the latest. pino writes asynchronously and, when the process
-   * exits, what is left. But that may overtake a write in progress, and if the reader of a pipe has gone and no write has failed
-   * yet, it tries forever. Uses timers only: if errors are thrown again and again, promises do not settle.
+   * Calls back when the lines so far are written, after LOG_FLUSH at the latest. pino writes asynchronously, and the rest when the
+   * process exits. But that last write may overtake one in progress, and if the reader of a pipe has gone and no write has failed yet,
+   * it tries forever. Uses timers only: if errors are thrown again and again, promises do not settle.
    */
   afterFlush (callback: () => void): void {
     const end = now() + LOG_FLUSH
@@ -88,8 +88,8 @@ export class SafeLog {
   }
 
   /**
-   * Whether no error that is logged arrives: the level is above `error`, or the destination is destroyed, such as a transport whose
-   * worker could not start, or there is no logger. What Fastify has instead has one function for all levels, and no level.
+   * Whether logged errors are lost: the level is above `error`, or the destination is destroyed, such as a transport whose worker
+   * could not start, or there is no logger. Fastify's stand-in for one has the same function for all levels, and no level.
    */
   get #isMute (): boolean {
     const log = this.#log as Partial<FastifyBaseLogger> & Leveled
@@ -116,7 +116,7 @@ export class SafeLog {
   }
 }
 
-/** Who waits for a destination. Several instances may share one, and Node warns of a leak if it has more than ten listeners. */
+/** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
 const waiters = new WeakMap<EventEmitter, Set<() => void>>()
 
 function paused (this: EventEmitter): void {

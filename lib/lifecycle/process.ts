@@ -1,7 +1,7 @@
 // The only file that acts on `process`. All instances share one set of listeners and one close-with-grace, even across copies of
 // this package: with two of them, the first to finish would end the process under the other. The listeners exist only while an
-// instance listens, so that they do not disturb test runners. close-with-grace runs the shutdown but hears no event itself: it
-// takes any second signal for an order to exit at once, and exits even if other code has closed the instance and goes on.
+// instance listens (that of `exit`, while one shuts down), so that they do not disturb test runners. close-with-grace runs the shutdown,
+// but listens to no event: it would exit at once at any second signal, and also if other code has closed the instance and goes on.
 
 import type { Options } from '../options.ts'
 import type { SafeLog } from './log.ts'
@@ -29,11 +29,13 @@ interface Registry {
   /** The instances that are shutting down, whatever has started that. Once the process shuts down, they stay. */
   readonly closing: Set<Member>
   uninstall: (() => void) | undefined
+  /** The exit listener. One copy adds it, and another one may remove it. */
+  readonly onExit: () => void
   /** Why the process shuts down; undefined until it does. */
   reason: string | undefined
   /** The first signal. */
   signal: string | undefined
-  /** Whether the same signal again is no copy of the first. */
+  /** Whether the time is over in which the same signal again is a copy. */
   areCopiesOver: boolean
   /** When it exits at the latest, on the clock of now(). */
   deadline: number
@@ -44,11 +46,11 @@ interface Registry {
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.7')
+const kRegistry = Symbol.for('fastify-graceful.process.8')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
-  members: new Set(), closing: new Set(), uninstall: undefined, reason: undefined, signal: undefined, areCopiesOver: false,
+  members: new Set(), closing: new Set(), uninstall: undefined, onExit, reason: undefined, signal: undefined, areCopiesOver: false,
   deadline: Infinity, exitCode: 0, isForced: false
 }
 
@@ -69,24 +71,24 @@ export function joinProcess (member: Member): void {
     install()
     return
   }
-  // Even if other code has closed all instances and the process goes on: it ends at the deadline.
+  // Even if other code has closed all others: the process ends at the deadline.
   log.warn(`The process is shutting down (${registry.reason}), so an instance that starts to listen now shuts down at once`)
   if (registry.signal === 'SIGINT') shutdown.skipDelay()
   void shutdown.start(registry.reason)
 }
 
-/** An instance shuts down: the process does not end before it, and if it ends anyway, names what is lost. */
+/** An instance shuts down. The plugin does not end the process before it; if other code does, the log names what is lost. */
 export function noteShutdown (member: Member): void {
   const { members, closing } = registry
   // Before other listeners, because pino closes its destination on exit.
-  if (closing.size === 0) process.prependListener('exit', onExit)
+  if (closing.size === 0) process.prependListener('exit', registry.onExit)
   closing.add(member)
   void member.shutdown.ended.then(({ exitCode }) => {
     registry.exitCode ||= exitCode
-    // If the process shuts down, it stays, and so the process knows whether other code has closed it.
+    // If the process shuts down, it stays, because endAll() asks whether other code has closed it.
     if (registry.reason !== undefined) return
     closing.delete(member)
-    if (closing.size === 0) process.off('exit', onExit)
+    if (closing.size === 0) process.off('exit', registry.onExit)
     if (members.delete(member)) install()
   })
 }
@@ -203,8 +205,8 @@ async function endAll (reason: string): Promise<void> {
 }
 
 /**
- * If the process shuts down, the worst code wins, also if other code ends it, such as fastify-cli's or a user's own close-with-grace.
- * Otherwise the code is that of whoever ends it.
+ * If the process shuts down, the worst exit code wins, even if other code ends it, such as fastify-cli or a user's own close-with-grace.
+ * Otherwise, the exit code is left to the code that ends the process.
  */
 function onExit (): void {
   if (registry.isForced) return

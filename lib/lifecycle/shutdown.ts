@@ -174,7 +174,7 @@ export class Shutdown {
     await this.#drained.promise
   }
 
-  /** Calls a hook or callback of this shutdown, which then knows it, also if other code has called Fastify's own close. */
+  /** Calls hooks or callbacks so that they know this shutdown, even if other code has called Fastify's own close. */
   async runInside (call: () => Promise<void>): Promise<void> {
     await context.run(this.#inside, call)
   }
@@ -387,7 +387,7 @@ export class Shutdown {
   async #idle (preClosed: Promise<void>): Promise<void> {
     const { inFlight, tasks, connections } = this.#parts
     await this.#spread
-    // Not for a hook that closes the listener: it may wait until all connections are closed.
+    // Not for a preClose hook that has closed the listener: it may wait until all connections are closed.
     if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#listenersClosed.promise])
     while (inFlight.count + tasks.count > 0) {
       await inFlight.idle()

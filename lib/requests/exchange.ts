@@ -101,7 +101,7 @@ export class Exchange {
   /** How in-flight.ts holds it, if that is weakly. */
   ref: WeakRef<Exchange> | undefined = undefined
 
-  /** What the socket had sent at the last sweep, and when that changed; for want of a socket, when the handler last wrote. */
+  /** What the socket had sent at the last sweep, and when that changed. Without a socket, `#sentAt` is when the handler last wrote. */
   #sent = -1
   #sentAt = -Infinity
 
@@ -181,8 +181,8 @@ export class Exchange {
   }
 
   /**
-   * Whether it is not for the handler to make progress: the rest of the body has to come from the client, or the response is an
-   * event stream that the client has read up to now.
+   * Whether the handler need not make progress: it waits for the rest of the body, or the response is an event stream that the client
+   * has read up to now.
    */
   get isPausing (): boolean {
     const { request, response } = this
@@ -241,7 +241,7 @@ export class Exchange {
     return this.response.writableEnded && this.previous !== undefined && !this.previous.isFinished
   }
 
-  /** Whether no other answer can be sent, as with a committed response of Java's Servlet API: it has begun, or speaks another protocol. */
+  /** Whether it is too late for another answer: the response has begun, or the connection speaks another protocol. */
   get isCommitted (): boolean {
     return this.response.headersSent || this.response.writableEnded || (this.isUpgrade && this.isHijacked)
   }
@@ -424,7 +424,7 @@ export class Exchange {
   #watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): () => void {
     this.#noteWrites(stream, ['write', 'respond', 'additionalHeaders'])
     const buffered = () => [stream.writableLength, stream.readableLength, this.request.readableLength, stream.state.localWindowSize].join()
-    // Node sends a file itself. Unreadable once the session is destroyed.
+    // Node sends a file itself, and only the socket shows it. Unreadable once the session is destroyed.
     const sent = () => stream.writableEnded && stream.writableLength === 0
       ? tryRead(() => (stream.session as ServerHttp2Session).socket.bytesWritten)
       : undefined
@@ -437,7 +437,7 @@ export class Exchange {
         return
       }
       const current = [buffered(), sent()]
-      // If its flow-control window is closed, what waits to be written does not change.
+      // If the client has closed the flow-control window, nothing changes.
       const moves = current.some((value, index) => value !== before[index])
       before = current
       if (!moves && now() - this.#sentAt < limit) return

@@ -69,19 +69,19 @@ export class Handlers {
     return exchange
   }
 
-  #returned (exchange: Exchange, reached: number, reply: unknown, result: unknown): unknown {
+  #returned (exchange: Exchange, callNumber: number, reply: unknown, result: unknown): unknown {
     // A reply also has a `then`, which waits for the response.
     if (result === reply || !isThenable(result)) {
-      this.#ended(exchange, reached, 'returned')
+      this.#ended(exchange, callNumber, 'returned')
       return result
     }
-    const settled = () => { this.#ended(exchange, reached, exchange.isReplyAwaited ? 'returned' : 'settled') }
+    const settled = () => { this.#ended(exchange, callNumber, exchange.isReplyAwaited ? 'returned' : 'settled') }
     try {
       if (isPlainPromise(result)) observePromise(result, settled, settled)
       else observeNextThen(result, settled, settled)
     } catch {
       // A frozen thenable, or a proxy: only the answer shows that the handler is done.
-      this.#ended(exchange, reached, 'returned')
+      this.#ended(exchange, callNumber, 'returned')
     }
     return result
   }

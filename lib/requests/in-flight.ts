@@ -265,7 +265,7 @@ export class InFlight {
     beforeCall(response, 'writeHead', () => { if (exchange.isSending) written() })
     // Fastify destroys a response whose last error handler has failed, with the error. `tellClosed` passes none.
     beforeCall(response, 'destroy', error => { if (error !== undefined) written() })
-    // Fastify reads the body after hooks.
+    // Fastify starts to read the body after the hooks.
     beforeCall(request, 'on', event => {
       if (event !== 'data' || !exchange.isTooLateToRead) return
       exchange.isBodyLost = true
@@ -277,7 +277,7 @@ export class InFlight {
     beforeCall(response, 'on', event => {
       if (event === 'error' && exchange.isSending) queueMicrotask(() => { if (!isPiped) written() })
     })
-    // If it was answered in the handler's place, Fastify finds out by `reply.sent` as a hook or the body parser ends, and stops.
+    // If it was answered in the handler's place, Fastify reads `reply.sent` when a hook or the body parser ends, and stops.
     if (reply !== undefined && exchange.handlerState === 'uncalled' && response.writableEnded) {
       const get = () => {
         answered()
@@ -285,7 +285,7 @@ export class InFlight {
       }
       Object.defineProperty(reply, 'sent', { get, configurable: true })
     }
-    // A stream that waits for its first byte is also an answer. If it is piped already, it is removed when the response closes. If the
+    // A stream that waits for its first byte is also an answer. If it is already piped, it is unpiped when the response closes. If the
     // whole request has been read, Fastify then answers with the error of the stream.
     const piped = () => {
       isPiped = true

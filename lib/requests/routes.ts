@@ -1,5 +1,5 @@
-// Wraps the handlers of routes. onRoute hooks still get the author's functions, and code that keeps a route finds its handler; it sees the
-// error handler and onRequestAbort hooks wrapped.
+// Wraps the handlers of routes. onRoute hooks still get the author's functions. Code that keeps a route finds the author's handler, but
+// the error handler and onRequestAbort hooks wrapped.
 
 import type { FastifyInstance, RouteOptions } from 'fastify'
 import type { Probes } from '../probes.ts'

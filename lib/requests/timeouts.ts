@@ -119,7 +119,7 @@ export class Timeouts {
     this.#connections.noteReceived()
     for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange)
     for (const exchange of this.#inFlight.exchanges) {
-      // A hook may hold it.
+      // A hook may hold it, so that its handler has not opted it out yet.
       if (exchange.hasOptedOut) this.#inFlight.optOut(exchange)
       else if (exchange.wire === 'orphaned') this.#forgetSilent(exchange)
       else if (exchange.wire === 'open') this.#enforceWrite(exchange)
