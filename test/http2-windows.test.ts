@@ -4,9 +4,11 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { ClientHttp2Session, ClientHttp2Stream, Http2ServerResponse } from 'node:http2'
 import type { TestApp } from './helpers.ts'
+import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createApp, eventually, listen } from './helpers.ts'
 
 const WRITE_TIMEOUT = 600
@@ -35,6 +37,14 @@ async function startWindows (t: Test, initialWindowSize: number): Promise<Window
     reply.hijack()
     const { stream } = reply.raw as unknown as Http2ServerResponse
     stream.respondWithFile(join(directory, 'file'))
+  })
+  app.get('/feed', async (_request, reply) => {
+    reply.hijack()
+    const { raw } = reply
+    raw.writeHead(200, { 'content-type': 'application/x-ndjson' })
+    raw.write('1\n')
+    await sleep(3 * WRITE_TIMEOUT)
+    raw.end('2\n')
   })
   app.get('/quick', async () => 'quick')
   const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`, { settings: { initialWindowSize } })
@@ -122,4 +132,14 @@ t.test('a stream whose window never opens is cut while draining, and named', asy
   await closedAfter
   t.match(report, { cut: [{ url: '/large' }], completed: 0, exitCode: 1 })
   t.ok(report.phases.draining < 4 * WRITE_TIMEOUT, `drained for ${report.phases.draining}ms`)
+})
+
+t.test('a hijacked reply that pauses is not cut', async t => {
+  const { log, session } = await startWindows(t, 2 ** 16)
+  const stream = session.request({ ':path': '/feed' }).on('error', () => {})
+  let text = ''
+  stream.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
+  await once(stream, 'end')
+  t.equal(text, '1\n2\n')
+  t.strictSame(log.messages(/^Request cut/), [])
 })

@@ -1,5 +1,5 @@
 import t from 'tap'
-import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { ClientHttp2Session, ClientHttp2Stream, Http2ServerResponse, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
@@ -1038,3 +1038,93 @@ for (const protocol of ['HTTP/1', 'HTTP/2']) {
     })
   }
 }
+
+/** Handlers whose promises never settle, and their requests. */
+const endless: Record<string, (request: FastifyRequest, reply: FastifyReply) => Promise<unknown>> = {
+  'that answers, as those of @connectrpc/connect-fastify do': async (_request, { raw }) => {
+    // A response never emits 'end'.
+    await new Promise(resolve => {
+      raw.once('end', resolve)
+      raw.end('answered')
+    })
+  },
+  'whose client leaves': async request => {
+    await new Promise(resolve => { request.raw.once('leave', resolve) })
+  }
+}
+
+/** Returns what makes their clients leave. */
+function fiveRequests (isHttp2: boolean, port: number): () => void {
+  if (isHttp2) {
+    const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
+    for (let count = 0; count < 5; count++) session.request({ ':path': '/' }).on('error', () => {}).resume()
+    return () => { session.destroy() }
+  }
+  const clients = Array.from({ length: 5 }, () => new RawClient(port).get('/'))
+  return () => { for (const { socket } of clients) socket.destroy() }
+}
+
+for (const isHttp2 of [false, true]) {
+  for (const [what, handler] of Object.entries(endless)) {
+    const name = `${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a handler ${what}`
+    t.test(`${name}, and whose promise nothing can settle, counts until that is garbage`, async t => {
+      const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
+      app.get('/', handler)
+      const leave = fiveRequests(isHttp2, await listen(app))
+      await eventually(() => app.inFlightRequests === 5)
+      leave()
+      // Until the next sweep, which lets go of them.
+      await eventually(() => {
+        collectGarbage()
+        return app.inFlightRequests === 0
+      })
+      const { completed, cut, exitCode } = await app.gracefulShutdown.shutdown()
+      t.strictSame({ completed, cut, exitCode }, { completed: 0, cut: [], exitCode: 0 })
+    })
+  }
+}
+
+t.test('a handler that may still go on counts, although nobody but a timer refers to it', async t => {
+  const { app } = await createApp(t)
+  let cleanedUp = false
+  app.registerShutdownCallback(() => { cleanedUp = true })
+  app.get('/', async (_request, reply) => {
+    void reply.send('answered')
+    await sleep(2_500)
+    t.equal(cleanedUp, false)
+  })
+  await new RawClient(await listen(app)).get('/').until(/answered/)
+  const garbage = setInterval(collectGarbage, 200)
+  t.teardown(() => { clearInterval(garbage) })
+  // The sweep runs each second.
+  await sleep(1_500)
+  t.equal(app.inFlightRequests, 1)
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 1, cut: [], exitCode: 0 })
+})
+
+t.test("with waitFor: 'response', a request is over when it has been answered", async t => {
+  const { app } = await createApp(t)
+  app.addHook('onRoute', route => {
+    if (route.url === '/') route.config = { ...route.config, gracefulShutdown: { waitFor: 'response' } }
+  })
+  const held = new Deferred()
+  app.get('/', async (_request, reply) => {
+    await held.promise
+    void reply.send('answered')
+    await new Promise(() => {})
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await eventually(() => app.inFlightRequests === 1)
+  const report = app.gracefulShutdown.shutdown()
+  t.equal(app.inFlightRequests, 1)
+  held.resolve()
+  await client.until(/answered/)
+  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+})
+
+t.test('requests that were answered without a hook before the shutdown are not in its report', async t => {
+  const { app } = await createApp(t)
+  const client = new RawClient(await listen(app))
+  await client.get('/%zz').until(/Bad Request/)
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, slowest: [], cut: [], exitCode: 0 })
+})

@@ -199,6 +199,7 @@ export class InFlight {
 
   #loosen (exchange: Exchange): void {
     if (!this.#delete(exchange)) return
+    if (this.#newest === exchange) this.#newest = undefined
     const ref = new WeakRef(exchange)
     exchange.ref = ref
     this.#loose.add(ref)
