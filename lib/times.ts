@@ -54,6 +54,9 @@ export const LOG_FLUSH = 200
 /** How long responses may take to be read, and then upgraded connections to close: a part of the time for closing. */
 export const CLOSE_GRACE = { part: 1 / 4, most: 1_000 }
 
+/** How many iterations of the event loop the last refusals may take to be written. */
+export const FLUSH_TURNS = 50
+
 /** A preClose hook may take this part of the time for closing; the rest is left to onClose hooks. */
 export const PRE_CLOSE_PART = 3 / 4
 

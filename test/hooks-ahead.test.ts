@@ -7,7 +7,9 @@ import type { GracefulOptions } from '../index.ts'
 import { connect as connectHttp2 } from 'node:http2'
 import { once } from 'node:events'
 import { Writable } from 'node:stream'
+import { connect as connectTls } from 'node:tls'
 import Fastify from 'fastify'
+import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
 import { Deferred, eventually, listen, Log, RawClient } from './helpers.ts'
 
@@ -196,6 +198,28 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     t.equal(await answer(), '200')
     t.match(await report, { completed: 1, cut: [], exitCode: 0 })
     t.ok((await report).phases.draining < 2_000, `drained for ${(await report).phases.draining}ms`)
+  })
+}
+
+for (const protocol of ['HTTP', 'HTTPS']) {
+  t.test(`${protocol}: pipelined requests that a hook holds until connections are closed all get their 503`, async t => {
+    const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
+    const hold = createHold()
+    t.teardown(hold.release)
+    const { app } = await createBehind(t, hold.addHook, { drainTimeout: 300, shutdownTimeout: 2_000 }, protocol === 'HTTPS' ? { https: { key, cert } } : {})
+    const port = await listen(app)
+    const connect = () => new RawClient(protocol === 'HTTPS' ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }) : port)
+    const [first, late] = [connect().get('/held'), connect().get('/quick')]
+    await late.until(/quick/)
+    await eventually(() => hold.entered() === 1)
+    const report = app.gracefulShutdown.shutdown()
+    const another = connect()
+    await eventually(() => app.gracefulShutdown.phase === 'closing')
+    another.get('/held/1').get('/held/2').get('/held/3')
+    await another.closed
+    t.equal(another.text.match(/HTTP\/1\.1 503 /g)?.length, 3)
+    await first.closed
+    t.match(await report, { cut: [{ url: '/held' }], refused: 3 })
   })
 }
 

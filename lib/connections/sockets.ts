@@ -11,7 +11,7 @@ import { Server as TlsServer } from 'node:tls'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { closeSession, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
-import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, RECONNECT_WINDOW } from '../times.ts'
+import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, RECONNECT_WINDOW } from '../times.ts'
 
 export class Connections {
   readonly #inFlight: InFlight
@@ -306,9 +306,17 @@ export class Connections {
     await allClosed(this.#sessions, Math.min(deadline, now() + AFTER_GOAWAY))
   }
 
-  /** Node writes the end of an HTTP/2 response in a later iteration of the event loop. */
-  async flushSessions (): Promise<void> {
-    if (this.#sessions.size > 0) await wholeTurn()
+  /** Node writes the end of an HTTP/2 response, and each further response of a pipeline, in a later iteration of the event loop. */
+  async flush (): Promise<void> {
+    let isWaiting = this.#sessions.size > 0
+    // A client that does not read is not waited for.
+    for (let turns = 0; turns < FLUSH_TURNS; turns++) {
+      const isQueued = [...this.#speaking].some(({ newest }) => newest?.isWaitingForTurn === true)
+      if (!isQueued && !isWaiting) return
+      await wholeTurn()
+      // TLS takes one more turn.
+      isWaiting = isQueued
+    }
   }
 
   /** The sockets and streams that are receiving a request or sending a response. */

@@ -465,7 +465,7 @@ export class Shutdown {
       await connections.settle(end)
       cuts.cutRest(new DrainTimeoutError(options.drainTimeout))
       gate.refuseRest()
-      await connections.flushSessions()
+      await connections.flush()
       // What has arrived meanwhile.
       gate.refuseRest()
     }
