@@ -39,14 +39,12 @@ t.test('an injected request that hangs is cut, and cut again if its response is 
   const { app } = await createApp(t, { writeTimeout: 50, idleTimeout: false, signals: ['SIGTERM'] })
   const never = new Deferred()
   app.post('/', async () => { await never.promise })
-  app.get('/hijacked', (_request, reply) => {
-    reply.hijack()
-    // Without another visible type, it might be an event stream.
-    reply.raw.setHeader('content-type', 'text/plain')
-    reply.raw.write('begun')
-  })
+  app.get('/begun', async () => Readable.from((async function * () {
+    yield 'begun'
+    await never.promise
+  })()))
   await listen(app)
-  const begun = app.inject('/hijacked')
+  const begun = app.inject('/begun')
   const { statusCode } = await app.inject({ method: 'POST', url: '/', payload: { some: 'body' } })
   t.equal(statusCode, 503)
   await t.rejects(begun)

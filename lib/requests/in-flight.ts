@@ -193,12 +193,12 @@ export class InFlight {
     for (const exchange of this.all) {
       if (exchange.startedAt === 0) exchange.keepAge()
       this.check(exchange)
-      if (exchange.wire !== 'open' && exchange.runningHandlers > 0 && exchange.ref === undefined) this.#loosen(exchange)
+      if (exchange.wire !== 'open' && exchange.runningHandlers > 0 && exchange.index >= 0) this.#loosen(exchange)
     }
   }
 
   #loosen (exchange: Exchange): void {
-    if (!this.#delete(exchange)) return
+    this.#delete(exchange)
     if (this.#newest === exchange) this.#newest = undefined
     const ref = new WeakRef(exchange)
     exchange.ref = ref
