@@ -116,6 +116,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     // A request may be passed to `fastify.routing` once more.
     const known = connections.reports(request.raw) ? inFlight.find(reply.raw) : undefined
     const exchange = known ?? connections.arrive(request.raw, reply.raw)
+    timeouts.start(false)
     exchange.attach(reply)
     if (!isUpgrade(request.raw)) return exchange
     inFlight.arriveUpgrade(exchange, reply)
@@ -146,17 +147,18 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     // Not onListen: it runs after Fastify logs its address, and a signal may arrive before that.
     server.on('listening', () => {
       if (phase.current !== 'running') return
-      timeouts.start()
+      timeouts.start(true)
       joinProcess(shutdown.member)
     })
   })
 
   let isListenerGiven = false
+  let isPortShared = false
   fastify.addHook('onListen', done => {
     for (const [name, value] of perhapsSeconds(options)) {
       log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
     }
-    connections.fastifyListens(isListenerGiven)
+    connections.fastifyListens(isListenerGiven, isPortShared)
     // Fastify completes a listen() that was in progress when the instance was closed.
     if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()
     done()
@@ -166,8 +168,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.close = closeWith(shutdown, phase, fastify, close) as typeof fastify.close
   // Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's.
   beforeCall(fastify as { listen: (...args: never[]) => unknown }, 'listen', listenOptions => {
-    const given = listenOptions as { signal?: Partial<AbortSignal>, fd?: unknown } | undefined
+    const given = listenOptions as { signal?: Partial<AbortSignal>, fd?: unknown, reusePort?: unknown } | undefined
     isListenerGiven = typeof given?.fd === 'number'
+    isPortShared = given?.reusePort === true
     given?.signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
   })
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.

@@ -1128,3 +1128,39 @@ t.test('requests that were answered without a hook before the shutdown are not i
   await client.get('/%zz').until(/Bad Request/)
   t.match(await app.gracefulShutdown.shutdown(), { completed: 0, slowest: [], cut: [], exitCode: 0 })
 })
+
+t.test("with waitFor: 'response', a request whose client has left is over when its handler is", async t => {
+  const { app } = await createApp(t)
+  const left = new Deferred()
+  app.get('/', { config: { gracefulShutdown: { waitFor: 'response' } } }, async (_request, { raw }) => {
+    raw.on('close', () => { left.resolve() })
+    await left.promise
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await eventually(() => app.inFlightRequests === 1)
+  client.socket.destroy()
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
+t.test('requests that another server passes on, or that are injected, do not count forever', async t => {
+  const { app, log } = await createApp(t, { drainTimeout: 50 })
+  app.get('/silent', () => {})
+  app.get('/endless', endless['that answers, as those of @connectrpc/connect-fastify do'] as never)
+  await app.ready()
+  const server = createServer(app.routing).listen(0, '127.0.0.1')
+  t.teardown(() => { server.close() })
+  await once(server, 'listening')
+  // Twice, because the sweep ends with the last request.
+  for (let round = 1; round <= 2; round++) {
+    const client = new RawClient((server.address() as AddressInfo).port).get('/silent')
+    await eventually(() => app.inFlightRequests === 1)
+    client.socket.destroy()
+    await app.inject('/endless')
+    await eventually(() => {
+      collectGarbage()
+      return app.inFlightRequests === 0
+    })
+    t.equal(log.messages(/has not answered since its client left/).length, round)
+  }
+})

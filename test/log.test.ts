@@ -133,15 +133,18 @@ t.test('many instances that share a logger cause no warning, and leave no listen
   t.strictSame(warnings, [])
 })
 
-t.test('a logger with one function for all levels gets the lines of the shutdown', async t => {
-  const lines: unknown[] = []
-  const write = (...args: unknown[]): void => { lines.push(args.at(-1)) }
-  const loggerInstance = { level: 'info', fatal: write, error: write, warn: write, info: write, debug: write, trace: write, silent: write, child: () => loggerInstance }
-  const app = Fastify({ loggerInstance } as unknown as FastifyServerOptions) as unknown as FastifyInstance
-  await app.register(gracefulPlugin)
-  await app.close()
-  t.ok(lines.includes('Graceful shutdown complete'))
-})
+for (const level of ['info', undefined]) {
+  t.test(`a logger with one function for all levels, and level ${level}, gets the lines of the shutdown`, async t => {
+    const lines: unknown[] = []
+    const write = (...args: unknown[]): void => { lines.push(args.at(-1)) }
+    const levels = Object.fromEntries(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'].map(name => [name, write]))
+    const loggerInstance = { level, ...levels, child: () => loggerInstance }
+    const app = Fastify({ loggerInstance } as unknown as FastifyServerOptions) as unknown as FastifyInstance
+    await app.register(gracefulPlugin)
+    await app.close()
+    t.ok(lines.includes('Graceful shutdown complete'))
+  })
+}
 
 t.test('an uncaught error goes to stderr if the transport of the log cannot start', async t => {
   const program = runNode(t, ['--input-type=module', '--eval', `

@@ -183,7 +183,7 @@ t.test('shows the phase, and observes how long each one and the whole shutdown t
 })
 
 t.test('shows when the last request arrived after the start of the shutdown, admitted or rejected, probes aside', async t => {
-  const { app, value } = await measured(t, { shutdownDelay: 200 })
+  const { app, value } = await measured(t, { shutdownDelay: 1_000 })
   const { entered, release } = heldRoute(app)
   app.get('/', async () => 'x')
   app.get('/metrics', { config: { gracefulShutdown: false } }, async () => 'metrics')
@@ -202,11 +202,11 @@ t.test('shows when the last request arrived after the start of the shutdown, adm
   t.equal(await late(), 0)
   await new RawClient(port).get('/').closed
   const admitted = await late()
-  t.ok(admitted > 0 && admitted < 0.2, String(admitted))
+  t.ok(admitted > 0 && admitted < 1, String(admitted))
   await drains
   t.equal(await late(), admitted)
   await new RawClient(port).get('/').until(/ 503 /)
-  t.ok(await late() >= 0.19, 'a rejected request arrived after the delay')
+  t.ok(await late() >= 0.99, 'a rejected request arrived after the delay')
   release()
   await held.closed
   await report

@@ -14,6 +14,9 @@ import { CLOSE_GRACE } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
 
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+const REUSES_PORT = major > 22 || (major === 22 && minor >= 12)
+
 t.test('covers the second listener of localhost, which Fastify does not expose', async t => {
   t.teardown(resolveToBothLoopbacks())
   const { app } = await createApp(t, { readTimeout: 200, writeTimeout: 10_000 })
@@ -370,4 +373,25 @@ t.test('closing a server that does not listen yet does not start a shutdown', as
   const client = new RawClient(await listen(app)).get('/')
   await client.until(/served/)
   t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 })
+})
+
+t.test('with reusePort, new connections go to the other process while draining', { skip: REUSES_PORT ? false : 'not in this Node.js' }, async t => {
+  const [old, next] = [await createApp(t, { shutdownDelay: 50 }), await createApp(t)]
+  for (const { app } of [old, next]) app.get('/', async () => (app === old.app ? 'old' : 'next'))
+  const held = heldRoute(old.app)
+  await old.app.listen({ port: 0, host: '127.0.0.1', reusePort: true } as object)
+  const { port } = old.app.server.address() as AddressInfo
+  const client = new RawClient(port).get('/held')
+  await held.entered
+  await next.app.listen({ port, host: '127.0.0.1', reusePort: true } as object)
+  const report = old.app.gracefulShutdown.shutdown()
+  await eventually(() => old.app.gracefulShutdown.phase === 'draining')
+  for (let round = 0; round < 40; round++) {
+    const other = new RawClient(port).get('/', ['Connection: close'])
+    await other.closed
+    t.match(other.text, /^HTTP\/1\.1 200 [^]*next$/)
+  }
+  held.release()
+  await client.until(/"held":true/)
+  t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
 })

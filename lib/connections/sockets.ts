@@ -33,6 +33,8 @@ export class Connections {
   isOpenedByFastify = false
   /** Whether the parent process has opened the listener, and keeps it open: `listen({ fd })`, as with systemd socket activation. */
   isInherited = false
+  /** Whether other processes listen on the same port (`reusePort`), to which the kernel then gives new connections. */
+  isPortShared = false
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
@@ -281,9 +283,10 @@ export class Connections {
   }
 
   /** Fastify's own listen() has opened the listeners. */
-  fastifyListens (isInherited: boolean): void {
+  fastifyListens (isInherited: boolean, isPortShared: boolean): void {
     this.isOpenedByFastify = true
     this.isInherited = isInherited
+    this.isPortShared = isPortShared
   }
 
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */

@@ -19,6 +19,9 @@ interface Leveled {
 /** The uncaught errors that stderr has shown: several instances without a logger get the same one. */
 const printed = new WeakSet<Error>()
 
+/** The source of a function that does nothing, also if it is minified. */
+const EMPTY = /\{\s*\}$/
+
 /**
  * Wraps Fastify's logger so that no method throws. A shutdown callback may have destroyed the destination, or a user's logger
  * may have a bug. An error that cannot be logged is then written to stderr, and so is every error if there is no logger.
@@ -89,11 +92,11 @@ export class SafeLog {
 
   /**
    * Whether logged errors are lost: the level is above `error`, or the destination is destroyed, such as a transport whose worker
-   * could not start, or there is no logger. Fastify's stand-in for one has the same function for all levels, and no level.
+   * could not start, or there is no logger. The methods of Fastify's stand-in for one are empty functions.
    */
   get #isMute (): boolean {
     const log = this.#log as Partial<FastifyBaseLogger> & Leveled
-    if (log.error === log.fatal && log.level === undefined) return true
+    if (EMPTY.test(String(log.error))) return true
     return tryRead(() => log.isLevelEnabled?.('error') === false || streamOf(log)?.destroyed === true) === true
   }
 

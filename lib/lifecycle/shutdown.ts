@@ -220,8 +220,8 @@ export class Shutdown {
 
     // The parent's copy of the listener stays open, so new connections wait in its queue for the next process. Requests on open
     // connections are still served, because a rejected client could not go to another process.
-    if (connections.isInherited) connections.stopListening()
-    else inFlight.stopCounting()
+    if (connections.isInherited || connections.isPortShared) connections.stopListening()
+    if (!connections.isInherited) inFlight.stopCounting()
     this.#advance('draining')
     await this.#drain(this.#runPreClose())
     inFlight.stopCounting()

@@ -69,6 +69,8 @@ export class Exchange {
   runningHandlers = 0
   /** How many of its handlers have been called. */
   handlersCalled = 0
+  /** Whether it need not wait for the promise of its handler, which may never settle. */
+  isAnswerEnough = false
   /** Whether its newest handler, if that is async, waits for the response, as it does if it returns the reply. */
   isReplyAwaited = false
   /** Whether it counted and its client has gone. Fastify may still call another handler, such as the error handler. */
@@ -249,6 +251,11 @@ export class Exchange {
   /** Whether the handler writes the response itself, without Fastify. */
   get isHijacked (): boolean {
     return !this.response.writableEnded && this.reply?.sent === true
+  }
+
+  /** Whether a promise tells that a handler is at work. */
+  get isAtWork (): boolean {
+    return this.runningHandlers > 0 && !this.isAnswerEnough
   }
 
   /** Age in milliseconds; counted from the first sweep while a hook registered before the plugin holds it. */

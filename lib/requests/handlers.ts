@@ -19,7 +19,7 @@ export class Handlers {
    */
   readonly observe = (handler: AnyFunction): AnyFunction => this.#observe(handler, true)
 
-  /** The same for a handler whose promise says nothing, because it may never settle: its answer shows that it is done. */
+  /** The same for a handler whose promise may never settle: its answer also shows that it is done. */
   readonly observeAnswer = (handler: AnyFunction): AnyFunction => this.#observe(handler, false)
 
   #observe (handler: AnyFunction, isAwaited: boolean): AnyFunction {
@@ -37,9 +37,8 @@ export class Handlers {
         handlers.#ended(exchange, callNumber, 'settled')
         throw error
       }
-      if (isAwaited) return handlers.#returned(exchange, callNumber, reply, result)
-      handlers.#ended(exchange, callNumber, 'returned')
-      return result
+      if (!isAwaited) exchange.isAnswerEnough = true
+      return handlers.#returned(exchange, callNumber, reply, result)
     }
     return likeAuthors(observed, handler)
   }

@@ -339,8 +339,8 @@ export class InFlight {
 
 /** Whether a request is over: no client waits for it, and its handler is done. */
 function isOver (exchange: Exchange): boolean {
-  const { wire, runningHandlers, handlerState, hasAnswered, isSending } = exchange
-  if (wire === 'open' || runningHandlers > 0) return false
+  const { wire, isAtWork, handlerState, hasAnswered, isSending } = exchange
+  if (wire === 'open' || isAtWork) return false
   if (wire === 'finished') return true
   // A handler that returned no promise may still work for a client that has gone: its answer shows the end.
   return !isSending && (handlerState === 'settled' || hasAnswered || (handlerState === 'uncalled' && exchange.isBodyLost))

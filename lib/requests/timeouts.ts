@@ -47,6 +47,7 @@ export class Timeouts {
   #write: Timeout
   #shortest = Infinity
   #sweeper: NodeJS.Timeout | undefined
+  #hasListener = false
 
   constructor (options: Options, fastify: FastifyInstance, inFlight: InFlight, connections: Connections, cuts: Cuts, log: SafeLog) {
     this.#options = options
@@ -102,8 +103,12 @@ export class Timeouts {
     this.#shortest = Math.min(this.#shortest, readTimeout || Infinity, writeTimeout || Infinity)
   }
 
-  /** Starts the sweep, with the first listener; it does not keep the process alive. */
-  start (): void {
+  /**
+   * Starts the sweep; it does not keep the process alive. It starts with the first listener, or for requests that are injected or come
+   * from another server. For these alone, it enforces no timeout, and ends with them.
+   */
+  start (isListening: boolean): void {
+    this.#hasListener ||= isListening
     if (this.#sweeper !== undefined) return
     // Not in the timer itself: if the process was stopped or blocked, what has become ready meanwhile comes first.
     this.#sweeper = setInterval(() => { void wholeTurn().then(() => { this.#sweep() }) }, latenessOf(this.#shortest)).unref()
@@ -122,8 +127,11 @@ export class Timeouts {
       // A hook may hold it, so that its handler has not opted it out yet.
       if (exchange.hasOptedOut) this.#inFlight.optOut(exchange)
       else if (exchange.wire === 'orphaned') this.#forgetSilent(exchange)
-      else if (exchange.wire === 'open') this.#enforceWrite(exchange)
+      else if (exchange.wire === 'open' && this.#hasListener) this.#enforceWrite(exchange)
     }
+    if (this.#hasListener || this.#inFlight.all.length > 0) return
+    this.stop()
+    this.#sweeper = undefined
   }
 
   /** Whether other code decides which requests Fastify gets. */
@@ -137,7 +145,7 @@ export class Timeouts {
    * abandoned long poll would count forever.
    */
   #forgetSilent (exchange: Exchange): void {
-    if (exchange.runningHandlers > 0 && !exchange.isHijacked) {
+    if (exchange.isAtWork && !exchange.isHijacked) {
       exchange.silentSince = 0
       return
     }
