@@ -24,13 +24,13 @@ import { measureRefusals, measureThroughput } from './throughput.ts'
 const HELP = `npm run bench -- [--only ${PARTS.join(',')}] [--short]
 
   --only LIST  only these parts; writes nothing
-  --short      only instructions, of the plugin and of what its budgets compare it with; writes nothing; eight minutes
+  --short      only instructions, of the plugin and of what its budgets compare it with; writes nothing; six minutes
 
 instructions needs valgrind, throughput and refusals need wrk. Without options, bench/results is written anew.
 `
 
-/** Several processes: V8 does not optimize the same code in each. With the logger, one of three may be 3 % off. */
-const PROCESSES = { short: 5, full: 3 }
+/** Several processes: V8 does not optimize the same code in each. With the logger, one of three may be 3 % off, too much for a check. */
+const PROCESSES = { most: 3, checkWithLogger: 5 }
 const SIZES = { warmUp: 60_000, window: 2_000, windows: 7 }
 const PLAN = { rounds: 5, seconds: 3 }
 /** Exits to measure, by the number of idle connections. Without idle connections an exit is short and needs more measurements. */
@@ -142,7 +142,7 @@ const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
 /** As many processes at a time as there are cores, because counts do not depend on what else runs. */
 async function count (names: readonly string[], load: LoadName): Promise<Counts> {
   const counts: Counts = Object.fromEntries(names.map(name => [name, []]))
-  const processes = asked.short ? PROCESSES.short : PROCESSES.full
+  const processes = asked.short && LOADS[load].logger ? PROCESSES.checkWithLogger : PROCESSES.most
   const left = Array.from({ length: processes }, (_, index) => names.map(name => ({ name, seed: index + 1 }))).flat()
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
     for (let next = left.shift(); next !== undefined; next = left.shift()) {
