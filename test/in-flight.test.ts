@@ -1084,7 +1084,7 @@ for (const isHttp2 of [false, true]) {
   }
 }
 
-t.test('a handler that may still go on counts, although nobody but a timer refers to it', async t => {
+t.test('a handler that may still go on counts, although only a timer refers to it', async t => {
   const { app } = await createApp(t)
   let cleanedUp = false
   app.registerShutdownCallback(() => { cleanedUp = true })

@@ -59,6 +59,14 @@ async function leaveDuring (t: Test, app: FastifyInstance, hook: SlowHook, isHtt
   await gone.promise
 }
 
+/** Makes a client send half of a body, and leave, by default as soon as its request has arrived. */
+async function leaveInMidBody (app: FastifyInstance, until?: Promise<unknown>): Promise<void> {
+  const arrived = new Promise(resolve => { app.server.once('request', resolve) })
+  const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf')
+  await (until ?? arrived)
+  client.socket.destroy()
+}
+
 /** Shuts down while the hook runs. Cleanup runs after it. */
 async function expectCleanupAfter (t: Test, app: FastifyInstance, hook: SlowHook): Promise<void> {
   const events: string[] = []
@@ -138,10 +146,7 @@ t.test('cleanup waits for an onSend hook of the error that an upload causes whos
   const hook = new SlowHook()
   app.addHook('onSend', async () => { await hook.hold() })
   app.post('/', async () => 'never')
-  const entered = new Promise(resolve => { app.server.once('request', resolve) })
-  const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf')
-  await entered
-  client.socket.destroy()
+  await leaveInMidBody(app)
   await hook.entered.promise
   await expectCleanupAfter(t, app, hook)
 })
@@ -175,10 +180,7 @@ for (const [what, add] of Object.entries(readers)) {
     const hook = new SlowHook()
     add(app, hook)
     app.post('/', async () => 'never')
-    const entered = new Promise(resolve => { app.server.once('request', resolve) })
-    const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf')
-    await entered
-    client.socket.destroy()
+    await leaveInMidBody(app)
     await hook.entered.promise
     await expectCleanupAfter(t, app, hook)
   })
@@ -196,9 +198,7 @@ t.test('cleanup waits for an onSend hook of the error of a hook that starts to r
   })
   app.addHook('onSend', async () => { await hook.hold() })
   app.post('/', async () => 'never')
-  const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf')
-  await entered.promise
-  client.socket.destroy()
+  await leaveInMidBody(app, entered.promise)
   await hook.entered.promise
   await expectCleanupAfter(t, app, hook)
 })

@@ -96,8 +96,7 @@ export class SafeLog {
    */
   get #isMute (): boolean {
     const log = this.#log as Partial<FastifyBaseLogger> & Leveled
-    if (EMPTY.test(String(log.error))) return true
-    return tryRead(() => log.isLevelEnabled?.('error') === false || streamOf(log)?.destroyed === true) === true
+    return tryRead(() => EMPTY.test(String(log.error)) || log.isLevelEnabled?.('error') === false || streamOf(log)?.destroyed === true) === true
   }
 
   #write (level: Level, message: string, details: { err?: Error } | undefined): void {

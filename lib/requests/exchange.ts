@@ -430,12 +430,14 @@ export class Exchange {
    */
   #watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): () => void {
     this.#noteWrites(stream, ['write', 'respond', 'additionalHeaders'])
-    const buffered = () => [stream.writableLength, stream.readableLength, this.request.readableLength, stream.state.localWindowSize].join()
     // Node sends a file itself, and only the socket shows it. Unreadable once the session is destroyed.
     const sent = () => stream.writableEnded && stream.writableLength === 0
       ? tryRead(() => (stream.session as ServerHttp2Session).socket.bytesWritten)
       : undefined
-    let before = [buffered(), sent()]
+    const state = () => [
+      stream.writableLength, stream.readableLength, this.request.readableLength, stream.state.localWindowSize, sent()
+    ].join()
+    let before = state()
     const stop = () => { clearInterval(timer) }
     const timer = setInterval(() => {
       // Gone, or the handler has set its own timer meanwhile.
@@ -443,9 +445,9 @@ export class Exchange {
         stop()
         return
       }
-      const current = [buffered(), sent()]
+      const current = state()
       // If the client has closed the flow-control window, nothing changes.
-      const moves = current.some((value, index) => value !== before[index])
+      const moves = current !== before
       before = current
       if (!moves && now() - this.#sentAt < limit) return
       this.#sentAt = now()
