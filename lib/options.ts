@@ -76,6 +76,7 @@ export interface Options extends Readonly<Required<Omit<GracefulOptions, 'shutdo
 
 /** Validates the user's options without changing them. */
 export function resolveOptions (input: GracefulOptions): Options {
+  assertObject(input, 'options of fastify-graceful')
   known('option', input, Object.keys(DEFAULTS), REGISTER_OPTIONS, AUTOLOAD_ADVICE)
   const given = givenOf(input, Object.keys(DEFAULTS) as Array<keyof GracefulOptions>)
   const options = { ...DEFAULTS, ...given } as Required<GracefulOptions>
@@ -131,7 +132,7 @@ export function routeOptionsOf (config: unknown): RouteOptions {
 
 /** Validates the options of a shutdown callback. */
 export function resolveCallbackOptions (options: CallbackOptions, shutdownTimeout: number): CallbackOptions {
-  assertValid(isObject(options), 'options of a shutdown callback', options, 'an object')
+  assertObject(options, 'options of a shutdown callback')
   known('option of a shutdown callback', options, ['name', 'timeout', 'when'])
   const { name, when } = options
   assertValid(['start', 'end', undefined].includes(when), 'option "when" of a shutdown callback', when, "'start' or 'end'")
@@ -143,6 +144,7 @@ export function resolveCallbackOptions (options: CallbackOptions, shutdownTimeou
 
 /** Validates the options of `fastify-graceful/prometheus`. */
 export function resolveMetricsOptions (options: GracefulMetricsOptions): GracefulMetricsOptions & { prefix: string } {
+  assertObject(options, 'options of fastify-graceful/prometheus')
   known('option', options, ['register', 'prefix'], REGISTER_OPTIONS)
   const { register, prefix = 'fastify_graceful_' } = options
   // Not instanceof: the registry may be of another copy of prom-client.
@@ -155,6 +157,10 @@ export function resolveMetricsOptions (options: GracefulMetricsOptions): Gracefu
 
 export function assertValid (isValid: boolean, name: string, value: unknown, allowed: string): asserts isValid {
   if (!isValid) throw new OptionInvalidError(name, show(value), allowed)
+}
+
+function assertObject (options: unknown, name: string): void {
+  assertValid(isObject(options), name, options, 'an object')
 }
 
 function milliseconds (name: string, value: unknown, least: number, most = LONGEST_TIMER, others = ''): number {

@@ -232,6 +232,17 @@ class Checks {
   }
 }
 
+t.test('rejects options that are not an object', async t => {
+  for (const options of ['30s', 30_000, true, []]) {
+    const error = await registrationError(options)
+    t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
+    t.match(error.message, 'Invalid options of fastify-graceful: got ')
+    t.match(error.message, 'allowed is an object')
+    const invalid = { code: 'FST_ERR_GRACEFUL_OPTION_INVALID', message: /options of fastify-graceful\/prometheus/ }
+    t.throws(() => resolveMetricsOptions(options as object), invalid)
+  }
+})
+
 t.test('rejects invalid probes', async t => {
   const cases: Array<[unknown, string]> = [
     ['health', 'leading slash'], ['', 'leading slash'], ['/a b', 'leading slash'], ['/:id', 'without parameters'],
