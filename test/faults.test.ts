@@ -3,10 +3,10 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
-import { COVERED, exitInTime, fixture, portOf, RawClient, runNode } from './helpers.ts'
+import { COVERED, exitInTime, fork, portOf, RawClient } from './helpers.ts'
 
 /** A process that fails endlessly does not fill its memory: one that kept each error would abort at this limit. */
-const boundedFork = (t: Test, name: string, env: Record<string, string>): Program => runNode(t, ['--max-old-space-size=160', fixture(name)], env)
+const boundedFork = (t: Test, name: string, env: Record<string, string>): Program => fork(t, name, env, ['--max-old-space-size=160'])
 
 const faults = [
   'throws', 'rejects', 'emits EPIPE', 'takes long for each line', 'throws in every method', 'is destroyed', 'is destroyed, in sync', 'is ended',

@@ -265,9 +265,19 @@ export function fixture (name: string): string {
   return new URL(`fixtures/${name}.ts`, import.meta.url).pathname
 }
 
+/** Where bundle.ts puts the programs. */
+export const BUNDLES = new URL('../.tap/bundles/', import.meta.url).pathname
+
+/** The command that runs a program in test/fixtures. Only its sources can be covered. */
+export function commandOf (name: string, env: Record<string, string> = {}, nodeOptions: readonly string[] = []): string[] {
+  // The bundles are as old as this run of tap.
+  const isBundled = process.env['TAP'] === '1' && !env['NODE_V8_COVERAGE']
+  return [process.execPath, ...nodeOptions, ...isBundled ? [`${BUNDLES}${name}.mjs`] : [...TYPESCRIPT, fixture(name)]]
+}
+
 /** Starts a program in test/fixtures, which ends with the test. */
-export function fork (t: Test, name: string, env: Record<string, string> = {}): Program {
-  return runNode(t, [fixture(name)], env)
+export function fork (t: Test, name: string, env: Record<string, string> = {}, nodeOptions: readonly string[] = []): Program {
+  return runCommand(t, commandOf(name, env, nodeOptions), env)
 }
 
 /** Whether tests that repeat the same shutdown many times, or with many clients, do so in full: `npm run test:long`. */

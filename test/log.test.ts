@@ -14,7 +14,7 @@ import Fastify from 'fastify'
 import { destination, pino } from 'pino'
 import gracefulPlugin from '../index.ts'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { COVERED, fixture, fork, listen, portOf, RawClient, runNode, TYPESCRIPT } from './helpers.ts'
+import { commandOf, COVERED, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
   const service = fork(t, 'no-logger', { ...COVERED, LOGGER })
@@ -70,7 +70,7 @@ async function logOfExit (t: Test, isFile: boolean): Promise<string> {
   t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
   const path = join(directory, 'log')
   const stdout = isFile ? openSync(path, 'w') : 'pipe'
-  const child = spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, ...TYPESCRIPT, fixture('many-lines')], { stdio: ['ignore', stdout, 'inherit'] })
+  const child = spawn('env', ['-u', 'NODE_OPTIONS', ...commandOf('many-lines')], { stdio: ['ignore', stdout, 'inherit'] })
   let log = ''
   child.stdout?.on('data', (chunk: Buffer) => { log += chunk.toString() })
   t.strictSame(await once(child, 'close'), [0, null])

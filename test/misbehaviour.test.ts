@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import { exitInTime, fixture, fork, portOf, RawClient, runCommand, TYPESCRIPT } from './helpers.ts'
+import { commandOf, exitInTime, fork, portOf, RawClient, runCommand } from './helpers.ts'
 
 t.jobs = 2
 
@@ -85,7 +85,7 @@ t.test('a hundred signals of four kinds in a millisecond end the process at once
 
 /** A program of test/fixtures under limits of the shell. */
 const limited = (t: Test, limits: string, name: string, env: Record<string, string> = {}, nodeOptions: string[] = []) =>
-  runCommand(t, ['sh', '-c', `${limits}; exec "$@"`, 'sh', process.execPath, ...nodeOptions, ...TYPESCRIPT, fixture(name)], env)
+  runCommand(t, ['sh', '-c', `${limits}; exec "$@"`, 'sh', ...commandOf(name, env, nodeOptions)], env)
 
 for (const when of ['before the signal', 'while draining']) {
   t.test(`a process that runs out of file descriptors ${when} answers the request in flight, cleans up and exits with 0`, async t => {

@@ -2,7 +2,7 @@ import t from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { CRASH_SIGNALS, DEFAULT_EVENTS, PROCESS_EVENTS } from '../lib/options.ts'
-import { COVERED, eventually, exitInTime, fixture, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
+import { COVERED, eventually, exitInTime, fork, listen, portOf, RawClient } from './helpers.ts'
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   t.test(`${signal} with a request in flight: answers it, cleans up, exits with 0`, async t => {
@@ -207,7 +207,7 @@ t.test('adds no process listeners if it is closed while it starts to listen', as
 
 for (const [how, args] of [['the flag none', ['--unhandled-rejections=none']], ['the flag warn', ['--unhandled-rejections=warn']], ['a listener', []]] as const) {
   t.test(`an unhandled rejection that Node does not treat as an error (${how}) does not start a shutdown`, async t => {
-    const service = runNode(t, [...args, fixture('service')], how === 'a listener' ? { AFTER_LISTEN: 'listen to rejections' } : {})
+    const service = fork(t, 'service', how === 'a listener' ? { AFTER_LISTEN: 'listen to rejections' } : {}, args)
     const port = await portOf(service)
     await new RawClient(port).get('/slow?ms=10&then=/reject', ['Connection: close']).closed
     const client = new RawClient(port).get('/slow?ms=300', ['Connection: close'])

@@ -104,7 +104,7 @@ t.test('SIGUSR2 is not listened to by default', async t => {
 
 t.test('with --heapsnapshot-signal=SIGUSR2, the service writes a snapshot and continues to serve', async t => {
   const directory = directoryOf(t)
-  const service = runNode(t, ['--heapsnapshot-signal=SIGUSR2', `--diagnostic-dir=${directory}`, fixture('service')])
+  const service = fork(t, 'service', {}, ['--heapsnapshot-signal=SIGUSR2', `--diagnostic-dir=${directory}`])
   const port = await portOf(service)
   service.kill('SIGUSR2')
   await eventually(() => readdirSync(directory).some(name => name.endsWith('.heapsnapshot')), 30_000)

@@ -17,12 +17,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectSecure } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { generate } from 'selfsigned'
-import { COVERED, LONG, RawClient, TYPESCRIPT, eventually, fixture, freePort, portOf, runCommand, socketPath } from './helpers.ts'
+import { COVERED, LONG, RawClient, TYPESCRIPT, commandOf, eventually, freePort, portOf, runCommand, socketPath } from './helpers.ts'
 import { Load } from './load.ts'
 
 const RESTARTS = LONG ? 5 : 2
 const PROTOCOLS = ['http', 'https', 'h2c', 'h2'] as const
-const RESTARTER = [process.execPath, ...TYPESCRIPT, fixture('restarter')]
+const RESTARTER = commandOf('restarter')
 
 const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
 const CERTIFICATE = JSON.stringify({ key, cert })
@@ -41,7 +41,7 @@ async function plainParent (t: Test, env: Record<string, string> = {}, path?: st
   const target = path ?? (server.address() as AddressInfo).port
   // Node has no public way to get the file descriptor of a server.
   const { fd } = (server as unknown as { _handle: { fd: number } })._handle // oxlint-disable-line no-underscore-dangle
-  const parent = runCommand(t, RESTARTER, { CERTIFICATE, ...env, ...path !== undefined && { SOCKET_PATH: path } }, [fd])
+  const parent = runCommand(t, commandOf('restarter', env), { CERTIFICATE, ...env, ...path !== undefined && { SOCKET_PATH: path } }, [fd])
   server.close()
   return { parent, target }
 }
