@@ -16,6 +16,7 @@ import { Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { bundles } from './bundle.ts'
 
 export interface LogLine {
   level: number
@@ -230,11 +231,11 @@ export async function visit (app: FastifyInstance, port: number): Promise<Visit>
  * Waits for a condition without an event, by checking it every millisecond, which leaves the processor to the programs that it waits
  * for. It gives up after `limit` milliseconds, well before a sweep of the plugin at its default drainTimeout could cause the condition.
  */
-export async function eventually (condition: () => boolean, limit = 10_000): Promise<void> {
+export async function eventually (condition: () => boolean, limit = 10_000, interval = 1): Promise<void> {
   const end = performance.now() + limit
   while (!condition()) {
     if (performance.now() > end) throw new Error(`Not within ${limit}ms: ${String(condition).replace(/^\(\) ?=> ?/, '')}`)
-    await sleep(1)
+    await sleep(interval)
   }
 }
 
@@ -265,14 +266,10 @@ export function fixture (name: string): string {
   return new URL(`fixtures/${name}.ts`, import.meta.url).pathname
 }
 
-/** Where bundle.ts puts the programs. */
-export const BUNDLES = new URL('../.tap/bundles/', import.meta.url).pathname
-
 /** The command that runs a program in test/fixtures. Only its sources can be covered. */
 export function commandOf (name: string, env: Record<string, string> = {}, nodeOptions: readonly string[] = []): string[] {
-  // The bundles are as old as this run of tap.
-  const isBundled = process.env['TAP'] === '1' && !env['NODE_V8_COVERAGE']
-  return [process.execPath, ...nodeOptions, ...isBundled ? [`${BUNDLES}${name}.mjs`] : [...TYPESCRIPT, fixture(name)]]
+  const isCovered = Boolean(env['NODE_V8_COVERAGE'])
+  return [process.execPath, ...nodeOptions, ...isCovered ? [...TYPESCRIPT, fixture(name)] : [join(bundles(), `${name}.mjs`)]]
 }
 
 /** Starts a program in test/fixtures, which ends with the test. */

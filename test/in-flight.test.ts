@@ -36,10 +36,17 @@ async function roundTrip (session: ClientHttp2Session): Promise<void> {
 setFlagsFromString('--expose-gc')
 const collectGarbage = runInNewContext('gc') as () => void
 
-/** Whether all of these weak references have been collected. */
-function collected (references: ReadonlyArray<WeakRef<object>>): boolean {
-  collectGarbage()
-  return references.every(reference => reference.deref() === undefined)
+/** Calls back after each garbage collection until the condition holds. Collecting takes long, so not as often as `eventually` looks. */
+async function afterCollecting (condition: () => boolean): Promise<void> {
+  await eventually(() => {
+    collectGarbage()
+    return condition()
+  }, 10_000, 100)
+}
+
+/** Resolves when all of these weak references have been collected. */
+async function collected (references: ReadonlyArray<WeakRef<object>>): Promise<void> {
+  await afterCollecting(() => references.every(reference => reference.deref() === undefined))
 }
 
 /** Expects that no request counts any longer and that a shutdown has nothing to wait for. */
@@ -544,7 +551,7 @@ t.test('a long pipeline on one connection keeps at most one finished reply', asy
   await eventually(() => client.text.match(/200 OK/g)?.length === 50)
   t.equal(replies.length, 50)
   // The last of them is referenced by the request behind it.
-  await eventually(() => collected(replies.slice(0, -1)))
+  await collected(replies.slice(0, -1))
   t.equal(app.inFlightRequests, 1, 'while the last one is not over')
   client.get('/', ['Connection: close'])
   held.release()
@@ -567,7 +574,7 @@ t.test('keeps neither the reply of a request that is over nor what its handler r
   const over = new RawClient(port).get('/', ['Connection: close'])
   await Promise.all([idle.until(/200 OK/), over.closed])
   t.equal(kept.length, 4)
-  await eventually(() => collected(kept))
+  await collected(kept)
   await expectNoneInFlight(t, target)
 })
 
@@ -602,7 +609,7 @@ t.test('keeps no HTTP/2 session that is closed, whoever closes it', async t => {
   refuses = true
   await once(open(), 'close')
   t.equal(sessions.length, 4)
-  await eventually(() => collected(sessions))
+  await collected(sessions)
 })
 
 t.test('a stream whose client leaves, or that fails, does not count', async t => {
@@ -1074,10 +1081,7 @@ for (const isHttp2 of [false, true]) {
       await eventually(() => app.inFlightRequests === 5)
       leave()
       // Until the next sweep, which lets go of them.
-      await eventually(() => {
-        collectGarbage()
-        return app.inFlightRequests === 0
-      })
+      await afterCollecting(() => app.inFlightRequests === 0)
       const { completed, cut, exitCode } = await app.gracefulShutdown.shutdown()
       t.strictSame({ completed, cut, exitCode }, { completed: 0, cut: [], exitCode: 0 })
     })
@@ -1157,10 +1161,7 @@ t.test('requests that another server passes on, or that are injected, do not cou
     await eventually(() => app.inFlightRequests === 1)
     client.socket.destroy()
     await app.inject('/endless')
-    await eventually(() => {
-      collectGarbage()
-      return app.inFlightRequests === 0
-    })
+    await afterCollecting(() => app.inFlightRequests === 0)
     t.equal(log.messages(/has not answered since its client left/).length, round)
   }
 })
