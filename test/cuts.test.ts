@@ -140,3 +140,15 @@ t.test('of a pipeline that is cut, each request is answered, and only the last r
   t.strictSame(answers.map(answer => /^connection: close/im.test(answer)), [false, false, true])
   held.release()
 })
+
+t.test('of thousands of requests that are cut, 1,000 have a log line of their own, and the report has all of them', async t => {
+  const { app, log } = await createApp(t, { drainTimeout: 100 })
+  app.get('/never', async () => { await new Promise(() => {}) })
+  const answers = Array.from({ length: 1_001 }, async () => await app.inject('/never'))
+  await eventually(() => app.inFlightRequests === 1_001)
+  const { cut } = await app.gracefulShutdown.shutdown()
+  t.equal(cut.length, 1_001)
+  t.equal(log.messages(/^Request cut/).length, 1_000)
+  t.equal(log.messages(/^1001 requests were cut; not each has its own line/).length, 1)
+  t.ok((await Promise.all(answers)).every(({ statusCode }) => statusCode === 503))
+})

@@ -28,7 +28,7 @@ interface End {
 
 /** Sends SIGTERM, with or without a request that must be cut, and returns how the process ended. */
 async function endOf (t: Test, how: string, { cuts = false, options = {}, other = {} }: Settings = {}): Promise<End> {
-  const service = fork(t, 'own-exit', { ...COVERED, HOW: how, OPTIONS: JSON.stringify({ drainTimeout: 200, ...options }), ...other })
+  const service = fork(t, 'own-exit', { ...cuts && COVERED, HOW: how, OPTIONS: JSON.stringify({ drainTimeout: 200, ...options }), ...other })
   const port = await portOf(service)
   await service.log.line(/^ready$/)
   if (cuts) {

@@ -17,7 +17,7 @@ import { SIGNAL_COPY } from '../lib/times.ts'
 import { commandOf, COVERED, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
-  const service = fork(t, 'no-logger', { ...COVERED, LOGGER })
+  const service = fork(t, 'no-logger', { ...['no logger', 'a logger that throws'].includes(LOGGER) && COVERED, LOGGER })
   new RawClient(await portOf(service)).get('/stuck')
   t.strictSame(await service.exit, { code: 1, signal: null })
   return service.output()
@@ -33,7 +33,7 @@ for (const logger of ['no logger', 'logger: false', 'level silent', 'level fatal
     t.match(output, /^Shutdown complete, but not everything went well/m)
     if (logger === 'a logger that throws') t.match(output, /^Uncaught error: uncaught on purpose$/m)
     else {
-      t.match(output, /^Error: uncaught on purpose\n {4}at .*no-logger\.ts[^]*cause on purpose/m, 'with its stack')
+      t.match(output, /^Error: uncaught on purpose\n {4}at .*no-logger\.(?:ts|mjs)[^]*cause on purpose/m, 'with its stack')
       t.equal(output.match(/^Error: uncaught on purpose$/gm)?.length, 1, 'once, although there are two instances')
     }
     t.notMatch(output, 'Waiting for')

@@ -5,14 +5,14 @@ import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
-import { connect } from 'node:net'
+import { connect, createServer as createTcpServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
 import { CLOSE_GRACE } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient, socketPath } from './helpers.ts'
+import { commandOf, COVERED, createApp, Deferred, eventually, heldRoute, listen, RawClient, runCommand, socketPath } from './helpers.ts'
 
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
 const REUSES_PORT = major > 22 || (major === 22 && minor >= 12)
@@ -394,4 +394,25 @@ t.test('with reusePort, new connections go to the other process while draining',
   held.release()
   await client.until(/"held":true/)
   t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
+})
+
+t.test('with an inherited listener, a request that arrives just after the last one in flight has ended is served', async t => {
+  const parent = createTcpServer().listen(0, '127.0.0.1')
+  await once(parent, 'listening')
+  const { port } = parent.address() as AddressInfo
+  // Node has no public way to get the file descriptor of a server.
+  const { fd } = (parent as unknown as { _handle: { fd: number } })._handle // oxlint-disable-line no-underscore-dangle
+  const service = runCommand(t, commandOf('socket-activated', COVERED), COVERED, [fd])
+  await service.log.line(/listening at/)
+  parent.close()
+  const clients = [new RawClient(port).get('/slow'), new RawClient(port).get('/')] as const
+  await service.log.line(/slow request is in/)
+  await clients[1].until(/200 OK/)
+  service.kill('SIGTERM')
+  await service.log.line(/^All requests drained/)
+  await clients[1].get('/slow').closed
+  t.match(clients[0].text, /^HTTP\/1\.1 200 OK/)
+  t.match(clients[1].text, /^HTTP\/1\.1 200 OK[^]*HTTP\/1\.1 200 OK/)
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.equal(service.log.messages(/^All requests drained/).length, 2)
 })

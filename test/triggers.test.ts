@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import { gracefulPlugin } from '../index.ts'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { COVERED, createApp, eventually, fixture, fork, heldRoute, listen, portOf, RawClient, runNode, socketPath } from './helpers.ts'
+import { COVERED, createApp, eventually, fixture, fork, heldRoute, listen, portOf, RawClient, runNode, socketPath, TYPESCRIPT } from './helpers.ts'
 
 /** Milliseconds until several processes have started on a busy machine. */
 const FORKED = 30_000
@@ -28,7 +28,7 @@ const phases = [
 for (const signal of ['SIGTERM', 'SIGINT'] as const) {
   for (const [phase, env, message] of phases) {
     t.test(`a second signal, ${signal}, exits at once while ${phase}, and lost requests are named`, async t => {
-      const service = fork(t, 'service', { ...COVERED, ...env })
+      const service = fork(t, 'service', { ...phase === 'draining' && COVERED, ...env })
       const client = new RawClient(await portOf(service)).get('/stuck')
       await service.log.line(/stuck request is in/)
       service.kill('SIGTERM')
@@ -159,7 +159,8 @@ interface Ended {
 
 /** Sends SIGTERM with a request in flight in each instance. Returns the responses, and how the process ended. */
 async function endInstances (t: Test, instances: Instance[], env: Record<string, string> = {}): Promise<Ended> {
-  const service = fork(t, 'instances', { INSTANCES: JSON.stringify(instances), ...env })
+  // The copy consists of sources.
+  const service = fork(t, 'instances', { INSTANCES: JSON.stringify(instances), ...env }, TYPESCRIPT)
   const clients = (await portsOf(service)).map(port => new RawClient(port).get('/'))
   await Promise.all(instances.map(async (_, index) => await service.log.line(new RegExp(`^${index} is in`))))
   service.kill('SIGTERM')
@@ -230,7 +231,7 @@ t.test('instances of two copies of the package that are closed at the same time 
 
 for (const what of ['another one begins to listen', 'another one closes', 'another one begins to listen afterwards']) {
   t.test(`SIGTERM is handled while one instance listens and ${what}; all instances shut down`, async t => {
-    const service = fork(t, 'coming-and-going', { ...COVERED, CASE: what })
+    const service = fork(t, 'coming-and-going', { ...what.endsWith('afterwards') && COVERED, CASE: what })
     t.strictSame(await service.exit, { code: 0, signal: null })
     t.strictSame(service.log.messages(/cleans up$/).sort(), ['first cleans up', 'second cleans up'])
   })

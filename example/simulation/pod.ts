@@ -1,6 +1,6 @@
 // One pod that terminates, and what happens to each request. All times are milliseconds since the pod was deleted, which
 // is when endpoint removal starts. The plugin itself cannot run in simulated time, because its connections are real. So
-// this file models its timeline; test/simulation.test.ts compares it with the plugin.
+// this file models its timeline; test/system/simulation.test.ts compares it with the plugin.
 
 import type { Options } from '../../lib/options.ts'
 import { QUIET } from '../../lib/times.ts'

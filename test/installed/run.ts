@@ -1,6 +1,6 @@
 // The packed package with test runners, compilers, bundlers and the oldest Fastify: `npm run test:package`.
 //
-// test/package.test.ts has what is quick. What these tests need is installed into a cache, as for the other suites.
+// test/system/package.test.ts has what is quick. What these tests need is installed into a cache, as for the other suites.
 
 import t from 'tap'
 import type { Test } from 'tap'

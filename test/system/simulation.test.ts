@@ -1,22 +1,22 @@
 // The simulation compared with its theoretical results and with the plugin itself.
 
 import t from 'tap'
-import type { Result } from '../example/simulation/rollout.ts'
+import type { Result } from '../../example/simulation/rollout.ts'
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parse } from 'yaml'
-import { readConfig } from '../example/config.ts'
-import { meets, timeline } from '../example/simulation/pod.ts'
-import { Random } from '../example/simulation/random.ts'
-import { checked, simulate } from '../example/simulation/rollout.ts'
-import { schedule } from '../example/simulation/schedule.ts'
+import { readConfig } from '../../example/config.ts'
+import { meets, timeline } from '../../example/simulation/pod.ts'
+import { Random } from '../../example/simulation/random.ts'
+import { checked, simulate } from '../../example/simulation/rollout.ts'
+import { schedule } from '../../example/simulation/schedule.ts'
 import {
   bounds, durationByQuiet, leastOfEach, lossesByDelay, lossesByDrain, lossesByPreStop, lossesByQuiet, MANY, MODEL, recommend,
   RECOMMENDED, rollout, sampled
-} from '../example/simulation/tables.ts'
-import { resolveOptions } from '../lib/options.ts'
-import { createApp, listen, RawClient } from './helpers.ts'
-import { page, timesGiven } from './pages.ts'
+} from '../../example/simulation/tables.ts'
+import { resolveOptions } from '../../lib/options.ts'
+import { createApp, listen, RawClient } from '../helpers.ts'
+import { page, timesGiven } from '../pages.ts'
 
 type Change = Parameters<typeof rollout>[0]
 const run = (change: Change, seed = 1) => simulate(rollout(change), seed)
@@ -170,7 +170,7 @@ interface PodSpec {
 
 /** The numbers of an example. */
 function deployment (file: string) {
-  const text = readFileSync(new URL(`../example/kubernetes/${file}`, import.meta.url), 'utf8')
+  const text = readFileSync(new URL(`../../example/kubernetes/${file}`, import.meta.url), 'utf8')
   const { spec: { template: { spec } } } = parse(text) as { spec: { template: { spec: PodSpec } } }
   const { terminationGracePeriodSeconds, containers: [{ env, lifecycle }] } = spec
   return {

@@ -3,8 +3,8 @@
 import t from 'tap'
 import { SpanStatusCode } from '@opentelemetry/api'
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
-import { traceShutdowns } from '../example/opentelemetry.ts'
-import { createApp, fork, heldRoute, listen, portOf, RawClient } from './helpers.ts'
+import { traceShutdowns } from '../../example/opentelemetry.ts'
+import { createApp, fork, heldRoute, listen, portOf, RawClient } from '../helpers.ts'
 
 t.test('a shutdown is one trace, with a span for each phase and callback', async t => {
   const exporter = new InMemorySpanExporter()

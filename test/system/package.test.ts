@@ -10,7 +10,7 @@ const execute = promisify(execFile)
 /** By way of `env`, because the test runner adds options to each Node process that it sees started. Nothing that they run is covered. */
 const run = async (file: string, args: string[], options: object = {}): Promise<{ stdout: string, stderr: string }> =>
   await execute('env', ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', file, ...args], options)
-const root = new URL('..', import.meta.url).pathname
+const root = new URL('../..', import.meta.url).pathname
 const manifest = JSON.parse(readFileSync(`${root}/package.json`, 'utf8')) as {
   dependencies: object, peerDependencies: object, peerDependenciesMeta: object, engines: object, exports: object
 }
@@ -165,7 +165,7 @@ t.test('two copies in one process share one listener and one close-with-grace', 
   const { stdout: output } = await program('copies.mjs', `
     import Fastify from 'fastify'
     import one from 'fastify-graceful'
-    import two from './node_modules/fastify-graceful-copy/main.cjs'
+    import two from '../node_modules/fastify-graceful-copy/main.cjs'
     for (const plugin of [one, two]) {
       const app = Fastify()
       await app.register(plugin)

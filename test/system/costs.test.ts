@@ -2,11 +2,11 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { LogLine } from './helpers.ts'
+import type { LogLine } from '../helpers.ts'
 import { once } from 'node:events'
 import { connect } from 'node:http2'
-import { COVERED, fork, LONG, portOf, RawClient } from './helpers.ts'
-import { stressHttp2 } from './stress/h2-shutdown.ts'
+import { fork, LONG, portOf, RawClient } from '../helpers.ts'
+import { stressHttp2 } from '../stress/h2-shutdown.ts'
 
 interface Crowd {
   requests: number
@@ -21,7 +21,7 @@ interface Crowd {
 
 /** Shuts a service down with this number of requests in flight. */
 async function shutDownCrowd (t: Test, { requests, connections, how, late = false, log = '', options }: Crowd): Promise<{ cost: Partial<LogLine>, time: number }> {
-  const program = fork(t, 'crowd', { ...how === 'cut' && COVERED, REQUESTS: String(requests), HOW: how, LOG: log, OPTIONS: JSON.stringify(options) })
+  const program = fork(t, 'crowd', { REQUESTS: String(requests), HOW: how, LOG: log, OPTIONS: JSON.stringify(options) })
   const port = await portOf(program)
   const each = requests / connections
   let start = performance.now()

@@ -2,7 +2,7 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { Program } from './helpers.ts'
+import type { Program } from '../helpers.ts'
 import { parser } from '@prometheus-io/lezer-promql'
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -12,9 +12,9 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Registry } from 'prom-client'
 import { parse, stringify } from 'yaml'
-import { gracefulMetrics } from '../lib/prometheus.ts'
-import { createApp, freePort, portOf, RawClient, runCommand, runNode } from './helpers.ts'
-import { ROOT } from './pages.ts'
+import { gracefulMetrics } from '../../lib/prometheus.ts'
+import { createApp, freePort, portOf, RawClient, runCommand, runNode } from '../helpers.ts'
+import { ROOT } from '../pages.ts'
 
 const RULES = `${ROOT}example/prometheus/rules.yml`
 const { groups: [rules] } = parse(readFileSync(RULES, 'utf8')) as {

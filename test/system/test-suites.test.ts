@@ -10,8 +10,8 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import Fastify from 'fastify'
 import { useFakeTimers } from 'sinon'
-import gracefulPlugin from '../index.ts'
-import { createApp, fork, listen, portOf, RawClient } from './helpers.ts'
+import gracefulPlugin from '../../index.ts'
+import { createApp, fork, listen, portOf, RawClient } from '../helpers.ts'
 
 /** Milliseconds that close() takes after a fetch over keep-alive. */
 async function closeAfterFetch (withPlugin: boolean, options: object, listens = listen): Promise<number> {
@@ -140,8 +140,8 @@ for (const [name, fake] of Object.entries(fakes)) {
 }
 
 t.test('close() resolves while vitest fakes timers', async t => {
-  const root = fileURLToPath(new URL('fixtures/vitest', import.meta.url))
-  const vitest = fileURLToPath(new URL('../node_modules/vitest/vitest.mjs', import.meta.url))
+  const root = fileURLToPath(new URL('../fixtures/vitest', import.meta.url))
+  const vitest = fileURLToPath(new URL('../../node_modules/vitest/vitest.mjs', import.meta.url))
   // By way of `env`, because the test runner adds its environment to each Node process that it sees started, but vitest compiles the
   // source in its own way, which confuses the coverage.
   const clean = ['-i', `PATH=${process.env.PATH}`, process.execPath]

@@ -8,13 +8,13 @@ import { builtinModules, createRequire } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
-import { readConfig } from '../example/config.ts'
-import { resolveOptions } from '../lib/options.ts'
-import { eventually, Log, RawClient, TYPESCRIPT } from './helpers.ts'
-import { pages } from './pages.ts'
-import { BALANCERS, CHECKS, REMOVAL } from './rolling/balancers.ts'
+import { readConfig } from '../../example/config.ts'
+import { resolveOptions } from '../../lib/options.ts'
+import { eventually, Log, RawClient, TYPESCRIPT } from '../helpers.ts'
+import { pages } from '../pages.ts'
+import { BALANCERS, CHECKS, REMOVAL } from '../rolling/balancers.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
+const root = fileURLToPath(new URL('../..', import.meta.url))
 const read = (path: string) => readFileSync(`${root}/example/${path}`, 'utf8')
 const load = createRequire(import.meta.url)
 
@@ -226,7 +226,7 @@ t.test('Compose, systemd and PM2 run the command of the image and wait longer th
   const [port] = /\bPORT=(\d+)/.exec(file)?.slice(1) ?? []
   t.match(read('systemd/api.socket'), `\nListenStream=127.0.0.1:${port}\n`)
 
-  const { apps: [pm2] } = load('../example/pm2/ecosystem.config.cjs') as { apps: [Record<string, unknown> & { kill_timeout: number, env: NodeJS.ProcessEnv }] }
+  const { apps: [pm2] } = load('../../example/pm2/ecosystem.config.cjs') as { apps: [Record<string, unknown> & { kill_timeout: number, env: NodeJS.ProcessEnv }] }
   t.match(pm2, { script: COMMAND[1], cwd: /example\/pm2\/\.\.\/\.\.$/, exec_mode: 'cluster', wait_ready: true, shutdown_with_message: true })
   t.ok(pm2.kill_timeout >= readConfig(pm2.env).shutdownTimeout + 5_000)
 })
@@ -268,8 +268,8 @@ t.test('the image runs one command, listens on the network, and contains exactly
   const text = scripts.map(name => readFileSync(`${directory}/dist/${name}`, 'utf8')).join('\n')
   const imports = [...text.matchAll(/^(?:(?:import|export|\}) .*from|import) '((?:@[^/'\n]+\/)?[^./'\n][^/'\n]*)/gm)].map(([, name = '']) => name)
   const packages = [...new Set(imports)].filter(name => !name.startsWith('node:') && !builtinModules.includes(name)).sort()
-  const { dependencies } = load('../example/package.json') as { dependencies: Record<string, string> }
-  const ours = load('../package.json') as { dependencies: object, devDependencies: { fastify: string } }
+  const { dependencies } = load('../../example/package.json') as { dependencies: Record<string, string> }
+  const ours = load('../../package.json') as { dependencies: object, devDependencies: { fastify: string } }
   t.strictSame(Object.keys({ ...dependencies, ...ours.dependencies }).sort(), packages)
   t.equal(dependencies['fastify'], ours.devDependencies.fastify, 'in the version that is tested')
 

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import Database from 'libsql'
-import { portOf, runNode } from './helpers.ts'
+import { portOf, runNode } from '../helpers.ts'
 
 const JOBS = 6
 
@@ -14,7 +14,7 @@ t.test('a job in progress at SIGTERM is finished, the next ones are left to the 
   const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
   t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
   const file = join(directory, 'jobs.db')
-  const start = () => runNode(t, [fileURLToPath(new URL('../example/worker.ts', import.meta.url))], { DATABASE: file, PORT: '0', JOB_TIME: '300' })
+  const start = () => runNode(t, [fileURLToPath(new URL('../../example/worker.ts', import.meta.url))], { DATABASE: file, PORT: '0', JOB_TIME: '300' })
   const first = start()
   const port = await portOf(first)
   for (let job = 0; job < JOBS; job++) {

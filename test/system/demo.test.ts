@@ -4,10 +4,10 @@ import t, { type Test } from 'tap'
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { eventually, runCommand, type Program } from './helpers.ts'
-import { parse } from './pictures/parse.ts'
+import { eventually, runCommand, type Program } from '../helpers.ts'
+import { parse } from '../pictures/parse.ts'
 
-const ROOT = fileURLToPath(new URL('..', import.meta.url))
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const DEMO = [process.execPath, '--import', 'tsx', 'example/demo.ts']
 const IN_COLOUR = { TERM: 'xterm', NO_COLOR: '' }
 const ESCAPE = '\x1b'

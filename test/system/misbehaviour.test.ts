@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import { commandOf, exitInTime, fork, portOf, RawClient, runCommand } from './helpers.ts'
+import { commandOf, exitInTime, fork, portOf, RawClient, runCommand } from '../helpers.ts'
 
 t.jobs = 2
 

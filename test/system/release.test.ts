@@ -6,7 +6,7 @@ import { chmodSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeF
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
+const root = fileURLToPath(new URL('../..', import.meta.url))
 const clone = join(t.testdir({}), 'clone')
 const ADDRESS = ['author', 'repository', 'bugs', 'homepage']
 const bin = join(clone, '../bin')
