@@ -5,15 +5,16 @@ import type { FastifyInstance } from 'fastify'
 import type { ClientHttp2Session } from 'node:http2'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
-import { PassThrough } from 'node:stream'
+import { PassThrough, Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
 import sse from '@fastify/sse'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
-import { createApp, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 interface Greeted {
   client: WebSocket
@@ -114,6 +115,31 @@ t.test("a stream that onShutdown: 'end' cannot end, because its end() has been r
   t.ok(phases.draining < 5_000, `${phases.draining}ms`)
   await client.closed
 })
+
+for (const isHttp2 of [false, true]) {
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: onShutdown: 'end' does not end a response with a content-length, which would be truncated`, async t => {
+    const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
+    const entered = new Deferred()
+    const released = new Deferred()
+    app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, async (_request, reply) => {
+      entered.resolve()
+      return await reply.header('content-length', 10).send(Readable.from((async function * () {
+        yield 'begun'
+        await released.promise
+        yield 'ended'
+      })()))
+    })
+    const body = read(isHttp2, await listen(app), '/')
+    await entered.promise
+    await eventually(() => [...app.gracefulShutdown.inFlight()].length === 1)
+    const report = app.gracefulShutdown.shutdown()
+    // A response that begins late is ended within a second.
+    await sleep(1_200)
+    released.resolve()
+    t.equal(await body, 'begunended')
+    t.match(await report, { cut: [], completed: 1, exitCode: 0 })
+  })
+}
 
 t.test('injectWS() works, and its WebSocket gets 1001', async t => {
   const { app } = await createApp(t)

@@ -140,8 +140,8 @@ export type GracefulRouteOptions = false | {
   writeTimeout?: number | false
   /**
    * With `'end'`, a response that has begun is ended as draining starts, such as an event stream or NDJSON, or over the time of
-   * {@link GracefulOptions.spread}; one that begins later, within a second. What the handler writes then is ignored. Default: the
-   * drain waits for the handler to end it.
+   * {@link GracefulOptions.spread}; one that begins later, within a second; one with a `content-length` is not. What the handler writes
+   * then is ignored. Default: the drain waits for the handler to end it.
    */
   onShutdown?: 'end'
   /**

@@ -248,6 +248,11 @@ export class Exchange {
     return this.response.headersSent || this.response.writableEnded || (this.isUpgrade && this.isHijacked)
   }
 
+  /** Whether the response has begun and may be ended at any time, because its head has not told its length. */
+  get isOpenEnded (): boolean {
+    return this.response.headersSent && !this.response.writableEnded && !this.response.hasHeader('content-length')
+  }
+
   /** Whether the handler writes the response itself, without Fastify. */
   get isHijacked (): boolean {
     return !this.response.writableEnded && this.reply?.sent === true

@@ -216,7 +216,7 @@ export class InFlight {
   /** What ends each response that has begun, of routes that ask for it. */
   goodbyes (): Goodbye[] {
     return this.exchanges
-      .filter(({ options, response }) => options.onShutdown === 'end' && response.headersSent && !response.writableEnded)
+      .filter(({ options, isOpenEnded }) => options.onShutdown === 'end' && isOpenEnded)
       .map(exchange => [exchange, () => { exchange.end() }])
   }
 
