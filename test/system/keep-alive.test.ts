@@ -2,11 +2,11 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { Program } from './helpers.ts'
+import type { Program } from '../helpers.ts'
 import { Agent, get } from 'node:http'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fork, LONG, RawClient } from './helpers.ts'
+import { fork, LONG, RawClient } from '../helpers.ts'
 
 const CLIENTS = 100
 const RUNS = LONG ? 20 : 2
