@@ -39,9 +39,9 @@
 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
+import cluster from 'node:cluster'
 import fp from 'fastify-plugin'
-import { beforeCall } from './lib/before-call.ts'
-import { adoptServers, assertNotShared, isOwned } from './lib/connections/servers.ts'
+import { adoptServers, assertNotShared, isOwned, observeListen } from './lib/connections/servers.ts'
 import { Connections } from './lib/connections/sockets.ts'
 import { WebSockets } from './lib/connections/upgraded.ts'
 import { AlreadyRegisteredError, DecoratorTakenError, NotRootError } from './lib/errors.ts'
@@ -152,13 +152,12 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     })
   })
 
-  let isListenerGiven = false
-  let isPortShared = false
+  let isListenerShared = false
   fastify.addHook('onListen', done => {
     for (const [name, value] of perhapsSeconds(options)) {
       log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
     }
-    connections.fastifyListens(isListenerGiven, isPortShared)
+    connections.fastifyListens(isListenerShared)
     // Fastify completes a listen() that was in progress when the instance was closed.
     if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()
     done()
@@ -167,11 +166,12 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // Whatever closes the instance runs the whole shutdown and waits for its end.
   fastify.close = closeWith(shutdown, phase, fastify, close) as typeof fastify.close
   // Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's.
-  beforeCall(fastify as { listen: (...args: never[]) => unknown }, 'listen', listenOptions => {
-    const given = listenOptions as { signal?: Partial<AbortSignal>, fd?: unknown, reusePort?: unknown } | undefined
-    isListenerGiven = typeof given?.fd === 'number'
-    isPortShared = given?.reusePort === true
-    given?.signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
+  observeListen(fastify, ({ signal, fd, reusePort, exclusive }, ended) => {
+    // With `fd`, the parent process keeps the listener open, as systemd does.
+    isListenerShared = typeof fd === 'number' || reusePort === true || (cluster.isWorker && exclusive !== true)
+    signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
+    // With an aborted signal, it only closes the instance.
+    if (signal?.aborted !== true) connections.listenEnded = ended
   })
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
   closeHooks.attach(shutdown)

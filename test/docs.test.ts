@@ -16,7 +16,7 @@ import { withTable, type Result } from './hostile/report.ts'
 import { anchors, codes, links, membersOf, page, pages, ROOT, rows, section, timesGiven } from './pages.ts'
 
 const LANGUAGES = new Set([
-  'ts', 'js', 'cjs', 'json', 'yaml', 'sh', 'text', 'http', 'nginx', 'haproxy', 'ini', 'dockerfile', 'diff', 'promql'
+  'ts', 'js', 'cjs', 'json', 'yaml', 'sh', 'text', 'http', 'nginx', 'haproxy', 'ini', 'dockerfile', 'diff', 'promql', 'html'
 ])
 
 /** What a CommonJS module may use without declaring it: Node compiles it as the body of a function with these parameters. */

@@ -6,7 +6,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, constants } from 'node:http2'
 import { connect } from 'node:net'
-import { PassThrough, Readable } from 'node:stream'
+import { Duplex, PassThrough, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -1042,6 +1042,56 @@ for (const protocol of ['HTTP/1', 'HTTP/2']) {
       }
       await eventually(() => app.inFlightRequests === 0)
       t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    })
+  }
+}
+
+/** Streams whose first byte does not come, and that end without an error if they are destroyed. */
+const fromWeb: Record<string, () => Readable> = {
+  'a stream that waits': () => Readable.fromWeb(new ReadableStream({ pull: async () => { await new Promise(() => {}) } })),
+  // It is only over when its iterator has returned.
+  'an iterator that waits': () => Readable.fromWeb(ReadableStream.from((async function * () {
+    await sleep(300)
+    yield 'x'
+  })())),
+  'the body of a response': () => Readable.fromWeb(new Response(new ReadableStream()).body as ReadableStream),
+  'a duplex stream': () => Duplex.fromWeb(new TransformStream())
+}
+
+for (const [what, make] of Object.entries(fromWeb)) {
+  for (const when of ['before the shutdown', 'while it drains']) {
+    t.test(`a request that is answered with ${what}, made from a web stream, and whose client leaves ${when}, is over`, async t => {
+      const { app, log } = await createApp(t)
+      const entered: string[] = []
+      const answer = async (request: FastifyRequest) => {
+        // Of a request that has been read to its end, Fastify does not see that it is aborted.
+        for await (const _ of request.raw) { /* nothing is in it */ }
+        entered.push(request.url)
+        return make()
+      }
+      app.post('/', async (request, reply) => {
+        entered.push(request.url)
+        return await reply.send(make())
+      })
+      app.get('/get', answer)
+      app.setNotFoundHandler(answer)
+      const port = await listen(app)
+      const clients = [
+        new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}'),
+        new RawClient(port).get('/get'), new RawClient(port).get('/missing')
+      ]
+      await eventually(() => entered.length === clients.length)
+      const leave = () => { for (const { socket } of clients) socket.destroy() }
+      if (when === 'before the shutdown') {
+        leave()
+        await eventually(() => app.inFlightRequests === 0)
+      }
+      const report = app.gracefulShutdown.shutdown()
+      if (when === 'while it drains') {
+        await log.line(/Waiting for 3 in-flight requests/)
+        leave()
+      }
+      t.match(await report, { cut: [], exitCode: 0 })
     })
   }
 }

@@ -157,6 +157,22 @@ t.test('an uncaught error goes to stderr if the transport of the log cannot star
   t.match(program.output(), /ENOENT.*nonexistent/)
 })
 
+t.test('callbacks get the logger itself if its child() throws, and a flush() that throws delays nothing', async t => {
+  const logger = pino({ level: 'silent' })
+  const fail = () => { throw new Error('on purpose') }
+  const loggerInstance = Object.assign(Object.create(logger) as typeof logger, { flush: fail })
+  const app = Fastify({ loggerInstance })
+  await app.register(gracefulPlugin)
+  let given: unknown
+  app.registerShutdownCallback(({ log }) => { given = log })
+  await app.ready()
+  Object.assign(loggerInstance, { child: fail })
+  const { exitCode, time } = await app.gracefulShutdown.shutdown()
+  t.equal(given, app.log)
+  t.equal(exitCode, 0)
+  t.ok(time < 1_000, `${time}ms`)
+})
+
 t.test('a logger whose flush() rejects does not end the process', async t => {
   const logger = pino({ level: 'silent' })
   const loggerInstance = Object.assign(Object.create(logger) as typeof logger, { flush: async () => { throw new Error('unreachable') } })

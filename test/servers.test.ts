@@ -396,6 +396,51 @@ t.test('with reusePort, new connections go to the other process while draining',
   t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
 })
 
+for (const form of ['a promise', 'a callback']) {
+  for (const when of ['in the same turn', 'a moment later', 'by other code, with the original close(), a moment later']) {
+    t.test(`close() while listen() on localhost, with ${form}, is in progress closes the instance, if called ${when}`, async t => {
+      t.teardown(resolveToBothLoopbacks())
+      for (let round = 0; round < 10; round++) {
+        const app = Fastify()
+        const close = app.close.bind(app)
+        await app.register(gracefulPlugin)
+        await app.ready()
+        const listening = form === 'a promise'
+          ? app.listen({ port: 0 })
+          : new Promise((resolve, reject) => {
+            app.listen({ port: 0 }, error => {
+              if (error === null) resolve(undefined)
+              else reject(error)
+            })
+          })
+        if (when !== 'in the same turn') await sleep(round / 2)
+        await (when.startsWith('by other code') ? close() : app.close())
+        await listening
+        t.notOk(app.server.listening)
+        t.strictSame(app.addresses(), [])
+      }
+    })
+  }
+}
+
+t.test('a listen() that fails is not waited for, and its rejection is not handled by the plugin', async t => {
+  const { app } = await createApp(t)
+  const other = Fastify()
+  t.teardown(async () => { await other.close() })
+  const port = Number(new URL(await other.listen({ port: 0, host: '127.0.0.1' })).port)
+  const rejections: unknown[] = []
+  const note = (error: unknown) => { rejections.push(error) }
+  process.on('unhandledRejection', note)
+  t.teardown(() => { process.off('unhandledRejection', note) })
+  void app.listen({ port, host: '127.0.0.1' })
+  await eventually(() => rejections.length === 1)
+  t.match(rejections, [{ code: 'EADDRINUSE' }])
+  t.throws(() => app.listen({ port: 0, signal: {} as AbortSignal }), { code: 'FST_ERR_LISTEN_OPTIONS_INVALID' })
+  const start = performance.now()
+  await app.close()
+  t.ok(performance.now() - start < 500)
+})
+
 t.test('with an inherited listener, a request that arrives just after the last one in flight has ended is served', async t => {
   const parent = createTcpServer().listen(0, '127.0.0.1')
   await once(parent, 'listening')

@@ -371,6 +371,22 @@ t.test('node:cluster: SIGTERM to a worker ends only that worker', async t => {
   t.match(other.text, /200 OK/)
 })
 
+t.test('node:cluster: if all workers shut down, new connections are served during the delay, and are told that no worker is ready', async t => {
+  const service = fork(t, 'cluster', { DELAY: '3000' })
+  const port = await portOfWorkers(service)
+  const listening = service.log.lines.filter(({ msg }) => msg.startsWith('Server listening')) as unknown as Array<{ pid: number }>
+  for (const { pid } of listening) process.kill(pid, 'SIGTERM')
+  await eventually(() => service.log.messages(/still serving for 3000ms/).length === 2, FORKED)
+  for (const [path, status] of [['/', 200], ['/ready', 503]] as const) {
+    const clients = Array.from({ length: 8 }, () => new RawClient(port).get(path))
+    await Promise.all(clients.map(async ({ closed }) => { await closed }))
+    for (const { text } of clients) t.match(text, new RegExp(`^HTTP/1\\.1 ${status} (?:.+\r\n)*connection: close`, 'i'), path)
+  }
+  t.strictSame(service.log.messages(/^Waiting for/), [], 'still in the delay')
+  t.match(await service.exit, { code: 0 })
+  t.strictSame(service.log.messages(/^worker exited/), ['worker exited: 0 null', 'worker exited: 0 null'])
+})
+
 t.test('node:cluster: while a worker shuts down, new connections are served by the other one', async t => {
   const service = fork(t, 'cluster', COVERED)
   const port = await portOfWorkers(service)

@@ -4,7 +4,9 @@
 import type { FastifyInstance } from 'fastify'
 import type { AddressInfo, ListenOptions, Server } from 'node:net'
 import { subscribe } from 'node:diagnostics_channel'
+import { Deferred } from '../deferred.ts'
 import { ServerSharedError } from '../errors.ts'
+import { type AnyFunction } from '../values.ts'
 
 /** The adopt function of each instance, by the request listener that all its servers share. */
 const owners = new WeakMap<object, (server: Server, options: ListenOptions) => void>()
@@ -40,6 +42,46 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
     const { server, options } = message as { server: Server, options: ListenOptions }
     for (const listener of server.listeners('request')) owners.get(listener)?.(server, options)
   })
+}
+
+/** What `listen()` is given, as far as it matters here; Fastify's types lack some of it. */
+interface Given {
+  signal?: Partial<AbortSignal>
+  fd?: unknown
+  reusePort?: unknown
+  exclusive?: unknown
+}
+
+/** Calls back before each call of Fastify's `listen()`, with a promise that resolves when that has ended, whether it fails or not. */
+export function observeListen (fastify: FastifyInstance, called: (given: Given, ended: Promise<void>) => void): void {
+  const { listen } = fastify as unknown as { listen: AnyFunction }
+  const observed = (...args: unknown[]) => {
+    const { promise, resolve: end } = new Deferred<void>()
+    called(args[0] ?? {}, promise)
+    const [options, callback] = args
+    try {
+      if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), end)
+      // A proxy, because Fastify looks at the kind of the function.
+      const apply: ProxyHandler<AnyFunction>['apply'] = (target, self, results) => {
+        end()
+        return Reflect.apply(target, self, results)
+      }
+      return listen.call(fastify, options, new Proxy(callback as AnyFunction, { apply }))
+    } catch (error) {
+      end()
+      throw error
+    }
+  }
+  Object.assign(fastify, { listen: observed })
+}
+
+/** The same result. Not a branch of it, which would take a rejection as handled. */
+async function whenSettled (result: unknown, settled: () => void): Promise<unknown> {
+  try {
+    return await result
+  } finally {
+    settled()
+  }
 }
 
 /** Fastify's second server listens on the port of the first one, at the other loopback address. */

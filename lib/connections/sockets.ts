@@ -31,10 +31,10 @@ export class Connections {
   #isClosingIdle = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
-  /** Whether the parent process has opened the listener, and keeps it open: `listen({ fd })`, as with systemd socket activation. */
-  isInherited = false
-  /** Whether other processes listen on the same port (`reusePort`), to which the kernel then gives new connections. */
-  isPortShared = false
+  /** Whether new connections go to another process once this one has stopped listening. */
+  isListenerShared = false
+  /** Resolves when Fastify's listen() has ended, if it is in progress. */
+  listenEnded: Promise<void> = Promise.resolve()
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
@@ -283,10 +283,9 @@ export class Connections {
   }
 
   /** Fastify's own listen() has opened the listeners. */
-  fastifyListens (isInherited: boolean, isPortShared: boolean): void {
+  fastifyListens (isListenerShared: boolean): void {
     this.isOpenedByFastify = true
-    this.isInherited = isInherited
-    this.isPortShared = isPortShared
+    this.isListenerShared = isListenerShared
   }
 
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */

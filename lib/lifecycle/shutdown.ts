@@ -17,7 +17,6 @@ import type { SafeLog } from './log.ts'
 import type { PhaseClock } from './phase.ts'
 import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
-import cluster from 'node:cluster'
 import { once } from 'node:events'
 import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
@@ -218,10 +217,10 @@ export class Shutdown {
     if (delay !== undefined) await delay
     this.#endStep('delaying')
 
-    // The parent's copy of the listener stays open, so new connections wait in its queue for the next process. Requests on open
-    // connections are still served, because a rejected client could not go to another process.
-    if (connections.isInherited || connections.isPortShared) connections.stopListening()
-    if (!connections.isInherited) inFlight.stopCounting()
+    // Requests on open connections are still served, because a rejected client could only go to another process, or not even that: the
+    // connections to an inherited listener wait for the next one.
+    if (connections.isListenerShared) connections.stopListening()
+    else inFlight.stopCounting()
     this.#advance('draining')
     await this.#drain(this.#runPreClose())
     inFlight.stopCounting()
@@ -230,6 +229,8 @@ export class Shutdown {
     // If the drain has ended before the spread, the rest is told now, before Fastify's close runs the preClose hooks.
     this.skipDelay()
     await this.#spread
+    // Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address.
+    await within(partOf(deadline - now(), CLOSE_GRACE), connections.listenEnded)
     this.#drained.resolve()
 
     this.#advance('closing')
@@ -306,8 +307,6 @@ export class Shutdown {
     const skipped = once(this.#skipDelay.signal, 'abort')
     connections.disableKeepAlive()
     this.#startSpread(isServing)
-    // The primary then gives new connections to the other workers, whatever load balancers do.
-    if (cluster.isWorker) connections.stopListening()
     if (!delays) return undefined
     this.#advance('delaying')
     const until = quiet < max ? `until no request has arrived for ${quiet}ms, at most ` : 'for '

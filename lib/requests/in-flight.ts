@@ -6,8 +6,10 @@
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Readable } from 'node:stream'
 import type { RequestInFlight } from '../../types/index.ts'
 import type { Goodbye } from '../connections/spread.ts'
+import { finished } from 'node:stream'
 import { beforeCall } from '../before-call.ts'
 import { describe } from './describe.ts'
 import { Exchange, type Wire } from './exchange.ts'
@@ -287,10 +289,11 @@ export class InFlight {
       Object.defineProperty(reply, 'sent', { get, configurable: true })
     }
     // A stream that waits for its first byte is also an answer. If it is already piped, it is unpiped when the response closes. If the
-    // whole request has been read, Fastify then answers with the error of the stream.
-    const piped = () => {
+    // whole request has been read, Fastify then answers with the error of the stream, if it ends with one.
+    const piped = (stream: Readable) => {
       isPiped = true
       if (request.aborted || response.headersSent) written()
+      else finished(stream, { writable: false }, error => { if (!error) written() })
     }
     response.once('pipe', piped).once('unpipe', piped)
   }
