@@ -165,7 +165,7 @@ t.test('two copies in one process share one listener and one close-with-grace', 
   const { stdout: output } = await program('copies.mjs', `
     import Fastify from 'fastify'
     import one from 'fastify-graceful'
-    import two from '../node_modules/fastify-graceful-copy/main.cjs'
+    import two from './node_modules/fastify-graceful-copy/main.cjs'
     for (const plugin of [one, two]) {
       const app = Fastify()
       await app.register(plugin)

@@ -25,10 +25,6 @@ async function closeAfterFetch (withPlugin: boolean, options: object, listens = 
   return performance.now() - start
 }
 
-function median (values: number[]): number {
-  return values.sort((a, b) => a - b)[Math.floor(values.length / 2)] as number
-}
-
 async function listenWithServer (app: FastifyInstance): Promise<number> {
   await app.ready()
   await once(app.server.listen(0, '127.0.0.1'), 'listening')
@@ -42,7 +38,8 @@ async function testCosts (t: Test, options: object, listens = listen): Promise<v
     alone.push(await closeAfterFetch(false, {}, listens))
     ours.push(await closeAfterFetch(true, options, listens))
   }
-  const more = median(ours) - median(alone)
+  // Other load on the machine only adds to a time.
+  const more = Math.min(...ours) - Math.min(...alone)
   t.ok(more <= 5, `${more}ms longer`)
 }
 
