@@ -158,8 +158,6 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
       log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
     }
     connections.fastifyListens(isListenerShared)
-    // Fastify completes a listen() that was in progress when the instance was closed.
-    if (phase.current === 'closing' || phase.current === 'closed') connections.stopListening()
     done()
   })
 

@@ -149,6 +149,15 @@ t.test('a subscriber that throws makes the shutdown unclean, but does not stop i
   t.strictSame(await program.exit, { code: 1, signal: null })
 })
 
+for (const LOG_LEVEL of ['info', 'error']) {
+  t.test(`a subscriber that throws at the end of the shutdown is logged, and ends no process (level ${LOG_LEVEL})`, async t => {
+    const program = fork(t, 'throwing-subscriber', { PHASE: 'closed', LOG_LEVEL, CLOSES: '1' })
+    t.match(await program.log.line(/^Uncaught error$/), { err: { message: 'subscriber of closed' } })
+    await program.log.line(/^flushed$/)
+    t.match(await program.exit, { signal: null })
+  })
+}
+
 t.test('`slowest` names the last five requests and tasks that the drain waited for, the last one first', async t => {
   const { app, log, client, release } = await held(t)
   const tasks = Array.from({ length: 6 }, () => new Deferred())

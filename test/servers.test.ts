@@ -406,7 +406,7 @@ for (const form of ['a promise', 'a callback']) {
         await app.register(gracefulPlugin)
         await app.ready()
         const listening = form === 'a promise'
-          ? app.listen({ port: 0 })
+          ? app.listen(...round === 0 ? [] : [{ port: 0 }])
           : new Promise((resolve, reject) => {
             app.listen({ port: 0 }, error => {
               if (error === null) resolve(undefined)

@@ -236,6 +236,15 @@ t.test('the drain timeout limits the spread, also if the delay has ended early',
   held.release()
 })
 
+t.test('event streams that the spread has not told when the drain timeout comes are ended in time', async t => {
+  const { app } = await createService(t, { shutdownDelay: { max: 10_000, quiet: 1 }, drainTimeout: 1_000, spread: 10_000 })
+  const port = await listen(app)
+  const clients = await openAll(async () => await openStream(port), 10)
+  const report = await app.gracefulShutdown.shutdown()
+  await toldAfter(0, clients)
+  t.match(report, { cut: [], completed: 10, exitCode: 0 })
+})
+
 t.test('if other code calls the original close(), WebSockets that are left at the drain timeout get 1001', async t => {
   const app = Fastify()
   const close = app.close.bind(app) as () => Promise<void>

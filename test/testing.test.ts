@@ -6,6 +6,7 @@ import type { Phase, ShutdownSignal } from '../types/index.ts'
 import type { RequestOptions } from '../types/testing.ts'
 import { channel } from 'node:diagnostics_channel'
 import process from 'node:process'
+import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
@@ -229,6 +230,31 @@ t.test('close() does not wait for open responses', async t => {
   const { exitCode, phases } = await shutdown.report
   t.equal(exitCode, 0)
   t.ok(phases.draining < 10_000, `draining took ${phases.draining}ms`)
+})
+
+t.test('a request of any method may have a body', async t => {
+  const { app } = await createApp(t)
+  app.route({ method: ['POST', 'DELETE'], url: '/', handler: async ({ body }) => body })
+  const shutdown = await testShutdown(app)
+  t.teardown(async () => { await shutdown.close() })
+  for (const method of ['POST', 'DELETE']) {
+    for (const more of [{}, { 'transfer-encoding': 'chunked' }]) {
+      const headers = { 'content-type': 'application/json', ...more }
+      t.match(await shutdown.request('/', { method, headers, body: '{"a":"ü"}' }), { status: 200, body: '{"a":"ü"}' }, method)
+    }
+  }
+})
+
+t.test('an upgrade ends with its status', async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket)
+  app.register(async instance => { instance.get('/ws', { websocket: true }, () => {}) })
+  const shutdown = await testShutdown(app)
+  const headers = { connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-version': '13', 'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ==' }
+  t.match(await shutdown.request('/ws', { headers }), { status: 101, body: '', error: undefined })
+  const opened = await shutdown.open('/ws', { headers })
+  t.match(await opened.response, { status: 101 })
+  await shutdown.close()
 })
 
 t.test('the plugin may still be loading', async t => {

@@ -19,7 +19,7 @@ import type { Outcome } from './report.ts'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { once } from 'node:events'
 import { constants } from 'node:os'
-import { TIMED_OUT, clearInterval, now, setInterval, within } from '../clock.ts'
+import { TIMED_OUT, clearInterval, clearTimeout, now, setInterval, setTimeout, wholeTurn, within } from '../clock.ts'
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
@@ -249,6 +249,8 @@ export class Shutdown {
     else log.error('Shutdown complete, but not everything went well', { report: loggable(report) })
     channels.publish('report', () => ({ report }))
     await log.flush()
+    // Node throws the error of a subscriber later in this turn, and the listener for uncaught errors must still be there.
+    await wholeTurn()
     return report
   }
 
@@ -364,7 +366,10 @@ export class Shutdown {
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
+    // What `spread` has not told by then still has time to end.
+    const spreadEnd = setTimeout(() => { this.skipDelay() }, start + drainTimeout - partOf(drainTimeout, CLOSE_GRACE) - now())
     const idle = await within(start + drainTimeout - now(), this.#idle(preClosed))
+    clearTimeout(spreadEnd)
     clearInterval(progress)
     inFlight.onEnd = tasks.onEnd = undefined
     if (idle !== TIMED_OUT) {

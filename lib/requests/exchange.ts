@@ -248,11 +248,6 @@ export class Exchange {
     return this.response.headersSent || this.response.writableEnded || (this.isUpgrade && this.isHijacked)
   }
 
-  /** Whether the response has begun and may be ended at any time, because its head has not told its length. */
-  get isOpenEnded (): boolean {
-    return this.response.headersSent && !this.response.writableEnded && !this.response.hasHeader('content-length')
-  }
-
   /** Whether the handler writes the response itself, without Fastify. */
   get isHijacked (): boolean {
     return !this.response.writableEnded && this.reply?.sent === true
@@ -388,15 +383,25 @@ export class Exchange {
     response.end(this.request.method === 'HEAD' ? undefined : body)
   }
 
-  /** Ends a response that has begun, in its handler's place. Later writes by Fastify or the handler are ignored. */
+  /**
+   * Ends a response that has begun, in its handler's place, unless the rest of a body with a `content-length` is missing. Later writes by
+   * Fastify or the handler are ignored.
+   */
   end (): void {
+    const { response } = this
+    if (this.#stream?.sentHeaders['content-length'] !== undefined) return
+    const { strictContentLength } = response
+    // HTTP/1: Node compares what has been written.
+    response.strictContentLength = true
     try {
-      this.response.end()
-    } catch {
+      response.end()
+    } catch (error) {
+      response.strictContentLength = strictContentLength
+      if ((error as NodeJS.ErrnoException).code === 'ERR_HTTP_CONTENT_LENGTH_MISMATCH') return
       // A replaced end() throws.
       this.abort()
     }
-    seal(this.response)
+    seal(response)
   }
 
   /** Whether a timer watches the progress of the response. */

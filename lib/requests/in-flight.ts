@@ -218,7 +218,7 @@ export class InFlight {
   /** What ends each response that has begun, of routes that ask for it. */
   goodbyes (): Goodbye[] {
     return this.exchanges
-      .filter(({ options, isOpenEnded }) => options.onShutdown === 'end' && isOpenEnded)
+      .filter(({ options, response }) => options.onShutdown === 'end' && response.headersSent && !response.writableEnded)
       .map(exchange => [exchange, () => { exchange.end() }])
   }
 

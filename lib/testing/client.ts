@@ -2,7 +2,6 @@
 
 import type { AddressInfo, Server } from 'node:net'
 import type { ClientResponse, RequestOptions } from '../../types/testing.ts'
-import { once } from 'node:events'
 import http, { type IncomingMessage } from 'node:http'
 import https from 'node:https'
 import tls from 'node:tls'
@@ -15,6 +14,8 @@ interface Sent {
   /** Closes its connection. */
   leave: () => void
 }
+
+const SWITCHING_PROTOCOLS = 101
 
 /** Wildcard addresses, to which not every system can connect. */
 const LOOPBACK: Record<string, string> = { '0.0.0.0': '127.0.0.1', '::': '::1' }
@@ -41,23 +42,33 @@ export class Client {
     // The server is told that the connection may be kept alive, so that it says whether it closes it, but it is used only once.
     const agent = new this.#http.Agent({ keepAlive: true, maxFreeSockets: 0 })
     const request = this.#http.request({ ...this.#target, path, method, headers, agent, rejectUnauthorized: false })
+    // Node sends neither a length nor chunks with DELETE, OPTIONS and GET, so that the body would be taken for another request.
+    const isFramed = ['content-length', 'transfer-encoding'].some(name => request.hasHeader(name))
+    if (body !== undefined && !isFramed) request.setHeader('content-length', Buffer.byteLength(body))
     request.on('socket', socket => {
       socket.on('connect', () => { connected(socket.localPort as number) })
     })
-    // After the response has begun, nothing else listens. Its reader gets the error as well.
-    request.on('error', () => {})
-    const begun = once(request, 'response') as Promise<[IncomingMessage]>
+    const begun = new Promise<IncomingMessage>((resolve, reject) => {
+      // After the response has begun, its reader also gets the error.
+      request.on('response', resolve).on('error', reject)
+      request.on('upgrade', (message, socket) => {
+        socket.destroy()
+        resolve(message)
+      })
+    })
     request.end(body)
     return { begun: begun.catch(() => {}), response: read(begun), leave: () => { request.destroy() } }
   }
 }
 
-async function read (begun: Promise<[IncomingMessage]>): Promise<ClientResponse> {
+async function read (begun: Promise<IncomingMessage>): Promise<ClientResponse> {
   const response: ClientResponse = { status: undefined, headers: {}, body: '', error: undefined }
   try {
-    const [message] = await begun
+    const message = await begun
     response.status = message.statusCode
     response.headers = message.headers
+    // What follows is of another protocol.
+    if (message.statusCode === SWITCHING_PROTOCOLS) return response
     for await (const chunk of message.setEncoding('utf8')) response.body += chunk
   } catch (error) {
     response.error = (error as NodeJS.ErrnoException).code
