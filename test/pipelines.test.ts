@@ -5,9 +5,10 @@ import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import type { GracefulOptions, ShutdownReport } from '../index.ts'
 import type { TestApp } from './helpers.ts'
-import { generate } from 'selfsigned'
+import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
+import { generate } from 'selfsigned'
 import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 interface Pipeline extends TestApp {
@@ -29,6 +30,11 @@ async function startPipeline (t: Test, paths: readonly string[], options: Gracef
   app.get('/hang', wait)
   app.get('/hang-callback', (_request, reply) => { void wait().then(text => reply.send(text)) })
   app.get('/quick', async () => 'quick')
+  app.get('/stream', (_request, reply) => {
+    const stream = new PassThrough()
+    void reply.send(stream)
+    stream.write('begun')
+  })
   app.get('/large', async () => 'x'.repeat(1_000_000))
   app.addHook('onSend', async request => { if (!request.url.startsWith('/hang')) done++ })
   const port = await listen(app)
@@ -105,6 +111,20 @@ for (const paths of orders) {
     t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
   })
 }
+
+t.test('a response that has begun behind others, and is cut at the drain timeout, does not keep these from being sent', async t => {
+  for (const [protocol, tls] of [['HTTP', undefined], ['HTTPS', { key, cert }]] as const) {
+    const { client, app, release } = await startPipeline(t, ['/hang', '/quick', '/stream', '/quick', '/hang'], { drainTimeout: 200 }, tls)
+    const report = await app.gracefulShutdown.shutdown()
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 503 [^]*HTTP\/1\.1 200 [^]*\r\nquick/, protocol)
+    // Without an order: each is named as it is found.
+    t.strictSame(cutUrls(report).sort(), ['/hang', '/hang', '/quick', '/stream'])
+    t.equal(report.completed, 1)
+    release()
+    await waitForNoneInFlight(app)
+  }
+})
 
 t.test('a pipeline whose client leaves while it is cut leaves no request in flight', async t => {
   const { client, app, release } = await startPipeline(t, ['/hang', '/quick', '/quick'], { drainTimeout: 200 })

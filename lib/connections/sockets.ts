@@ -233,9 +233,10 @@ export class Connections {
     exchange.connection?.newest?.endConnection()
   }
 
-  /** The unfinished requests on the connection of this one; none on HTTP/2, where each has its own stream. */
-  sharing (exchange: Exchange): Exchange[] {
-    return [...exchange.connection?.pipeline() ?? []].filter(({ isFinished }) => !isFinished)
+  /** The later requests on the connection of this one; none on HTTP/2, where each has its own stream. */
+  following (exchange: Exchange): Exchange[] {
+    const pipeline = [...exchange.connection?.pipeline() ?? []]
+    return pipeline.slice(0, Math.max(0, pipeline.indexOf(exchange)))
   }
 
   /** Node closes a connection right after a response with `Connection: close`, even if the request body is still arriving. */

@@ -56,9 +56,9 @@ export class Cuts {
     this.#inFlight.check(exchange)
   }
 
-  /** Closing the connection also loses the other requests of a pipeline. */
+  /** Closing the connection also loses the later requests of a pipeline. */
   #abort (exchange: Exchange, error: FastifyError): void {
-    for (const other of this.#connections.sharing(exchange)) this.#name(other, error)
+    for (const other of this.#connections.following(exchange)) this.#name(other, error)
     exchange.abort()
     this.#inFlight.check(exchange)
   }

@@ -240,7 +240,12 @@ export class Exchange {
 
   /** Whether the response is complete and waits for the previous one. */
   get isWaitingForTurn (): boolean {
-    return this.response.writableEnded && this.previous !== undefined && !this.previous.isFinished
+    return this.response.writableEnded && this.#isQueued
+  }
+
+  /** Whether nothing of the response is sent before the previous one is complete. */
+  get #isQueued (): boolean {
+    return this.previous !== undefined && !this.previous.isFinished
   }
 
   /** Whether it is too late for another answer: the response has begun, or the connection speaks another protocol. */
@@ -304,8 +309,12 @@ export class Exchange {
     })
   }
 
-  /** Closes the connection, or resets the stream. */
+  /** Closes the connection, after the responses before this one have been sent, or resets the stream. */
   abort (): void {
+    if (this.#isQueued) {
+      this.previous?.response.once('finish', () => { this.abort() })
+      return
+    }
     if (this.#stream !== undefined) {
       this.#stream.close(constants.NGHTTP2_INTERNAL_ERROR)
       return
