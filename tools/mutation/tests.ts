@@ -7,7 +7,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 /** These compile the sources, look at the pages or at the package, or measure what instrumentation changes. */
-export const OTHER_TESTS = ['costs', 'deployments', 'docs', 'hot-path', 'package', 'pictures', 'project', 'release', 'types'].map(name => `test/${name}.test.ts`)
+export const OTHER_TESTS = [
+  'docs', 'hot-path', 'pictures', 'project', 'types', 'system/costs', 'system/deployments', 'system/package', 'system/release'
+].map(name => `test/${name}.test.ts`)
 
 export interface Run {
   copy: string
