@@ -14,7 +14,7 @@
 //     timeouts.ts                  read, write and idle timeouts
 //     cut.ts, describe.ts          ends requests in their handler's place; describes them in log and report
 //   lib/connections/             over which connections
-//     servers.ts                   every listener
+//     servers.ts                   every listener; Fastify's listen()
 //     connection.ts, sockets.ts    one connection and its pipeline; all connections, and when to close them
 //     upgraded.ts, spread.ts       the WebSockets of @fastify/websocket; tells clients to go one after another
 //   lib/lifecycle/               how far the shutdown is
@@ -39,7 +39,6 @@
 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { GracefulOptions, GracefulShutdown } from './types/index.ts'
-import cluster from 'node:cluster'
 import fp from 'fastify-plugin'
 import { adoptServers, assertNotShared, isOwned, observeListen } from './lib/connections/servers.ts'
 import { Connections } from './lib/connections/sockets.ts'
@@ -152,24 +151,22 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     })
   })
 
-  let isListenerShared = false
   fastify.addHook('onListen', done => {
     for (const [name, value] of perhapsSeconds(options)) {
       log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
     }
-    connections.fastifyListens(isListenerShared)
+    connections.fastifyListens()
     done()
   })
 
   // Whatever closes the instance runs the whole shutdown and waits for its end.
   fastify.close = closeWith(shutdown, phase, fastify, close) as typeof fastify.close
   // Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's.
-  observeListen(fastify, ({ signal, fd, reusePort, exclusive }, ended) => {
-    // With `fd`, the parent process keeps the listener open, as systemd does.
-    isListenerShared = typeof fd === 'number' || reusePort === true || (cluster.isWorker && exclusive !== true)
+  observeListen(fastify, ({ signal, isShared }, ended) => {
+    connections.isListenerShared = isShared
     signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
     // With an aborted signal, it only closes the instance.
-    if (signal?.aborted !== true) connections.listenEnded = ended
+    if (signal?.aborted !== true) connections.listenEnded = Promise.all([connections.listenEnded, ended])
   })
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
   closeHooks.attach(shutdown)

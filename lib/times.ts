@@ -54,6 +54,12 @@ export const LOG_FLUSH = 200
 /** How long responses may take to be read, and then upgraded connections to close: a part of the time for closing. */
 export const CLOSE_GRACE = { part: 1 / 4, most: 1_000 }
 
+/** How long a listen() in progress may take before Fastify closes: a part of the time that is left. */
+export const LISTEN_GRACE = { part: 1 / 4, most: 1_000 }
+
+/** How long before drainTimeout a spread ends: a part of it. */
+export const SPREAD_MARGIN = { part: 1 / 4, most: 1_000 }
+
 /** How many iterations of the event loop the last refusals may take to be written. */
 export const FLUSH_TURNS = 50
 

@@ -17,7 +17,7 @@ function filesIn (directory: string): string[] {
   return readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.ts')).map(name => join(directory, name))
 }
 
-/** Changes with every file that is bundled. */
+/** Changes with each of the files. */
 function keyOf (files: readonly string[]): string {
   const states = files.map(file => [file, statSync(file).size, statSync(file).mtimeMs])
   return createHash('sha256').update(JSON.stringify(states)).digest('hex')
@@ -26,7 +26,7 @@ function keyOf (files: readonly string[]): string {
 /** The directory with the bundles, which are made if necessary. */
 export function bundles (): string {
   const programs = readdirSync(PROGRAMS).filter(name => name.endsWith('.ts')).map(name => join(PROGRAMS, name))
-  const sources = ['index.ts', 'package-lock.json', 'test/bundle.ts'].map(name => join(ROOT, name))
+  const sources = ['index.ts', 'example/opentelemetry.ts', 'package-lock.json', 'test/bundle.ts'].map(name => join(ROOT, name))
   const directory = join(CACHE, keyOf([...sources, ...programs, ...filesIn(join(ROOT, 'lib')), ...filesIn(join(ROOT, 'types'))]))
   if (!existsSync(directory)) build(programs, directory)
   return directory
@@ -36,7 +36,9 @@ function build (programs: string[], directory: string): void {
   mkdirSync(CACHE, { recursive: true })
   for (const name of readdirSync(CACHE)) {
     const path = join(CACHE, name)
-    if (Date.now() - statSync(path).mtimeMs > KEPT) rmSync(path, { recursive: true })
+    // Another process may be doing the same.
+    const { mtimeMs = Infinity } = statSync(path, { throwIfNoEntry: false }) ?? {}
+    if (Date.now() - mtimeMs > KEPT) rmSync(path, { recursive: true, force: true })
   }
   const own = mkdtempSync(join(CACHE, 'new-'))
   buildSync({

@@ -140,6 +140,24 @@ const sized: Record<string, (reply: FastifyReply) => (body: string) => void> = {
   }
 }
 
+t.test("with onShutdown: 'end', an end() that has been replaced and ends later causes no error", async t => {
+  const { app } = await createApp(t)
+  const begun = new Deferred()
+  app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => {
+    reply.hijack()
+    const { raw } = reply
+    const end = raw.end.bind(raw) as () => void
+    raw.writeHead(200, { 'content-length': 10 }).write('begun')
+    Object.assign(raw, { end: () => { setImmediate(end) } })
+    begun.resolve()
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await begun.promise
+  await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.match(client.text, /begun$/)
+})
+
 for (const isHttp2 of [false, true]) {
   for (const [how, begin] of Object.entries(sized)) {
     if (how === 'the HTTP/2 stream' && !isHttp2) continue

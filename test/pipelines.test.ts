@@ -9,6 +9,8 @@ import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { generate } from 'selfsigned'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 interface Pipeline extends TestApp {
@@ -124,6 +126,56 @@ t.test('a response that has begun behind others, and is cut at the drain timeout
     release()
     await waitForNoneInFlight(app)
   }
+})
+
+t.test('a response that was sent before one that is cut in its turn is complete, although another hook delays its onResponse hook', async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  app.addHook('onResponse', async () => { await sleep(20) })
+  await app.register(gracefulPlugin, { drainTimeout: 200 })
+  let begun = false
+  app.get('/hang', async () => { await new Promise(() => {}) })
+  app.get('/quick', async () => 'quick')
+  app.get('/stream', (_request, reply) => {
+    const stream = new PassThrough()
+    void reply.send(stream)
+    stream.write('begun')
+    begun = true
+  })
+  const client = new RawClient(await listen(app))
+  client.send(['/hang', '/quick', '/stream'].map(path => `GET ${path} HTTP/1.1\r\nHost: test\r\n\r\n`).join(''))
+  await eventually(() => begun)
+  const report = await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503 [^]*\r\nquick/)
+  t.strictSame(cutUrls(report).map(String).sort(), ['/hang', '/stream'])
+  t.equal(report.completed, 1)
+})
+
+t.test('a stalled upload whose response has begun behind another one is cut in its turn, without a warning', async t => {
+  const { app, log } = await createApp(t, { readTimeout: 50 })
+  const warnings: Error[] = []
+  const note = (warning: Error) => { warnings.push(warning) }
+  process.on('warning', note)
+  t.teardown(() => { process.off('warning', note) })
+  const held = heldRoute(app)
+  app.addContentTypeParser('text/plain', (_request, _payload, done) => { done(null) })
+  app.post('/', (_request, reply) => {
+    const stream = new PassThrough()
+    void reply.send(stream)
+    stream.write('begun')
+  })
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nab')
+  await log.line(/^Request cut/)
+  // The sweep cuts it again every 10 ms.
+  await sleep(400)
+  held.release()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 [^]*"held":true/)
+  t.strictSame(warnings, [])
+  t.equal(log.messages(/^Request cut/).length, 1)
 })
 
 t.test('a pipeline whose client leaves while it is cut leaves no request in flight', async t => {

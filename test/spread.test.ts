@@ -3,6 +3,7 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import type { ClientHttp2Session } from 'node:http2'
 import type { Test } from 'tap'
 import type { GracefulOptions, ShutdownReport } from '../types/index.ts'
@@ -168,6 +169,19 @@ t.test('HTTP/2 sessions get GOAWAY evenly, whether they send requests or not, an
   app.gracefulShutdown.skipDelay()
   await late.told
   t.match(await report, { completed: served + 1, refused: 0, cut: [], exitCode: 0 })
+})
+
+t.test('HTTP/2 sessions get GOAWAY evenly while draining, also if other processes share the port', async t => {
+  const { app } = await createService(t, { spread: SPREAD }, { http2: true } as object)
+  // Node 20 ignores reusePort, but the plugin does not.
+  await app.listen({ port: 0, host: '127.0.0.1', reusePort: true } as object)
+  const { port } = app.server.address() as AddressInfo
+  const clients = await openAll(async () => await openSession(t, port))
+  const { start, report } = shutDown(app)
+  assertEven(t, await toldAfter(start, clients))
+  t.ok(clients.every(({ code }) => code === 0), 'no error')
+  t.match(await report, { cut: [], exitCode: 0 })
+  t.notOk(app.server.listening)
 })
 
 t.test('what opens meanwhile is also told within the time', async t => {

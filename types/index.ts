@@ -83,7 +83,8 @@ export interface GracefulOptions {
   /**
    * Over how long WebSockets of @fastify/websocket, responses of routes with `onShutdown: 'end'`, and HTTP/2 sessions are told to go,
    * from the start of the shutdown: evenly, so that their clients do not all reconnect at the same time, as with Envoy's gradual drain
-   * strategy. At most `shutdownDelay` + `drainTimeout`. The rest is told at once on SIGINT, and after `skipDelay()`.
+   * strategy. At most `shutdownDelay` + `drainTimeout`. The rest is told at once on SIGINT, after `skipDelay()`, and shortly before
+   * `drainTimeout`.
    * With 0, all are told as draining starts. Default: 0.
    */
   spread?: number
@@ -139,9 +140,9 @@ export type GracefulRouteOptions = false | {
   /** The route's own {@link GracefulOptions.writeTimeout}; `false` for a stream that may pause for any length of time. */
   writeTimeout?: number | false
   /**
-   * With `'end'`, a response that has begun is ended as draining starts, such as an event stream or NDJSON, or over the time of
-   * {@link GracefulOptions.spread}; one that begins later, within a second; one with a `content-length` is not. What the handler writes
-   * then is ignored. Default: the drain waits for the handler to end it.
+   * With `'end'`, a response that has begun, such as an event stream or NDJSON, is ended as draining starts, or over the time of
+   * {@link GracefulOptions.spread}. A response that begins later is ended within a second. A response with a `content-length` is never
+   * ended this way. What the handler writes then is ignored. Default: the drain waits for the handler to end it.
    */
   onShutdown?: 'end'
   /**

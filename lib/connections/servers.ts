@@ -3,6 +3,7 @@
 
 import type { FastifyInstance } from 'fastify'
 import type { AddressInfo, ListenOptions, Server } from 'node:net'
+import cluster from 'node:cluster'
 import { subscribe } from 'node:diagnostics_channel'
 import { Deferred } from '../deferred.ts'
 import { ServerSharedError } from '../errors.ts'
@@ -44,24 +45,30 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
   })
 }
 
-/** What `listen()` is given, as far as it matters here; Fastify's types lack some of it. */
-interface Given {
+/** Fastify's types lack some of it. */
+interface ListenInput {
   signal?: Partial<AbortSignal>
   fd?: unknown
   reusePort?: unknown
   exclusive?: unknown
 }
 
+interface Listening {
+  signal: Partial<AbortSignal> | undefined
+  /** Whether new connections go to another process once this one has stopped listening. */
+  isShared: boolean
+}
+
 /** Calls back before each call of Fastify's `listen()`, with a promise that resolves when that has ended, whether it fails or not. */
-export function observeListen (fastify: FastifyInstance, called: (given: Given, ended: Promise<void>) => void): void {
+export function observeListen (fastify: FastifyInstance, called: (listening: Listening, ended: Promise<void>) => void): void {
   const { listen } = fastify as unknown as { listen: AnyFunction }
   const observed = (...args: unknown[]) => {
     const { promise, resolve: end } = new Deferred<void>()
-    called(args[0] ?? {}, promise)
     const [options, callback] = args
+    called(toListening(options ?? {}), promise)
     try {
       if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), end)
-      // A proxy, because Fastify looks at the kind of the function.
+      // A proxy, because Fastify warns of an async function.
       const apply: ProxyHandler<AnyFunction>['apply'] = (target, self, results) => {
         end()
         return Reflect.apply(target, self, results)
@@ -75,7 +82,12 @@ export function observeListen (fastify: FastifyInstance, called: (given: Given, 
   Object.assign(fastify, { listen: observed })
 }
 
-/** The same result. Not a branch of it, which would take a rejection as handled. */
+/** With `fd`, the parent process keeps the listener open, as systemd does. */
+function toListening ({ signal, fd, reusePort, exclusive }: ListenInput): Listening {
+  return { signal, isShared: typeof fd === 'number' || reusePort === true || (cluster.isWorker && exclusive !== true) }
+}
+
+/** Returned in place of `result`: a handler added to that would hide a rejection that the application does not handle. */
 async function whenSettled (result: unknown, settled: () => void): Promise<unknown> {
   try {
     return await result

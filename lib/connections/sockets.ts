@@ -33,8 +33,8 @@ export class Connections {
   isOpenedByFastify = false
   /** Whether new connections go to another process once this one has stopped listening. */
   isListenerShared = false
-  /** Resolves when Fastify's listen() has ended, if it is in progress. */
-  listenEnded: Promise<void> = Promise.resolve()
+  /** Resolves when no listen() of Fastify is in progress. */
+  listenEnded: Promise<unknown> = Promise.resolve()
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
@@ -284,9 +284,8 @@ export class Connections {
   }
 
   /** Fastify's own listen() has opened the listeners. */
-  fastifyListens (isListenerShared: boolean): void {
+  fastifyListens (): void {
     this.isOpenedByFastify = true
-    this.isListenerShared = isListenerShared
   }
 
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */

@@ -8,7 +8,6 @@ import { TIMED_OUT, now, within } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
 import { resolveCallbackOptions } from '../options.ts'
-import { LONGEST_TIMER } from '../times.ts'
 import { show, toError } from '../values.ts'
 
 interface Registered {
@@ -62,12 +61,7 @@ export class Callbacks {
   /** Starts those for the start of the shutdown. Returns the work of each, which never rejects. */
   start (reason: string, limit: number): Array<[name: string, work: Promise<void>]> {
     this.#running = 'start'
-    return this.#of('start').map(entry => {
-      const { name, timeout = limit } = entry
-      // Otherwise the end of the drain ends it: a timer for the same time may fire before, and nothing would be left to wait for.
-      const timer = timeout < limit ? timeout : LONGEST_TIMER
-      return [name, this.#run(entry, Math.min(timeout, limit), reason, timer)]
-    })
+    return this.#of('start').map(entry => [entry.name, this.#run(entry, Math.min(entry.timeout ?? limit, limit), reason, limit)])
   }
 
   /** The drain has ended: those that still run have taken too long. */
@@ -92,14 +86,15 @@ export class Callbacks {
     }
   }
 
-  async #run (entry: Registered, limit: number, reason: string, timer = limit): Promise<void> {
-    const callback = await this.#runOne(entry, limit, reason, timer)
+  /** @param drainEnd how long the drain takes at most, if its end also ends the callback */
+  async #run (entry: Registered, limit: number, reason: string, drainEnd?: number): Promise<void> {
+    const callback = await this.#runOne(entry, limit, reason, drainEnd)
     this.reports.push(callback)
     this.#unfinished.delete(entry)
     this.#channels.publish('callback', () => ({ callback }))
   }
 
-  async #runOne ({ callback, name, when }: Registered, limit: number, reason: string, timer: number): Promise<CallbackReport> {
+  async #runOne ({ callback, name }: Registered, limit: number, reason: string, drainEnd?: number): Promise<CallbackReport> {
     const log = this.#log.child({ shutdownCallback: name })
     const controller = new AbortController()
     const context = { signal: controller.signal, deadline: Date.now() + limit, reason, log }
@@ -108,7 +103,9 @@ export class Callbacks {
     try {
       // Called from a promise, so that a synchronous throw needs no special case.
       const call = Promise.resolve(context).then(callback)
-      const outcome = await within(timer, when === 'start' ? Promise.race([call, this.#drained.promise]) : call)
+      const end = drainEnd === undefined ? call : Promise.race([call, this.#drained.promise])
+      // A timer for the end of the drain might fire first, and then the drain would find nothing to cut.
+      const outcome = limit === drainEnd ? await end : await within(limit, end)
       if (outcome === TIMED_OUT) error = new CallbackTimeoutError(name, Math.round(Math.min(limit, now() - start)))
     } catch (thrown) {
       error = toError(thrown)

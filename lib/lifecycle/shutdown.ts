@@ -23,7 +23,7 @@ import { TIMED_OUT, clearInterval, clearTimeout, now, setInterval, setTimeout, w
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { CLOSE_GRACE, EXIT_MARGIN, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, partOf } from '../times.ts'
+import { CLOSE_GRACE, EXIT_MARGIN, LISTEN_GRACE, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, SPREAD_MARGIN, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
@@ -217,9 +217,9 @@ export class Shutdown {
     if (delay !== undefined) await delay
     this.#endStep('delaying')
 
-    // Requests on open connections are still served, because a rejected client could only go to another process, or not even that: the
-    // connections to an inherited listener wait for the next one.
-    if (connections.isListenerShared) connections.stopListening()
+    // With a shared listener, requests on open connections are still served: a client that got a 503 might have nowhere to go, because
+    // with an inherited listener the next process may not run yet.
+    if (connections.isListenerShared) this.#stopListening()
     else inFlight.stopCounting()
     this.#advance('draining')
     await this.#drain(this.#runPreClose())
@@ -230,7 +230,7 @@ export class Shutdown {
     this.skipDelay()
     await this.#spread
     // Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address.
-    await within(partOf(deadline - now(), CLOSE_GRACE), connections.listenEnded)
+    await within(partOf(deadline - now(), LISTEN_GRACE), connections.listenEnded)
     this.#drained.resolve()
 
     this.#advance('closing')
@@ -252,6 +252,13 @@ export class Shutdown {
     // Node throws the error of a subscriber later in this turn, and the listener for uncaught errors must still be there.
     await wholeTurn()
     return report
+  }
+
+  /** Since Node 24, closing the listener also sends GOAWAY on every HTTP/2 session, so `spread` comes first. */
+  #stopListening (): void {
+    const { connections } = this.#parts
+    if (this.#spread === undefined) connections.stopListening()
+    else void this.#spread.then(() => { connections.stopListening() })
   }
 
   #advance (phase: DiagnosticsChannels['fastify-graceful:phase']['phase']): void {
@@ -366,8 +373,7 @@ export class Shutdown {
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
-    // What `spread` has not told by then still has time to end.
-    const spreadEnd = setTimeout(() => { this.skipDelay() }, start + drainTimeout - partOf(drainTimeout, CLOSE_GRACE) - now())
+    const spreadEnd = this.#limitSpread(start + drainTimeout - partOf(drainTimeout, SPREAD_MARGIN))
     const idle = await within(start + drainTimeout - now(), this.#idle(preClosed))
     clearTimeout(spreadEnd)
     clearInterval(progress)
@@ -380,6 +386,11 @@ export class Shutdown {
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
+  }
+
+  /** Ends the spread some time before the drain timeout, so that what it has not told yet can still end in time. */
+  #limitSpread (end: number): NodeJS.Timeout | undefined {
+    return this.#spread === undefined ? undefined : setTimeout(() => { this.skipDelay() }, end - now())
   }
 
   /** Says goodbyes at once, unless the spread does. */

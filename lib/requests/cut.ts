@@ -24,6 +24,8 @@ export class Cuts {
   readonly #log: SafeLog
   readonly #channels: Channels
   readonly #named = new WeakSet<object>()
+  /** The begun responses that are to be aborted in their turn. */
+  readonly #waiting = new WeakSet<Exchange>()
 
   constructor (
     phase: PhaseClock, inFlight: InFlight, tasks: Tasks, connections: Connections, outcome: Outcome, log: SafeLog, channels: Channels
@@ -59,8 +61,25 @@ export class Cuts {
   /** Closing the connection also loses the later requests of a pipeline. */
   #abort (exchange: Exchange, error: FastifyError): void {
     for (const other of this.#connections.following(exchange)) this.#name(other, error)
+    if (exchange.isQueued) {
+      this.#abortInTurn(exchange)
+      return
+    }
     exchange.abort()
     this.#inFlight.check(exchange)
+  }
+
+  /** Once the responses before it have been sent. */
+  #abortInTurn (exchange: Exchange): void {
+    // Each sweep cuts it again.
+    if (this.#waiting.has(exchange)) return
+    this.#waiting.add(exchange)
+    const previous = exchange.previous as Exchange
+    previous.response.once('finish', () => {
+      // While its connection is open: a closed one does not show whether its client got all.
+      this.#inFlight.check(previous)
+      exchange.abort()
+    })
   }
 
   /** Cuts everything in flight. A response that only waits for the previous one is sent after that, but its handler may go on. */

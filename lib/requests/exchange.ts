@@ -238,14 +238,14 @@ export class Exchange {
     return tryRead(() => this.reply?.routeOptions.config.gracefulShutdown)
   }
 
-  /** Whether the response is complete and waits for the previous one. */
-  get isWaitingForTurn (): boolean {
-    return this.response.writableEnded && this.#isQueued
+  /** Whether nothing of the response is sent before the previous one is complete. */
+  get isQueued (): boolean {
+    return this.previous !== undefined && !this.previous.isFinished
   }
 
-  /** Whether nothing of the response is sent before the previous one is complete. */
-  get #isQueued (): boolean {
-    return this.previous !== undefined && !this.previous.isFinished
+  /** Whether the response is complete and waits for the previous one. */
+  get isWaitingForTurn (): boolean {
+    return this.response.writableEnded && this.isQueued
   }
 
   /** Whether it is too late for another answer: the response has begun, or the connection speaks another protocol. */
@@ -309,12 +309,8 @@ export class Exchange {
     })
   }
 
-  /** Closes the connection, after the responses before this one have been sent, or resets the stream. */
+  /** Closes the connection, or resets the stream. */
   abort (): void {
-    if (this.#isQueued) {
-      this.previous?.response.once('finish', () => { this.abort() })
-      return
-    }
     if (this.#stream !== undefined) {
       this.#stream.close(constants.NGHTTP2_INTERNAL_ERROR)
       return
@@ -393,22 +389,24 @@ export class Exchange {
   }
 
   /**
-   * Ends a response that has begun, in its handler's place, unless the rest of a body with a `content-length` is missing. Later writes by
-   * Fastify or the handler are ignored.
+   * Ends a response that has begun, in its handler's place; not one with a `content-length`, because that would truncate it. Later writes
+   * by Fastify or the handler are ignored.
    */
   end (): void {
     const { response } = this
     if (this.#stream?.sentHeaders['content-length'] !== undefined) return
     const { strictContentLength } = response
-    // HTTP/1: Node compares what has been written.
+    // HTTP/1: Node does not show a length that was passed to writeHead(). With this, end() throws if there is one, because Node has not
+    // counted the bytes before.
     response.strictContentLength = true
     try {
       response.end()
     } catch (error) {
-      response.strictContentLength = strictContentLength
       if ((error as NodeJS.ErrnoException).code === 'ERR_HTTP_CONTENT_LENGTH_MISMATCH') return
       // A replaced end() throws.
       this.abort()
+    } finally {
+      response.strictContentLength = strictContentLength
     }
     seal(response)
   }
