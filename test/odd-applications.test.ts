@@ -8,6 +8,8 @@ import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import proxy from '@fastify/http-proxy'
 import websocket from '@fastify/websocket'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { COVERED, createApp, Deferred, eventually, heldRoute, listen, portOf, RawClient, runNode, visit } from './helpers.ts'
 
@@ -333,7 +335,7 @@ for (const [what, add] of Object.entries(upgraders)) {
   })
 }
 
-t.test("if a middleware's replaced end() does not end its response by the drain timeout, the connection is cut, without a mixture of responses", async t => {
+t.test("if a middleware's replaced end() does not end its response by the drain timeout, the client gets one 503, without a mixture of responses", async t => {
   const { app } = await createApp(t, { drainTimeout: 100 })
   const [entered, stored] = [new Deferred(), new Deferred()]
   let ended = 0
@@ -360,7 +362,62 @@ t.test("if a middleware's replaced end() does not end its response by the drain 
   stored.resolve()
   t.match(await report, { cut: [{ kind: 'request', url: '/' }], exitCode: 1 })
   await eventually(() => ended > 0)
-  t.equal(client.text, '')
+  t.match(client.text, /^HTTP\/1\.1 503 (?:(?!x-own)[^])*FST_ERR_GRACEFUL_DRAIN_TIMEOUT[^\n]*$/)
+})
+
+t.test('probes and refusals are sent although middleware ends each response later, or never', async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  for (const ends of [true, false]) {
+    app.addHook('onRequest', async (_request, { raw }) => {
+      const { end } = raw
+      Object.assign(raw, { writeHead: () => { throw new Error('not this one') } })
+      raw.end = ((...args: Parameters<typeof end>) => {
+        if (ends) setImmediate(() => { end.apply(raw, args) })
+        return raw
+      }) as typeof end
+    })
+  }
+  await app.register(gracefulPlugin)
+  const port = await listen(app)
+  const { shutdown, track } = app.gracefulShutdown
+  const work = new Deferred()
+  void track(work.promise, 'work')
+  const ask = async (path: string): Promise<string> => {
+    const client = new RawClient(port).get(path, ['Connection: close'])
+    await client.closed
+    return client.text
+  }
+  t.match(await ask('/ready'), /^HTTP\/1\.1 200 [^]*"ready":true/)
+  const report = shutdown()
+  t.match(await ask('/ready'), /^HTTP\/1\.1 503 [^]*"shutting_down"/)
+  t.match(await ask('/'), /^HTTP\/1\.1 503 [^]*connection: close[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/i)
+  work.resolve()
+  t.match(await report, { refused: 1, exitCode: 0 })
+})
+
+t.test('an event stream is recognized although headersSent of its response is not that of Node, as with @fastify/express', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 50 })
+  app.addHook('onRequest', async (_request, { raw }) => {
+    Object.defineProperty(raw, 'headersSent', { get: () => false, configurable: true })
+  })
+  app.get('/events', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => {
+    reply.hijack()
+    reply.raw.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: hello\n\n')
+  })
+  app.get('/raw', (_request, { raw }) => { raw.writeHead(200, { 'content-type': 'text/event-stream' }).write('hello') })
+  const port = await listen(app)
+  const client = new RawClient(port).get('/events')
+  const left = new RawClient(port).get('/raw', ['Accept: text/event-stream'])
+  await Promise.all([client.until(/hello/), left.until(/hello/)])
+  // Several times the writeTimeout, which is checked every 10 ms.
+  await sleep(300)
+  t.strictSame(log.messages(/^Request cut/), [])
+  left.socket.destroy()
+  await eventually(() => app.inFlightRequests === 1)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  await client.closed
+  t.match(client.text, /\r\n0\r\n\r\n$/)
 })
 
 t.test('unref() on a server that listens on both loopback addresses of localhost does not shut the service down', async t => {

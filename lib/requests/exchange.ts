@@ -11,6 +11,7 @@ import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerRe
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { Connection, Transport } from '../connections/connection.ts'
+import { OutgoingMessage } from 'node:http'
 import { constants } from 'node:http2'
 import { beforeCall } from '../before-call.ts'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
@@ -35,6 +36,9 @@ export type HandlerState = 'uncalled' | 'returned' | 'settled'
 
 const EVENT_STREAM = 'text/event-stream'
 
+/** The getter of Node's own `headersSent` on HTTP/1. */
+const { get: nodesHeadersSent } = Object.getOwnPropertyDescriptor(OutgoingMessage.prototype, 'headersSent') as { get: () => boolean }
+
 /** The headers of every answer that the plugin gives itself. */
 export const JSON_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
 
@@ -43,6 +47,11 @@ export const kExchange = Symbol('graceful.exchange')
 /** HTTP/2 streams have it once `setTimeout()` has been called. Node's types lack it. */
 interface Timed {
   timeout?: number
+}
+
+/** Of ServerResponse and Http2ServerResponse. */
+interface Methods extends Pick<ServerResponse, 'getHeaderNames' | 'removeHeader' | 'writeHead'> {
+  end: (body?: string) => unknown
 }
 
 /** A reply that has reached the plugin's onRequest hook. */
@@ -191,7 +200,7 @@ export class Exchange {
     const stream = this.#stream
     if (this.isReceiving) return request.readableLength + (stream?.readableLength ?? 0) === 0
     // Fastify sends the head with the first event. Before that, the handler must have returned.
-    if (!response.headersSent && (this.#type === undefined || (this.runningHandlers > 0 && !this.isReplyAwaited))) return false
+    if (!this.hasBegun && (this.#type === undefined || (this.runningHandlers > 0 && !this.isReplyAwaited))) return false
     return this.#isEventStream && (stream ?? response).writableLength === 0
   }
 
@@ -208,12 +217,12 @@ export class Exchange {
   /** Whether the user's code limits the time: its own timer on the response, or Fastify's `handlerTimeout` until it has begun. */
   get isTimedByUser (): boolean {
     if (Number((this.#stream ?? this.socket)?.timeout) > 0) return true
-    return !this.response.headersSent && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0
+    return !this.hasBegun && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0
   }
 
   /** Whether no body arrives and no head has been sent: only the handler can make progress. HTTP/1 only. */
   get isStill (): boolean {
-    return this.#stream === undefined && !this.response.headersSent && !this.#hasBody
+    return this.#stream === undefined && !this.hasBegun && !this.#hasBody
   }
 
   /** While it is still: milliseconds without a 1xx response, as far as the sweep has seen. */
@@ -248,9 +257,14 @@ export class Exchange {
     return this.response.writableEnded && this.isQueued
   }
 
+  /** Whether the head of the response has been sent. Not by `headersSent` of the response, which @fastify/express replaces by its own. */
+  get hasBegun (): boolean {
+    return this.#stream === undefined ? nodesHeadersSent.call(this.response) : this.#stream.headersSent
+  }
+
   /** Whether it is too late for another answer: the response has begun, or the connection speaks another protocol. */
   get isCommitted (): boolean {
-    return this.response.headersSent || this.response.writableEnded || (this.isUpgrade && this.isHijacked)
+    return this.hasBegun || this.response.writableEnded || (this.isUpgrade && this.isHijacked)
   }
 
   /** Whether the handler writes the response itself, without Fastify. */
@@ -327,7 +341,7 @@ export class Exchange {
       return
     }
     // Once: each cut of a pipeline ends its newest response.
-    if (this.response.headersSent || !this.response.shouldKeepAlive) return
+    if (this.hasBegun || !this.response.shouldKeepAlive) return
     // The header is written with the others; with setHeader(), Node would merge all of them one by one.
     this.response.shouldKeepAlive = false
     closeByHeader(this.response)
@@ -335,12 +349,12 @@ export class Exchange {
 
   /** Whether its head says that it is the last response on its connection. HTTP/1 only. */
   get isLast (): boolean {
-    return this.response.headersSent && !this.response.shouldKeepAlive
+    return this.hasBegun && !this.response.shouldKeepAlive
   }
 
   /** Reverts `endConnection`, because another request follows on the connection. */
   keepConnection (): void {
-    if (!this.response.headersSent) this.response.shouldKeepAlive = true
+    if (!this.hasBegun) this.response.shouldKeepAlive = true
   }
 
   /**
@@ -361,11 +375,10 @@ export class Exchange {
     try {
       this.#send(status, body, own)
     } catch {
-      // A replaced writeHead() throws.
+      // A method of a class of the application's own throws.
+      this.abort()
     }
-    // A replaced end() may not have called the real one yet, and may still write an answer of its own.
-    if (this.response.writableEnded) seal(this.response)
-    else this.abort()
+    seal(this.response)
   }
 
   /** Node has detached the socket of an upgrade, and the plugin that took it may not have seen the request. */
@@ -376,16 +389,21 @@ export class Exchange {
 
   #send (status: number, body: string, own: Record<string, unknown>): void {
     const { response, reply } = this
-    const headers = {
+    const headers: Record<string, unknown> = {
       ...pick(reply?.getHeaders() ?? response.getHeaders()), ...own, ...JSON_HEADERS, 'content-length': Buffer.byteLength(body)
     }
+    // Not the methods with which middleware replaces those of the response: sessions and compression end it later, or not at all.
+    const { getHeaderNames, removeHeader, writeHead, end } = Object.getPrototypeOf(response) as Methods
     // Headers that describe the handler's answer, such as its encoding, do not apply to this one. Once `connection` has been removed,
     // Node writes none.
-    for (const name of response.getHeaderNames()) if (name !== 'connection') response.removeHeader(name)
-    if (this.#stream === undefined) response.statusMessage = ''
-    response.writeHead(status, headers as OutgoingHttpHeaders)
+    for (const name of getHeaderNames.call(response)) if (name !== 'connection') removeHeader.call(response, name)
+    if (this.#stream === undefined) {
+      response.statusMessage = ''
+      if (!response.shouldKeepAlive) headers.connection = 'close'
+    }
+    writeHead.call(response, status, headers as OutgoingHttpHeaders)
     // With its option rejectNonStandardBodyWrites, Node throws an error for the body of a response to HEAD.
-    response.end(this.request.method === 'HEAD' ? undefined : body)
+    end.call(response, this.request.method === 'HEAD' ? undefined : body)
   }
 
   /**
@@ -401,10 +419,9 @@ export class Exchange {
     response.strictContentLength = true
     try {
       response.end()
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ERR_HTTP_CONTENT_LENGTH_MISMATCH') return
-      // A replaced end() throws.
-      this.abort()
+    } catch {
+      // It has a length, or a replaced end() throws: its handler ends it, or the drain cuts it.
+      return
     } finally {
       response.strictContentLength = strictContentLength
     }
@@ -532,6 +549,8 @@ function seal (response: ServerResponse): void {
     writeHead: ignore, setHeader: ignore, setHeaders: ignore, appendHeader: ignore, removeHeader: ignore, flushHeaders: ignore,
     addTrailers: ignore, write: ignoreBody(true), end: ignoreBody(response)
   })
+  // Middleware has kept Node's own methods, and may call them later.
+  response.on('error', () => {})
 }
 
 /**

@@ -218,7 +218,7 @@ export class InFlight {
   /** What ends each response that has begun, of routes that ask for it. */
   goodbyes (): Goodbye[] {
     return this.exchanges
-      .filter(({ options, response }) => options.onShutdown === 'end' && response.headersSent && !response.writableEnded)
+      .filter(({ options, response, hasBegun }) => options.onShutdown === 'end' && hasBegun && !response.writableEnded)
       .map(exchange => [exchange, () => { exchange.end() }])
   }
 
@@ -292,7 +292,7 @@ export class InFlight {
     // whole request has been read, Fastify then answers with the error of the stream, if it ends with one.
     const piped = (stream: Readable) => {
       isPiped = true
-      if (request.aborted || response.headersSent) written()
+      if (request.aborted || exchange.hasBegun) written()
       else finished(stream, { writable: false }, error => { if (!error) written() })
     }
     response.once('pipe', piped).once('unpipe', piped)
