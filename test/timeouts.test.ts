@@ -227,7 +227,7 @@ t.test('a route without a write timeout is not cut by the default', async t => {
 })
 
 t.test('writeTimeout: false cuts nothing', async t => {
-  const { app } = await createApp(t, { writeTimeout: false, readTimeout: 50 })
+  const { app } = await createApp(t, { writeTimeout: false, readTimeout: 500 })
   const held = heldRoute(app)
   const port = await listen(app)
   const client = new RawClient(port).get('/held')
