@@ -155,7 +155,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     for (const [name, value] of perhapsSeconds(options)) {
       log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
     }
-    connections.fastifyListens()
+    connections.isOpenedByFastify = true
     done()
   })
 

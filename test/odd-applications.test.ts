@@ -365,6 +365,25 @@ t.test("if a middleware's replaced end() does not end its response by the drain 
   t.match(client.text, /^HTTP\/1\.1 503 (?:(?!x-own)[^])*FST_ERR_GRACEFUL_DRAIN_TIMEOUT[^\n]*$/)
 })
 
+t.test("middleware that calls Node's own end() after its response has been answered in its place, and waits in a pipeline, causes no error", async t => {
+  const { app, log } = await createApp(t, { writeTimeout: false })
+  const held = heldRoute(app)
+  const endings: Array<() => void> = []
+  app.addHook('onRequest', async ({ url }, { raw }) => {
+    const { end } = raw
+    if (url === '/late') endings.push(() => { (end as (body: string) => void).call(raw, 'own answer') })
+  })
+  app.get('/late', { config: { gracefulShutdown: { writeTimeout: 50 } } }, async () => { await new Promise(() => {}) })
+  const client = new RawClient(await listen(app)).get('/held').get('/late')
+  await log.line(/^Request cut/)
+  for (const end of endings) end()
+  held.release()
+  await client.until(/"held":true[^]*HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_WRITE_TIMEOUT[^\n]*$/)
+  t.equal(endings.length, 1)
+  t.equal(app.gracefulShutdown.phase, 'running')
+  client.socket.destroy()
+})
+
 t.test('probes and refusals are sent although middleware ends each response later, or never', async t => {
   const app = Fastify()
   t.teardown(async () => { await app.close() })

@@ -3,11 +3,11 @@
 
 import type { FastifyInstance } from 'fastify'
 import type { AddressInfo, ListenOptions, Server } from 'node:net'
+import type { AnyFunction } from '../values.ts'
 import cluster from 'node:cluster'
 import { subscribe } from 'node:diagnostics_channel'
 import { Deferred } from '../deferred.ts'
 import { ServerSharedError } from '../errors.ts'
-import { type AnyFunction } from '../values.ts'
 
 /** The adopt function of each instance, by the request listener that all its servers share. */
 const owners = new WeakMap<object, (server: Server, options: ListenOptions) => void>()

@@ -283,11 +283,6 @@ export class Connections {
     } while (this.#accepted !== before && now() < end)
   }
 
-  /** Fastify's own listen() has opened the listeners. */
-  fastifyListens (): void {
-    this.isOpenedByFastify = true
-  }
-
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */
   stopListening (): void {
     if (!this.isOpenedByFastify) return

@@ -11,14 +11,13 @@ import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerRe
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { Connection, Transport } from '../connections/connection.ts'
-import { OutgoingMessage } from 'node:http'
 import { constants } from 'node:http2'
 import { beforeCall } from '../before-call.ts'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
 import { latenessOf, OWN_TIMER } from '../times.ts'
 import { tryRead } from '../values.ts'
-import { closeByHeader } from './last-response.ts'
+import { closeByHeader, isHeadSent } from './last-response.ts'
 
 /**
  * - `open`: the client waits for its answer.
@@ -35,9 +34,6 @@ export type Wire = 'open' | 'finished' | 'orphaned'
 export type HandlerState = 'uncalled' | 'returned' | 'settled'
 
 const EVENT_STREAM = 'text/event-stream'
-
-/** The getter of Node's own `headersSent` on HTTP/1. */
-const { get: nodesHeadersSent } = Object.getOwnPropertyDescriptor(OutgoingMessage.prototype, 'headersSent') as { get: () => boolean }
 
 /** The headers of every answer that the plugin gives itself. */
 export const JSON_HEADERS = { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' }
@@ -257,9 +253,9 @@ export class Exchange {
     return this.response.writableEnded && this.isQueued
   }
 
-  /** Whether the head of the response has been sent. Not by `headersSent` of the response, which @fastify/express replaces by its own. */
+  /** Whether the head of the response has been sent. */
   get hasBegun (): boolean {
-    return this.#stream === undefined ? nodesHeadersSent.call(this.response) : this.#stream.headersSent
+    return this.#stream === undefined ? isHeadSent(this.response) : this.#stream.headersSent
   }
 
   /** Whether it is too late for another answer: the response has begun, or the connection speaks another protocol. */
@@ -549,8 +545,6 @@ function seal (response: ServerResponse): void {
     writeHead: ignore, setHeader: ignore, setHeaders: ignore, appendHeader: ignore, removeHeader: ignore, flushHeaders: ignore,
     addTrailers: ignore, write: ignoreBody(true), end: ignoreBody(response)
   })
-  // Middleware has kept Node's own methods, and may call them later.
-  response.on('error', () => {})
 }
 
 /**

@@ -1,8 +1,16 @@
 // The headers of the last response on an HTTP/1 connection.
 
 import type { OutgoingHttpHeader, ServerResponse } from 'node:http'
+import { OutgoingMessage } from 'node:http'
 
 type WriteHead = (...args: unknown[]) => ServerResponse
+
+const { get: headersSent } = Object.getOwnPropertyDescriptor(OutgoingMessage.prototype, 'headersSent') as { get: () => boolean }
+
+/** Whether the head has been sent, by Node's own `headersSent`: @fastify/express replaces that of each response. HTTP/1 only. */
+export function isHeadSent (response: ServerResponse): boolean {
+  return headersSent.call(response)
+}
 
 /**
  * If keep-alive is still disabled when the head of this response is written, its `connection` header says `close`. Without one, Node
@@ -13,7 +21,7 @@ export function closeByHeader (response: ServerResponse): void {
   const { writeHead } = response as { writeHead: WriteHead }
   const writeClosingHead: WriteHead = (...args) => {
     const isSwitchingProtocols = args[0] === 101
-    if (response.shouldKeepAlive || response.headersSent || isSwitchingProtocols) return writeHead.apply(response, args)
+    if (response.shouldKeepAlive || isHeadSent(response) || isSwitchingProtocols) return writeHead.apply(response, args)
     const own = response.getHeader('connection')
     response.removeHeader('keep-alive')
     // Not if others are passed: Node 20 would then send only one of several with the same name.
