@@ -10,6 +10,8 @@ import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from
 import { resolveCallbackOptions } from '../options.ts'
 import { show, toError } from '../values.ts'
 
+const DRAINED = Symbol('graceful.drained')
+
 interface Registered {
   callback: ShutdownCallback
   name: string
@@ -27,7 +29,7 @@ export class Callbacks {
   /** One for each callback that has ended. */
   readonly reports: CallbackReport[] = []
   #running: 'none' | 'start' | 'end' = 'none'
-  readonly #drained = new Deferred<typeof TIMED_OUT>()
+  readonly #drained = new Deferred<typeof DRAINED>()
 
   constructor (shutdownTimeout: number, log: SafeLog, channels: Channels) {
     this.#shutdownTimeout = shutdownTimeout
@@ -66,7 +68,7 @@ export class Callbacks {
 
   /** The drain has ended: those that still run have taken too long. */
   endDrain (): void {
-    this.#drained.resolve(TIMED_OUT)
+    this.#drained.resolve(DRAINED)
   }
 
   /**
@@ -106,7 +108,8 @@ export class Callbacks {
       const end = drainEnd === undefined ? call : Promise.race([call, this.#drained.promise])
       // A timer for the end of the drain might fire first, and then the drain would find nothing to cut.
       const outcome = limit === drainEnd ? await end : await within(limit, end)
-      if (outcome === TIMED_OUT) error = new CallbackTimeoutError(name, Math.round(Math.min(limit, now() - start)))
+      if (outcome === TIMED_OUT) error = new CallbackTimeoutError(name, Math.round(limit))
+      else if (outcome === DRAINED) error = new CallbackTimeoutError(name, Math.round(now() - start))
     } catch (thrown) {
       error = toError(thrown)
     }
