@@ -277,6 +277,15 @@ export function fork (t: Test, name: string, env: Record<string, string> = {}, n
   return runCommand(t, commandOf(name, env, nodeOptions), env)
 }
 
+/** Milliseconds until several processes have started on a busy machine. */
+export const FORKED = 30_000
+
+/** The port on which both workers of the program `cluster` listen. */
+export async function portOfWorkers (service: Program): Promise<number> {
+  await eventually(() => service.log.messages(/listening at/).length === 2, FORKED)
+  return await portOf(service)
+}
+
 /** Whether tests that repeat the same shutdown many times, or with many clients, do so in full: `npm run test:long`. */
 export const LONG = process.env['LONG_TESTS'] === '1'
 
