@@ -8,7 +8,7 @@
 //     last-response.ts             headers of the last response on a connection
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
-//     abort-hooks.ts               onRequestAbort hooks, which run once the client has gone
+//     late-hooks.ts                async hooks that run once a response has been sent, or the client has left
 //     tasks.ts, thenable.ts        background work; user promises and thenables
 //     gate.ts, body.ts             refuses requests during a shutdown; drops unused request bodies
 //     timeouts.ts                  read, write and idle timeouts
@@ -56,12 +56,12 @@ import { Shutdown } from './lib/lifecycle/shutdown.ts'
 import { mapHooks } from './lib/map-hooks.ts'
 import { kSignals, perhapsSeconds, resolveOptions } from './lib/options.ts'
 import { Probes } from './lib/probes.ts'
-import { observeAbortHook } from './lib/requests/abort-hooks.ts'
 import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, isUpgrade, kExchange } from './lib/requests/exchange.ts'
 import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
+import { LATE_HOOKS, LateHooks } from './lib/requests/late-hooks.ts'
 import { observeRoutes } from './lib/requests/routes.ts'
 import { Tasks } from './lib/requests/tasks.ts'
 import { Timeouts } from './lib/requests/timeouts.ts'
@@ -89,6 +89,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     if (phase.current !== 'running') outcome.addError(error)
     log.error(`Background work failed: ${name}`, { err: error })
   })
+  const lateHooks = new LateHooks(inFlight, tasks)
   const connections = new Connections(inFlight)
   const webSockets = new WebSockets()
   const gate = new Gate(connections, inFlight, channels)
@@ -100,9 +101,9 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const callbacks = new Callbacks(options.shutdownTimeout, log, channels)
   const probes = new Probes(fastify, options, phase, inFlight, log)
   probes.assertFree(fastify)
-  observeRoutes(fastify, probes, handlers, tasks, timeouts)
+  observeRoutes(fastify, probes, handlers, lateHooks, timeouts)
   fastify.decorateReply(kExchange, undefined)
-  mapHooks(fastify, 'onRequestAbort', hook => observeAbortHook(hook, tasks))
+  for (const name of LATE_HOOKS) mapHooks(fastify, name, hook => lateHooks.observe(name, hook))
   handlers.observeReplies(fastify)
   handlers.observeSetters(fastify)
 

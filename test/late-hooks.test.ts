@@ -4,11 +4,12 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { FastifyInstance, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
+import type { ShutdownReport } from '../types/index.ts'
 import { connect as connectHttp2 } from 'node:http2'
 import { type Duplex, PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { Response as UndiciResponse } from 'undici'
-import { createApp, createAppBehind, Deferred, eventually, listen, RawClient } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
 const handlers: Record<string, RouteHandlerMethod> = {
   'an async handler': async () => ({ answer: 1 }),
@@ -32,7 +33,7 @@ class SlowHook {
 
 type Add = (app: FastifyInstance, hook: SlowHook) => RouteShorthandOptions
 
-const applicationHook = (name: 'onSend' | 'preSerialization' | 'onError' | 'onRequestAbort'): Add => (app, { hold }) => {
+const applicationHook = (name: 'onSend' | 'preSerialization' | 'onError' | 'onRequestAbort' | 'onResponse'): Add => (app, { hold }) => {
   app.addHook(name as 'onRequestAbort', async _request => { await hold() })
   return {}
 }
@@ -68,7 +69,7 @@ async function leaveInMidBody (app: FastifyInstance, until?: Promise<unknown>): 
 }
 
 /** Shuts down while the hook runs. Cleanup runs after it. */
-async function expectCleanupAfter (t: Test, app: FastifyInstance, hook: SlowHook): Promise<void> {
+async function expectCleanupAfter (t: Test, app: FastifyInstance, hook: SlowHook): Promise<ShutdownReport> {
   const events: string[] = []
   app.gracefulShutdown.onShutdown(() => { events.push('cleanup') })
   const report = app.gracefulShutdown.shutdown()
@@ -80,6 +81,7 @@ async function expectCleanupAfter (t: Test, app: FastifyInstance, hook: SlowHook
   t.match(await report, { errors: [], cut: [], exitCode: 0 })
   t.strictSame(events, ['hook ends', 'cleanup'])
   t.equal(app.inFlightRequests, 0)
+  return await report
 }
 
 /** With hooks and handlers that are older than the plugin. */
@@ -628,4 +630,85 @@ t.test('an onRequestAbort hook with a callback runs, and is not waited for', asy
   leave()
   await called.promise
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
+for (const [where, add] of Object.entries({
+  'of the application': applicationHook('onResponse'),
+  'of the route': (_app, { hold }) => ({ onResponse: async () => { await hold() } })
+} satisfies Record<string, Add>)) {
+  for (const isHttp2 of [false, true]) {
+    t.test(`cleanup waits for an async onResponse hook ${where}, over HTTP/${isHttp2 ? 2 : 1}`, async t => {
+      const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
+      const hook = new SlowHook()
+      // The hooks run one after the other.
+      app.addHook('onResponse', async () => {})
+      app.get('/', add(app, hook), async () => 'answer')
+      visitOver(t, isHttp2, await listen(app))
+      await hook.entered.promise
+      t.match(app.gracefulShutdown.inFlight(), [{ kind: 'request', route: '/' }])
+      const { completed, slowest } = await expectCleanupAfter(t, app, hook)
+      t.equal(completed, 0, 'it was answered before')
+      t.match(slowest, [{ kind: 'request', route: '/' }])
+    })
+  }
+}
+
+t.test('an async onResponse hook that does not end within drainTimeout is in the report', async t => {
+  const { app } = await createApp(t, { drainTimeout: 50 })
+  const entered = new Deferred()
+  app.get('/', { onResponse: async () => { entered.resolve(); await new Promise(() => {}) } }, async () => 'answer')
+  const client = new RawClient(await listen(app)).get('/')
+  await entered.promise
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [{ kind: 'request', route: '/' }], exitCode: 1 })
+  t.match(client.text, /200 OK[^]*answer$/)
+})
+
+t.test('onResponse hooks of probes, of opted-out routes and of rejected requests are not waited for', async t => {
+  const { app } = await createApp(t)
+  const urls: string[] = []
+  app.addHook('onResponse', async ({ url }) => {
+    urls.push(url)
+    if (url !== '/held') await new Promise(() => {})
+  })
+  const { entered, release } = heldRoute(app)
+  app.get('/opted-out', { config: { gracefulShutdown: false } }, async () => 'answer')
+  const port = await listen(app)
+  const client = new RawClient(port).get('/held')
+  await entered
+  for (const path of ['/health', '/opted-out']) await new RawClient(port).get(path, ['Connection: close']).closed
+  const report = app.gracefulShutdown.shutdown()
+  const late = new RawClient(port).get('/late')
+  await late.closed
+  t.match(late.text, /^HTTP\/1\.1 503/)
+  await eventually(() => urls.length === 3)
+  t.strictSame(urls, ['/health', '/opted-out', '/late'])
+  t.match(app.gracefulShutdown.inFlight(), [{ url: '/held' }])
+  release()
+  await client.closed
+  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+})
+
+t.test('cleanup waits for an async onTimeout hook', async t => {
+  const { app } = await createApp(t, {}, { connectionTimeout: 100 })
+  const hook = new SlowHook()
+  app.addHook('onTimeout', hook.hold)
+  app.get('/', async (_request, reply) => {
+    await hook.entered.promise
+    return await reply.send('late')
+  })
+  new RawClient(await listen(app)).get('/')
+  await hook.entered.promise
+  await expectCleanupAfter(t, app, hook)
+})
+
+t.test('an onResponse hook with a callback runs, and is not waited for', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  app.addHook('onResponse', (_request, _reply, done) => { void hook.hold().then(() => { done() }) })
+  app.get('/', async () => 'answer')
+  const client = new RawClient(await listen(app)).get('/')
+  await hook.entered.promise
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  await client.closed
+  hook.left.resolve()
 })

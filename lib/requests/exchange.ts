@@ -2,7 +2,7 @@
 //
 // in-flight.ts decides when a request is over. The fields that it reads, and the files that change them:
 //   wire                                        the state of the response: only in-flight.ts
-//   runningHandlers, handlerState, hasAnswered  the handlers: handlers.ts, in-flight.ts
+//   runningHandlers, handlerState, hasAnswered  handlers and late hooks: handlers.ts, in-flight.ts
 //   isSending                                   the hooks that process the answer: handlers.ts, in-flight.ts
 //   isBodyLost                                  only in-flight.ts
 
@@ -70,7 +70,7 @@ export class Exchange {
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
   handlerState: HandlerState = 'uncalled'
-  /** How many handlers are running, or have a pending promise. */
+  /** How many handlers and late hooks are running, or have a pending promise. */
   runningHandlers = 0
   /** How many of its handlers have been called. */
   handlersCalled = 0
@@ -78,8 +78,8 @@ export class Exchange {
   isAnswerEnough = false
   /** Whether its newest handler, if that is async, waits for the response, as it does if it returns the reply. */
   isReplyAwaited = false
-  /** Whether it counted and its client has gone. Fastify may still call another handler, such as the error handler. */
-  hasLeft = false
+  /** Whether it counted and is over. Fastify may still call another handler, such as the error handler, or a hook. */
+  hasEnded = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
   isUpgrade = false
   /** Once no client waits for the handler: whether the body parser waits for what will not come, perhaps forever. */

@@ -57,7 +57,7 @@ export class Handlers {
     // A hook registered before the plugin may have failed.
     const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.attach(reply))
     if (exchange === undefined) return undefined
-    if (exchange.hasLeft) this.#inFlight.reenter(exchange)
+    this.#inFlight.reenter(exchange)
     if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)
     // One handler may call another: the error or not-found handler.
     exchange.runningHandlers++

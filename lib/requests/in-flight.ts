@@ -12,13 +12,7 @@ import type { Goodbye } from '../connections/spread.ts'
 import { finished } from 'node:stream'
 import { beforeCall } from '../before-call.ts'
 import { describe } from './describe.ts'
-import { Exchange, type Wire } from './exchange.ts'
-
-/** What is kept of a request once it is held weakly. */
-interface Remains {
-  ref: WeakRef<Exchange>
-  wire: Wire
-}
+import { Exchange } from './exchange.ts'
 
 export class InFlight {
   /** In any order: a request that leaves is replaced by the last one. */
@@ -28,7 +22,7 @@ export class InFlight {
    * garbage, and so is the exchange, to which only the promise refers.
    */
   readonly #loose = new Set<WeakRef<Exchange>>()
-  readonly #garbage = new FinalizationRegistry<Remains>(remains => { this.#forget(remains) })
+  readonly #garbage = new FinalizationRegistry<WeakRef<Exchange>>(ref => { this.#forget(ref) })
   /** Refused, opted out, upgraded, or arrived after the gate shut: nothing waits for them. */
   readonly #uncounted = new Set<Exchange>()
   /** The newest request to arrive. Usually its onRequest hook runs before the next one arrives. */
@@ -205,13 +199,12 @@ export class InFlight {
     const ref = new WeakRef(exchange)
     exchange.ref = ref
     this.#loose.add(ref)
-    this.#garbage.register(exchange, { ref, wire: exchange.wire }, exchange)
+    this.#garbage.register(exchange, ref, exchange)
   }
 
   /** No code is left that could settle the promise of its handler. */
-  #forget ({ ref, wire }: Remains): void {
+  #forget (ref: WeakRef<Exchange>): void {
     this.#loose.delete(ref)
-    if (wire === 'finished') this.completed++
     this.#settleIdle()
   }
 
@@ -226,6 +219,7 @@ export class InFlight {
     if (exchange.runningHandlers > 0) exchange.keepAge()
     exchange.wire = 'finished'
     exchange.previous = undefined
+    if (this.counts(exchange)) this.completed++
   }
 
   /** No client waits for the handler any more: it has gone, or is answered in the handler's place. */
@@ -241,13 +235,13 @@ export class InFlight {
 
   /** `reply.send()` is called. Fastify may run hooks before it writes the answer, even if the client has left. */
   sending (exchange: Exchange): void {
-    // Fastify sends nothing: the request has been answered in the handler's place, or hijacked.
-    if (exchange.wire === 'orphaned' && exchange.reply?.sent === true) {
+    // Fastify sends nothing: the request has been answered, perhaps in the handler's place, or hijacked.
+    if (exchange.wire !== 'open' && exchange.reply?.sent === true) {
       this.#written(exchange)
       return
     }
     // Its body is lost, and Fastify answers with the error.
-    if (exchange.hasLeft) this.reenter(exchange)
+    this.reenter(exchange)
     exchange.isSending = exchange.hasAnswered = true
   }
 
@@ -318,16 +312,31 @@ export class InFlight {
       this.#uncounted.delete(exchange)
       return
     }
-    if (exchange.wire === 'finished') this.completed++
-    else exchange.hasLeft = true
+    exchange.hasEnded = true
     this.onEnd?.(exchange, this.describe(exchange))
     this.#settleIdle()
   }
 
-  /** Counts a request again whose client has gone, because Fastify calls another handler. */
+  /** Counts a request again if it was over, because Fastify calls another handler or a hook. */
   reenter (exchange: Exchange): void {
-    exchange.hasLeft = false
+    if (!exchange.hasEnded) return
+    exchange.hasEnded = false
     this.#add(exchange)
+  }
+
+  /** An async hook of a request that may be over begins. Returns whether the request counts; if not, nothing waits for the hook. */
+  hookStarted (exchange: Exchange): boolean {
+    this.reenter(exchange)
+    if (!this.counts(exchange)) return false
+    exchange.keepAge()
+    exchange.runningHandlers++
+    return true
+  }
+
+  hookEnded (exchange: Exchange): void {
+    exchange.runningHandlers--
+    // After Fastify has called the next hook, in the same microtask.
+    if (exchange.wire !== 'open') queueMicrotask(() => { this.check(exchange) })
   }
 
   /** Resolves once no request is in flight. */

@@ -1,24 +1,25 @@
-// Wraps the handlers of routes. onRoute hooks still get the author's functions. Code that keeps a route finds the author's handler, but
-// the error handler and onRequestAbort hooks wrapped.
+// Wraps the handlers of routes and their late hooks. onRoute hooks still get the author's functions. Code that keeps a route finds the
+// author's handler, but the error handler and the late hooks wrapped.
 
 import type { FastifyInstance, RouteOptions } from 'fastify'
 import type { Probes } from '../probes.ts'
 import type { Handlers } from './handlers.ts'
-import type { Tasks } from './tasks.ts'
 import type { Timeouts } from './timeouts.ts'
 import { mapHooks } from '../map-hooks.ts'
 import { resolveRouteOptions } from '../options.ts'
 import { mapFunction, type AnyFunction } from '../values.ts'
-import { observeAbortHook } from './abort-hooks.ts'
+import { LATE_HOOKS, type LateHooks } from './late-hooks.ts'
 
 /** What is wrapped. Fastify reads `handler` as it adds the route, the others when all plugins are loaded. */
-const WRAPPED = ['handler', 'errorHandler', 'onRequestAbort'] as const
+const WRAPPED = ['handler', 'errorHandler', ...LATE_HOOKS] as const
 
 /** The author's value, by its wrapper. */
 const originals = new WeakMap<object, unknown>()
 
 /** Observes each route as it is added. onRoute hooks that are added later still get it as its author has written it. */
-export function observeRoutes (fastify: FastifyInstance, probes: Probes, handlers: Handlers, tasks: Tasks, timeouts: Timeouts): void {
+export function observeRoutes (
+  fastify: FastifyInstance, probes: Probes, handlers: Handlers, lateHooks: LateHooks, timeouts: Timeouts
+): void {
   const observe = (route: RouteOptions) => {
     if (probes.isHandler(route.handler)) set(route, 'config', { ...route.config, gracefulShutdown: false })
     const own = resolveRouteOptions(route.url, route.config?.gracefulShutdown)
@@ -29,7 +30,7 @@ export function observeRoutes (fastify: FastifyInstance, probes: Probes, handler
       const observeHandler = own.waitFor === 'response' ? handlers.observeAnswer : handlers.observe
       wrap(route, 'handler', observeHandler)
       wrap(route, 'errorHandler', observeHandler)
-      wrap(route, 'onRequestAbort', hook => observeAbortHook(hook, tasks))
+      for (const name of LATE_HOOKS) wrap(route, name, hook => lateHooks.observe(name, hook))
     }
     // Fastify has read it by then.
     queueMicrotask(() => { restore(route, 'handler') })

@@ -1,0 +1,50 @@
+// Async hooks that Fastify runs once a response has been sent, a connection has timed out, or the client has left. The drain waits for
+// their promises.
+
+import type { FastifyReply } from 'fastify'
+import type { InFlight } from './in-flight.ts'
+import type { Tasks } from './tasks.ts'
+import { nameOf, type AnyFunction } from '../values.ts'
+import { Exchange } from './exchange.ts'
+import { isPlainPromise, observePromise } from './thenable.ts'
+
+/** How many parameters such a hook has if it takes a callback. The drain does not wait for a callback: it may never be called. */
+const WITH_CALLBACK = { onResponse: 3, onTimeout: 3, onRequestAbort: 2 }
+
+type Name = keyof typeof WITH_CALLBACK
+
+export const LATE_HOOKS = Object.keys(WITH_CALLBACK) as Name[]
+
+export class LateHooks {
+  readonly #inFlight: InFlight
+  readonly #tasks: Tasks
+
+  constructor (inFlight: InFlight, tasks: Tasks) {
+    this.#inFlight = inFlight
+    this.#tasks = tasks
+  }
+
+  /** A proxy, because Fastify checks whether the function is async and how many parameters it has. */
+  observe (name: Name, hook: AnyFunction): AnyFunction {
+    if (hook.length >= WITH_CALLBACK[name]) return hook
+    return new Proxy(hook, {
+      apply: (_hook, instance, args: unknown[]) => {
+        const result = Reflect.apply(hook, instance, args) as PromiseLike<unknown>
+        // Fastify logs its error.
+        if (isPlainPromise(result)) this.#runs(`${name} hook ${nameOf(hook.name)}`.trim(), result, args[1])
+        return result
+      }
+    })
+  }
+
+  #runs (name: string, promise: Promise<unknown>, reply: unknown): void {
+    const exchange = Exchange.of(reply as FastifyReply)
+    if (exchange === undefined) {
+      // An onRequestAbort hook gets no reply.
+      this.#tasks.track(new Promise(resolve => { observePromise(promise, resolve, resolve) }), name)
+    } else if (this.#inFlight.hookStarted(exchange)) {
+      const ended = () => { this.#inFlight.hookEnded(exchange) }
+      observePromise(promise, ended, ended)
+    }
+  }
+}
