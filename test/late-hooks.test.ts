@@ -712,3 +712,20 @@ t.test('an onResponse hook with a callback runs, and is not waited for', async t
   await client.closed
   hook.left.resolve()
 })
+
+t.test('an onResponse hook that begins after the drain has timed out, and runs when cleanup starts, is in the report', async t => {
+  const { app } = await createApp(t, { drainTimeout: 50 })
+  const { entered } = heldRoute(app)
+  const answered = new Deferred()
+  app.get('/ready-answer', { onResponse: async () => { await new Promise(() => {}) } }, async () => {
+    queueMicrotask(answered.resolve)
+    return 'answer'
+  })
+  const client = new RawClient(await listen(app)).get('/held').get('/ready-answer')
+  await entered
+  await answered.promise
+  const { cut, exitCode } = await app.gracefulShutdown.shutdown()
+  t.match(client.text, /^HTTP\/1\.1 503[^]*HTTP\/1\.1 200 OK[^]*answer$/)
+  t.match(cut, [{ route: '/held' }, { route: '/ready-answer' }])
+  t.equal(exitCode, 1)
+})

@@ -471,6 +471,7 @@ export class Shutdown {
 
   async #closeConnections (end: number): Promise<void> {
     const { options, connections, gate, cuts } = this.#parts
+    const error = new DrainTimeoutError(options.drainTimeout)
     gate.deferRefusals()
     // The rest of the time is for sending the refusals.
     await connections.acceptBacklog((now() + end) / 2)
@@ -478,13 +479,15 @@ export class Shutdown {
     gate.sendRefusals()
     if (connections.isAnyOpen) {
       await connections.settle(end)
-      cuts.cutRest(new DrainTimeoutError(options.drainTimeout))
+      cuts.cutRest(error)
       gate.refuseRest()
       await connections.flush()
       // What has arrived meanwhile.
       gate.refuseRest()
     }
     connections.closeAll()
+    // After a drain that has timed out, responses may have been sent whose onResponse hooks still run.
+    cuts.cutRest(error)
   }
 }
 

@@ -78,7 +78,7 @@ export class Exchange {
   isAnswerEnough = false
   /** Whether its newest handler, if that is async, waits for the response, as it does if it returns the reply. */
   isReplyAwaited = false
-  /** Whether it counted and is over. Fastify may still call another handler, such as the error handler, or a hook. */
+  /** Whether it counted and has been over. Fastify may still call another handler, such as the error handler, or a hook. */
   hasEnded = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
   isUpgrade = false

@@ -14,6 +14,12 @@ import { beforeCall } from '../before-call.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
 
+/** What is kept of a request once it is held weakly. */
+interface Remains {
+  ref: WeakRef<Exchange>
+  completes: boolean
+}
+
 export class InFlight {
   /** In any order: a request that leaves is replaced by the last one. */
   readonly #counted: Exchange[] = []
@@ -22,7 +28,7 @@ export class InFlight {
    * garbage, and so is the exchange, to which only the promise refers.
    */
   readonly #loose = new Set<WeakRef<Exchange>>()
-  readonly #garbage = new FinalizationRegistry<WeakRef<Exchange>>(ref => { this.#forget(ref) })
+  readonly #garbage = new FinalizationRegistry<Remains>(remains => { this.#forget(remains) })
   /** Refused, opted out, upgraded, or arrived after the gate shut: nothing waits for them. */
   readonly #uncounted = new Set<Exchange>()
   /** The newest request to arrive. Usually its onRequest hook runs before the next one arrives. */
@@ -199,12 +205,13 @@ export class InFlight {
     const ref = new WeakRef(exchange)
     exchange.ref = ref
     this.#loose.add(ref)
-    this.#garbage.register(exchange, ref, exchange)
+    this.#garbage.register(exchange, { ref, completes: isCompleted(exchange) }, exchange)
   }
 
   /** No code is left that could settle the promise of its handler. */
-  #forget (ref: WeakRef<Exchange>): void {
+  #forget ({ ref, completes }: Remains): void {
     this.#loose.delete(ref)
+    if (completes) this.completed++
     this.#settleIdle()
   }
 
@@ -219,7 +226,6 @@ export class InFlight {
     if (exchange.runningHandlers > 0) exchange.keepAge()
     exchange.wire = 'finished'
     exchange.previous = undefined
-    if (this.counts(exchange)) this.completed++
   }
 
   /** No client waits for the handler any more: it has gone, or is answered in the handler's place. */
@@ -312,6 +318,7 @@ export class InFlight {
       this.#uncounted.delete(exchange)
       return
     }
+    if (isCompleted(exchange)) this.completed++
     exchange.hasEnded = true
     this.onEnd?.(exchange, this.describe(exchange))
     this.#settleIdle()
@@ -319,9 +326,7 @@ export class InFlight {
 
   /** Counts a request again if it was over, because Fastify calls another handler or a hook. */
   reenter (exchange: Exchange): void {
-    if (!exchange.hasEnded) return
-    exchange.hasEnded = false
-    this.#add(exchange)
+    if (exchange.hasEnded && !this.counts(exchange)) this.#add(exchange)
   }
 
   /** An async hook of a request that may be over begins. Returns whether the request counts; if not, nothing waits for the hook. */
@@ -347,6 +352,11 @@ export class InFlight {
   #settleIdle (): void {
     if (this.count === 0) this.#whenIdle?.()
   }
+}
+
+/** Whether a request that ends has been answered in full; once, although a hook of it may run later. */
+function isCompleted ({ wire, hasEnded }: Exchange): boolean {
+  return wire === 'finished' && !hasEnded
 }
 
 /** Whether a request is over: no client waits for it, and its handler is done. */

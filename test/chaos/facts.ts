@@ -190,7 +190,9 @@ export class Facts {
   runs ({ handler, handled, hooks, hooked }: RequestFacts, n: number): boolean {
     const isBefore = (event: { n: number } | undefined): boolean => event !== undefined && event.n < n
     if (isBefore(handler) && !isBefore(handled)) return true
-    const count = (events: Array<{ n: number, name: string }>): number => events.filter(event => event.n < n && event.name !== 'onResponse').length
+    // The drain does not wait for the onResponse hook of a rejected request.
+    const isCounted = (event: { n: number, name: string }): boolean => isBefore(event) && (event.name !== 'onResponse' || handler !== undefined)
+    const count = (events: Array<{ n: number, name: string }>): number => events.filter(isCounted).length
     return count(hooks) > count(hooked)
   }
 }

@@ -166,7 +166,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'completed requests are not counted',
-    change: ['if (exchange.wire === "finished") this.completed++;', 'if (exchange.wire === "finished") ;'],
+    change: ['if (isCompleted(exchange)) this.completed++;', ''],
     violates: 'reportsTruly'
   },
   {
