@@ -95,9 +95,10 @@ t.test('services', async t => {
   t.jobs = services.length
   for (const snippet of services) {
     void t.test(`${snippet.name} serves, and exits with 0 on SIGTERM`, async t => {
-      const port = await freePort()
-      const service = runNode(t, [fileOf(snippet)], { PORT: String(port) })
-      t.equal(await firstStatus(port, service.exit), 200)
+      const [port, adminPort, apiPort] = [await freePort(), await freePort(), await freePort()]
+      const service = runNode(t, [fileOf(snippet)], { PORT: `${port}`, ADMIN_PORT: `${adminPort}`, API_PORT: `${apiPort}` })
+      // With an admin port, the probes are there.
+      t.equal(await firstStatus(snippet.code.includes('ADMIN_PORT') ? adminPort : port, service.exit), 200)
       service.kill('SIGTERM')
       t.strictSame(await service.exit, { code: 0, signal: null }, service.output())
     })

@@ -88,8 +88,8 @@ t.test('shows the stored results', async t => {
   for (const [path, svg] of Object.entries(picturesOfResults())) t.ok(readFileSync(new URL(`../${path}`, import.meta.url), 'utf8') === svg, path)
 })
 
-t.test('docs/load-balancers.md has the table of the stored results', async t => {
-  const page = readFileSync(new URL('../docs/load-balancers.md', import.meta.url), 'utf8')
+t.test('docs/load-balancer-tests.md has the table of the stored results', async t => {
+  const page = readFileSync(new URL('../docs/load-balancer-tests.md', import.meta.url), 'utf8')
   const results = JSON.parse(readFileSync(new URL('rolling/results.json', import.meta.url), 'utf8')) as Result[]
   t.equal(withTable(page, results), page)
 })

@@ -57,7 +57,7 @@ const HELP = `npm run test:rolling -- [--restarts 3] [--balancer NAME] [--subjec
   --subject S    only this one: ${Object.keys(SUBJECTS).join(', ')}
   --delay MS     the fixed delay, to find out how short it may be; with it, losses are no error
   --compare      also without a delay, and with close-with-grace and @godaddy/terminus, with the fixed delay
-  --write        writes test/rolling/results.json, example/rolling.svg and the table in docs/load-balancers.md anew; what
+  --write        writes test/rolling/results.json, example/rolling.svg and the table in docs/load-balancer-tests.md anew; what
                  this run has not measured stays
 `
 
@@ -135,7 +135,7 @@ async function write (measured: Result[]): Promise<void> {
   const root = new URL('../..', import.meta.url)
   const stored = JSON.parse(await readFile(new URL('test/rolling/results.json', root), 'utf8')) as Result[]
   const written = stored.map(old => measured.find(({ balancer, subject }) => balancer === old.balancer && subject === old.subject) ?? old)
-  const page = new URL('docs/load-balancers.md', root)
+  const page = new URL('docs/load-balancer-tests.md', root)
   await writeFile(new URL('test/rolling/results.json', root), `[\n${written.map(result => JSON.stringify(result)).join(',\n')}\n]\n`)
   await writeFile(new URL('example/rolling.svg', root), drawRestarts(written))
   await writeFile(page, withTable(await readFile(page, 'utf8'), written))
