@@ -305,9 +305,9 @@ export class Connections {
 
   /**
    * Waits, at most until the deadline, until clients have read what the kernel has of their HTTP/2 responses. If a connection is closed
-   * before, the kernel resets it at the next window update of the client, which then loses the rest. Returns how many still read.
+   * before, the kernel resets it at the next window update of the client, which then loses the rest.
    */
-  async whenRead (deadline: number): Promise<number> {
+  async whenRead (deadline: number): Promise<void> {
     for (const session of this.#sessions) closeSession(session)
     let reading = this.#http2Sockets()
     const closed = allClosed(reading, deadline)
@@ -316,7 +316,6 @@ export class Connections {
       await within(Math.min(HTTP2_READ_PAUSE, deadline - now()), closed)
       reading = this.#http2Sockets().filter(socket => socket.bytesRead !== before.get(socket))
     }
-    return reading.length
   }
 
   #http2Sockets (): Transport[] {

@@ -383,19 +383,10 @@ export class Shutdown {
       if (this.#trigger !== 'close' || mayBeDeploy()) await this.#quiet(start + drainTimeout)
       // Meanwhile, open connections may have sent requests that are served.
       if (inFlight.count + tasks.count > 0) await this.#drain(preClosed, start)
-      else await this.#whenRead(start + drainTimeout)
+      else await connections.whenRead(start + drainTimeout)
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
-  }
-
-  async #whenRead (drainEnd: number): Promise<void> {
-    const { options: { drainTimeout }, log, outcome, connections } = this.#parts
-    const count = await connections.whenRead(drainEnd)
-    if (count === 0) return
-    const error = new DrainTimeoutError(drainTimeout)
-    outcome.addError(error)
-    log.error(`HTTP/2 clients have not read all responses: ${count} connections are closed`, { code: error.code })
   }
 
   /** Ends the spread some time before the drain timeout, so that what it has not told yet can still end in time. */
