@@ -3,15 +3,13 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { ClientHttp2Session, ClientHttp2Stream, Http2ServerResponse } from 'node:http2'
-import type { AddressInfo } from 'node:net'
 import type { TestApp } from './helpers.ts'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
-import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { createApp, Deferred, eventually, listen } from './helpers.ts'
+import { createApp, eventually, listen } from './helpers.ts'
 
 const WRITE_TIMEOUT = 600
 const SIZE = 300_000
@@ -145,46 +143,3 @@ t.test('a hijacked reply that pauses is not cut', async t => {
   t.equal(text, '1\n2\n')
   t.strictSame(log.messages(/^Request cut/), [])
 })
-
-/** A TCP proxy over which responses pass slowly, as over a slow link: this many bytes each 50 ms. */
-async function slowLink (t: Test, port: number, bytes: number): Promise<number> {
-  const proxy = createServer(client => {
-    const server = connect(port, '127.0.0.1').on('error', () => {})
-    client.on('error', () => {}).pipe(server)
-    const timer = setInterval(() => {
-      const chunk = server.read(Math.min(bytes, server.readableLength)) as Buffer | null
-      if (chunk !== null) client.write(chunk)
-    }, 50)
-    server.on('close', () => { clearInterval(timer); client.end() })
-  }).listen(0, '127.0.0.1')
-  await once(proxy, 'listening')
-  t.teardown(() => { proxy.close() })
-  return (proxy.address() as AddressInfo).port
-}
-
-for (const trigger of ['shutdown', 'close'] as const) {
-  t.test(`${trigger}(): a client on a slow link, which opens its window while it reads, gets its whole response`, async t => {
-    const { app } = await createApp(t, {}, { http2: true } as object)
-    const sent = new Deferred()
-    app.get('/', async (_request, reply) => {
-      reply.raw.on('finish', () => { sent.resolve() })
-      return Buffer.alloc(1_900_000)
-    })
-    const port = await slowLink(t, await listen(app), 65_536)
-    const session = connectHttp2(`http://127.0.0.1:${port}`, { settings: { initialWindowSize: 2 ** 20 } }).on('error', () => {})
-    t.teardown(() => { session.destroy() })
-    await once(session, 'connect')
-    session.setLocalWindowSize(2 ** 20)
-    const stream = session.request({ ':path': '/' }).on('error', () => {})
-    let received = 0
-    stream.on('data', (chunk: Buffer) => { received += chunk.length })
-    const closed = once(stream, 'close')
-    await sent.promise
-    const ended = trigger === 'shutdown' ? app.gracefulShutdown.shutdown() : app.close()
-    t.ok(received < 1_900_000, 'the kernel has the rest')
-    await closed
-    t.equal(received, 1_900_000)
-    await ended
-    t.match(await app.gracefulShutdown.wait(), { cut: [], errors: [], exitCode: 0 })
-  })
-}
