@@ -31,20 +31,23 @@ export class LateHooks {
       apply: (_hook, instance, args: unknown[]) => {
         const result = Reflect.apply(hook, instance, args) as PromiseLike<unknown>
         // Fastify logs its error.
-        if (isPlainPromise(result)) this.#runs(`${name} hook ${nameOf(hook.name)}`.trim(), result, args[1])
+        if (isPlainPromise(result)) {
+          if (name === 'onRequestAbort') this.#track(`onRequestAbort hook ${nameOf(hook.name)}`.trim(), result)
+          else this.#count(Exchange.of(args[1] as FastifyReply), result)
+        }
         return result
       }
     })
   }
 
-  #runs (name: string, promise: Promise<unknown>, reply: unknown): void {
-    const exchange = Exchange.of(reply as FastifyReply)
-    if (exchange === undefined) {
-      // An onRequestAbort hook gets no reply.
-      this.#tasks.track(new Promise(resolve => { observePromise(promise, resolve, resolve) }), name)
-    } else if (this.#inFlight.hookStarted(exchange)) {
-      const ended = () => { this.#inFlight.hookEnded(exchange) }
-      observePromise(promise, ended, ended)
-    }
+  /** The hook gets no reply, so its request is not known. */
+  #track (name: string, promise: Promise<unknown>): void {
+    this.#tasks.track(new Promise(resolve => { observePromise(promise, resolve, resolve) }), name)
+  }
+
+  #count (exchange: Exchange | undefined, promise: Promise<unknown>): void {
+    if (exchange === undefined || !this.#inFlight.hookStarted(exchange)) return
+    const ended = () => { this.#inFlight.hookEnded(exchange) }
+    observePromise(promise, ended, ended)
   }
 }
