@@ -78,6 +78,12 @@ export const FIRST_REQUEST = 500
 /** An HTTP/2 session that has been sent GOAWAY has this long to close by itself. */
 export const AFTER_GOAWAY = 100
 
+/**
+ * A client that is reading its last HTTP/2 responses sends something at least this often, to open its flow-control window. One that sends
+ * nothing for this long has read them, or has gone.
+ */
+export const HTTP2_READ_PAUSE = 1_000
+
 /** While draining, a connection that becomes idle is closed after this time. */
 export const DRAINING_KEEP_ALIVE = 100
 

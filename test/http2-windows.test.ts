@@ -3,13 +3,15 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { ClientHttp2Session, ClientHttp2Stream, Http2ServerResponse } from 'node:http2'
+import type { AddressInfo } from 'node:net'
 import type { TestApp } from './helpers.ts'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
+import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { createApp, eventually, listen } from './helpers.ts'
+import { createApp, Deferred, eventually, listen } from './helpers.ts'
 
 const WRITE_TIMEOUT = 600
 const SIZE = 300_000
@@ -143,3 +145,56 @@ t.test('a hijacked reply that pauses is not cut', async t => {
   t.equal(text, '1\n2\n')
   t.strictSame(log.messages(/^Request cut/), [])
 })
+
+const SLOW_LINK_SIZE = 16_000_000
+
+/** A frame that opens the window of the session by one byte. */
+const WINDOW_UPDATE = Buffer.from([0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+
+/**
+ * A TCP proxy over which responses pass slowly, as over a slow link, each part of them with a window update of the client. More is on the
+ * way than the kernel has received from the service, as with a client whose receive buffer is small.
+ */
+async function slowLink (t: Test, port: number): Promise<number> {
+  const proxy = createServer(client => {
+    const server = connect(port, '127.0.0.1').on('error', () => {})
+    client.on('error', () => {}).pipe(server)
+    const timer = setInterval(() => {
+      // Not before the client's first frames.
+      if (server.bytesRead > 100_000) server.write(WINDOW_UPDATE)
+      const chunk = server.read() as Buffer | null
+      if (chunk !== null) client.write(chunk)
+    }, 15)
+    server.on('close', () => { clearInterval(timer); client.end() })
+  }).listen(0, '127.0.0.1')
+  await once(proxy, 'listening')
+  t.teardown(() => { proxy.close() })
+  return (proxy.address() as AddressInfo).port
+}
+
+for (const trigger of ['shutdown', 'close'] as const) {
+  t.test(`${trigger}(): a client on a slow link, which opens its window while it reads, gets its whole response`, async t => {
+    const { app } = await createApp(t, {}, { http2: true } as object)
+    const sent = new Deferred()
+    app.get('/', async (_request, reply) => {
+      reply.raw.on('finish', () => { sent.resolve() })
+      return Buffer.alloc(SLOW_LINK_SIZE)
+    })
+    const port = await slowLink(t, await listen(app))
+    const session = connectHttp2(`http://127.0.0.1:${port}`, { settings: { initialWindowSize: 2 ** 25 } }).on('error', () => {})
+    t.teardown(() => { session.destroy() })
+    await once(session, 'connect')
+    session.setLocalWindowSize(2 ** 25)
+    const stream = session.request({ ':path': '/' }).on('error', () => {})
+    let received = 0
+    stream.on('data', (chunk: Buffer) => { received += chunk.length })
+    const closed = once(stream, 'close')
+    await sent.promise
+    const ended = trigger === 'shutdown' ? app.gracefulShutdown.shutdown() : app.close()
+    t.ok(received < SLOW_LINK_SIZE, 'the kernel has the rest')
+    await closed
+    t.equal(received, SLOW_LINK_SIZE)
+    await ended
+    t.match(await app.gracefulShutdown.wait(), { cut: [], errors: [], exitCode: 0 })
+  })
+}

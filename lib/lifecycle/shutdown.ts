@@ -383,6 +383,7 @@ export class Shutdown {
       if (this.#trigger !== 'close' || mayBeDeploy()) await this.#quiet(start + drainTimeout)
       // Meanwhile, open connections may have sent requests that are served.
       if (inFlight.count + tasks.count > 0) await this.#drain(preClosed, start)
+      else await connections.whenRead(start + drainTimeout)
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
