@@ -8,7 +8,7 @@
 //     last-response.ts             headers of the last response on a connection
 //     in-flight.ts                 the requests in flight; decides when a request is over
 //     handlers.ts                  how many handlers of a request are running
-//     late-hooks.ts                async hooks that run once a response has been sent, or the client has left
+//     late-hooks.ts                async hooks that run once a response has been sent, or the client has disconnected
 //     tasks.ts, thenable.ts        background work; user promises and thenables
 //     gate.ts, body.ts             refuses requests during a shutdown; drops unused request bodies
 //     timeouts.ts                  read, write and idle timeouts
@@ -16,7 +16,7 @@
 //   lib/connections/             over which connections
 //     servers.ts                   every listener; Fastify's listen()
 //     connection.ts, sockets.ts    one connection and its pipeline; all connections, and when to close them
-//     upgraded.ts, spread.ts       the WebSockets of @fastify/websocket; tells clients to go one after another
+//     upgraded.ts, spread.ts       the WebSockets of @fastify/websocket; closes long-lived connections one after another
 //   lib/lifecycle/               how far the shutdown is
 //     phase.ts                     running, delaying, draining, closing, closed
 //     shutdown.ts                  the shutdown, step by step

@@ -80,7 +80,7 @@ export const AFTER_GOAWAY = 100
 
 /**
  * A client that is reading its last HTTP/2 responses sends something at least this often, to open its flow-control window. One that sends
- * nothing for this long has read them, or has gone.
+ * nothing for this long has read them, or has disconnected.
  */
 export const HTTP2_READ_PAUSE = 1_000
 
@@ -90,5 +90,5 @@ export const DRAINING_KEEP_ALIVE = 100
 /** An unused body is read for at most this long, so that the client reads the answer. */
 export const LINGERING_CLOSE = 5_000
 
-/** How often clients are told to go while `spread` lasts. */
+/** How often long-lived connections are closed while `spread` lasts. */
 export const SPREAD_INTERVAL = 50

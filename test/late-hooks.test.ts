@@ -729,3 +729,13 @@ t.test('an onResponse hook that begins after the drain has timed out, and runs w
   t.match(cut, [{ route: '/held' }, { route: '/ready-answer' }])
   t.equal(exitCode, 1)
 })
+
+t.test("with waitFor: 'response', an async onResponse hook is not waited for", async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  app.get('/', { onResponse: hook.hold, config: { gracefulShutdown: { waitFor: 'response' } } }, async () => 'answer')
+  await new RawClient(await listen(app)).get('/').until(/answer/)
+  await hook.entered.promise
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  hook.left.resolve()
+})

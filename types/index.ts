@@ -70,7 +70,7 @@ export interface GracefulOptions {
   shutdownTimeout?: number
   /**
    * How long the shutdown waits for requests in flight, and for the `preClose` hooks of plugins. `shutdownDelay` + `drainTimeout`
-   * must leave a tenth of `shutdownTimeout`, or 500 ms if that is less. Default: five sixths of (`shutdownTimeout` −
+   * must be at least 500 ms less than `shutdownTimeout` (10 % of it if it is under 5 s). Default: five sixths of (`shutdownTimeout` −
    * `shutdownDelay`), at most 25000, and not more than fits.
    */
   drainTimeout?: number
@@ -81,11 +81,11 @@ export interface GracefulOptions {
    */
   shutdownDelay?: number | AdaptiveDelay
   /**
-   * Over how long WebSockets of @fastify/websocket, responses of routes with `onShutdown: 'end'`, and HTTP/2 sessions are told to go,
-   * from the start of the shutdown: evenly, so that their clients do not all reconnect at the same time, as with Envoy's gradual drain
-   * strategy. At most `shutdownDelay` + `drainTimeout`. The rest is told at once on SIGINT, after `skipDelay()`, and shortly before
-   * `drainTimeout`.
-   * With 0, all are told as draining starts. Default: 0.
+   * Over how long WebSockets of @fastify/websocket, responses of routes with `onShutdown: 'end'`, and HTTP/2 sessions are closed, from
+   * the start of the shutdown: evenly, so that their clients do not all reconnect at the same time, as with Envoy's gradual drain
+   * strategy. At most `shutdownDelay` + `drainTimeout`. The rest is closed at once on SIGINT, after `skipDelay()`, and shortly before the
+   * drain ends.
+   * With 0, all are closed as draining starts. Default: 0.
    */
   spread?: number
   /**
@@ -146,8 +146,8 @@ export type GracefulRouteOptions = false | {
    */
   onShutdown?: 'end'
   /**
-   * With `'response'`, a request is over when its response has been sent, or its client has left and the handler has answered: for handlers
-   * whose promises never settle. Default: the drain also waits for the promise of the handler.
+   * With `'response'`, a request is over when its response has been sent, or its client has disconnected and the handler has answered: for
+   * handlers whose promises never settle. Default: the drain also waits for the promises of the handler and of its async onResponse hooks.
    */
   waitFor?: 'response'
 }

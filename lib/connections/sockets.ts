@@ -11,7 +11,9 @@ import { Server as TlsServer } from 'node:tls'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { closeSession, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
-import { ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, RECONNECT_WINDOW } from '../times.ts'
+import {
+  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, RECONNECT_WINDOW
+} from '../times.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
 const HTTP2_WINDOW = 65_535
@@ -311,21 +313,15 @@ export class Connections {
    * before, the kernel resets it at the next window update of the client, which then loses the rest.
    */
   async whenRead (deadline: number): Promise<void> {
-    for (const session of this.#sessions) closeSession(session)
-    let reading = this.#http2Sockets()
+    // Only clients that have been sent so much that they must have opened their windows.
+    let reading = [...this.#speaking].filter(({ isHttp2, socket }) => isHttp2 && Number(socket.bytesWritten) > HTTP2_WINDOW)
+      .map(({ socket }) => socket)
     const closed = allClosed(reading, deadline)
     while (reading.length > 0 && now() < deadline) {
       const before = new Map(reading.map(socket => [socket, socket.bytesRead]))
       await within(Math.min(HTTP2_READ_PAUSE, deadline - now()), closed)
-      reading = this.#http2Sockets().filter(socket => socket.bytesRead !== before.get(socket))
+      reading = reading.filter(socket => !socket.destroyed && socket.bytesRead !== before.get(socket))
     }
-  }
-
-  /** The HTTP/2 sockets that have been sent so much that their clients must have opened their windows. */
-  #http2Sockets (): Transport[] {
-    return [...this.#speaking]
-      .filter(({ isHttp2, socket }) => isHttp2 && Number(socket.bytesWritten) > HTTP2_WINDOW)
-      .map(({ socket }) => socket)
   }
 
   /** Node writes the end of an HTTP/2 response, and each further response of a pipeline, in a later iteration of the event loop. */

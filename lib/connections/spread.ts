@@ -1,5 +1,5 @@
-// Goodbyes without a stampede: clients that are told to go at the same time also reconnect at the same time. Envoy calls the same a
-// gradual drain strategy.
+// Goodbyes without a stampede: clients whose connections are closed at the same time also reconnect at the same time. Envoy calls the
+// same a gradual drain strategy.
 
 import { once } from 'node:events'
 import { now, within } from '../clock.ts'

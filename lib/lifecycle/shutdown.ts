@@ -69,7 +69,7 @@ export class Shutdown {
   hasCaller = false
   /** Aborted when the delay and the spread are to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
-  /** While clients are told to go one after another. */
+  /** While long-lived connections are closed one after another. */
   #spread: Promise<void> | undefined
   #startCallbacksEnded: Promise<unknown> = Promise.resolve()
   #trigger: Trigger | undefined
@@ -323,7 +323,7 @@ export class Shutdown {
     return this.#delay(skipped)
   }
 
-  /** Starts to tell clients to go, evenly over `spread`. The drain tells those that this does not reach. */
+  /** Starts to close long-lived connections, evenly over `spread`. The drain closes those that this does not reach. */
   #startSpread (isServing: boolean): void {
     const { options: { spread }, log, inFlight, connections, webSockets } = this.#parts
     const open = () => [...connections.goodbyes(), ...webSockets.goodbyes(), ...inFlight.goodbyes()]
@@ -380,10 +380,10 @@ export class Shutdown {
     inFlight.onEnd = tasks.onEnd = undefined
     if (idle !== TIMED_OUT) {
       log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
+      await connections.whenRead(start + drainTimeout)
       if (this.#trigger !== 'close' || mayBeDeploy()) await this.#quiet(start + drainTimeout)
       // Meanwhile, open connections may have sent requests that are served.
       if (inFlight.count + tasks.count > 0) await this.#drain(preClosed, start)
-      else await connections.whenRead(start + drainTimeout)
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }

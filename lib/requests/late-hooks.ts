@@ -1,5 +1,5 @@
-// Async hooks that Fastify runs once a response has been sent, a connection has timed out, or the client has left. The drain waits for
-// their promises.
+// Async hooks that Fastify runs once a response has been sent, a connection has timed out, or the client has disconnected. The drain
+// waits for their promises.
 
 import type { FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
