@@ -118,6 +118,8 @@ export const ATTACKS: Record<string, Attack> = {
   'pipelines': {
     what: 'send 5,000 requests at once, endlessly, without waiting for answers',
     protocol: 'http', size: 4, memory: 450,
+    // Node writes thousands of responses in one iteration of the event loop, which takes seconds on a slow machine, and closing needs some.
+    options: { shutdownTimeout: 30_000 },
     start (crowd, size) {
       const pipeline = GET.repeat(5_000)
       crowd.keep(size, socket => { crowd.flood(socket, () => pipeline) })

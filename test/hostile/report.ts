@@ -94,7 +94,7 @@ export function faultsOf (attack: Attack, run: Run): string[] {
     [exit.time > limit, `the exit took ${Math.round(exit.time)} ms, more than ${limit}`],
     [exit.code !== (report.cut > 0 ? 1 : 0), `exit code ${exit.code}, with ${report.cut} requests cut`],
     [report.cut > 0 && attack.holds !== true, `${report.cut} requests were cut`],
-    [report.errors > 0, `${report.errors} errors in the report`],
+    [report.errors.length > 0, `errors in the report: ${report.errors.join(', ')}`],
     [stderr !== '', `stderr: ${stderr.slice(0, 500)}`],
     [Object.keys(admitted).some(phase => phase !== 'running' && phase !== 'delaying'), `admitted: ${JSON.stringify(admitted)}`],
     [smuggled !== 0, `${smuggled} hidden requests were served`],

@@ -34,7 +34,7 @@ export interface Exit {
 /** The part of the plugin's report that is checked. */
 export interface Report {
   cut: number
-  errors: number
+  errors: string[]
 }
 
 export class Target {
@@ -130,10 +130,11 @@ export class Target {
   get report (): Report {
     for (const line of readFileSync(this.#log, 'utf8').split('\n')) {
       if (!line.includes('"report":{')) continue
-      const { report } = JSON.parse(line) as { report: { cutCount: number, errors: string[], callbacks: Array<{ error?: string }> } }
-      return { cut: report.cutCount, errors: report.errors.length + report.callbacks.filter(({ error }) => error !== undefined).length }
+      const { report } = JSON.parse(line) as { report: { cutCount: number, errors: unknown[], callbacks: Array<{ error?: unknown }> } }
+      const errors = [...report.errors, ...report.callbacks.flatMap(({ error = [] }) => error)]
+      return { cut: report.cutCount, errors: errors.map(error => JSON.stringify(error)) }
     }
-    return { cut: 0, errors: 0 }
+    return { cut: 0, errors: [] }
   }
 
   /** Kills it, if it is running. */
