@@ -162,7 +162,7 @@ t.test('an upgrade whose reply the handler hijacks does not count, and no respon
 })
 
 for (const when of ['its handler', 'a hook ahead of it']) {
-  t.test(`HTTP/2: a request whose handler returns its reply is over, also if the client leaves during ${when}`, async t => {
+  t.test(`HTTP/2: a request whose handler returns its reply is over, also if the client disconnects during ${when}`, async t => {
     const { app } = await createApp(t, {}, { http2: true } as object)
     const entered = new Deferred()
     const go = new Deferred()

@@ -317,7 +317,7 @@ t.test('the listener stays open for a while after the last response, if clients 
   t.match(await report, { completed: 1, exitCode: 0 })
 })
 
-t.test('a rejected upload whose client leaves is over at once', async t => {
+t.test('a rejected upload whose client disconnects is over at once', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   let refused: ServerResponse | undefined

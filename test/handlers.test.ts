@@ -81,7 +81,7 @@ for (const [what, make] of Object.entries(lazy)) {
     t.equal(app.inFlightRequests, 1)
     const report = app.gracefulShutdown.shutdown()
     await leave()
-    t.equal(app.gracefulShutdown.phase, 'draining', 'its client has left, and it continues to run')
+    t.equal(app.gracefulShutdown.phase, 'draining', 'its client has disconnected, and it continues to run')
     t.equal(app.inFlightRequests, 1)
     released.resolve()
     t.match(await report, { cut: [], errors: [], exitCode: 0 })

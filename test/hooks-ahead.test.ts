@@ -247,7 +247,7 @@ t.test("an application's error handler gets the error of a hook ahead of the plu
   t.equal(app.inFlightRequests, 0)
 })
 
-t.test('a request whose client leaves while a hook holds it does not count forever', async t => {
+t.test('a request whose client disconnects while a hook holds it does not count forever', async t => {
   const hold = createHold()
   const { app } = await createBehind(t, hold.addHook)
   const client = new RawClient(await listen(app)).get('/held')

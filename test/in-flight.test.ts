@@ -120,7 +120,7 @@ t.test('is exact after an error in another onRequest hook, before or after its o
   }
 })
 
-t.test('a handler whose client has left counts until it settles', async t => {
+t.test('a handler whose client has disconnected counts until it settles', async t => {
   for (const style of ['async', 'callback', 'returns undefined', 'returns the reply']) {
     const target = await createApp(t)
     const { app } = target
@@ -157,7 +157,7 @@ t.test('a handler whose client has left counts until it settles', async t => {
   }
 })
 
-t.test('a request whose client leaves during a hook before the handler counts until the handler settles', async t => {
+t.test('a request whose client disconnects during a hook before the handler counts until the handler settles', async t => {
   const target = await createApp(t)
   const { app } = target
   const hooked = new Deferred()
@@ -226,7 +226,7 @@ for (const http2 of [false, true]) {
     return { app, handled: handled.promise, finish: handlerDone.resolve }
   }
 
-  t.test(`${protocol}: a request whose client leaves during a hook ahead of the plugin's counts until the handler settles`, async t => {
+  t.test(`${protocol}: a request whose client disconnects during a hook ahead of the plugin's counts until the handler settles`, async t => {
     const { app, handled, finish } = await visitWithHookAhead(t, 'GET')
     await handled
     t.equal(app.inFlightRequests, 1)
@@ -236,7 +236,7 @@ for (const http2 of [false, true]) {
     t.equal(app.inFlightRequests, 0)
   })
 
-  t.test(`${protocol}: a request whose client leaves during such a hook, before its body is read, does not count`, async t => {
+  t.test(`${protocol}: a request whose client disconnects during such a hook, before its body is read, does not count`, async t => {
     const { app } = await visitWithHookAhead(t, 'POST')
     await eventually(() => app.inFlightRequests === 0)
     t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
@@ -297,7 +297,7 @@ t.test('requests on one connection that a hook reorders each end once', async t 
 })
 
 for (const [what, answer] of [['text', () => 'answer'], ['a stream', () => Readable.from(['answer'])]] as const) {
-  t.test(`callback style: a request whose client leaves while an onSend hook works on ${what} counts until the response is written`, async t => {
+  t.test(`callback style: a request whose client disconnects while an onSend hook works on ${what} counts until the response is written`, async t => {
     const target = await createApp(t)
     const { app } = target
     const sending = new Deferred()
@@ -338,7 +338,7 @@ t.test('a request whose onResponse hook runs late, because of a hook ahead of th
   await expectNoneInFlight(t, { app })
 })
 
-t.test('a request whose client leaves after it sent the whole body, but before that is read, does not count once the parser waits for it', async t => {
+t.test('a request whose client disconnects after it sent the whole body, but before that is read, does not count once the parser waits for it', async t => {
   const target = await createApp(t)
   const { app } = target
   const begun = new Deferred()
@@ -407,7 +407,7 @@ t.test('a request that ends leaves the other entries unchanged', async t => {
   await expectNoneInFlight(t, target)
 })
 
-t.test('a request with raw writes whose client leaves does not count', async t => {
+t.test('a request with raw writes whose client disconnects does not count', async t => {
   const target = await createApp(t)
   const { app } = target
   app.get('/', (_request, reply) => { reply.raw.write('some') })
@@ -419,7 +419,7 @@ t.test('a request with raw writes whose client leaves does not count', async t =
   await expectNoneInFlight(t, target)
 })
 
-t.test('a request whose client leaves after half of the body does not count', async t => {
+t.test('a request whose client disconnects after half of the body does not count', async t => {
   const target = await createApp(t)
   const { app } = target
   app.post('/', async () => 'never')
@@ -429,7 +429,7 @@ t.test('a request whose client leaves after half of the body does not count', as
   await expectNoneInFlight(t, target)
 })
 
-t.test('a request whose client leaves after half of the body counts again while an error handler works', async t => {
+t.test('a request whose client disconnects after half of the body counts again while an error handler works', async t => {
   const { app } = await createApp(t)
   const entered = new Deferred()
   const released = new Deferred()
@@ -451,7 +451,7 @@ t.test('a request whose client leaves after half of the body counts again while 
   t.match(await report, { cut: [], exitCode: 0 })
 })
 
-t.test('a handler that still reads the body after its answer ends when its client leaves', async t => {
+t.test('a handler that still reads the body after its answer ends when its client disconnects', async t => {
   const target = await createApp(t)
   const { app } = target
   let closes = 0
@@ -469,7 +469,7 @@ t.test('a handler that still reads the body after its answer ends when its clien
   t.equal(closes, 1)
 })
 
-t.test('a request whose client leaves after the handler, before it has read the response, does not count as completed', async t => {
+t.test('a request whose client disconnects after the handler, before it has read the response, does not count as completed', async t => {
   const target = await createApp(t)
   const { app } = target
   app.get('/', async () => Buffer.alloc(64 * 1024 * 1024))
@@ -498,7 +498,7 @@ t.test('an aborted pipeline leaves no request in flight', async t => {
   await expectNoneInFlight(t, target)
 })
 
-t.test('each response of a pipeline emits one close event when its client leaves', async t => {
+t.test('each response of a pipeline emits one close event when its client disconnects', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   const closes: number[] = []
@@ -515,7 +515,7 @@ t.test('each response of a pipeline emits one close event when its client leaves
   t.strictSame(closes, [1, 1])
 })
 
-t.test('a queued response whose stream has failed stops counting when its client leaves', async t => {
+t.test('a queued response whose stream has failed stops counting when its client disconnects', async t => {
   const { app } = await createApp(t)
   const slow = heldRoute(app)
   const failed = new Deferred()
@@ -612,7 +612,7 @@ t.test('keeps no HTTP/2 session that is closed, whoever closes it', async t => {
   await collected(sessions)
 })
 
-t.test('a stream whose client leaves, or that fails, does not count', async t => {
+t.test('a stream whose client disconnects, or that fails, does not count', async t => {
   const target = await createApp(t)
   const { app } = target
   const source = () => new Readable({ read () {} })
@@ -996,7 +996,7 @@ t.test('track() with a function starts the work, passes the signal, and returns 
   t.match(await report, { cut: [], exitCode: 0 })
 })
 
-t.test('a request from a server of the application counts, also if its client leaves', async t => {
+t.test('a request from a server of the application counts, also if its client disconnects', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app)
   await app.ready()
@@ -1018,7 +1018,7 @@ t.test('a request from a server of the application counts, also if its client le
 
 for (const protocol of ['HTTP/1', 'HTTP/2']) {
   for (const how of ['sends', 'pipes']) {
-    t.test(`a request for which a hook ${how} a stream, and whose client leaves before the first byte, is over (${protocol})`, async t => {
+    t.test(`a request for which a hook ${how} a stream, and whose client disconnects before the first byte, is over (${protocol})`, async t => {
       const { app } = await createApp(t, {}, protocol === 'HTTP/2' ? { http2: true } as object : {})
       const entered = new Deferred()
       app.addHook('preHandler', (_request, reply) => {
@@ -1060,7 +1060,7 @@ const fromWeb: Record<string, () => Readable> = {
 
 for (const [what, make] of Object.entries(fromWeb)) {
   for (const when of ['before the shutdown', 'while it drains']) {
-    t.test(`a request that is answered with ${what}, made from a web stream, and whose client leaves ${when}, is over`, async t => {
+    t.test(`a request that is answered with ${what}, made from a web stream, and whose client disconnects ${when}, is over`, async t => {
       const { app, log } = await createApp(t)
       const entered: string[] = []
       const answer = async (request: FastifyRequest) => {
@@ -1105,12 +1105,12 @@ const endless: Record<string, (request: FastifyRequest, reply: FastifyReply) => 
       raw.end('answered')
     })
   },
-  'whose client leaves': async request => {
+  'whose client disconnects': async request => {
     await new Promise(resolve => { request.raw.once('leave', resolve) })
   }
 }
 
-/** Returns what makes their clients leave. */
+/** Returns what makes their clients disconnect. */
 function fiveRequests (isHttp2: boolean, port: number): () => void {
   if (isHttp2) {
     const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
@@ -1183,7 +1183,7 @@ t.test('requests that were answered without a hook before the shutdown are not i
   t.match(await app.gracefulShutdown.shutdown(), { completed: 0, slowest: [], cut: [], exitCode: 0 })
 })
 
-t.test("with waitFor: 'response', a request whose client has left is over when its handler is", async t => {
+t.test("with waitFor: 'response', a request whose client has disconnected is over when its handler is", async t => {
   const { app } = await createApp(t)
   const left = new Deferred()
   app.get('/', { config: { gracefulShutdown: { waitFor: 'response' } } }, async (_request, { raw }) => {
@@ -1212,6 +1212,6 @@ t.test('requests that another server passes on, or that are injected, do not cou
     client.socket.destroy()
     await app.inject('/endless')
     await afterCollecting(() => app.inFlightRequests === 0)
-    t.equal(log.messages(/has not answered since its client left/).length, round)
+    t.equal(log.messages(/has not answered since its client disconnected/).length, round)
   }
 })

@@ -1,4 +1,4 @@
-// Hooks that run when a handler has ended and its client has gone, or has been answered in the handler's place. Cleanup waits for
+// Hooks that run when a handler has ended and its client has disconnected, or has been answered in the handler's place. Cleanup waits for
 // them.
 
 import t from 'tap'
@@ -101,7 +101,7 @@ for (const isHttp2 of [false, true]) {
   for (const [what, add] of Object.entries(ahead)) {
     const isForErrors = what.includes('rror')
     for (const [name, handler] of Object.entries(handlers).slice(...isForErrors ? [4] : [0, 3])) {
-      t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for ${what} that is older than the plugin, after ${name} whose client has left`, async t => {
+      t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for ${what} that is older than the plugin, after ${name} whose client has disconnected`, async t => {
         const hook = new SlowHook()
         const app = await createAppBehind(t, instance => { add(instance, hook) }, isHttp2 ? { http2: true } : {})
         app.get('/', handler)
@@ -123,7 +123,7 @@ for (const isHttp2 of [false, true]) {
   for (const [what, add, names] of cases) {
     for (const name of names) {
       for (const isCut of [false, true]) {
-        const whose = isCut ? 'whose request writeTimeout has cut' : 'whose client has left'
+        const whose = isCut ? 'whose request writeTimeout has cut' : 'whose client has disconnected'
         t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for ${what} after ${name} ${whose}`, async t => {
           const { app, log } = await createApp(t, isCut ? { writeTimeout: 100 } : {}, isHttp2 ? { http2: true } as object : {})
           const hook = new SlowHook()
@@ -143,7 +143,7 @@ for (const isHttp2 of [false, true]) {
   }
 }
 
-t.test('cleanup waits for an onSend hook of the error that an upload causes whose client leaves', async t => {
+t.test('cleanup waits for an onSend hook of the error that an upload causes whose client disconnects', async t => {
   const { app } = await createApp(t)
   const hook = new SlowHook()
   app.addHook('onSend', async () => { await hook.hold() })
@@ -165,7 +165,7 @@ const readers: Record<string, (app: FastifyInstance, hook: SlowHook) => void> = 
   }
 }
 
-/** Reads a body until its client leaves, and works on. */
+/** Reads a body until its client disconnects, and works on. */
 async function read (body: AsyncIterable<Buffer>, { hold }: SlowHook): Promise<never> {
   try {
     for await (const chunk of body) if (chunk.length > 100) throw new Error('too long')
@@ -177,7 +177,7 @@ async function read (body: AsyncIterable<Buffer>, { hold }: SlowHook): Promise<n
 }
 
 for (const [what, add] of Object.entries(readers)) {
-  t.test(`HTTP/1: cleanup waits for ${what} that has read a body until its client left`, async t => {
+  t.test(`HTTP/1: cleanup waits for ${what} that has read a body until its client disconnected`, async t => {
     const { app } = await createApp(t)
     const hook = new SlowHook()
     add(app, hook)
@@ -188,7 +188,7 @@ for (const [what, add] of Object.entries(readers)) {
   })
 }
 
-t.test('cleanup waits for an onSend hook of the error of a hook that starts to read after its client has left', async t => {
+t.test('cleanup waits for an onSend hook of the error of a hook that starts to read after its client has disconnected', async t => {
   const { app } = await createApp(t)
   const [entered, gone] = [new Deferred(), new Deferred()]
   const hook = new SlowHook()
@@ -205,7 +205,7 @@ t.test('cleanup waits for an onSend hook of the error of a hook that starts to r
   await expectCleanupAfter(t, app, hook)
 })
 
-t.test('a web stream that an onSend hook gets, and that is never read, does not count once its client has left', async t => {
+t.test('a web stream that an onSend hook gets, and that is never read, does not count once its client has disconnected', async t => {
   const { app } = await createApp(t)
   app.addHook('onSend', async (_request, _reply, payload) => payload)
   const entered = new Deferred()
@@ -222,7 +222,7 @@ t.test('a web stream that an onSend hook gets, and that is never read, does not 
 
 for (const isHttp2 of [false, true]) {
   for (const isCut of [false, true]) {
-    const end = isCut ? 'writeTimeout has cut it' : 'its client has left'
+    const end = isCut ? 'writeTimeout has cut it' : 'its client has disconnected'
     t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a web stream that a handler with a callback sends, without a first byte, does not count once ${end}`, async t => {
       const { app, log } = await createApp(t, isCut ? { writeTimeout: 100 } : {}, isHttp2 ? { http2: true } as object : {})
       const sent = new Deferred()
@@ -262,7 +262,7 @@ t.test('a web stream that Fastify stops reading, because its response is destroy
 })
 
 for (const isHttp2 of [false, true]) {
-  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for an onSend hook that gets a web stream, and whose client has left`, async t => {
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for an onSend hook that gets a web stream, and whose client has disconnected`, async t => {
     const stream = () => new Response('answer').body as ReadableStream
     // The response of the package undici is not an instance of the global class.
     for (const answer of [stream, () => new Response('answer'), () => new UndiciResponse('answer')]) {
@@ -276,7 +276,7 @@ for (const isHttp2 of [false, true]) {
   })
 }
 
-t.test('cleanup waits for an onSend hook that gets a web stream from another hook, and whose client has left', async t => {
+t.test('cleanup waits for an onSend hook that gets a web stream from another hook, and whose client has disconnected', async t => {
   const { app } = await createApp(t)
   const hook = new SlowHook()
   app.addHook('onSend', async () => new Response('answer').body)
@@ -286,7 +286,7 @@ t.test('cleanup waits for an onSend hook that gets a web stream from another hoo
   await expectCleanupAfter(t, app, hook)
 })
 
-t.test('cleanup waits for an onSend hook that reads a web stream, and whose client has left', async t => {
+t.test('cleanup waits for an onSend hook that reads a web stream, and whose client has disconnected', async t => {
   const { app } = await createApp(t)
   const hook = new SlowHook()
   app.addHook('onSend', async (_request, _reply, payload) => {
@@ -357,7 +357,7 @@ t.test('serves without a global Response, as with --no-experimental-fetch', asyn
   t.match(await app.inject('/'), { statusCode: 200, body: 'answer' })
 })
 
-t.test('an error handler with a callback, whose client has left, counts until it answers', async t => {
+t.test('an error handler with a callback, whose client has disconnected, counts until it answers', async t => {
   const { app } = await createApp(t)
   const hook = new SlowHook()
   const gone = new Deferred()
@@ -404,7 +404,7 @@ const returnsReply: Record<string, Add> = {
 
 for (const isHttp2 of [false, true]) {
   for (const [what, add] of Object.entries(returnsReply)) {
-    t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for ${what}, also if its client has left`, async t => {
+    t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: cleanup waits for ${what}, also if its client has disconnected`, async t => {
       const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
       const hook = new SlowHook()
       add(app, hook)
@@ -437,7 +437,7 @@ t.test('a not-found handler that is called after the request was over counts aga
   await expectCleanupAfter(t, app, hook)
 })
 
-t.test('a hook that sets the status, works on and then sends, whose client has left, counts until it sends', async t => {
+t.test('a hook that sets the status, works on and then sends, whose client has disconnected, counts until it sends', async t => {
   const { app } = await createApp(t)
   const hook = new SlowHook()
   const gone = new Deferred()
@@ -459,7 +459,7 @@ t.test('a hook that sets the status, works on and then sends, whose client has l
 })
 
 for (const isHttp2 of [false, true]) {
-  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: an upload without a route whose client leaves during a hook does not count once its body is awaited`, async t => {
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: an upload without a route whose client disconnects during a hook does not count once its body is awaited`, async t => {
     const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
     const hook = new SlowHook()
     const gone = new Deferred()
@@ -488,7 +488,7 @@ for (const isHttp2 of [false, true]) {
   })
 }
 
-/** What Fastify does after a slow hook, when the client has left. Nothing of the request is left then. */
+/** What Fastify does after a slow hook, when the client has disconnected. Nothing of the request is left then. */
 const ends: Record<string, (app: FastifyInstance, hook: SlowHook) => void> = {
   'an error handler that answers nothing': (app, { hold }) => {
     app.addHook('onError', async () => { await hold() })
@@ -522,7 +522,7 @@ const ends: Record<string, (app: FastifyInstance, hook: SlowHook) => void> = {
 
 for (const isHttp2 of [false, true]) {
   for (const [what, set] of Object.entries(ends)) {
-    t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a request whose client leaves during a slow hook is over after ${what}`, async t => {
+    t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a request whose client disconnects during a slow hook is over after ${what}`, async t => {
       const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
       const hook = new SlowHook()
       set(app, hook)
@@ -533,7 +533,7 @@ for (const isHttp2 of [false, true]) {
     })
   }
 
-  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a request whose client leaves while its large response is sent, after an onSend hook, is over`, async t => {
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a request whose client disconnects while its large response is sent, after an onSend hook, is over`, async t => {
     const { app } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
     app.addHook('onSend', async () => {})
     const sent = new Deferred()
@@ -554,7 +554,7 @@ for (const isHttp2 of [false, true]) {
 }
 
 // Fastify does so only if Node does not call the request aborted: it has read all of it.
-t.test('cleanup waits for the onError hook of a stream without a first byte, whose client has left after its body', async t => {
+t.test('cleanup waits for the onError hook of a stream without a first byte, whose client has disconnected after its body', async t => {
   const { app } = await createApp(t)
   const hook = new SlowHook()
   app.addHook('onError', hook.hold)
@@ -571,7 +571,7 @@ t.test('cleanup waits for the onError hook of a stream without a first byte, who
   await expectCleanupAfter(t, app, hook)
 })
 
-t.test('cleanup waits for an onSend hook of a queued response, whose client has left', async t => {
+t.test('cleanup waits for an onSend hook of a queued response, whose client has disconnected', async t => {
   const { app } = await createApp(t)
   const hook = new SlowHook()
   const gone = new Deferred()

@@ -348,7 +348,7 @@ for (const isHttp2 of [false, true]) {
       reply.hijack()
       reply.raw.writeHead(200, { 'content-type': 'text/event-stream' }).write('first\n')
       begun.add('hijacked')
-      // It writes on until its client has gone.
+      // It writes on until its client has disconnected.
       const timer = setInterval(() => { reply.raw.write('more\n') }, 5)
       reply.raw.on('close', () => { clearInterval(timer) })
     })

@@ -98,7 +98,7 @@ function workOf (app: FastifyInstance): { work: () => Promise<void>, started: Pr
   return { work, started: started.promise, finish: () => { released.resolve() }, events }
 }
 
-t.test('an async error handler is waited for, also if the client has left before the handler rejects', async t => {
+t.test('an async error handler is waited for, also if the client has disconnected before the handler rejects', async t => {
   const { app, log } = await createApp(t)
   const { work, started, finish, events } = workOf(app)
   const [entered, failing] = [new Deferred(), new Deferred()]
@@ -180,7 +180,7 @@ for (const [what, { status, add }] of Object.entries(nested)) {
   })
 }
 
-t.test('an upload that has arrived and that no parser has read counts until its handler is done, although its client has left', async t => {
+t.test('an upload that has arrived and that no parser has read counts until its handler is done, although its client has disconnected', async t => {
   const { app, log } = await createApp(t)
   const { work, started, finish, events } = workOf(app)
   const [entered, prepared] = [new Deferred(), new Deferred()]
@@ -229,7 +229,7 @@ const holds: Record<string, (app: FastifyInstance, hold: () => Promise<void>) =>
 }
 
 for (const [what, add] of Object.entries(holds)) {
-  t.test(`an upload that ${what} holds counts until it is answered, although its client has left`, async t => {
+  t.test(`an upload that ${what} holds counts until it is answered, although its client has disconnected`, async t => {
     const { app } = await createApp(t)
     const [entered, released] = [new Deferred(), new Deferred()]
     let answered = false
@@ -275,7 +275,7 @@ t.test('a request that a handler passes to fastify.routing once more counts once
   await eventually(() => app.inFlightRequests === 0)
 })
 
-t.test('instances that share connections each count their own requests, also when a client leaves', async t => {
+t.test('instances that share connections each count their own requests, also when a client disconnects', async t => {
   const { app: front } = await createApp(t)
   const { app: back } = await createApp(t)
   const here = heldRoute(front, '/here')
@@ -550,7 +550,7 @@ t.test('background work that is cut at the drain timeout is logged once, also if
   t.strictSame(log.messages(/^Background work cut/), ['Background work cut: import'])
 })
 
-t.test('an opted-out request whose client has left, and whose handler never answers, does not delay the shutdown', async t => {
+t.test('an opted-out request whose client has disconnected, and whose handler never answers, does not delay the shutdown', async t => {
   const { app } = await createApp(t)
   const entered = new Deferred()
   app.get('/feed', { config: { gracefulShutdown: false } }, async () => {

@@ -178,7 +178,7 @@ t.test('a stalled upload whose response has begun behind another one is cut in i
   t.equal(log.messages(/^Request cut/).length, 1)
 })
 
-t.test('a pipeline whose client leaves while it is cut leaves no request in flight', async t => {
+t.test('a pipeline whose client disconnects while it is cut leaves no request in flight', async t => {
   const { client, app, release } = await startPipeline(t, ['/hang', '/quick', '/quick'], { drainTimeout: 200 })
   const report = app.gracefulShutdown.shutdown()
   client.socket.destroy()

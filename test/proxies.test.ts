@@ -214,7 +214,7 @@ for (const [wayName, way] of Object.entries(ways)) {
       await eventually(() => app.inFlightRequests === 0)
     })
 
-    t.test(`${name}: a request whose client leaves does not count forever`, async t => {
+    t.test(`${name}: a request whose client disconnects does not count forever`, async t => {
       const { app, port, upstream } = await startProxy(t, way, server)
       const held = post(port, '/held')
       await upstream.held
@@ -236,7 +236,7 @@ for (const [wayName, way] of Object.entries(ways)) {
     })
   }
 
-  t.test(`${wayName}: a request whose client leaves with half of its body sent does not count`, async t => {
+  t.test(`${wayName}: a request whose client disconnects with half of its body sent does not count`, async t => {
     const { app, port } = await startProxy(t, way, {})
     const client = new RawClient(port)
       .send('POST /quick HTTP/1.1\r\nHost: test\r\nContent-Type: application/octet-stream\r\nContent-Length: 10\r\n\r\nhalf')
@@ -268,7 +268,7 @@ for (const [wayName, way] of Object.entries(ways)) {
 }
 
 for (const protocol of ['HTTP/1', 'HTTP/2']) {
-  t.test(`a GET request whose client leaves ends with the response of the upstream (${protocol})`, async t => {
+  t.test(`a GET request whose client disconnects ends with the response of the upstream (${protocol})`, async t => {
     const upstream = await startUpstream(t)
     const { app } = await createApp(t, {}, protocol === 'HTTP/2' ? { http2: true } as object : {})
     await app.register(httpProxy, { upstream: upstream.url })

@@ -187,7 +187,7 @@ t.test('a handler that an onRoute hook puts in place counts until it is done, al
   t.match(await report, { cut: [], exitCode: 0 })
 })
 
-t.test('an onSend hook that an onRoute hook adds is waited for, although the client has left', async t => {
+t.test('an onSend hook that an onRoute hook adds is waited for, although the client has disconnected', async t => {
   const { app } = await createApp(t)
   let entered: ((request: FastifyRequest) => void) | undefined
   const entering = new Promise<FastifyRequest>(resolve => { entered = resolve })

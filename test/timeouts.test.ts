@@ -331,17 +331,17 @@ t.test('idleTimeout: false keeps an idle connection, also after a long response'
   held.release()
 })
 
-t.test('a request whose handler stays silent after its client left stops counting after drainTimeout', async t => {
+t.test('a request whose handler stays silent after its client disconnected stops counting after drainTimeout', async t => {
   const { app, log } = await createApp(t, { drainTimeout: 50 })
   app.get('/', () => {})
   const client = new RawClient(await listen(app)).get('/')
   await eventually(() => app.inFlightRequests === 1)
   client.socket.destroy()
-  t.match(await log.line(/has not answered since its client left/), { level: 40, reqId: 'req-1', route: '/' })
+  t.match(await log.line(/has not answered since its client disconnected/), { level: 40, reqId: 'req-1', route: '/' })
   t.equal(app.inFlightRequests, 0)
 })
 
-t.test('a body parser that does not notice that its client has left stops counting after drainTimeout', async t => {
+t.test('a body parser that does not notice that its client has disconnected stops counting after drainTimeout', async t => {
   const { app, log } = await createApp(t, { drainTimeout: 50 })
   // As in Fastify's documentation.
   app.addContentTypeParser('text/own', (_request, payload, done) => { payload.resume().on('end', () => { done(null, 'body') }) })
@@ -349,11 +349,11 @@ t.test('a body parser that does not notice that its client has left stops counti
   const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/own\r\nContent-Length: 10\r\n\r\nhalf')
   await eventually(() => app.inFlightRequests === 1)
   client.socket.destroy()
-  t.match(await log.line(/has not answered since its client left/), { level: 40, reqId: 'req-1', route: '/' })
+  t.match(await log.line(/has not answered since its client disconnected/), { level: 40, reqId: 'req-1', route: '/' })
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 
-t.test('a request whose client has left counts while hooks process its response, however long its handler has run', async t => {
+t.test('a request whose client has disconnected counts while hooks process its response, however long its handler has run', async t => {
   const drainTimeout = 1_000
   const { app, log } = await createApp(t, { drainTimeout })
   const [entered, left] = [new Deferred(), new Deferred()]

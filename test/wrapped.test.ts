@@ -103,7 +103,7 @@ t.test('a request to a route that was registered before the plugin is waited for
   t.match(await report, { completed: 1, cut: [], exitCode: 0 })
 })
 
-t.test('a request to a route that was registered before the plugin still counts after its client has left', async t => {
+t.test('a request to a route that was registered before the plugin still counts after its client has disconnected', async t => {
   const { app, entered, release } = await startWrapped(t, () => {}, false, true)
   const { client, leave } = await visit(app, await listen(app))
   client.get('/')

@@ -5,7 +5,7 @@ import type { ServerHttp2Session } from 'node:http2'
 import type { Server } from 'node:net'
 import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
-import type { Goodbye } from './spread.ts'
+import type { LongLived } from './spread.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
@@ -261,7 +261,7 @@ export class Connections {
   }
 
   /** What sends GOAWAY to each HTTP/2 session. */
-  goodbyes (): Goodbye[] {
+  longLived (): LongLived[] {
     return [...this.#sessions].map(session => [session, () => { closeSession(session) }])
   }
 

@@ -1,29 +1,29 @@
-// Goodbyes without a stampede: clients whose connections are closed at the same time also reconnect at the same time. Envoy calls the
-// same a gradual drain strategy.
+// Closes long-lived connections one after another: clients whose connections are closed at the same time also reconnect at the same
+// time. Envoy calls this a gradual drain strategy.
 
 import { once } from 'node:events'
 import { now, within } from '../clock.ts'
 import { SPREAD_INTERVAL } from '../times.ts'
 
 /** What stays open until it is ended, and what ends it. */
-export type Goodbye = [to: object, say: () => void]
+export type LongLived = [what: object, end: () => void]
 
 /**
- * Says goodbyes evenly over a time, each once, and ends early if none is left. What opens meanwhile is included.
- * @param open what is open, whether it has been told or not
- * @param skipped says the rest at once when it aborts
+ * Ends what is open evenly over a time, and resolves early if nothing is left. What opens meanwhile is included.
+ * @param open what is open, also if it has been asked to end
+ * @param skipped ends the rest at once when it aborts
  */
-export async function spreadOver (time: number, open: () => Goodbye[], skipped: AbortSignal): Promise<void> {
-  const end = now() + time
+export async function spreadOver (time: number, open: () => LongLived[], skipped: AbortSignal): Promise<void> {
+  const timeUp = now() + time
   const skip = once(skipped, 'abort')
-  const told = new WeakSet<object>()
+  const asked = new WeakSet<object>()
   for (let due = 1; ; due %= 1) {
-    const left = open().filter(([to]) => !told.has(to))
-    const rest = skipped.aborted ? 0 : end - now()
+    const left = open().filter(([what]) => !asked.has(what))
+    const rest = skipped.aborted ? 0 : timeUp - now()
     due += rest > SPREAD_INTERVAL ? left.length * SPREAD_INTERVAL / rest : left.length
-    for (const [to, say] of left.slice(0, due)) {
-      told.add(to)
-      say()
+    for (const [what, end] of left.slice(0, due)) {
+      asked.add(what)
+      end()
     }
     if (due >= left.length) return
     await within(SPREAD_INTERVAL, skip)

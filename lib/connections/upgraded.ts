@@ -2,7 +2,7 @@
 // them in its own preClose hook, as the drain starts; this file gives that close a code that says why, and closes them during a spread.
 
 import type { FastifyInstance } from 'fastify'
-import type { Goodbye } from './spread.ts'
+import type { LongLived } from './spread.ts'
 
 /** 1001, "going away": RFC 6455's code for a server that goes down. */
 const GOING_AWAY = 1001
@@ -31,7 +31,7 @@ export class WebSockets {
   }
 
   /** What closes each of them. */
-  goodbyes (): Goodbye[] {
+  longLived (): LongLived[] {
     return this.#clients.map(client => [client, () => { client.close(GOING_AWAY) }])
   }
 

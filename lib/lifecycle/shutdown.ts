@@ -2,7 +2,7 @@
 
 import type { DiagnosticsChannels, InFlightEntry, ShutdownReport } from '../../types/index.ts'
 import type { Connections } from '../connections/sockets.ts'
-import type { Goodbye } from '../connections/spread.ts'
+import type { LongLived } from '../connections/spread.ts'
 import type { WebSockets } from '../connections/upgraded.ts'
 import type { Options } from '../options.ts'
 import type { Cuts } from '../requests/cut.ts'
@@ -226,7 +226,7 @@ export class Shutdown {
     inFlight.stopCounting()
     callbacks.endDrain()
     this.#endStep('draining')
-    // If the drain has ended before the spread, the rest is told now, before Fastify's close runs the preClose hooks.
+    // If the drain has ended before the spread, the rest is closed now, before Fastify's close runs the preClose hooks.
     this.skipDelay()
     await this.#spread
     // Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address.
@@ -326,7 +326,7 @@ export class Shutdown {
   /** Starts to close long-lived connections, evenly over `spread`. The drain closes those that this does not reach. */
   #startSpread (isServing: boolean): void {
     const { options: { spread }, log, inFlight, connections, webSockets } = this.#parts
-    const open = () => [...connections.goodbyes(), ...webSockets.goodbyes(), ...inFlight.goodbyes()]
+    const open = () => [...connections.longLived(), ...webSockets.longLived(), ...inFlight.longLived()]
     const count = isServing && spread > 0 ? open().length : 0
     if (count === 0) return
     log.info(`Ending long-lived connections over ${spread}ms: ${count} are open`)
@@ -361,15 +361,15 @@ export class Shutdown {
     }
     inFlight.onEnd = tasks.onEnd = noteEnd
     connections.closeIdle()
-    this.#sayAll(connections.goodbyes())
+    this.#endAll(connections.longLived())
     inFlight.checkAll()
-    this.#sayAll(inFlight.goodbyes())
+    this.#endAll(inFlight.longLived())
     const others = () => this.#spread !== undefined ? 'long-lived connections' : closeHooks.isPreClosing ? 'the preClose hooks' : ''
     const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, others())} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
       inFlight.checkAll()
-      this.#sayAll(inFlight.goodbyes())
+      this.#endAll(inFlight.longLived())
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
@@ -389,14 +389,14 @@ export class Shutdown {
     }
   }
 
-  /** Ends the spread some time before the drain timeout, so that what it has not told yet can still end in time. */
+  /** Ends the spread some time before the drain timeout, so that what it has not reached can still end in time. */
   #limitSpread (end: number): NodeJS.Timeout | undefined {
     return this.#spread === undefined ? undefined : setTimeout(() => { this.skipDelay() }, end - now())
   }
 
-  /** Says goodbyes at once, unless the spread does. */
-  #sayAll (goodbyes: Goodbye[]): void {
-    if (this.#spread === undefined) for (const [, say] of goodbyes) say()
+  /** Ends them at once, unless the spread does. */
+  #endAll (open: LongLived[]): void {
+    if (this.#spread === undefined) for (const [, end] of open) end()
   }
 
   /** Handlers may track work while they run, and work may start requests. */

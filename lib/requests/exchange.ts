@@ -22,7 +22,7 @@ import { closeByHeader, isHeadSent } from './last-response.ts'
 /**
  * - `open`: the client waits for its answer.
  * - `finished`: the handler's whole answer has been sent to the client.
- * - `orphaned`: no client waits for the handler: the client has gone, or was answered in the handler's place.
+ * - `orphaned`: no client waits for the handler: the client has disconnected, or was answered in the handler's place.
  */
 export type Wire = 'open' | 'finished' | 'orphaned'
 
@@ -92,7 +92,7 @@ export class Exchange {
   isReplyWrapped = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
   startedAt = 0
-  /** Since when sweeps find no sign of the handler after the client left, on the clock of now(); 0 if it shows one. */
+  /** Since when sweeps find no sign of the handler after the client disconnected, on the clock of now(); 0 if it shows one. */
   silentSince = 0
   /** How many bytes of it have arrived, as of the last sweep. HTTP/1: with what else its connection has received since the one before. */
   received = 0
@@ -177,7 +177,7 @@ export class Exchange {
     return this.#stream === undefined && this.isReceiving
   }
 
-  /** Once its client has gone: whether code that starts to read now gets no body, not even its end. */
+  /** Once its client has disconnected: whether code that starts to read now gets no body, not even its end. */
   get isTooLateToRead (): boolean {
     return this.#hasBody && (this.#stream?.closed !== true || this.request.readableEnded)
   }
@@ -314,7 +314,7 @@ export class Exchange {
     // After Node's own listeners, which close the others.
     process.nextTick(() => {
       if (!response.closed) response.destroy().emit('close')
-      // As Node does if the client leaves before the answer. A body parser ends with the error.
+      // As Node does if the client disconnects before the answer. A body parser ends with the error.
       if (!request.complete) request.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
     })
   }

@@ -8,7 +8,7 @@ import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import type { RequestInFlight } from '../../types/index.ts'
-import type { Goodbye } from '../connections/spread.ts'
+import type { LongLived } from '../connections/spread.ts'
 import { finished } from 'node:stream'
 import { beforeCall } from '../before-call.ts'
 import { describe } from './describe.ts'
@@ -216,7 +216,7 @@ export class InFlight {
   }
 
   /** What ends each response that has begun, of routes that ask for it. */
-  goodbyes (): Goodbye[] {
+  longLived (): LongLived[] {
     return this.exchanges
       .filter(({ options, response, hasBegun }) => options.onShutdown === 'end' && hasBegun && !response.writableEnded)
       .map(exchange => [exchange, () => { exchange.end() }])
@@ -239,7 +239,7 @@ export class InFlight {
     }
   }
 
-  /** `reply.send()` is called. Fastify may run hooks before it writes the answer, even if the client has left. */
+  /** `reply.send()` is called. Fastify may run hooks before it writes the answer, even if the client has disconnected. */
   sending (exchange: Exchange): void {
     // Fastify sends nothing: the request has been answered, perhaps in the handler's place, or hijacked.
     if (exchange.wire !== 'open' && exchange.reply?.sent === true) {
@@ -259,7 +259,7 @@ export class InFlight {
     const answered = () => { this.#answered(exchange) }
     const written = () => { this.#written(exchange) }
     if (reply !== undefined) {
-      // After its handler has returned, @fastify/reply-from sets the status, and then sends nothing if the client has left.
+      // After its handler has returned, @fastify/reply-from sets the status, and then sends nothing if the client has disconnected.
       const statusSet = () => { if (exchange.handlerState === 'returned' && exchange.runningHandlers === 0) answered() }
       for (const name of ['code', 'status'] as const) beforeCall(reply, name, statusSet)
     }
@@ -364,6 +364,6 @@ function isOver (exchange: Exchange): boolean {
   const { wire, isAtWork, handlerState, hasAnswered, isSending } = exchange
   if (wire === 'open' || isAtWork) return false
   if (wire === 'finished') return true
-  // A handler that returned no promise may still work for a client that has gone: its answer shows the end.
+  // A handler that returned no promise may still work for a client that has disconnected: its answer shows the end.
   return !isSending && (handlerState === 'settled' || hasAnswered || (handlerState === 'uncalled' && exchange.isBodyLost))
 }

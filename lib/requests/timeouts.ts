@@ -141,7 +141,7 @@ export class Timeouts {
   }
 
   /**
-   * The client has gone, and the handler shows no sign of its end. A drain would not wait longer for it, and otherwise each
+   * The client has disconnected, and the handler shows no sign of its end. A drain would not wait longer for it, and otherwise each
    * abandoned long poll would count forever.
    */
   #forgetSilent (exchange: Exchange): void {
@@ -152,7 +152,8 @@ export class Timeouts {
     exchange.silentSince ||= now()
     if (now() - exchange.silentSince <= this.#options.drainTimeout) return
     this.#inFlight.leave(exchange)
-    this.#log.warn('A handler has not answered since its client left; it is no longer counted as in flight', this.#inFlight.describe(exchange))
+    const entry = this.#inFlight.describe(exchange)
+    this.#log.warn('A handler has not answered since its client disconnected; it is no longer counted as in flight', entry)
   }
 
   #enforceRead (exchange: Exchange): void {

@@ -17,7 +17,7 @@ export interface Answer {
    * - `part`: the connection closed, or the stream was reset, after a part of it
    * - `none`: it closed without an answer
    * - `unconnected`: there was no connection
-   * - `left`: the client has left, or does not want an answer
+   * - `left`: the client has disconnected, or does not want an answer
    */
   outcome: 'whole' | 'part' | 'none' | 'unconnected' | 'left'
   status?: number

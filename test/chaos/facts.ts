@@ -12,7 +12,7 @@ import { workOf } from './scenario.ts'
 /** See lib/times.ts. */
 const LOG_FLUSH = 250
 
-export const FORGOTTEN = /^A handler has not answered since its client left/
+export const FORGOTTEN = /^A handler has not answered since its client disconnected/
 
 /** An event with its place in the trace. */
 export type Placed<E extends TraceEvent['e']> = EventOf<E> & { n: number }
@@ -169,7 +169,7 @@ export class Facts {
   }
 
   /**
-   * The requests that no longer count because their client has left and their handler has not answered for drainTimeout: one that
+   * The requests that no longer count because their client has disconnected and their handler has not answered for drainTimeout: one that
    * answers from a callback, or has hijacked its reply. See docs/lifecycle.md#what-is-waited-for.
    */
   get forgotten (): Set<unknown> {

@@ -60,14 +60,14 @@ export class Http1 {
     return await answered
   }
 
-  /** The client leaves. */
+  /** The client disconnects. */
   leave (isReset = false): void {
     for (const { answer } of this.#pending) answer.outcome = 'left'
     if (isReset && this.#hasConnected) this.#raw.resetAndDestroy()
     this.socket.destroy()
   }
 
-  /** Ends what is still open after a run. Unlike a client that leaves, it has wanted an answer. */
+  /** Ends what is still open after a run. Unlike a client that disconnects, it has wanted an answer. */
   destroy (): void {
     this.socket.destroy()
   }

@@ -84,13 +84,13 @@ export class Http2 {
     return { stream, answer, answered }
   }
 
-  /** The client leaves. */
+  /** The client disconnects. */
   leave (): void {
     for (const answer of this.#open) answer.outcome = 'left'
     this.session.destroy()
   }
 
-  /** Ends what is still open after a run. Unlike a client that leaves, it has wanted an answer. */
+  /** Ends what is still open after a run. Unlike a client that disconnects, it has wanted an answer. */
   destroy (): void {
     this.session.destroy()
   }

@@ -91,19 +91,19 @@ export const DIFFERENCES: readonly Difference[] = [
     suite: 'fastify',
     file: 'test/route-hooks.test.js',
     what: ['cut: test/route-hooks.test.js:586 GET /timeout'],
-    reason: 'The handler never answers. It may be at work although its client is gone, so it counts until the drain ends.'
+    reason: 'The handler never answers. It may be at work although its client has disconnected, so it counts until the drain ends.'
   },
   {
     suite: 'fastify',
     file: 'test/hooks.test.js',
     what: ['cut: test/hooks.test.js:3222 GET /timeout', 'cut: test/hooks.test.js:3249 GET /timeout'],
-    reason: 'The handler returns its reply and never answers. It may be at work although its client is gone, so it counts.'
+    reason: 'The handler returns its reply and never answers. It may be at work although its client has disconnected, so it counts.'
   },
   {
     suite: '@fastify/reply-from',
     file: 'test/http2-timeout.test.js',
     what: ['cut: test/http2-timeout.test.js:10 GET /', 'cut: test/http2-timeout.test.js:108 GET /'],
-    reason: 'The handler of the upstream server never answers. It may be at work although its client is gone, so it counts.'
+    reason: 'The handler of the upstream server never answers. It may be at work although its client has disconnected, so it counts.'
   },
   {
     suite: '@fastify/reply-from',
@@ -115,7 +115,7 @@ export const DIFFERENCES: readonly Difference[] = [
     suite: '@fastify/reply-from',
     file: 'test/http2-timeout-disabled.test.js',
     what: ['cut: test/http2-timeout-disabled.test.js:47 GET /', 'cut: test/http2-timeout-disabled.test.js:55 GET /'],
-    reason: 'The handler of the upstream server never answers. It may be at work although its client is gone, so it counts.'
+    reason: 'The handler of the upstream server never answers. It may be at work although its client has disconnected, so it counts.'
   },
   {
     suite: '@fastify/static',

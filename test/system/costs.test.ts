@@ -87,7 +87,7 @@ interface Upload {
 
 const uploads: Upload[] = [
   { what: 'that stands still', next: () => {} },
-  { what: 'whose client leaves', next: ({ socket }) => { socket.destroy() } },
+  { what: 'whose client disconnects', next: ({ socket }) => { socket.destroy() } },
   { what: 'whose client half-closes', next: ({ socket }) => { socket.end() } },
   { what: 'that is complete', next: client => { client.send('x'.repeat(LENGTH - 4)) } }
 ]
@@ -115,7 +115,7 @@ for (const { what, next } of uploads) {
   })
 }
 
-t.test('a probe with half a body, whose client leaves, leaves no timer behind: the process ends by itself at once', async t => {
+t.test('a probe with half a body, whose client disconnects, leaves no timer behind: the process ends by itself at once', async t => {
   const program = fork(t, 'own-close')
   const port = await portOf(program)
   const probe = new RawClient(port).send('GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\nhalf')

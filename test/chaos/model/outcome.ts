@@ -123,7 +123,7 @@ export function * saysNothingElse (facts: Facts): Iterable<string> {
   for (const line of log) {
     // The handler of a request that was cut goes on, and answers.
     if (ANSWERS_LATER.test(line.msg) && facts.all('cut').length > 0) continue
-    // The stream of a hook, whose client has left or was cut.
+    // The stream of a hook, whose client has disconnected or was cut.
     if (line.msg === 'Premature close' && facts.requests.get(String((line.req as { url: string } | undefined)?.url))?.answer?.outcome !== 'whole') continue
     const sentTwice = /"(\/work\/[^"]+)" \(/.exec(String((line.err as Error | undefined)?.message))?.[1] ?? ''
     if (facts.requests.get(sentTwice)?.cut !== undefined) continue
