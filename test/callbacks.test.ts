@@ -219,6 +219,9 @@ t.test("a callback with when: 'start' has until its timeout or the end of the dr
   }
   const { callbacks, cut, exitCode } = await app.gracefulShutdown.shutdown()
   t.match(callbacks, ['own timeout', 'drain', 'longer than the drain'].map(name => ({ name, error: { code: 'FST_ERR_GRACEFUL_CALLBACK_TIMEOUT' } })))
+  const [own = 0, ...drained] = callbacks.map(({ error }) => Number(/did not finish within (\d+) ms$/.exec(error?.message ?? '')?.[1]))
+  t.equal(own, 100)
+  t.ok(drained.every(time => time >= 299 && time < 4_000), drained.join(', '))
   // The one that has reached its own limit is no longer waited for.
   t.match(cut, ['drain', 'longer than the drain'].map(name => ({ kind: 'task', name })))
   t.equal(cut.length, 2)

@@ -85,6 +85,19 @@ t.test('counts requests and background work in flight, requests by route', async
   t.equal(await value('tasks_in_flight'), 0)
 })
 
+t.test('a request of no route is counted once, however often the metrics are read', async t => {
+  const { app, value } = await measured(t)
+  const released = new Deferred()
+  app.setNotFoundHandler(async () => { await released.promise })
+  const client = new RawClient(await listen(app)).get('/nowhere')
+  await eventually(() => app.inFlightRequests === 1)
+  for (let read = 0; read < 2; read++) t.equal(await value('requests_in_flight{route="none"}'), 1)
+  released.resolve()
+  await client.until(/^HTTP/)
+  await eventually(() => app.inFlightRequests === 0)
+  t.equal(await value('requests_in_flight{route="none"}'), 0)
+})
+
 t.test('counts rejected requests by route, and those of unknown paths together', async t => {
   const { app, value } = await measured(t)
   const { entered, release } = heldRoute(app, '/held/:id')

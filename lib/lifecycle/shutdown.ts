@@ -368,7 +368,6 @@ export class Shutdown {
     const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, others())} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
-      inFlight.checkAll()
       this.#endAll(inFlight.longLived())
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
