@@ -329,13 +329,11 @@ export class InFlight {
     if (exchange.hasEnded && !this.counts(exchange)) this.#add(exchange)
   }
 
-  /** An async hook of a request that may be over begins. Returns whether the request counts; if not, nothing waits for the hook. */
-  hookStarted (exchange: Exchange): boolean {
+  /** An async hook of a request that may be over begins. */
+  hookStarted (exchange: Exchange): void {
     this.reenter(exchange)
-    if (!this.counts(exchange)) return false
     exchange.keepAge()
     exchange.runningHandlers++
-    return true
   }
 
   hookEnded (exchange: Exchange): void {

@@ -46,7 +46,8 @@ export class LateHooks {
   }
 
   #count (exchange: Exchange | undefined, promise: Promise<unknown>): void {
-    if (exchange === undefined || !this.#inFlight.hookStarted(exchange)) return
+    if (exchange === undefined) return
+    this.#inFlight.hookStarted(exchange)
     const ended = () => { this.#inFlight.hookEnded(exchange) }
     observePromise(promise, ended, ended)
   }
