@@ -181,7 +181,9 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     const answers = await Promise.all(['/quick', '/quick', '/nothing'].map(async path => await send(port, path)))
     t.strictSame(await Promise.all(answers.map(async ({ answer }) => await answer())), ['200', '200', '404'])
     await eventually(() => app.inFlightRequests === 0)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    const report = await app.gracefulShutdown.shutdown()
+    t.match(report, { cut: [], exitCode: 0 })
+    t.ok(report.phases.closing < 700, `closing took ${report.phases.closing}ms`)
   })
 
   t.test(`${protocol}: a request whose onResponse hook fails while draining does not delay the end of the drain`, async t => {
