@@ -35,10 +35,10 @@ async function startWindows (t: Test, initialWindowSize: number): Promise<Window
     await new Promise(() => {})
   })()))
   const directory = t.testdir({ file: Buffer.alloc(SLOW_SIZE) })
-  app.get('/file', (_request, reply) => {
-    reply.hijack()
+  app.get('/file', async (_request, reply) => {
     const { stream } = reply.raw as unknown as Http2ServerResponse
     stream.respondWithFile(join(directory, 'file'))
+    return reply
   })
   app.get('/feed', async (_request, reply) => {
     reply.hijack()
