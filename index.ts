@@ -156,7 +156,6 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     for (const [name, value] of perhapsSeconds(options)) {
       log.warn(`Option ${name} is ${value} ms: times are in milliseconds. For ${value} s, set it to ${value * 1_000}`)
     }
-    connections.isOpenedByFastify = true
     done()
   })
 
@@ -164,6 +163,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.close = closeWith(shutdown, phase, fastify, close) as typeof fastify.close
   // Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's.
   observeListen(fastify, ({ signal, isShared }, ended) => {
+    connections.isOpenedByFastify = true
     connections.isListenerShared = isShared
     signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
     // With an aborted signal, it only closes the instance.

@@ -52,10 +52,10 @@ export const SIGNAL_COPY = 200
 export const LOG_FLUSH = 200
 
 /** How long responses may take to be read, and then upgraded connections to close: a part of the time for closing. */
-export const CLOSE_GRACE = { part: 1 / 4, most: 1_000 }
+export const SETTLE_TIMEOUT = { part: 1 / 4, most: 1_000 }
 
 /** How long a listen() in progress may take before Fastify closes: a part of the time that is left. */
-export const LISTEN_GRACE = { part: 1 / 4, most: 1_000 }
+export const LISTEN_TIMEOUT = { part: 1 / 4, most: 1_000 }
 
 /** How long before drainTimeout a spread ends: a part of it. */
 export const SPREAD_MARGIN = { part: 1 / 4, most: 1_000 }

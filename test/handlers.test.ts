@@ -403,6 +403,20 @@ t.test('HTTP/2: an answered request counts until its handler is done', async t =
   t.match(await report, { cut: [], errors: [], exitCode: 0 })
 })
 
+t.test('HTTP/2: closing does not wait for an answered request whose handler has not ended at drainTimeout', async t => {
+  const { app } = await createApp(t, { drainTimeout: 100 }, { http2: true } as object)
+  app.get('/', async (_request, reply) => {
+    void reply.send('accepted')
+    await new Promise(() => {})
+  })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  t.teardown(() => { session.destroy() })
+  await once(session.request({ ':path': '/' }).resume(), 'close')
+  const { cut, phases } = await app.gracefulShutdown.shutdown()
+  t.match(cut, [{ route: '/' }])
+  t.ok(phases.closing < 700, `closing took ${phases.closing}ms`)
+})
+
 t.test('inject: an answered request counts until its handler is done', async t => {
   const { app, log } = await createApp(t)
   const { done } = startWorker('an async handler', app)

@@ -1212,6 +1212,6 @@ t.test('requests that another server passes on, or that are injected, do not cou
     client.socket.destroy()
     await app.inject('/endless')
     await afterCollecting(() => app.inFlightRequests === 0)
-    t.equal(log.messages(/has not answered since its client disconnected/).length, round)
+    t.equal(log.messages(/has not ended since its client disconnected/).length, round)
   }
 })

@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
-import { CLOSE_GRACE } from '../lib/times.ts'
+import { SETTLE_TIMEOUT } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { commandOf, COVERED, createApp, Deferred, eventually, heldRoute, listen, RawClient, runCommand, socketPath } from './helpers.ts'
 
@@ -319,7 +319,7 @@ t.test('an idle connection is closed at once if a wrapped server.close() closes 
   const report = await app.gracefulShutdown.shutdown()
   await client.closed
   t.match(report, { exitCode: 0 })
-  t.ok(performance.now() - start < CLOSE_GRACE.most / 2)
+  t.ok(performance.now() - start < SETTLE_TIMEOUT.most / 2)
 })
 
 /** What other plugins do to the server. */

@@ -337,7 +337,7 @@ t.test('a request whose handler stays silent after its client disconnected stops
   const client = new RawClient(await listen(app)).get('/')
   await eventually(() => app.inFlightRequests === 1)
   client.socket.destroy()
-  t.match(await log.line(/has not answered since its client disconnected/), { level: 40, reqId: 'req-1', route: '/' })
+  t.match(await log.line(/has not ended since its client disconnected/), { level: 40, reqId: 'req-1', route: '/' })
   t.equal(app.inFlightRequests, 0)
 })
 
@@ -349,7 +349,7 @@ t.test('a body parser that does not notice that its client has disconnected stop
   const client = new RawClient(await listen(app)).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/own\r\nContent-Length: 10\r\n\r\nhalf')
   await eventually(() => app.inFlightRequests === 1)
   client.socket.destroy()
-  t.match(await log.line(/has not answered since its client disconnected/), { level: 40, reqId: 'req-1', route: '/' })
+  t.match(await log.line(/has not ended since its client disconnected/), { level: 40, reqId: 'req-1', route: '/' })
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
 })
 

@@ -90,8 +90,8 @@ export interface GracefulOptions {
   spread?: number
   /**
    * How long a client may take to send the headers of a request, or its body; a body has one more second for each KiB that has
-   * arrived. A client that is too slow gets 408. `false` turns it off. A route can have its own limit for bodies, in
-   * `config.gracefulShutdown.readTimeout`.
+   * arrived. A client that is too slow gets 408. `false` turns it off, except for Node's own limit
+   * of 60 s for headers. A route can have its own limit for bodies, in `config.gracefulShutdown.readTimeout`.
    * Sets Node's `server.headersTimeout`, unless that is shorter, and turns off Node's `server.requestTimeout`, which limits the
    * whole request.
    * Default: 10000. If `requestTimeout` was given to Fastify, Node enforces it on HTTP/1 instead, and it is the default of this
@@ -117,9 +117,9 @@ export interface GracefulOptions {
   idleTimeout?: number | false
   /**
    * Which process events start a shutdown: `true` for SIGTERM, SIGINT, SIGHUP, SIGQUIT and uncaught errors, a list for only
-   * these events, `false` for none. A worker of `node:cluster` also shuts down when its primary disconnects it and, unless it is
-   * `false`, when its primary exits. The process exits afterwards, unless other code has called `close()` or `shutdown()`: that code
-   * then has to end it.
+   * these events, `false` for none. A worker of `node:cluster` also shuts down when its primary disconnects it and, unless
+   * `signals` is `false`, when its primary exits. The process exits afterwards, unless other code has called `close()` or `shutdown()`:
+   * that code then has to end it.
    * Throws `FST_ERR_GRACEFUL_CRASH_SIGNAL` if the list has the signal of a crash, and `FST_ERR_GRACEFUL_WORKER_THREAD` if it has a
    * signal in a worker thread, which receives no signals. Default: true.
    */

@@ -9,7 +9,7 @@ import type { LongLived } from './spread.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
-import { closeSession, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
+import { closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
   ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, RECONNECT_WINDOW
@@ -85,17 +85,14 @@ export class Connections {
       // A server that the application itself listens with is closed as without the plugin; supertest does so after each request.
       if (!this.isOpenedByFastify || !server.listening) return close.call(server, callback)
       const closed = new Promise<void>(resolve => { server.once('close', resolve) })
-      // Node emits 'close' again each time, and Fastify closes a listener that the shutdown has closed before it.
+      // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       server.close = later => {
         void closed.then(() => { later?.() })
         onServerClose()
         return server
       }
       // Node's close() calls it: it destroys connections that are about to send a request or whose response is not flushed.
-      const { closeIdleConnections } = server as HttpServer
-      Object.assign(server, { closeIdleConnections: () => {} })
-      close.call(server, callback)
-      Object.assign(server, { closeIdleConnections })
+      withMethod(server as HttpServer, 'closeIdleConnections', () => {}, () => { close.call(server, callback) })
       if (this.#isClosing) this.closeAll()
       // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
       if (this.#stoppedAt === -Infinity && !this.isListening) onServerClose()
@@ -161,7 +158,7 @@ export class Connections {
   /** Whether Node reports the arrival of such a request: not if it is injected, comes from another server, or asks for an upgrade. */
   reports (request: IncomingMessage): boolean {
     if (isUpgrade(request)) return false
-    return request.httpVersionMajor === 2 || Connection.of(request.socket, this) !== undefined
+    return isHttp2Request(request) || Connection.of(request.socket, this) !== undefined
   }
 
   /** A request has arrived; on HTTP/1, in the order of the connection. */
@@ -220,7 +217,7 @@ export class Connections {
 
   * #receivingStreams (): Generator<Exchange> {
     if (this.#sessions.size === 0) return
-    for (const exchange of this.#inFlight.all) {
+    for (const exchange of this.#inFlight.unfinished) {
       if (exchange.isStream && exchange.isReceiving) yield exchange
     }
   }
@@ -244,9 +241,12 @@ export class Connections {
     return pipeline.slice(0, Math.max(0, pipeline.indexOf(exchange)))
   }
 
-  /** Node closes a connection right after a response with `Connection: close`, even if the request body is still arriving. */
+  /**
+   * Node closes a connection right after a response with `Connection: close`, even if the request body is still arriving. Before
+   * Fastify's listener, which may answer at once.
+   */
   #endWhenReceived (exchange: Exchange): void {
-    if (exchange.needsConnection) exchange.request.once('end', () => { this.endAfter(exchange) })
+    if (exchange.needsConnection) exchange.request.prependOnceListener('end', () => { this.endAfter(exchange) })
     else this.endAfter(exchange)
   }
 
@@ -293,7 +293,7 @@ export class Connections {
     if (!this.isOpenedByFastify) return
     // A connection accepted just before may be about to send its first request.
     this.#stoppedAt = this.lastActivity = now()
-    // Fastify passes a callback, and so may a replaced close() rely on one.
+    // With a callback, as Fastify does: a replaced close() may rely on one.
     for (const server of this.#servers) if (server.listening) server.close(() => {})
   }
 
@@ -341,8 +341,9 @@ export class Connections {
   * #busy (): Generator<Closable> {
     for (const { socket, isBusy } of this.#speaking) if (isBusy) yield socket
     if (this.#sessions.size === 0) return
-    for (const exchange of this.#inFlight.all) {
-      if (!exchange.isFinished && !exchange.isGone) yield { once: (_event, callback) => { exchange.onClose(callback) } }
+    for (const exchange of this.#inFlight.unfinished) {
+      const { isStream, isFinished, isGone } = exchange
+      if (isStream && !isFinished && !isGone) yield { once: (_event, callback) => { exchange.onClose(callback) } }
     }
   }
 
@@ -354,14 +355,9 @@ export class Connections {
     for (const session of this.#sessions) session.destroy()
     // It also closes silent sockets and those that sent half a header. HTTP/2 servers lack the method, but not HTTP/1 connections.
     for (const server of this.#servers) HttpServer.prototype.closeAllConnections.call(server)
-    let isAnyLeft = false
-    for (const { socket, isHttp2 } of this.#speaking) {
-      if (isHttp2) socket.destroy()
-      // Upgraded.
-      isAnyLeft ||= !socket.destroyed
-    }
-    // A raw socket does not show an upgraded one above it; destroy() closes the last ones.
-    if (!isAnyLeft) for (const socket of this.#beneathTls) socket.destroy()
+    for (const { socket, isHttp2 } of this.#speaking) if (isHttp2) socket.destroy()
+    // What is left is upgraded. A raw socket does not show an upgraded one above it; destroy() closes the last ones.
+    if ([...this.#speaking].every(({ socket }) => socket.destroyed)) for (const socket of this.#beneathTls) socket.destroy()
   }
 
   /** Destroys the rest: upgraded sockets that their owners have not closed. */
@@ -369,6 +365,18 @@ export class Connections {
     if (this.isListening) return
     for (const { socket } of this.#speaking) socket.destroy()
     for (const socket of this.#beneathTls) socket.destroy()
+  }
+}
+
+/** Calls back while a method is replaced. */
+function withMethod<K extends string> (target: Record<K, unknown>, name: K, method: unknown, call: () => void): void {
+  const own = Object.getOwnPropertyDescriptor(target, name)
+  Object.defineProperty(target, name, { value: method, configurable: true, writable: true })
+  try {
+    call()
+  } finally {
+    if (own === undefined) Reflect.deleteProperty(target, name)
+    else Object.defineProperty(target, name, own)
   }
 }
 

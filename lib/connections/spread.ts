@@ -10,7 +10,7 @@ export type LongLived = [what: object, end: () => void]
 
 /**
  * Ends what is open evenly over a time, and resolves early if nothing is left. What opens meanwhile is included.
- * @param open what is open, also if it has been asked to end
+ * @param open everything that is open, including what has been asked to end
  * @param skipped ends the rest at once when it aborts
  */
 export async function spreadOver (time: number, open: () => LongLived[], skipped: AbortSignal): Promise<void> {

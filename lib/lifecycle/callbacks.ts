@@ -24,7 +24,7 @@ export class Callbacks {
   readonly #log: SafeLog
   readonly #channels: Channels
   readonly #registered: Registered[] = []
-  /** Those that have not ended, also if they have not run yet. */
+  /** Those that have not ended, including those that have not started. */
   readonly #unfinished = new Set<Registered>()
   /** One for each callback that has ended. */
   readonly reports: CallbackReport[] = []
@@ -88,15 +88,15 @@ export class Callbacks {
     }
   }
 
-  /** @param drainEnd how long the drain takes at most, if its end also ends the callback */
-  async #run (entry: Registered, limit: number, reason: string, drainEnd?: number): Promise<void> {
-    const callback = await this.#runOne(entry, limit, reason, drainEnd)
+  /** @param drainLimit how long the drain takes at most, if its end also ends the callback */
+  async #run (entry: Registered, limit: number, reason: string, drainLimit?: number): Promise<void> {
+    const callback = await this.#runOne(entry, limit, reason, drainLimit)
     this.reports.push(callback)
     this.#unfinished.delete(entry)
     this.#channels.publish('callback', () => ({ callback }))
   }
 
-  async #runOne ({ callback, name }: Registered, limit: number, reason: string, drainEnd?: number): Promise<CallbackReport> {
+  async #runOne ({ callback, name }: Registered, limit: number, reason: string, drainLimit?: number): Promise<CallbackReport> {
     const log = this.#log.child({ shutdownCallback: name })
     const controller = new AbortController()
     const context = { signal: controller.signal, deadline: Date.now() + limit, reason, log }
@@ -105,9 +105,9 @@ export class Callbacks {
     try {
       // Called from a promise, so that a synchronous throw needs no special case.
       const call = Promise.resolve(context).then(callback)
-      const end = drainEnd === undefined ? call : Promise.race([call, this.#drained.promise])
-      // A timer for the end of the drain might fire first, and then the drain would find nothing to cut.
-      const outcome = limit === drainEnd ? await end : await within(limit, end)
+      const end = drainLimit === undefined ? call : Promise.race([call, this.#drained.promise])
+      // No timer if the drain's end is the limit: it might fire just before, and the drain would find nothing to cut.
+      const outcome = limit === drainLimit ? await end : await within(limit, end)
       if (outcome === TIMED_OUT) error = new CallbackTimeoutError(name, Math.round(limit))
       else if (outcome === DRAINED) error = new CallbackTimeoutError(name, Math.round(now() - start))
     } catch (thrown) {

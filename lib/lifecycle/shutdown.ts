@@ -23,7 +23,7 @@ import { TIMED_OUT, clearInterval, clearTimeout, now, setInterval, setTimeout, w
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { CLOSE_GRACE, EXIT_MARGIN, LISTEN_GRACE, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, SPREAD_MARGIN, partOf } from '../times.ts'
+import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
@@ -47,8 +47,8 @@ interface Parts {
   readonly close: () => Promise<void>
 }
 
-/** What starts a shutdown: an event of the process; `close()` in any form, or a closed listener; a user's `shutdown()`. */
-type Trigger = 'process' | 'close' | 'shutdown'
+/** What starts a shutdown: `close()` in any form, or a closed listener; or an event of the process, or a user's `shutdown()`. */
+type Trigger = 'close' | 'other'
 
 /** The shutdowns whose hooks or callbacks the current code runs in. */
 const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
@@ -65,7 +65,7 @@ export class Shutdown {
   /** Resolved once other code has closed the listeners. */
   readonly #listenersClosed = new Deferred<void>()
   #closedBy: 'shutdown' | 'other code' | undefined
-  /** Whether other code has called `close()` or `shutdown()`. It goes on when that resolves, so it decides when the process exits. */
+  /** Whether other code has called `close()` or `shutdown()`. It continues when the call resolves, and decides when the process exits. */
   hasCaller = false
   /** Aborted when the delay and the spread are to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
@@ -81,7 +81,7 @@ export class Shutdown {
   #completedBefore = 0
   /** The shutdowns of other instances that its callbacks and hooks wait for. */
   readonly #awaited = new Set<Shutdown>()
-  /** It, and the shutdowns whose hook or callback started it. */
+  /** This shutdown, and those whose hook or callback started it. */
   #inside: ReadonlySet<Shutdown> = new Set([this])
   #closeError: Error | undefined
   /** Whether a call of `close()` has rejected with it. */
@@ -95,7 +95,7 @@ export class Shutdown {
   }
 
   /** Starts the shutdown, or joins the one in progress. Resolves when it is complete; never rejects. */
-  async start (reason: unknown, trigger: Trigger = 'process'): Promise<ShutdownReport> {
+  async start (reason: unknown, trigger: Trigger = 'other'): Promise<ShutdownReport> {
     if (this.#trigger === undefined) {
       // Before the first log line, which may call back into here.
       this.#trigger = trigger
@@ -113,7 +113,7 @@ export class Shutdown {
   /** For users: starts the shutdown if necessary, and waits for its end. */
   async join (reason: unknown): Promise<ShutdownReport> {
     this.#noteCaller()
-    void this.start(reason, 'shutdown')
+    void this.start(reason)
     return await this.wait()
   }
 
@@ -125,7 +125,7 @@ export class Shutdown {
     return await this.ended
   }
 
-  /** Whether it is the other one, or its callbacks and hooks wait for that, directly or through a third one. */
+  /** Whether this is `other`, or its hooks and callbacks wait for `other`, directly or through further shutdowns. */
   #waitsFor (other: Shutdown): boolean {
     return this === other || [...this.#awaited].some(shutdown => shutdown.#waitsFor(other))
   }
@@ -219,18 +219,18 @@ export class Shutdown {
 
     // With a shared listener, requests on open connections are still served: a client that got a 503 might have nowhere to go, because
     // with an inherited listener the next process may not run yet.
-    if (connections.isListenerShared) this.#stopListening()
+    if (connections.isListenerShared) void this.#stopListeningFirst(deadline)
     else inFlight.stopCounting()
     this.#advance('draining')
-    await this.#drain(this.#runPreClose())
+    const preClosed = this.#attempt(async () => { await this.#runPreClose() })
+    await this.#attempt(async () => { await this.#drain(preClosed) })
     inFlight.stopCounting()
     callbacks.endDrain()
     this.#endStep('draining')
     // If the drain has ended before the spread, the rest is closed now, before Fastify's close runs the preClose hooks.
     this.skipDelay()
     await this.#spread
-    // Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address.
-    await within(partOf(deadline - now(), LISTEN_GRACE), connections.listenEnded)
+    await this.#listenEnded(deadline)
     this.#drained.resolve()
 
     this.#advance('closing')
@@ -254,11 +254,28 @@ export class Shutdown {
     return report
   }
 
-  /** Since Node 24, closing the listener also sends GOAWAY on every HTTP/2 session, so `spread` comes first. */
-  #stopListening (): void {
-    const { connections } = this.#parts
-    if (this.#spread === undefined) connections.stopListening()
-    else void this.#spread.then(() => { connections.stopListening() })
+  /**
+   * Runs a step of the shutdown. If it fails, because other code has replaced a method of the server or of a connection, the next steps
+   * still run.
+   */
+  async #attempt (step: () => Promise<void> | void): Promise<void> {
+    try {
+      await step()
+    } catch (thrown) {
+      this.#noteCloseError(thrown)
+    }
+  }
+
+  /** Closes the listener during the drain. Since Node 24, that also sends GOAWAY on every HTTP/2 session, so the spread comes first. */
+  async #stopListeningFirst (deadline: number): Promise<void> {
+    await this.#spread
+    await this.#listenEnded(deadline)
+    await this.#attempt(() => { this.#parts.connections.stopListening() })
+  }
+
+  /** Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address. */
+  async #listenEnded (deadline: number): Promise<void> {
+    await within(partOf(deadline - now(), LISTEN_TIMEOUT), this.#parts.connections.listenEnded)
   }
 
   #advance (phase: DiagnosticsChannels['fastify-graceful:phase']['phase']): void {
@@ -301,7 +318,7 @@ export class Shutdown {
     context.run(this.#inside, () => {
       const started = callbacks.start(this.#reason, delay + drainTimeout)
       for (const [name, work] of started) void tasks.track(work, name)
-      this.#startCallbacksEnded = Promise.all(started.map(async ([, work]) => { await work }))
+      this.#startCallbacksEnded = Promise.all(started.map(([, work]) => work))
     })
   }
 
@@ -372,7 +389,8 @@ export class Shutdown {
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
-    const spreadEnd = this.#limitSpread(start + drainTimeout - partOf(drainTimeout, SPREAD_MARGIN))
+    // Ends the spread some time before the drain timeout, so that what it has not reached can still end in time.
+    const spreadEnd = setTimeout(() => { this.skipDelay() }, start + drainTimeout - partOf(drainTimeout, SPREAD_MARGIN) - now())
     const idle = await within(start + drainTimeout - now(), this.#idle(preClosed))
     clearTimeout(spreadEnd)
     clearInterval(progress)
@@ -386,11 +404,6 @@ export class Shutdown {
     } else {
       cuts.cutAll(new DrainTimeoutError(drainTimeout))
     }
-  }
-
-  /** Ends the spread some time before the drain timeout, so that what it has not reached can still end in time. */
-  #limitSpread (end: number): NodeJS.Timeout | undefined {
-    return this.#spread === undefined ? undefined : setTimeout(() => { this.skipDelay() }, end - now())
   }
 
   /** Ends them at once, unless the spread does. */
@@ -444,18 +457,13 @@ export class Shutdown {
 
   async #closeAll (limit: number): Promise<void> {
     const { connections, closeHooks, close } = this.#parts
-    const grace = partOf(limit, CLOSE_GRACE)
+    const settleTimeout = partOf(limit, SETTLE_TIMEOUT)
     const preCloseEnd = now() + limit * PRE_CLOSE_PART
-    try {
-      await this.#closeConnections(now() + grace)
-    } catch (thrown) {
-      // A method of the server that other code has replaced. Fastify's close and the onClose hooks must still run.
-      this.#noteCloseError(thrown)
-    }
+    await this.#attempt(async () => { await this.#closeConnections(now() + settleTimeout) })
     this.#closedBy ??= 'shutdown'
     const closed = this.#closedBy === 'shutdown' ? close() : this.#onCloseDone.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
-    if (await within(grace, closed) === TIMED_OUT) connections.destroy()
+    if (await within(settleTimeout, closed) === TIMED_OUT) connections.destroy()
     if (closeHooks.isPreClosing && await within(preCloseEnd - now(), closed) === TIMED_OUT) this.#abandonPreClose(limit * PRE_CLOSE_PART)
     await closed
   }
@@ -475,7 +483,7 @@ export class Shutdown {
     gate.deferRefusals()
     // The rest of the time is for sending the refusals.
     await connections.acceptBacklog((now() + end) / 2)
-    connections.stopListening()
+    await this.#attempt(() => { connections.stopListening() })
     gate.sendRefusals()
     if (connections.isAnyOpen) {
       await connections.settle(end)

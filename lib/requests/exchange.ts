@@ -74,8 +74,6 @@ export class Exchange {
   runningHandlers = 0
   /** How many of its handlers have been called. */
   handlersCalled = 0
-  /** Whether it need not wait for the promise of its handler, which may never settle. */
-  isAnswerEnough = false
   /** Whether its newest handler, if that is async, waits for the response, as it does if it returns the reply. */
   isReplyAwaited = false
   /** Whether it counted and has been over. Fastify may still call another handler, such as the error handler, or a hook. */
@@ -116,7 +114,7 @@ export class Exchange {
     this.number = number
     this.request = request
     this.response = response
-    const isHttp2 = request.httpVersionMajor === 2
+    const isHttp2 = isHttp2Request(request)
     this.socket = isHttp2 ? undefined : request.socket
     this.#stream = isHttp2 ? (request as unknown as Http2ServerRequest).stream : undefined
   }
@@ -268,9 +266,14 @@ export class Exchange {
     return !this.response.writableEnded && this.reply?.sent === true
   }
 
+  /** Whether promises of its handlers and late hooks count. With `waitFor: 'response'`, they may never settle. */
+  get arePromisesAwaited (): boolean {
+    return this.options.waitFor !== 'response'
+  }
+
   /** Whether a promise tells that a handler is at work. */
   get isAtWork (): boolean {
-    return this.runningHandlers > 0 && !this.isAnswerEnough
+    return this.runningHandlers > 0 && this.arePromisesAwaited
   }
 
   /** Age in milliseconds; counted from the first sweep while a hook registered before the plugin holds it. */
@@ -545,6 +548,10 @@ function seal (response: ServerResponse): void {
     writeHead: ignore, setHeader: ignore, setHeaders: ignore, appendHeader: ignore, removeHeader: ignore, flushHeaders: ignore,
     addTrailers: ignore, write: ignoreBody(true), end: ignoreBody(response)
   })
+}
+
+export function isHttp2Request ({ httpVersionMajor }: IncomingMessage): boolean {
+  return httpVersionMajor === 2
 }
 
 /**

@@ -4,7 +4,7 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import { mapFunction, type AnyFunction } from '../values.ts'
 import { Exchange, type HandlerState } from './exchange.ts'
-import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
+import { isThenable, observeThenable } from './thenable.ts'
 
 export class Handlers {
   readonly #inFlight: InFlight
@@ -14,15 +14,10 @@ export class Handlers {
   }
 
   /**
-   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. Only Fastify calls `then` of what
-   * it returns, unless that is a plain promise.
+   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. The plugin calls `then` only on a plain
+   * promise; for any other thenable, it observes Fastify's call.
    */
-  readonly observe = (handler: AnyFunction): AnyFunction => this.#observe(handler, true)
-
-  /** The same for a handler whose promise may never settle: its answer also shows that it is done. */
-  readonly observeAnswer = (handler: AnyFunction): AnyFunction => this.#observe(handler, false)
-
-  #observe (handler: AnyFunction, isAwaited: boolean): AnyFunction {
+  readonly observe = (handler: AnyFunction): AnyFunction => {
     const handlers = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
@@ -37,7 +32,6 @@ export class Handlers {
         handlers.#ended(exchange, callNumber, 'settled')
         throw error
       }
-      if (!isAwaited) exchange.isAnswerEnough = true
       return handlers.#returned(exchange, callNumber, reply, result)
     }
     return likeAuthors(observed, handler)
@@ -75,13 +69,8 @@ export class Handlers {
       return result
     }
     const settled = () => { this.#ended(exchange, callNumber, exchange.isReplyAwaited ? 'returned' : 'settled') }
-    try {
-      if (isPlainPromise(result)) observePromise(result, settled, settled)
-      else observeNextThen(result, settled, settled)
-    } catch {
-      // A frozen thenable, or a proxy: only the answer shows that the handler is done.
-      this.#ended(exchange, callNumber, 'returned')
-    }
+    // Otherwise only the answer shows that the handler is done.
+    if (!observeThenable(result, settled, settled)) this.#ended(exchange, callNumber, 'returned')
     return result
   }
 
@@ -114,7 +103,7 @@ export class Handlers {
     }
     fastify.decorateReply('send', send)
     // Fastify awaits a reply that an async handler returns, which may answer from a callback. Such a promise settles when the client
-    // leaves, and says nothing about the callback.
+    // disconnects, and says nothing about the callback.
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
       const exchange = Exchange.of(this)
       if (exchange !== undefined) exchange.isReplyAwaited = true

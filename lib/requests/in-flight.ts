@@ -29,7 +29,7 @@ export class InFlight {
    */
   readonly #loose = new Set<WeakRef<Exchange>>()
   readonly #garbage = new FinalizationRegistry<Remains>(remains => { this.#forget(remains) })
-  /** Refused, opted out, upgraded, or arrived after the gate shut: nothing waits for them. */
+  /** Refused, opted out, upgraded, or arrived after the gate shut: the drain does not wait for them. */
   readonly #uncounted = new Set<Exchange>()
   /** The newest request to arrive. Usually its onRequest hook runs before the next one arrives. */
   #newest: Exchange | undefined
@@ -58,7 +58,7 @@ export class InFlight {
   /** From now on, new requests do not count, and neither do requests of opted-out routes that a hook still holds. */
   stopCounting (): void {
     this.#isCounting = false
-    for (const exchange of this.all) if (exchange.hasOptedOut) this.optOut(exchange)
+    for (const exchange of this.unfinished) if (exchange.hasOptedOut) this.optOut(exchange)
   }
 
   /** A request has arrived. */
@@ -113,21 +113,21 @@ export class InFlight {
 
   /** The exchange of a response, if it is not over. Searches all of them. */
   find ({ req }: ServerResponse): Exchange | undefined {
-    return this.all.find(exchange => exchange.request === req)
+    return this.unfinished.find(exchange => exchange.request === req)
   }
 
   /** A copy of the list of requests in flight, in the order of arrival. */
   get exchanges (): Exchange[] {
-    return this.#all.toSorted((a, b) => a.number - b.number)
+    return this.#counting.toSorted((a, b) => a.number - b.number)
   }
 
-  get #all (): Exchange[] {
-    return [...this.#counted, ...[...this.#loose].map(ref => ref.deref()).filter(exchange => exchange !== undefined)]
+  get #counting (): Exchange[] {
+    return [...this.#counted, ...[...this.#loose].flatMap(ref => ref.deref() ?? [])]
   }
 
-  /** All requests that are not over, in any order. */
-  get all (): Exchange[] {
-    return [...this.#all, ...this.#uncounted]
+  /** The requests that are not over, whether they count or not, in any order. */
+  get unfinished (): Exchange[] {
+    return [...this.#counting, ...this.#uncounted]
   }
 
   /** The requests that do not count and are not over. */
@@ -192,7 +192,7 @@ export class InFlight {
 
   /** Checks every request that is not over. */
   checkAll (): void {
-    for (const exchange of this.all) {
+    for (const exchange of this.unfinished) {
       if (exchange.startedAt === 0) exchange.keepAge()
       this.check(exchange)
       if (exchange.wire !== 'open' && exchange.runningHandlers > 0 && exchange.index >= 0) this.#loosen(exchange)
@@ -228,7 +228,7 @@ export class InFlight {
     exchange.previous = undefined
   }
 
-  /** No client waits for the handler any more: it has gone, or is answered in the handler's place. */
+  /** No client waits for the handler any more: the client has disconnected, or has been answered in the handler's place. */
   orphan (exchange: Exchange): void {
     exchange.keepAge()
     exchange.wire = 'orphaned'

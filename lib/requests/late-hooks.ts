@@ -4,9 +4,10 @@
 import type { FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
+import { Deferred } from '../deferred.ts'
 import { nameOf, type AnyFunction } from '../values.ts'
 import { Exchange } from './exchange.ts'
-import { isPlainPromise, observePromise } from './thenable.ts'
+import { isThenable, observeThenable } from './thenable.ts'
 
 /** How many parameters such a hook has if it takes a callback. The drain does not wait for a callback: it may never be called. */
 const WITH_CALLBACK = { onResponse: 3, onTimeout: 3, onRequestAbort: 2 }
@@ -29,26 +30,27 @@ export class LateHooks {
     if (hook.length >= WITH_CALLBACK[name]) return hook
     return new Proxy(hook, {
       apply: (_hook, instance, args: unknown[]) => {
-        const result = Reflect.apply(hook, instance, args) as PromiseLike<unknown>
-        // Fastify logs its error.
-        if (isPlainPromise(result)) {
-          if (name === 'onRequestAbort') this.#track(`onRequestAbort hook ${nameOf(hook.name)}`.trim(), result)
-          else this.#count(Exchange.of(args[1] as FastifyReply), result)
+        const result: unknown = Reflect.apply(hook, instance, args)
+        if (isThenable(result)) {
+          const ended = name === 'onRequestAbort' ? this.#track(hook) : this.#count(Exchange.of(args[1] as FastifyReply))
+          // If it rejects, Fastify logs the error.
+          if (!observeThenable(result, ended, ended)) ended()
         }
         return result
       }
     })
   }
 
-  /** The hook gets no reply, so its request is not known. */
-  #track (name: string, promise: Promise<unknown>): void {
-    this.#tasks.track(new Promise(resolve => { observePromise(promise, resolve, resolve) }), name)
+  /** An onRequestAbort hook gets no reply, so its request is not known: it counts as background work. Returns what ends that. */
+  #track ({ name }: AnyFunction): () => void {
+    const { promise, resolve } = new Deferred<void>()
+    this.#tasks.track(promise, `onRequestAbort hook ${nameOf(name)}`.trim())
+    return resolve
   }
 
-  #count (exchange: Exchange | undefined, promise: Promise<unknown>): void {
-    if (exchange === undefined) return
+  #count (exchange: Exchange | undefined): () => void {
+    if (exchange?.arePromisesAwaited !== true) return () => {}
     this.#inFlight.hookStarted(exchange)
-    const ended = () => { this.#inFlight.hookEnded(exchange) }
-    observePromise(promise, ended, ended)
+    return () => { this.#inFlight.hookEnded(exchange) }
   }
 }

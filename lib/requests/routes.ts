@@ -21,15 +21,14 @@ export function observeRoutes (
   fastify: FastifyInstance, probes: Probes, handlers: Handlers, lateHooks: LateHooks, timeouts: Timeouts
 ): void {
   const observe = (route: RouteOptions) => {
-    if (probes.isHandler(route.handler)) set(route, 'config', { ...route.config, gracefulShutdown: false })
+    if (probes.isHandler(route.handler)) Reflect.set(route, 'config', { ...route.config, gracefulShutdown: false })
     const own = resolveRouteOptions(route.url, route.config?.gracefulShutdown)
     if (own === false) {
       wrap(route, 'handler', handlers.optOut)
     } else {
       timeouts.noteLimits(own)
-      const observeHandler = own.waitFor === 'response' ? handlers.observeAnswer : handlers.observe
-      wrap(route, 'handler', observeHandler)
-      wrap(route, 'errorHandler', observeHandler)
+      wrap(route, 'handler', handlers.observe)
+      wrap(route, 'errorHandler', handlers.observe)
       for (const name of LATE_HOOKS) wrap(route, name, hook => lateHooks.observe(name, hook))
     }
     // Fastify has read it by then.
@@ -51,17 +50,13 @@ function wrap (route: RouteOptions, name: typeof WRAPPED[number], wrapper: (auth
   const wrapped = Array.isArray(author) ? mapped(author, wrapper) : mapFunction(author, wrapper)
   if (wrapped === author) return
   originals.set(wrapped as object, author)
-  set(route, name, wrapped)
+  // Not an assignment: other code may have frozen the route, which then stays as it is.
+  Reflect.set(route, name, wrapped)
 }
 
 function restore (route: RouteOptions, name: typeof WRAPPED[number]): void {
   const author = originals.get(route[name] as object)
-  if (author !== undefined) set(route, name, author)
-}
-
-/** If other code has frozen the route, it stays as it is. */
-function set (route: RouteOptions, name: keyof RouteOptions, value: unknown): void {
-  Reflect.set(route, name, value)
+  if (author !== undefined) Reflect.set(route, name, author)
 }
 
 /** The list, to which other code may still add, with its functions changed as they are read. */

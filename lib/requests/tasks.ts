@@ -4,7 +4,7 @@ import type { TaskInFlight } from '../../types/index.ts'
 import { now } from '../clock.ts'
 import { TrackInvalidError } from '../errors.ts'
 import { nameOf, show, toError } from '../values.ts'
-import { isPlainPromise, isThenable, observeNextThen, observePromise } from './thenable.ts'
+import { isThenable, observeThenable } from './thenable.ts'
 
 type Work = (signal: AbortSignal | undefined) => unknown
 
@@ -46,13 +46,7 @@ export class Tasks {
       this.#onError(task.name, toError(thrown))
       done()
     }
-    try {
-      if (!isThenable(promise)) throw new TypeError('no thenable')
-      if (isPlainPromise(promise)) observePromise(promise, done, failed)
-      else observeNextThen(promise, done, failed)
-    } catch {
-      throw new TrackInvalidError(show(promise))
-    }
+    if (!isThenable(promise) || !observeThenable(promise, done, failed)) throw new TrackInvalidError(show(promise))
     this.#tasks.add(task)
     return promise
   }

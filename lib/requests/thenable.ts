@@ -24,7 +24,7 @@ const { then: nativeThen } = Object.getPrototypeOf((async () => {})()) as Promis
  * Whether it is a promise with the `then` of the global `Promise`, or a native promise, not of a subclass, of any realm (node:vm, Jest).
  * It already runs, and may be observed without repeating its work.
  */
-export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
+function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
   if (value instanceof Promise && value.then === Promise.prototype.then) return true
   return types.isPromise(value) && isPromisePrototype(Object.getPrototypeOf(value) as object)
 }
@@ -34,8 +34,20 @@ function isPromisePrototype (prototype: object): boolean {
   return Object.getPrototypeOf(Object.getPrototypeOf(prototype)) === null
 }
 
+/** Observes how a thenable settles. Returns whether it can be observed. */
+export function observeThenable (thenable: PromiseLike<unknown>, fulfilled: Settled, rejected: Settled): boolean {
+  try {
+    if (isPlainPromise(thenable)) observePromise(thenable, fulfilled, rejected)
+    else observeNextThen(thenable, fulfilled, rejected)
+    return true
+  } catch {
+    // It is frozen, or a proxy.
+    return false
+  }
+}
+
 /** Observes a plain promise. Of a native one, it calls the native `then`, even if the promise has its own. */
-export function observePromise (promise: Promise<unknown>, fulfilled: Settled, rejected: Settled): void {
+function observePromise (promise: Promise<unknown>, fulfilled: Settled, rejected: Settled): void {
   if (promise.then === nativeThen || !types.isPromise(promise)) void promise.then(fulfilled, rejected)
   else void nativeThen.call(promise, fulfilled, rejected)
 }
@@ -45,7 +57,7 @@ export function observePromise (promise: Promise<unknown>, fulfilled: Settled, r
  * call its other methods.
  * @throws if its `then` cannot be replaced: it is frozen, or a proxy that does not show what is set on it
  */
-export function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: Settled, rejected: Settled): void {
+function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: Settled, rejected: Settled): void {
   const own = Object.getOwnPropertyDescriptor(thenable, 'then')
   const restore = () => {
     if (own === undefined) delete (thenable as { then?: unknown }).then

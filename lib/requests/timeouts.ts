@@ -38,8 +38,6 @@ export class Timeouts {
   readonly #connections: Connections
   readonly #cuts: Cuts
   readonly #log: SafeLog
-  /** The user's Fastify options, by the names of Node's properties. */
-  readonly #configured: { requestTimeout: number | undefined, keepAliveTimeout: number | undefined, timeout: number | undefined }
   readonly #sessionTimeout: number
   readonly #read: Timeout
   /** Whether the user has set Node's `requestTimeout`, which limits HTTP/1 requests. */
@@ -57,8 +55,7 @@ export class Timeouts {
     this.#cuts = cuts
     this.#log = log
     this.#write = options.writeTimeout
-    const { http2SessionTimeout = 0, requestTimeout, keepAliveTimeout, connectionTimeout } = fastify.initialConfig as Configured
-    this.#configured = { requestTimeout, keepAliveTimeout, timeout: connectionTimeout }
+    const { http2SessionTimeout = 0, requestTimeout } = fastify.initialConfig as Configured
     this.#read = options.given.has('readTimeout') ? options.readTimeout : requestTimeout || options.readTimeout
     const ours = options.given.has('idleTimeout') || http2SessionTimeout === FASTIFY_DEFAULTS.http2SessionTimeout
     this.#sessionTimeout = ours ? options.idleTimeout || 0 : http2SessionTimeout
@@ -68,9 +65,12 @@ export class Timeouts {
   apply (listener: Server): void {
     const server = listener as TimedServer
     const { given, readTimeout, idleTimeout } = this.#options
+    const { requestTimeout, keepAliveTimeout, connectionTimeout } = this.#fastify.initialConfig as Configured
+    /** The user's Fastify options, by the names of Node's properties. */
+    const configured = { requestTimeout, keepAliveTimeout, timeout: connectionTimeout }
     // A server from a serverFactory may have its own values.
     const ours = (option: string, property: 'requestTimeout' | 'keepAliveTimeout' | 'timeout') => given.has(option) || (
-      [FASTIFY_DEFAULTS[property], undefined].includes(this.#configured[property]) &&
+      [FASTIFY_DEFAULTS[property], undefined].includes(configured[property]) &&
       [FASTIFY_DEFAULTS[property], NODE_DEFAULTS[property]].includes(server[property]))
 
     if ('requestTimeout' in server) {
@@ -129,19 +129,19 @@ export class Timeouts {
       else if (exchange.wire === 'orphaned') this.#forgetSilent(exchange)
       else if (exchange.wire === 'open' && this.#hasListener) this.#enforceWrite(exchange)
     }
-    if (this.#hasListener || this.#inFlight.all.length > 0) return
+    if (this.#hasListener || this.#inFlight.unfinished.length > 0) return
     this.stop()
     this.#sweeper = undefined
   }
 
   /** Whether other code decides which requests Fastify gets. */
-  get #isShared (): boolean {
+  get #isServedByOtherCode (): boolean {
     const { server, routing } = this.#fastify
     return !server.listeners('request').includes(routing)
   }
 
   /**
-   * The client has disconnected, and the handler shows no sign of its end. A drain would not wait longer for it, and otherwise each
+   * No client waits for the handler any more, and it shows no sign of its end. A drain would not wait longer for it, and otherwise each
    * abandoned long poll would count forever.
    */
   #forgetSilent (exchange: Exchange): void {
@@ -153,7 +153,7 @@ export class Timeouts {
     if (now() - exchange.silentSince <= this.#options.drainTimeout) return
     this.#inFlight.leave(exchange)
     const entry = this.#inFlight.describe(exchange)
-    this.#log.warn('A handler has not answered since its client disconnected; it is no longer counted as in flight', entry)
+    this.#log.warn('A handler has not ended since its client disconnected or was answered in its place; it is no longer counted as in flight', entry)
   }
 
   #enforceRead (exchange: Exchange): void {
@@ -177,7 +177,7 @@ export class Timeouts {
     const limit = exchange.options.writeTimeout ?? (exchange.isTimedByUser ? false : this.#write)
     if (limit === false || exchange.isPausing) return
     // Code that took over the server's 'request' event serves it: the long polls of socket.io, for example.
-    if (exchange.reply === undefined && this.#isShared) return
+    if (exchange.reply === undefined && this.#isServedByOtherCode) return
     // A timer would cost more memory than the exchange.
     const { isStill } = exchange
     if (isStill && exchange.stillFor < limit) return

@@ -5,7 +5,7 @@ import type { Counts } from './crowd.ts'
 import type { Answer } from './honest.ts'
 import type { Seen } from './service.ts'
 import type { Exit, Report } from './target.ts'
-import { CLOSE_GRACE, QUIET } from '../../lib/times.ts'
+import { SETTLE_TIMEOUT, QUIET } from '../../lib/times.ts'
 import { ATTACKS } from './attacks.ts'
 import { OPTIONS } from './target.ts'
 
@@ -55,7 +55,7 @@ const TIMERS = 4
  * shutdownTimeout and one turn.
  */
 function limitOf ({ holds = false }: Attack, { seen: { late = 0 }, waited }: Run): number {
-  const steps = OPTIONS.shutdownDelay + (holds ? OPTIONS.drainTimeout : 0) + QUIET.most + 2 * CLOSE_GRACE.most
+  const steps = OPTIONS.shutdownDelay + (holds ? OPTIONS.drainTimeout : 0) + QUIET.most + 2 * SETTLE_TIMEOUT.most
   return Math.round(Math.min(steps + TIMERS * late, OPTIONS.shutdownTimeout + late) + waited + LATE)
 }
 
