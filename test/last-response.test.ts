@@ -177,6 +177,17 @@ t.test('a response that switches protocols stays as it is', async t => {
   await end()
 })
 
+t.test('a synchronous response to an upload that was arriving as the shutdown started closes its connection', async t => {
+  const { app, port, end } = await createDelaying(t, instance => instance.post('/', (_request, reply) => { reply.send('served') }))
+  const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{')
+  await eventually(() => app.inFlightRequests === 1)
+  void app.gracefulShutdown.shutdown()
+  client.send('}')
+  await client.closed
+  t.match(client.text, /\r\nconnection: close\r\n[^]*served$/i)
+  await end()
+})
+
 t.test('of a pipeline with such headers, only the last response closes the connection', async t => {
   const released = new Deferred()
   const { app, port, end } = await createDelaying(t, instance => instance.get('/', async (_request, reply) => {

@@ -8,6 +8,7 @@ import type { ShutdownReport } from '../types/index.ts'
 import { connect as connectHttp2 } from 'node:http2'
 import { type Duplex, PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Response as UndiciResponse } from 'undici'
 import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
@@ -736,6 +737,55 @@ t.test("with waitFor: 'response', an async onResponse hook is not waited for", a
   app.get('/', { onResponse: hook.hold, config: { gracefulShutdown: { waitFor: 'response' } } }, async () => 'answer')
   await new RawClient(await listen(app)).get('/').until(/answer/)
   await hook.entered.promise
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  const { phases, ...report } = await app.gracefulShutdown.shutdown()
+  t.match(report, { cut: [], exitCode: 0 })
+  t.ok(phases.draining < 700, `drained for ${phases.draining}ms`)
   hook.left.resolve()
+})
+
+/** Lazy, as query builders are: each call of `then` repeats the work. */
+class LazyWork {
+  calls = 0
+  readonly hook = new SlowHook()
+
+  readonly start = (): PromiseLike<void> => {
+    // oxlint-disable-next-line unicorn/no-thenable
+    return { then: (...callbacks) => {
+      this.calls++
+      return this.hook.hold().then(...callbacks)
+    } }
+  }
+}
+
+for (const name of ['onResponse', 'onRequestAbort'] as const) {
+  t.test(`cleanup waits for an ${name} hook that returns a thenable, whose \`then\` is called once`, async t => {
+    const { app } = await createApp(t)
+    const work = new LazyWork()
+    app.addHook(name as 'onResponse', (_request): any => work.start()) // oxlint-disable-line no-explicit-any
+    const route = heldRoute(app)
+    const client = new RawClient(await listen(app)).get('/held')
+    await route.entered
+    if (name === 'onRequestAbort') client.socket.destroy()
+    else route.release()
+    await work.hook.entered.promise
+    const report = app.gracefulShutdown.shutdown()
+    await eventually(() => app.gracefulShutdown.phase === 'draining')
+    await sleep(50)
+    t.equal(app.gracefulShutdown.phase, 'draining')
+    route.release()
+    work.hook.left.resolve()
+    t.match(await report, { cut: [], exitCode: 0 })
+    t.equal(work.calls, 1)
+  })
+}
+
+t.test('cleanup does not wait for a hook that returns a frozen thenable', async t => {
+  const { app } = await createApp(t)
+  const work = new LazyWork()
+  app.addHook('onResponse', (_request): any => Object.freeze(work.start())) // oxlint-disable-line no-explicit-any
+  app.get('/', async () => 'answer')
+  await new RawClient(await listen(app)).get('/').until(/answer/)
+  await work.hook.entered.promise
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.equal(work.calls, 1)
 })

@@ -12,7 +12,7 @@ import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
 import { SETTLE_TIMEOUT } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { commandOf, COVERED, createApp, Deferred, eventually, heldRoute, listen, RawClient, runCommand, socketPath } from './helpers.ts'
+import { commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient, runCommand, socketPath } from './helpers.ts'
 
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
 const REUSES_PORT = major > 22 || (major === 22 && minor >= 12)
@@ -342,18 +342,39 @@ const replacements: Record<string, (app: FastifyInstance) => void> = {
 }
 
 for (const [what, replace] of Object.entries(replacements)) {
-  t.test(`onClose hooks run and the listener is closed if a plugin has replaced server.close(): ${what}`, async t => {
-    const app = Fastify() as FastifyInstance
-    await app.register(gracefulPlugin)
-    let isClosed = false
-    app.addHook('onClose', async () => { isClosed = true })
-    replace(app)
-    await listen(app)
-    await app.gracefulShutdown.shutdown()
-    t.ok(isClosed)
-    t.equal(app.server.listening, false)
-  })
+  // Node 20 ignores it, but the plugin does not.
+  for (const reusePort of [false, true]) {
+    t.test(`cleanup runs and the listener is closed if a plugin has replaced server.close(): ${what}, reusePort: ${reusePort}`, async t => {
+      const app = Fastify() as FastifyInstance
+      await app.register(gracefulPlugin)
+      const ran: string[] = []
+      app.addHook('onClose', async () => { ran.push('onClose') })
+      app.registerShutdownCallback(() => { ran.push('callback') })
+      replace(app)
+      await app.listen({ port: 0, host: '127.0.0.1', reusePort } as object)
+      const { phases } = await app.gracefulShutdown.shutdown()
+      t.strictSame(ran, ['onClose', 'callback'])
+      t.equal(app.server.listening, false)
+      t.ok(phases.draining < 2_000)
+    })
+  }
 }
+
+t.test('with reusePort, the listener is closed as draining starts, also while an onListen hook ahead of the plugin runs', async t => {
+  const ended = new Deferred()
+  const app = await createAppBehind(t, instance => { instance.addHook('onListen', async () => { await ended.promise }) })
+  const held = heldRoute(app)
+  await app.listen({ port: 0, host: '127.0.0.1', reusePort: true } as object)
+  const client = new RawClient((app.server.address() as AddressInfo).port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => !app.server.listening)
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  ended.resolve()
+  held.release()
+  await client.until(/"held":true/)
+  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+})
 
 t.test("'close' of the server is emitted once if the instance never listened", async t => {
   const { app } = await createApp(t)
