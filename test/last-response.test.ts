@@ -8,6 +8,7 @@ import { once } from 'node:events'
 import { Agent, createServer, get } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
 import { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import httpProxy from '@fastify/http-proxy'
 import sse from '@fastify/sse'
@@ -177,16 +178,78 @@ t.test('a response that switches protocols stays as it is', async t => {
   await end()
 })
 
+const UPLOAD = 'POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n'
+
 t.test('a synchronous response to an upload that was arriving as the shutdown started closes its connection', async t => {
-  const { app, port, end } = await createDelaying(t, instance => instance.post('/', (_request, reply) => { reply.send('served') }))
-  const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{')
+  const { app } = await createApp(t, { shutdownDelay: 20_000 })
+  app.post('/', (_request, reply) => { reply.send('served') })
+  const client = new RawClient(await listen(app)).send(`${UPLOAD}{`)
   await eventually(() => app.inFlightRequests === 1)
-  void app.gracefulShutdown.shutdown()
+  const report = app.gracefulShutdown.shutdown()
   client.send('}')
   await client.closed
   t.match(client.text, /\r\nconnection: close\r\n[^]*served$/i)
-  await end()
+  app.gracefulShutdown.skipDelay()
+  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
 })
+
+/** What answers without having read the body of its request. */
+const UNREAD: Record<string, [status: number, add: (app: FastifyInstance) => unknown]> = {
+  'a hook': [401, app => app.addHook('onRequest', async (_request, reply) => await reply.code(401).send('who?'))],
+  'a hook that takes a while': [429, app => app.addHook('onRequest', async (_request, reply) => {
+    await sleep(50)
+    return await reply.code(429).send('later')
+  })],
+  'a hook with a callback': [403, app => app.addHook('onRequest', (_request, reply, _done) => { void reply.code(403).send('no') })],
+  'no content type parser': [415, app => {
+    app.removeAllContentTypeParsers()
+    app.post('/', async () => 'served')
+  }],
+  'a handler whose parser passes the stream on': [202, app => {
+    app.removeAllContentTypeParsers()
+    app.addContentTypeParser('*', (_request, payload, done) => { done(null, payload) })
+    app.post('/', async (_request, reply) => await reply.code(202).send('accepted'))
+  }],
+  'a handler that hijacks its reply': [418, app => {
+    app.addHook('onRequest', async (_request, reply) => {
+      reply.hijack()
+      reply.raw.writeHead(418)
+      reply.raw.end('teapot')
+    })
+  }]
+}
+
+for (const [what, [status, add]] of Object.entries(UNREAD)) {
+  for (const [body, rest] of [['{}', ''], ['{', '}'], ['{', undefined]] as const) {
+    const arrived = rest === undefined ? 'half of' : rest === '' ? 'all of' : 'and then the rest of'
+    t.test(`${what} answers a request whose body it does not read, with ${arrived} it: the response is whole and closes the connection`, async t => {
+      const { port, end } = await createDelaying(t, add)
+      const client = new RawClient(port).send(UPLOAD + body)
+      if (rest !== undefined) {
+        await sleep(20)
+        client.send(rest)
+      }
+      await client.until(/HTTP\/1\.1 \d+[^]*\r\n\r\n[^]+/)
+      t.strictSame(headersOf(client, 'connection').map(header => header.toLowerCase()), ['close'])
+      t.match(client.text, new RegExp(`^HTTP/1.1 ${status} `))
+      // Its client has the response, and closes the connection.
+      client.socket.end()
+      await client.closed
+      t.equal(client.error, undefined)
+      t.match(await end(), { cut: [], exitCode: 0 })
+    })
+  }
+}
+
+for (const path of ['/health', '/ready']) {
+  t.test(`a probe (${path}) whose request has a body closes its connection`, async t => {
+    const { port, end } = await createDelaying(t, () => {})
+    const client = new RawClient(port).send(UPLOAD.replace('POST /', `GET ${path}`)).send('{}')
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 503 [^]*\r\nconnection: close\r\n/i)
+    await end()
+  })
+}
 
 t.test('of a pipeline with such headers, only the last response closes the connection', async t => {
   const released = new Deferred()

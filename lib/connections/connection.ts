@@ -34,6 +34,7 @@ export class Connection {
   newest: Exchange | undefined = undefined
   /** Whether a request has arrived, or was being received, since `noteReceived()`. */
   #isReceiving = false
+  #isLingering = false
   #bytesRead = 0
 
   constructor (socket: Transport, owner: ConnectionOwner, isHttp2: boolean) {
@@ -89,18 +90,21 @@ export class Connection {
    * Node closes the connection when its last response has been written. If the request is still arriving, that would reset it,
    * perhaps before the client has read the response. So it is half-closed, and the rest of the request is dropped.
    */
-  linger (exchange: Exchange): void {
+  linger (): void {
+    if (this.#isLingering) return
+    this.#isLingering = true
     const { socket } = this
     // As Node does with a stream that lacks the method.
     const { destroySoon = socket.end } = socket
     socket.destroySoon = () => {
-      if (!exchange.isReceiving) {
+      const { newest } = this
+      if (newest?.isReceiving !== true) {
         destroySoon.call(socket)
         return
       }
       socket.end()
       // Once a request has been answered, Node does not close it with its connection.
-      socket.once('close', dropBody(exchange.request, () => { socket.destroy() }))
+      socket.once('close', dropBody(newest.request, () => { socket.destroy() }))
     }
   }
 

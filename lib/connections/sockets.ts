@@ -187,7 +187,7 @@ export class Connections {
     previous?.keepConnection()
     // No answer can follow it, so the gate refuses this request.
     if (previous?.isLast === true) this.#inFlight.optOut(exchange)
-    this.#endWhenReceived(exchange)
+    this.endAfter(exchange)
   }
 
   /** A response has been sent. Its client may send another request at once, perhaps over another connection. */
@@ -242,22 +242,13 @@ export class Connections {
   }
 
   /**
-   * Node closes a connection right after a response with `Connection: close`, even if the request body is still arriving. Before
-   * Fastify's listener, which may answer at once.
-   */
-  #endWhenReceived (exchange: Exchange): void {
-    if (exchange.needsConnection) exchange.request.prependOnceListener('end', () => { this.endAfter(exchange) })
-    else this.endAfter(exchange)
-  }
-
-  /**
    * The shutdown starts: pending HTTP/1 responses become the last ones on their connections. Idle connections stay usable, and so do
    * HTTP/2 sessions: Node refuses each stream that crosses its GOAWAY, and a proxy may not send that request again.
    */
   disableKeepAlive (): void {
     this.noteArrivals()
     this.#isKeepAliveDisabled = true
-    for (const { newest } of this.#speaking) if (newest !== undefined) this.#endWhenReceived(newest)
+    for (const { newest } of this.#speaking) if (newest !== undefined) this.endAfter(newest)
   }
 
   /** What sends GOAWAY to each HTTP/2 session. */

@@ -344,6 +344,11 @@ export class Exchange {
     // The header is written with the others; with setHeader(), Node would merge all of them one by one.
     this.response.shouldKeepAlive = false
     closeByHeader(this.response)
+    this.#linger()
+  }
+
+  #linger (): void {
+    if (this.isReceiving) this.connection?.linger()
   }
 
   /** Whether its head says that it is the last response on its connection. HTTP/1 only. */
@@ -365,11 +370,9 @@ export class Exchange {
    */
   answer (status: number, body: string, own: Record<string, unknown> = {}): void {
     const stream = this.#stream
-    if (this.isReceiving) {
-      if (stream === undefined) this.connection?.linger(this)
-      // RFC 9113, section 8.1: the client need not send the rest, and keeps the response. A body parser gets the end.
-      else stream.once('finish', () => { stream.close(constants.NGHTTP2_NO_ERROR) })
-    }
+    if (stream === undefined) this.#linger()
+    // RFC 9113, section 8.1: the client need not send the rest, and keeps the response. A body parser gets the end.
+    else if (this.isReceiving) stream.once('finish', () => { stream.close(constants.NGHTTP2_NO_ERROR) })
     if (this.isUpgrade) this.#endUpgrade()
     try {
       this.#send(status, body, own)
