@@ -376,6 +376,19 @@ t.test('with reusePort, the listener is closed as draining starts, also while an
   t.match(await report, { completed: 1, cut: [], exitCode: 0 })
 })
 
+t.test('a closeIdleConnections() of other code is kept, and a server without one gets none', async t => {
+  const own = () => {}
+  const { app } = await createApp(t)
+  app.server.closeIdleConnections = own
+  await listen(app)
+  await app.gracefulShutdown.shutdown()
+  t.equal(app.server.closeIdleConnections, own)
+  const { app: other } = await createApp(t, {}, { http2: true } as object)
+  await listen(other)
+  await other.gracefulShutdown.shutdown()
+  t.notOk('closeIdleConnections' in other.server)
+})
+
 t.test("'close' of the server is emitted once if the instance never listened", async t => {
   const { app } = await createApp(t)
   let closings = 0

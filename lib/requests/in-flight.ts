@@ -122,7 +122,7 @@ export class InFlight {
   }
 
   get #counting (): Exchange[] {
-    return [...this.#counted, ...[...this.#loose].flatMap(ref => ref.deref() ?? [])]
+    return [...this.#counted, ...[...this.#loose].map(ref => ref.deref()).filter(exchange => exchange !== undefined)]
   }
 
   /** The requests that are not over, whether they count or not, in any order. */
