@@ -80,7 +80,7 @@ export class Gate {
     for (const [exchange, stop] of this.#uploading) {
       stop()
       exchange.request.resume()
-      this.#refuse(exchange, true)
+      this.#refuse(exchange)
     }
     this.#uploading.clear()
   }
@@ -95,15 +95,14 @@ export class Gate {
     }
   }
 
-  /** @param isReading whether the connection stays open until the body is received */
-  #refuse (exchange: Exchange, isReading = false): void {
+  #refuse (exchange: Exchange): void {
     // While its upload was read or its refusal was deferred, `readTimeout` may have cut it.
     if (exchange.isCommitted) return
     if (this.#isDeferring) {
       this.#deferred.push(exchange)
       return
     }
-    if (!isReading) this.#connections.endAfter(exchange)
+    this.#connections.endAfter(exchange)
     sendRefusal(exchange)
   }
 }

@@ -37,8 +37,6 @@ export function * closesConnections (facts: Facts): Iterable<string> {
     const { answer, arrived, i, work } = request
     const client = facts.scenario.clients[answer?.client ?? -1]
     if (answer?.outcome !== 'whole' || arrived === undefined || client?.http !== 1 || client.kind === 'burst') continue
-    // The connection of a rejected upload stays open until the body is received.
-    if (client.kind === 'uploader' || (client.kind === 'leaver' && client.body > 0)) continue
     if (arrived.n > (facts.start(i)?.n ?? Infinity) && answer.isLast !== true && work.answers !== 'raw') yield tell(request)
   }
 }
