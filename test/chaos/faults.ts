@@ -121,7 +121,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'callbacks run before the drain',
-    change: ['await this.#drain(this.#runPreClose());', 'void this.#drain(this.#runPreClose());'],
+    change: ['await this.#drain(preClosed);', 'void this.#drain(preClosed);'],
     violates: 'cleansUpAfterHandlers'
   },
   {
@@ -136,7 +136,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'a callback may hang',
-    change: ['const outcome = await within(limit, ', 'const outcome = await within(limit + 9999, '],
+    change: ['await within(limit, end)', 'await within(limit + 9999, end)'],
     violates: 'endsInTime', scenario: CALLBACK_HANGS
   },
   {
@@ -151,7 +151,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'connections are kept alive',
-    change: ['if (this.response.headersSent || !this.response.shouldKeepAlive) return;', 'return;'],
+    change: ['if (this.hasBegun || !this.response.shouldKeepAlive) return;', 'return;'],
     violates: 'closesConnections'
   },
   {
@@ -211,7 +211,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'an inherited listener is treated like its own',
-    change: ['.isInherited)', '.isInherited && false)'],
+    change: ['.isListenerShared)', '.isListenerShared && false)'],
     violates: 'rejectsNothingEarly', scenario: INHERITED
   },
   {
