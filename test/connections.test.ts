@@ -12,6 +12,7 @@ import { generate } from 'selfsigned'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { LINGERING_CLOSE } from '../lib/times.ts'
 import { createApp, Deferred, eventually, heldRoute, heldShutdown, listen, RawClient, socketPath, visit } from './helpers.ts'
 
 async function secureApp (t: Test, options: object = {}, tls: object = {}): Promise<FastifyInstance> {
@@ -330,9 +331,13 @@ t.test('a rejected upload that never ends is answered, and its connection is clo
     while (endless.socket.writable && endless.socket.write(chunk)) written += chunk.length
   }
   endless.socket.on('drain', write)
+  const start = performance.now()
   write()
   await endless.closed
-  t.ok(written > 16 * 1024 * 1024 && written < 256 * 1024 * 1024, `${written} bytes`)
+  const time = performance.now() - start
+  // A busy machine may not read so much in that time.
+  t.ok(written > 16 * 1024 * 1024 || time >= LINGERING_CLOSE, `${written} bytes in ${Math.round(time)}ms`)
+  t.ok(written < 256 * 1024 * 1024, `${written} bytes`)
   held.release()
   await busy.closed
 })

@@ -17,6 +17,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { bundles } from './bundle.ts'
+import { waitedOf } from './waited.ts'
 
 export interface LogLine {
   level: number
@@ -353,15 +354,22 @@ export async function portOf ({ log }: Program): Promise<number> {
 /** Milliseconds by which an exit may be late, on a busy machine. */
 export const LATE = 1_000
 
-/** Sends a signal, and expects the program to exit by itself within `limit` milliseconds plus LATE. Returns its exit code. */
+/**
+ * Sends a signal, and expects the program to exit by itself within `limit` milliseconds plus LATE, and the time for which it has waited for
+ * a processor. Returns its exit code.
+ */
 export async function exitInTime (t: Test, program: Program, limit: number, signal?: NodeJS.Signals): Promise<number | null> {
   const start = performance.now()
   if (signal !== undefined) program.kill(signal)
-  const timer = setTimeout(() => { program.killGroup('SIGKILL') }, limit + 3 * LATE)
+  const before = waitedOf(program.pid)
+  let waited = 0
+  const observer = setInterval(() => { waited = Math.max(waited, waitedOf(program.pid) - before) }, 50)
+  const timer = setTimeout(() => { program.killGroup('SIGKILL') }, limit + 10 * LATE)
   const exit = await program.exit
   clearTimeout(timer)
+  clearInterval(observer)
   const time = performance.now() - start
   t.equal(exit.signal, null, 'not killed')
-  t.ok(time < limit + LATE, `gone after ${Math.round(time)}ms`)
+  t.ok(time < limit + LATE + waited, `gone after ${Math.round(time)}ms, of which it has waited ${Math.round(waited)}ms for a processor`)
   return exit.code
 }

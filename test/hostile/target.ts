@@ -10,6 +10,7 @@ import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { waitedOf } from '../waited.ts'
 
 export type Protocol = 'http' | 'https' | 'h2c'
 
@@ -87,7 +88,7 @@ export class Target {
     try {
       const kibibytes = /^VmHWM:\s+(\d+)/m.exec(readFileSync(`/proc/${this.#child.pid}/status`, 'utf8'))?.[1] ?? 0
       this.#peak = Math.max(this.#peak, Number(kibibytes) / 1_024)
-      this.#waited = Number(readFileSync(`/proc/${this.#child.pid}/schedstat`, 'utf8').split(' ')[1]) / 1e6
+      this.#waited = waitedOf(this.#child.pid) || this.#waited
     } catch {
       // It has gone.
     }
