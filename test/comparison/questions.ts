@@ -28,7 +28,7 @@ export const QUESTIONS = {
   stream: 'HTTP/2: a stream in flight is answered',
   webSocket: 'close code of a WebSocket',
   cleanup: 'cleanup waits for a handler',
-  cleanupEarly: 'cleanup waits for a handler that works on after its 202',
+  cleanupEarly: 'cleanup waits for a handler that continues to work after it has sent 202',
   cleanupGone: 'cleanup waits for a handler whose client has disconnected',
   bounded: 'a request that never ends is cut',
   cutCleanup: 'cleanup also runs if a request was cut',
