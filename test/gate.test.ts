@@ -343,9 +343,9 @@ t.test('a rejected upload whose client disconnects is over at once', async t => 
 })
 
 t.test('a rejected upload that readTimeout has cut is not answered twice', async t => {
-  const { app, log } = await createApp(t, { readTimeout: 200 })
+  const { app, log } = await createApp(t)
   const held = heldRoute(app)
-  app.post('/', async () => 'never')
+  app.post('/', { config: { gracefulShutdown: { readTimeout: 200 } } }, async () => 'never')
   const port = await listen(app)
   const busy = new RawClient(port).get('/held')
   await held.entered

@@ -153,14 +153,14 @@ t.test('a response that was sent before one that is cut in its turn is complete,
 })
 
 t.test('a stalled upload whose response has begun behind another one is cut in its turn, without a warning', async t => {
-  const { app, log } = await createApp(t, { readTimeout: 50 })
+  const { app, log } = await createApp(t)
   const warnings: Error[] = []
   const note = (warning: Error) => { warnings.push(warning) }
   process.on('warning', note)
   t.teardown(() => { process.off('warning', note) })
   const held = heldRoute(app)
   app.addContentTypeParser('text/plain', (_request, _payload, done) => { done(null) })
-  app.post('/', (_request, reply) => {
+  app.post('/', { config: { gracefulShutdown: { readTimeout: 50 } } }, (_request, reply) => {
     const stream = new PassThrough()
     void reply.send(stream)
     stream.write('begun')
@@ -199,9 +199,9 @@ t.test('a pipeline that is answered in time is sent completely', async t => {
 })
 
 t.test('an upload that is rejected at once, but waits for its turn, does not affect the response ahead of it', async t => {
-  const { app, log } = await createApp(t, { readTimeout: 200 })
+  const { app, log } = await createApp(t)
   const held = heldRoute(app)
-  app.post('/', async () => 'never')
+  app.post('/', { config: { gracefulShutdown: { readTimeout: 200 } } }, async () => 'never')
   const client = new RawClient(await listen(app)).get('/held')
   await held.entered
   client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: un/known\r\nContent-Length: 4\r\n\r\nab')
