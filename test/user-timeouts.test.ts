@@ -597,6 +597,42 @@ t.test('the log line of a cut names option and route, and says how to set the op
   held.release()
 })
 
+for (const name of ['writeTimeout', 'drainTimeout']) {
+  for (const way of ['returns it', 'returns nothing', 'calls back'] as const) {
+    t.test(`a handler that ${way}, and calls reply.callNotFound() after ${name} has cut its request, is done`, async t => {
+      const isDrain = name === 'drainTimeout'
+      const options = isDrain ? { drainTimeout: 100, shutdownTimeout: 5_000 } : { writeTimeout: 100 }
+      const { fastify, log, port } = await start(t, options, {}, app => {
+        app.setNotFoundHandler(async () => 'nothing here')
+        app.get('/', way === 'calls back'
+          ? (_request, reply) => { void log.line(/^Request cut/).then(() => reply.callNotFound()) }
+          : async (_request, reply) => {
+            await log.line(/^Request cut/)
+            const returned = reply.callNotFound()
+            return way === 'returns it' ? returned : undefined
+          })
+      })
+      const client = new RawClient(port).get('/')
+      await eventually(() => fastify.inFlightRequests === 1)
+      if (isDrain) await fastify.gracefulShutdown.shutdown()
+      await client.until(/^HTTP\/1\.1 503 /)
+      await eventually(() => fastify.inFlightRequests === 0)
+    })
+  }
+}
+
+t.test('a route keeps its own writeTimeout if its handler calls reply.callNotFound()', async t => {
+  const { log, port } = await start(t, { writeTimeout: 100 }, {}, app => {
+    app.setNotFoundHandler(async () => {
+      await sleep(500)
+      return 'rendered slowly'
+    })
+    app.get('/', { config: { gracefulShutdown: { writeTimeout: false } } }, async (_request, reply) => reply.callNotFound())
+  })
+  await new RawClient(port).get('/').until(/rendered slowly/)
+  t.strictSame(log.messages(/^Request cut/), [])
+})
+
 t.test('requestTimeout given to Fastify limits the whole request, by Node, and no route can lengthen it', async t => {
   const { fastify, log, port } = await start(t, {}, { requestTimeout: 300 }, app => {
     app.post('/', { config: { gracefulShutdown: { readTimeout: 60_000 } } }, async ({ body }) => body)

@@ -94,6 +94,7 @@ export class Exchange {
   silentSince = 0
   /** How many bytes of it have arrived, as of the last sweep. HTTP/1: with what else its connection has received since the one before. */
   received = 0
+  #keptConfig: unknown = undefined
   /** Whether what arrives is counted by a listener; HTTP/2 only. */
   #isCounting = false
   /** Stops the timer that watches the progress of the response; undefined if there is none. */
@@ -238,7 +239,12 @@ export class Exchange {
   }
 
   get #config (): unknown {
-    return tryRead(() => this.reply?.routeOptions.config.gracefulShutdown)
+    return this.#keptConfig ?? tryRead(() => this.reply?.routeOptions.config.gracefulShutdown)
+  }
+
+  /** Keeps what its route has set: for a not-found handler, Fastify replaces the route. */
+  keepConfig (): void {
+    this.#keptConfig = this.#config
   }
 
   /** Whether nothing of the response is sent before the previous one is complete. */

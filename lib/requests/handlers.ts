@@ -102,6 +102,12 @@ export class Handlers {
       return fastifySend.call(this, payload)
     }
     fastify.decorateReply('send', send)
+    const callNotFound: FastifyReply['callNotFound'] = function (this: FastifyReply) {
+      const exchange = Exchange.of(this)
+      if (exchange !== undefined) inFlight.notFound(exchange)
+      return fastifysOwn(this, 'callNotFound').call(this)
+    }
+    fastify.decorateReply('callNotFound', callNotFound)
     // Fastify awaits a reply that an async handler returns, which may answer from a callback. Such a promise settles when the client
     // disconnects, and says nothing about the callback.
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
@@ -116,7 +122,7 @@ export class Handlers {
 }
 
 /** The method of the class from which the replies of all instances inherit. Other code may have replaced that of a reply or an instance. */
-function fastifysOwn<K extends 'send' | 'then'> (reply: FastifyReply, name: K): FastifyReply[K] {
+function fastifysOwn<K extends 'send' | 'then' | 'callNotFound'> (reply: FastifyReply, name: K): FastifyReply[K] {
   let { [name]: method } = reply
   for (let level = reply; name in level; level = Object.getPrototypeOf(level) as FastifyReply) method = level[name]
   return method

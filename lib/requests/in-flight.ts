@@ -251,6 +251,12 @@ export class InFlight {
     exchange.isSending = exchange.hasAnswered = true
   }
 
+  /** `reply.callNotFound()` is called. Fastify calls no handler if the request has been answered in the handler's place. */
+  notFound (exchange: Exchange): void {
+    exchange.keepConfig()
+    if (exchange.wire === 'orphaned' && exchange.response.writableEnded) this.#answered(exchange)
+  }
+
   /** Fastify does not report an answer that no client waits for, so the methods of this reply and its response are wrapped. */
   awaitAnswer (exchange: Exchange): void {
     const { reply, request, response } = exchange
