@@ -28,7 +28,7 @@
 //   lib/probes.ts, check.ts      /health and /ready; a check behind them
 //   lib/times.ts, clock.ts       every time constant; timers that a test suite cannot replace
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
-//   lib/before-call.ts           wraps a method of a request, a response or a reply
+//   lib/before-call.ts           wraps or replaces a method of an object of other code
 //   lib/map-hooks.ts             changes the hooks that other code adds
 //   lib/deferred.ts              a promise that other code settles
 //   types/index.ts               the public types, and what the plugin adds to Fastify's

@@ -1,4 +1,4 @@
-// Wraps a method of an object that belongs to other code.
+// Wraps or replaces a method of an object that belongs to other code.
 
 type Methods<K extends string> = Record<K, (...args: never[]) => unknown>
 
@@ -8,5 +8,15 @@ export function beforeCall<K extends string> (object: Methods<K>, name: K, callb
   object[name] = (...args) => {
     callback(args[0])
     return method.apply(object, args)
+  }
+}
+
+/** Replaces a method. Returns what restores it. */
+export function replaceMethod (object: object, name: string, method: unknown): () => void {
+  const own = Object.getOwnPropertyDescriptor(object, name)
+  Object.defineProperty(object, name, { value: method, configurable: true, writable: true })
+  return () => {
+    if (own === undefined) delete (object as Record<string, unknown>)[name]
+    else Object.defineProperty(object, name, own)
   }
 }

@@ -407,6 +407,18 @@ t.test('a request that ends leaves the other entries unchanged', async t => {
   await expectNoneInFlight(t, target)
 })
 
+t.test('a hook that hijacks the reply and destroys the connection leaves no request in flight', async t => {
+  const { app } = await createApp(t)
+  app.addHook('onRequest', (request, reply, _done) => {
+    reply.hijack()
+    request.socket.destroy()
+  })
+  app.get('/', async () => 'never')
+  await new RawClient(await listen(app)).get('/').closed
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
 t.test('a request with raw writes whose client disconnects does not count', async t => {
   const target = await createApp(t)
   const { app } = target

@@ -61,6 +61,28 @@ for (const where of ['root', 'encapsulated']) {
   })
 }
 
+t.test('cleanup runs, and preClose hooks as draining starts, although the close() of a WebSocket cannot be replaced', async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket)
+  app.register(async instance => {
+    instance.get('/ws', { websocket: true }, socket => {
+      socket.send('hello')
+      Object.defineProperty(socket, 'close', { value: socket.close.bind(socket), writable: false })
+    })
+  })
+  const ran: string[] = []
+  app.addHook('preClose', async () => { ran.push(`preClose while ${app.gracefulShutdown.phase}`) })
+  app.addHook('onClose', async () => { ran.push('onClose') })
+  app.registerShutdownCallback(() => { ran.push('callback') })
+  const { closed } = await connectWebSocket(await listen(app), '/ws')
+  const { errors, exitCode } = await app.gracefulShutdown.shutdown()
+  await closed
+  t.match(errors, [{ name: 'TypeError' }])
+  t.equal(exitCode, 1)
+  t.strictSame(ran, ['preClose while draining', 'onClose', 'callback'])
+  await t.rejects(async () => { await app.close() }, TypeError)
+})
+
 t.test("a close code that the user's code sends is kept", async t => {
   const { app } = await createApp(t)
   await app.register(websocket, {

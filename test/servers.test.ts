@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
+import { existsSync, unlinkSync } from 'node:fs'
 import { createServer, type RequestListener } from 'node:http'
 import { connect, createServer as createTcpServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -375,6 +376,26 @@ t.test('with reusePort, the listener is closed as draining starts, also while an
   await client.until(/"held":true/)
   t.match(await report, { completed: 1, cut: [], exitCode: 0 })
 })
+
+t.test('when the drain ends, Node removes the path of a Unix socket, also if it is the socket of another server by then',
+  { skip: process.platform === 'win32' }, async t => {
+    const path = socketPath(t)
+    const { app } = await createApp(t)
+    const held = heldRoute(app)
+    await app.listen({ path })
+    const client = new RawClient(path).get('/held')
+    await held.entered
+    const report = app.gracefulShutdown.shutdown()
+    unlinkSync(path)
+    const next = createTcpServer().listen(path)
+    await once(next, 'listening')
+    t.teardown(() => { next.close() })
+    t.ok(existsSync(path))
+    held.release()
+    await client.closed
+    t.match(await report, { completed: 1, exitCode: 0 })
+    t.notOk(existsSync(path))
+  })
 
 t.test('a closeIdleConnections() of other code is kept, and a server without one gets none', async t => {
   const own = () => {}

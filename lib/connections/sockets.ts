@@ -8,6 +8,7 @@ import type { Exchange } from '../requests/exchange.ts'
 import type { LongLived } from './spread.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
+import { replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
@@ -91,8 +92,13 @@ export class Connections {
         onServerClose()
         return server
       }
-      // Node's close() calls it: it destroys connections that are about to send a request or whose response is not flushed.
-      withMethod(server as HttpServer, 'closeIdleConnections', () => {}, () => { close.call(server, callback) })
+      // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
+      const restore = replaceMethod(server, 'closeIdleConnections', () => {})
+      try {
+        close.call(server, callback)
+      } finally {
+        restore()
+      }
       if (this.#isClosing) this.closeAll()
       // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
       if (this.#stoppedAt === -Infinity && !this.isListening) onServerClose()
@@ -256,7 +262,7 @@ export class Connections {
     return [...this.#sessions].map(session => [session, () => { closeSession(session) }])
   }
 
-  /** From now on, connections are closed soon after they become idle, such as those whose response had already begun. */
+  /** From now on, connections are closed soon after they become idle, such as those with a response that had already begun. */
   closeIdle (): void {
     this.#isClosingIdle = true
     for (const server of this.#servers) {
@@ -356,18 +362,6 @@ export class Connections {
     if (this.isListening) return
     for (const { socket } of this.#speaking) socket.destroy()
     for (const socket of this.#beneathTls) socket.destroy()
-  }
-}
-
-/** Calls back while a method is replaced. */
-function withMethod<K extends string> (target: Record<K, unknown>, name: K, method: unknown, call: () => void): void {
-  const own = Object.getOwnPropertyDescriptor(target, name)
-  Object.defineProperty(target, name, { value: method, configurable: true, writable: true })
-  try {
-    call()
-  } finally {
-    if (own === undefined) Reflect.deleteProperty(target, name)
-    else Object.defineProperty(target, name, own)
   }
 }
 

@@ -50,7 +50,7 @@ interface Parts {
 /** What starts a shutdown: `close()` in any form, or a closed listener; or an event of the process, or a user's `shutdown()`. */
 type Trigger = 'close' | 'other'
 
-/** The shutdowns whose hooks or callbacks the current code runs in. */
+/** The current code runs in hooks or callbacks of these shutdowns. */
 const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
 
 export class Shutdown {
@@ -81,7 +81,7 @@ export class Shutdown {
   #completedBefore = 0
   /** The shutdowns of other instances that its callbacks and hooks wait for. */
   readonly #awaited = new Set<Shutdown>()
-  /** This shutdown, and those whose hook or callback started it. */
+  /** This shutdown, and those in which a hook or a callback started it. */
   #inside: ReadonlySet<Shutdown> = new Set([this])
   #closeError: Error | undefined
   /** Whether a call of `close()` has rejected with it. */
@@ -222,8 +222,7 @@ export class Shutdown {
     if (connections.isListenerShared) void this.#stopListeningFirst(deadline)
     else inFlight.stopCounting()
     this.#advance('draining')
-    const preClosed = this.#attempt(async () => { await this.#runPreClose() })
-    await this.#attempt(async () => { await this.#drain(preClosed) })
+    await this.#attempt(async () => { await this.#drain(this.#runPreClose()) })
     inFlight.stopCounting()
     callbacks.endDrain()
     this.#endStep('draining')
@@ -366,7 +365,7 @@ export class Shutdown {
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
   async #runPreClose (): Promise<void> {
     if (this.#spread !== undefined) await this.#spread
-    this.#parts.webSockets.goAway()
+    await this.#attempt(() => { this.#parts.webSockets.goAway() })
     await this.#parts.closeHooks.preClose()
   }
 
@@ -494,7 +493,7 @@ export class Shutdown {
       gate.refuseRest()
     }
     connections.closeAll()
-    // After a drain that has timed out, responses may have been sent whose onResponse hooks still run.
+    // After a drain that has timed out, onResponse hooks of responses that have been sent since then may still run.
     cuts.cutRest(error)
   }
 }

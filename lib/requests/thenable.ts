@@ -4,6 +4,7 @@
 /* oxlint-disable unicorn/no-thenable */
 
 import { types } from 'node:util'
+import { replaceMethod } from '../before-call.ts'
 
 type Callback = (value: unknown) => unknown
 type Settled = (outcome: unknown) => void
@@ -58,16 +59,11 @@ function observePromise (promise: Promise<unknown>, fulfilled: Settled, rejected
  * @throws if its `then` cannot be replaced: it is frozen, or a proxy that does not show what is set on it
  */
 function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: Settled, rejected: Settled): void {
-  const own = Object.getOwnPropertyDescriptor(thenable, 'then')
-  const restore = () => {
-    if (own === undefined) delete (thenable as { then?: unknown }).then
-    else Object.defineProperty(thenable, 'then', own)
-  }
   const value = (...callbacks: [Callback?, Callback?]) => {
     restore()
     return thenFor(thenable, callbacks, fulfilled, rejected)
   }
-  Object.defineProperty(thenable, 'then', { value, configurable: true, writable: true })
+  const restore = replaceMethod(thenable, 'then', value)
   if (thenable.then === value) return
   restore()
   throw new TypeError('then cannot be observed')

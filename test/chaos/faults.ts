@@ -121,7 +121,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'callbacks run before the drain',
-    change: ['await this.#drain(preClosed);', 'void this.#drain(preClosed);'],
+    change: ['await this.#drain(this.#runPreClose());', 'void this.#drain(this.#runPreClose());'],
     violates: 'cleansUpAfterHandlers'
   },
   {
