@@ -1,4 +1,4 @@
-// The program whose start is measured; see loading.ts.
+// The program that is started and measured; see loading.ts.
 
 import type { FastifyPluginAsync } from 'fastify'
 import type { Start } from './loading.ts'

@@ -60,7 +60,7 @@ export function readConfig (env: NodeJS.ProcessEnv): Config {
     shutdownTimeout,
     shutdownDelay,
     shutdownQuiet,
-    // The plugin rejects options whose delay and drain leave no time for cleanup; a part of the remaining time always fits.
+    // The plugin rejects a delay and a drain that leave no time for cleanup; a part of the remaining time always fits.
     drainTimeout: Math.floor((shutdownTimeout - shutdownDelay) * DRAIN_PART),
     database: textFrom(env, 'DATABASE', join(tmpdir(), 'fastify-graceful-example.sqlite')),
     metricsFile: env['METRICS_FILE'] === undefined ? undefined : textFrom(env, 'METRICS_FILE', '')

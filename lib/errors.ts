@@ -94,7 +94,7 @@ export const ShuttingDownError = createError(
 export const WriteTimeoutError = createError<[limit: number]>(
   'FST_ERR_GRACEFUL_WRITE_TIMEOUT', 'The response made no progress for %d ms', 503)
 
-/** The answer to a request whose body did not arrive within `readTimeout`; if its headers did not, Node answers. */
+/** The answer to a request if its body did not arrive within `readTimeout`; if its headers did not, Node answers. */
 export const ReadTimeoutError = createError<[limit: number]>(
   'FST_ERR_GRACEFUL_READ_TIMEOUT', 'The request was not received within %d ms', 408)
 

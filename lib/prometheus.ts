@@ -85,7 +85,7 @@ async function metrics (fastify: FastifyInstance, input: GracefulMetricsOptions)
   addRoute(NO_ROUTE)
   for (const phase of ['delaying', 'draining', 'closing']) phaseDuration.zero({ phase })
   fastify.addHook('onRoute', ({ url, config }) => {
-    // Probes, and other routes whose requests are neither rejected nor waited for.
+    // Requests of probes, and of other routes that have opted out, are neither rejected nor waited for.
     if (config?.gracefulShutdown !== false) addRoute(url)
   })
   // The plugin's own hook runs before, so these requests are admitted. Hooks before that may have held one for some time.

@@ -12,7 +12,7 @@ export const OWN_TIMER = 2 ** -10
 /** The default of a probe's `checkTimeout`. */
 export const CHECK_TIMEOUT = 1_000
 
-/** A check whose runs do not end is run again after this time at the latest. */
+/** A check that does not end is run again after this time at the latest. */
 export const CHECK_RETRY = 60_000
 
 /** How late a timeout may be noticed: as a part of it, the interval at which it is checked. */

@@ -83,15 +83,14 @@ export interface GracefulOptions {
   /**
    * Over how long WebSockets of @fastify/websocket, responses of routes with `onShutdown: 'end'`, and HTTP/2 sessions are closed, from
    * the start of the shutdown: evenly, so that their clients do not all reconnect at the same time, as with Envoy's gradual drain
-   * strategy. At most `shutdownDelay` + `drainTimeout`. The rest is closed at once on SIGINT, after `skipDelay()`, and shortly before the
-   * drain ends.
-   * With 0, all are closed as draining starts. Default: 0.
+   * strategy. At most `shutdownDelay` + `drainTimeout`. The rest is closed at once on SIGINT, after `skipDelay()`, and shortly before
+   * `drainTimeout`. With 0, all are closed as draining starts. Default: 0.
    */
   spread?: number
   /**
    * How long a client may take to send the headers of a request, or its body; a body has one more second for each KiB that has
-   * arrived. A client that is too slow gets 408. `false` turns it off, except for Node's own limit
-   * of 60 s for headers. A route can have its own limit for bodies, in `config.gracefulShutdown.readTimeout`.
+   * arrived. A client that is too slow gets 408. `false` turns it off, except for Node's own limit of
+   * 60 s for headers. A route can have its own limit for bodies, in `config.gracefulShutdown.readTimeout`.
    * Sets Node's `server.headersTimeout`, unless that is shorter, and turns off Node's `server.requestTimeout`, which limits the
    * whole request.
    * Default: 10000. If `requestTimeout` was given to Fastify, Node enforces it on HTTP/1 instead, and it is the default of this
@@ -104,7 +103,7 @@ export interface GracefulOptions {
    * `config.gracefulShutdown.writeTimeout`.
    *
    * It does not apply while the client is sending the body (see `readTimeout`); to a silent event stream (`text/event-stream`); to a
-   * hijacked reply, once its headers have been sent; to a response whose handler has called `reply.raw.setTimeout()`; or to a response
+   * hijacked reply, once its headers have been sent; to a response of a handler that has called `reply.raw.setTimeout()`; or to a response
    * that has not begun, if Fastify's `handlerTimeout` is set.
    * Default: 10000; off if `connectionTimeout` was given to Fastify, which acts instead.
    */
@@ -147,7 +146,8 @@ export type GracefulRouteOptions = false | {
   onShutdown?: 'end'
   /**
    * With `'response'`, a request is over when its response has been sent, or its client has disconnected and the handler has answered: for
-   * handlers whose promises never settle. Default: the drain also waits for the promises of the handler and of its async onResponse hooks.
+   * handlers that return promises which never settle. Default: the drain also waits for the promises of the handler and of its async
+   * onResponse hooks.
    */
   waitFor?: 'response'
 }

@@ -32,7 +32,7 @@ export interface ClientResponse {
   error: string | undefined
 }
 
-/** A request whose response has begun, from {@link ShutdownTest.open}. */
+/** A request with a response that has begun, from {@link ShutdownTest.open}. */
 export interface OpenRequest {
   /** What the client has read; resolves when the request is over. Never rejects. */
   readonly response: Promise<ClientResponse>

@@ -7,7 +7,7 @@ export class Random {
     this.#state = seed
   }
 
-  /** From 0 to 1, excluding 1: a Weyl sequence whose bits are mixed, as in splitmix. */
+  /** From 0 to 1, excluding 1: a Weyl sequence with its bits mixed, as in splitmix. */
   next (): number {
     this.#state = (this.#state + 0x9e3779b9) | 0
     let bits = this.#state

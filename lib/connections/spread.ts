@@ -1,5 +1,5 @@
-// Closes long-lived connections one after another: clients whose connections are closed at the same time also reconnect at the same
-// time. Envoy calls this a gradual drain strategy.
+// Closes long-lived connections one after another: if the connections of many clients are closed at the same time, they also reconnect at
+// the same time. Envoy calls this a gradual drain strategy.
 
 import { once } from 'node:events'
 import { now, within } from '../clock.ts'

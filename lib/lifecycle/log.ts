@@ -91,7 +91,7 @@ export class SafeLog {
   }
 
   /**
-   * Whether logged errors are lost: the level is above `error`, or the destination is destroyed, such as a transport whose worker
+   * Whether logged errors are lost: the level is above `error`, or the destination is destroyed, such as a transport if its worker
    * could not start, or there is no logger. The methods of Fastify's stand-in for one are empty functions.
    */
   get #isMute (): boolean {

@@ -94,6 +94,7 @@ export class Exchange {
   silentSince = 0
   /** How many bytes of it have arrived, as of the last sweep. HTTP/1: with what else its connection has received since the one before. */
   received = 0
+  /** What its route has set for itself, if Fastify may have replaced the route. */
   #keptConfig: unknown = undefined
   /** Whether what arrives is counted by a listener; HTTP/2 only. */
   #isCounting = false

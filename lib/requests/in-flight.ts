@@ -270,9 +270,9 @@ export class InFlight {
       for (const name of ['code', 'status'] as const) beforeCall(reply, name, statusSet)
     }
     beforeCall(response, 'end', written)
-    // Fastify does not end a large HTTP/2 response whose stream is closed.
+    // Fastify does not end a large HTTP/2 response if its stream is closed.
     beforeCall(response, 'writeHead', () => { if (exchange.isSending) written() })
-    // Fastify destroys a response whose last error handler has failed, with the error. `tellClosed` passes none.
+    // Fastify destroys a response if its last error handler has failed, with the error. `tellClosed` passes none.
     beforeCall(response, 'destroy', error => { if (error !== undefined) written() })
     // Fastify starts to read the body after the hooks.
     beforeCall(request, 'on', event => {

@@ -1,6 +1,6 @@
 // The read, write and idle timeouts, on every listener. Node enforces those of headers and of idle connections; they only have to
 // be set so that they take effect. Its requestTimeout cannot grow with what has arrived, and a timer per request would cost more
-// than the request. So a sweep over the requests cuts those whose body or response makes no progress, and starts a timer only for
+// than the request. So a sweep over the requests cuts those with a body or a response that makes no progress, and starts a timer only for
 // those that it cannot judge by looking at them now and then, such as a response that has begun.
 
 import type { FastifyInstance } from 'fastify'

@@ -29,7 +29,7 @@ export const QUESTIONS = {
   webSocket: 'close code of a WebSocket',
   cleanup: 'cleanup waits for a handler',
   cleanupEarly: 'cleanup waits for a handler that continues to work after it has sent 202',
-  cleanupGone: 'cleanup waits for a handler whose client has disconnected',
+  cleanupGone: 'cleanup waits for a handler after its client has disconnected',
   bounded: 'a request that never ends is cut',
   cutCleanup: 'cleanup also runs if a request was cut',
   cutExit: 'exit code if a request was cut',

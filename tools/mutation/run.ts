@@ -77,7 +77,7 @@ interface Outcome {
 }
 
 const hashOf = (...texts: string[]) => createHash('sha256').update(texts.join('\0')).digest('hex').slice(0, 12)
-/** The files below a folder whose paths in it match. */
+/** The files below a folder, by a pattern for their paths in it. */
 const list = (folder: string, pattern: RegExp) => readdirSync(ROOT + folder, { recursive: true, withFileTypes: true })
   .filter(entry => entry.isFile()).map(entry => relative(ROOT, join(entry.parentPath, entry.name)))
   .filter(path => pattern.test(path.slice(folder.length + 1)) && !path.includes('node_modules')).sort()
