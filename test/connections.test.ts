@@ -5,7 +5,7 @@ import type { Test } from 'tap'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp, createServer as createTcpServer } from 'node:net'
-import { Duplex, PassThrough } from 'node:stream'
+import { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { generate } from 'selfsigned'
@@ -294,26 +294,6 @@ t.test('HTTP/2: a response of an opted-out route that is still being sent has a 
   for await (const chunk of stream as AsyncIterable<Buffer>) read += chunk.length
   t.equal(read, size)
   t.match(await report, { cut: [], exitCode: 0 })
-})
-
-t.test('while draining, a connection whose response had begun before the shutdown is closed soon after that has ended', async t => {
-  const { app } = await createApp(t, { drainTimeout: 5_000 })
-  const held = heldRoute(app)
-  const body = new PassThrough()
-  app.get('/begun', async () => body)
-  const port = await listen(app)
-  const busy = new RawClient(port).get('/held')
-  const client = new RawClient(port).get('/begun')
-  body.write('begun')
-  await Promise.all([held.entered, client.until(/begun/)])
-  const report = app.gracefulShutdown.shutdown()
-  body.end()
-  await client.closed
-  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: keep-alive/i)
-  t.equal(app.gracefulShutdown.phase, 'draining')
-  held.release()
-  await busy.closed
-  t.match(await report, { completed: 2, exitCode: 0 })
 })
 
 t.test('a rejected upload that never ends is answered, and its connection is closed after a limited number of bytes', async t => {

@@ -3,8 +3,9 @@ import type { FastifyInstance } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
-import { Duplex } from 'node:stream'
+import { Duplex, PassThrough } from 'node:stream'
 import { finished } from 'node:stream/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { Channels } from '../lib/lifecycle/channels.ts'
@@ -247,6 +248,42 @@ t.test('idle pooled connections stay usable while delaying, and after the delay 
   await busy.closed
   t.match(await report, { completed: 2, refused: 1, exitCode: 0 })
 })
+
+for (const block of [0, 1_500]) {
+  const what = block === 0 ? '' : ', also if the event loop is blocked meanwhile'
+  t.test(`a connection that becomes idle while draining stays usable until the drain ends${what}`, async t => {
+    const { app } = await createApp(t)
+    const body = new PassThrough()
+    app.get('/stream', async () => body)
+    const held = heldRoute(app)
+    const port = await listen(app)
+    const busy = new RawClient(port).get('/held')
+    const client = new RawClient(port).get('/stream')
+    body.write('first')
+    await Promise.all([held.entered, client.until(/first/)])
+    const report = app.gracefulShutdown.shutdown()
+    body.end('last')
+    await client.until(/last\r\n0\r\n\r\n$/)
+    // Node's keepAliveTimeout would end the connection before the request is read.
+    if (block > 0) {
+      setImmediate(() => {
+        client.get('/')
+        const end = performance.now() + block
+        while (performance.now() < end);
+      })
+    } else {
+      // No event tells that a connection stays open.
+      await sleep(500)
+      client.get('/')
+    }
+    await client.closed
+    t.equal(client.error, undefined)
+    t.match(client.text, /last\r\n0\r\n\r\nHTTP\/1\.1 503 Service Unavailable\r\n(?:.+\r\n)*connection: close/i)
+    held.release()
+    await busy.closed
+    t.match(await report, { completed: 2, refused: 1, exitCode: 0 })
+  })
+}
 
 t.test('a response in flight says Connection: close', async t => {
   const { client, release, report } = await heldShutdown(t)

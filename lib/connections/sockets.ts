@@ -13,7 +13,7 @@ import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
-  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, RECONNECT_WINDOW
+  ACCEPT_BACKLOG, AFTER_GOAWAY, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, RECONNECT_WINDOW
 } from '../times.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
@@ -33,8 +33,8 @@ export class Connections {
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
   #isKeepAliveDisabled = false
-  /** Whether `closeIdle()` has been called. */
-  #isClosingIdle = false
+  /** Whether `endSessions()` has been called. */
+  #areSessionsEnding = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
   /** Whether new connections go to another process once this one has stopped listening. */
@@ -181,12 +181,12 @@ export class Connections {
 
   /**
    * After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. A session that has
-   * opened after `closeIdle()`, because its TLS handshake took until then, gets GOAWAY with its first request.
+   * opened after `endSessions()`, because its TLS handshake took until then, gets GOAWAY with its first request.
    */
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
     if (exchange.isStream) {
-      if (this.#isClosingIdle) exchange.endConnection()
+      if (this.#areSessionsEnding) exchange.endConnection()
       return
     }
     const { previous } = exchange
@@ -248,8 +248,9 @@ export class Connections {
   }
 
   /**
-   * The shutdown starts: pending HTTP/1 responses become the last ones on their connections. Idle connections stay usable, and so do
-   * HTTP/2 sessions: Node refuses each stream that crosses its GOAWAY, and a proxy may not send that request again.
+   * The shutdown starts: pending HTTP/1 responses become the last ones on their connections. Idle connections stay usable, because a
+   * client may be sending a request, and so do HTTP/2 sessions: Node refuses each stream that crosses its GOAWAY, and a proxy may not send
+   * that request again.
    */
   disableKeepAlive (): void {
     this.noteArrivals()
@@ -257,18 +258,14 @@ export class Connections {
     for (const { newest } of this.#speaking) if (newest !== undefined) this.endAfter(newest)
   }
 
+  /** From now on, an HTTP/2 session that has not been sent GOAWAY gets it with its next request. */
+  endSessions (): void {
+    this.#areSessionsEnding = true
+  }
+
   /** What sends GOAWAY to each HTTP/2 session. */
   longLived (): LongLived[] {
     return [...this.#sessions].map(session => [session, () => { closeSession(session) }])
-  }
-
-  /** From now on, connections are closed soon after they become idle, such as those with a response that had already begun. */
-  closeIdle (): void {
-    this.#isClosingIdle = true
-    for (const server of this.#servers) {
-      // Node 22 and later have an option for the extra wait; Node 20 always waits one second longer.
-      if ('keepAliveTimeout' in server) Object.assign(server, { keepAliveTimeout: DRAINING_KEEP_ALIVE, keepAliveTimeoutBuffer: 0 })
-    }
   }
 
   /**

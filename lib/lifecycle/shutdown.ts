@@ -376,7 +376,7 @@ export class Shutdown {
       outcome.addDrained(what, { ...entry, after: Math.round(now() - this.#startedAt) })
     }
     inFlight.onEnd = tasks.onEnd = noteEnd
-    connections.closeIdle()
+    connections.endSessions()
     this.#endAll(connections.longLived())
     inFlight.checkAll()
     this.#endAll(inFlight.longLived())
