@@ -50,7 +50,7 @@ import { closeWith, type CloseListener } from './lib/lifecycle/close.ts'
 import { CloseHooks } from './lib/lifecycle/close-hooks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
-import { assertNode, joinProcess } from './lib/lifecycle/process.ts'
+import { assertNode, joinProcess, leaveProcess } from './lib/lifecycle/process.ts'
 import { Outcome } from './lib/lifecycle/report.ts'
 import { Shutdown } from './lib/lifecycle/shutdown.ts'
 import { mapHooks } from './lib/map-hooks.ts'
@@ -123,15 +123,20 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     webSockets.opened(request.server)
     return exchange
   }
+  /** A hook registered before the plugin has answered. */
+  const leave = (reply: FastifyReply) => {
+    const exchange = inFlight.attach(reply)
+    if (exchange !== undefined && phase.current !== 'running') gate.noteAnsweredAhead(exchange)
+    return exchange
+  }
   // V8 inlines a hook into Fastify's code only if it is short, so rare cases are in separate functions.
-  // Usually Node has reported the request already.
   fastify.addHook('onRequest', function gracefulOnRequest (request, reply, done) {
+    // Usually, Node has reported the request already.
     const exchange = inFlight.attach(reply) ?? enter(request, reply)
     if (phase.current === 'running' || gate.admits(exchange)) done()
   })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
-    // A hook registered before the plugin may have answered.
-    const exchange = Exchange.of(reply) ?? inFlight.attach(reply)
+    const exchange = Exchange.of(reply) ?? leave(reply)
     if (exchange !== undefined) {
       inFlight.responded(exchange)
       connections.responded(exchange)
@@ -150,6 +155,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
       timeouts.start(true)
       joinProcess(shutdown.member)
     })
+    // As supertest does after each request, for a server that the application itself has opened.
+    server.on('close', () => { if (phase.current === 'running' && !connections.isListening) leaveProcess(shutdown.member) })
   })
 
   fastify.addHook('onListen', done => {
@@ -163,11 +170,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   fastify.close = closeWith(shutdown, phase, fastify, close) as typeof fastify.close
   // Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's.
   observeListen(fastify, ({ signal, isShared }, ended) => {
-    connections.isOpenedByFastify = true
-    connections.isListenerShared = isShared
+    connections.listenCalled(isShared, ended)
     signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
-    // With an aborted signal, it only closes the instance.
-    if (signal?.aborted !== true) connections.listenEnded = Promise.all([connections.listenEnded, ended])
   })
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
   closeHooks.attach(shutdown)

@@ -110,8 +110,8 @@ export interface GracefulOptions {
   writeTimeout?: number | false
   /**
    * How long an idle keep-alive connection stays open; `false` turns it off.
-   * Sets Node's `server.keepAliveTimeout`, and the timeout of HTTP/2 sessions.
-   * Default: 120000, or the `keepAliveTimeout` (HTTP/2: `http2SessionTimeout`) given to Fastify.
+   * Sets Node's `server.keepAliveTimeout` and, if given, the timeout of HTTP/2 sessions.
+   * Default: 120000, or the `keepAliveTimeout` given to Fastify; on HTTP/2, Fastify's `http2SessionTimeout`.
    */
   idleTimeout?: number | false
   /**

@@ -65,10 +65,15 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
   const observed = (...args: unknown[]) => {
     const { promise, resolve: end } = new Deferred<void>()
     const [options, callback] = args
-    called(toListening(options ?? {}), promise)
+    const listening = toListening(options ?? {})
+    // With an aborted signal, Fastify only closes the instance, or Node the server: then the callback is not called.
+    const aborted = () => { if (!fastify.server.listening) end() }
+    listening.signal?.addEventListener?.('abort', aborted, { once: true })
+    if (listening.signal?.aborted === true) end()
+    called(listening, promise)
     try {
       if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), end)
-      // A proxy, because Fastify warns of an async function.
+      // A proxy, so that Fastify still warns of an async function.
       const apply: ProxyHandler<AnyFunction>['apply'] = (target, self, results) => {
         end()
         return Reflect.apply(target, self, results)

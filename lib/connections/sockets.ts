@@ -10,7 +10,7 @@ import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
 import { replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
-import { closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
+import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
   ACCEPT_BACKLOG, AFTER_GOAWAY, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, RECONNECT_WINDOW
@@ -33,14 +33,9 @@ export class Connections {
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
   #isKeepAliveDisabled = false
-  /** Whether `endSessions()` has been called. */
-  #areSessionsEnding = false
-  /** Whether Fastify's own listen() has opened the listeners. */
-  isOpenedByFastify = false
-  /** Whether new connections go to another process once this one has stopped listening. */
-  isListenerShared = false
-  /** Resolves when no listen() of Fastify is in progress. */
-  listenEnded: Promise<unknown> = Promise.resolve()
+  #isOpenedByFastify = false
+  #isListenerShared = false
+  #listenEnded: Promise<unknown> = Promise.resolve()
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
@@ -84,7 +79,11 @@ export class Connections {
     const { close } = server
     server.close = callback => {
       // A server that the application itself listens with is closed as without the plugin; supertest does so after each request.
-      if (!this.isOpenedByFastify || !server.listening) return close.call(server, callback)
+      if (!this.isOpenedByFastify || !server.listening) {
+        close.call(server, callback)
+        if (this.#isClosing) this.closeAll()
+        return server
+      }
       const closed = new Promise<void>(resolve => { server.once('close', resolve) })
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       server.close = later => {
@@ -130,6 +129,28 @@ export class Connections {
 
   #tellGone (): void {
     if (!this.isAnyOpen) this.#whenGone?.()
+  }
+
+  /** Fastify's listen() is called; `ended` resolves when that has ended. */
+  listenCalled (isShared: boolean, ended: Promise<void>): void {
+    this.#isOpenedByFastify = true
+    this.#isListenerShared = isShared
+    this.#listenEnded = Promise.all([this.#listenEnded, ended])
+  }
+
+  /** Whether Fastify's own listen() has opened the listeners. */
+  get isOpenedByFastify (): boolean {
+    return this.#isOpenedByFastify
+  }
+
+  /** Whether new connections go to another process once this one has stopped listening. */
+  get isListenerShared (): boolean {
+    return this.#isListenerShared
+  }
+
+  /** Resolves when no listen() of Fastify is in progress. */
+  get listenEnded (): Promise<unknown> {
+    return this.#listenEnded
   }
 
   /** Whether any listener accepts connections. */
@@ -180,16 +201,14 @@ export class Connections {
   }
 
   /**
-   * After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. A session that has
-   * opened after `endSessions()`, because its TLS handshake took until then, gets GOAWAY with its first request.
+   * After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. Once a shared listener
+   * is closed, requests on open connections are served, but not WebSockets: the preClose hooks, which close those, have run.
    */
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
-    if (exchange.isStream) {
-      if (this.#areSessionsEnding) exchange.endConnection()
-      return
-    }
-    const { previous } = exchange
+    if (exchange.isStream) return
+    const { previous, request } = exchange
+    if (this.#stoppedAt > -Infinity && asksForWebSocket(request)) this.#inFlight.optOut(exchange)
     previous?.keepConnection()
     // No answer can follow it, so the gate refuses this request.
     if (previous?.isLast === true) this.#inFlight.optOut(exchange)
@@ -256,11 +275,6 @@ export class Connections {
     this.noteArrivals()
     this.#isKeepAliveDisabled = true
     for (const { newest } of this.#speaking) if (newest !== undefined) this.endAfter(newest)
-  }
-
-  /** From now on, an HTTP/2 session that has not been sent GOAWAY gets it with its next request. */
-  endSessions (): void {
-    this.#areSessionsEnding = true
   }
 
   /** What sends GOAWAY to each HTTP/2 session. */

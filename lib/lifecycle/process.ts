@@ -20,7 +20,7 @@ import { toError } from '../values.ts'
 export interface Member {
   readonly options: Pick<Options, 'signals' | 'shutdownTimeout'>
   readonly log: SafeLog
-  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'fail' | 'exit' | 'skipDelay' | 'hasCaller'>
+  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'noteError' | 'noteExit' | 'hasCaller'>
 }
 
 interface Registry {
@@ -46,7 +46,7 @@ interface Registry {
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.8')
+const kRegistry = Symbol.for('fastify-graceful.process.9')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
@@ -73,13 +73,17 @@ export function joinProcess (member: Member): void {
   }
   // Even if other code has closed all others: the process ends at the deadline.
   log.warn(`The process is shutting down (${registry.reason}), so an instance that starts to listen now shuts down at once`)
-  if (registry.signal === 'SIGINT') shutdown.skipDelay()
-  void shutdown.start(registry.reason)
+  void shutdown.start(registry.signal ?? registry.reason)
+}
+
+/** This instance does not listen any more, or has ended. */
+export function leaveProcess (member: Member): void {
+  if (registry.reason === undefined && registry.members.delete(member)) install()
 }
 
 /** An instance shuts down. The plugin does not end the process before it; if other code does, the log names what is lost. */
 export function noteShutdown (member: Member): void {
-  const { members, closing } = registry
+  const { closing } = registry
   // Before other listeners, because pino closes its destination on exit.
   if (closing.size === 0) process.prependListener('exit', registry.onExit)
   closing.add(member)
@@ -89,7 +93,7 @@ export function noteShutdown (member: Member): void {
     if (registry.reason !== undefined) return
     closing.delete(member)
     if (closing.size === 0) process.off('exit', registry.onExit)
-    if (members.delete(member)) install()
+    leaveProcess(member)
   })
 }
 
@@ -146,7 +150,7 @@ function listen (): () => void {
 
 /** An uncaught error starts a shutdown, or makes the one in progress unclean. */
 function fail (event: string, error: Error): void {
-  for (const { shutdown } of registry.members) shutdown.fail(error)
+  for (const { shutdown } of registry.members) shutdown.noteError(error)
   begin(event)
   if (now() > registry.deadline) exitAtDeadline()
 }
@@ -161,11 +165,9 @@ function receive (name: string): void {
   registry.signal = name
   // Late, because Node reports what came while the event loop was blocked only afterwards.
   setLateTimeout(() => { registry.areCopiesOver = true }, SIGNAL_COPY).unref()
-  if (name === 'SIGINT') {
-    // From a keyboard, or from PM2, which sends no more requests: there is nothing to delay for.
-    for (const { shutdown } of registry.members) shutdown.skipDelay()
-  }
   begin(name)
+  // The process may be shutting down for another reason.
+  for (const { shutdown } of registry.members) void shutdown.start(name)
 }
 
 function begin (reason: string): void {
@@ -210,7 +212,7 @@ async function endAll (reason: string): Promise<void> {
  */
 function onExit (): void {
   if (registry.isForced) return
-  const codes = [...registry.closing].map(({ shutdown }) => shutdown.exit())
+  const codes = [...registry.closing].map(({ shutdown }) => shutdown.noteExit())
   if (registry.reason !== undefined) process.exitCode ||= Math.max(registry.exitCode, ...codes)
 }
 
@@ -231,7 +233,7 @@ function exit (message: string): void {
   // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
   for (const { log, shutdown } of all) {
     log.error(message)
-    shutdown.exit()
+    shutdown.noteExit()
     log.afterFlush(() => { if (--pending === 0) process.exit(1) })
   }
 }

@@ -2,7 +2,6 @@
 
 import type { DiagnosticsChannels, InFlightEntry, ShutdownReport } from '../../types/index.ts'
 import type { Connections } from '../connections/sockets.ts'
-import type { LongLived } from '../connections/spread.ts'
 import type { WebSockets } from '../connections/upgraded.ts'
 import type { Options } from '../options.ts'
 import type { Cuts } from '../requests/cut.ts'
@@ -50,7 +49,7 @@ interface Parts {
 /** What starts a shutdown: `close()` in any form, or a closed listener; or an event of the process, or a user's `shutdown()`. */
 type Trigger = 'close' | 'other'
 
-/** The current code runs in hooks or callbacks of these shutdowns. */
+/** The current code runs in hooks or callbacks of these shutdowns, or has been started by them. */
 const context = new AsyncLocalStorage<ReadonlySet<Shutdown>>()
 
 export class Shutdown {
@@ -96,6 +95,8 @@ export class Shutdown {
 
   /** Starts the shutdown, or joins the one in progress. Resolves when it is complete; never rejects. */
   async start (reason: unknown, trigger: Trigger = 'other'): Promise<ShutdownReport> {
+    // From a keyboard, or from PM2, which sends no more requests: there is nothing to delay for.
+    if (reason === 'SIGINT') this.skipDelay()
     if (this.#trigger === undefined) {
       // Before the first log line, which may call back into here.
       this.#trigger = trigger
@@ -105,9 +106,14 @@ export class Shutdown {
     return await this.ended
   }
 
+  /** The shutdowns in progress that wait for the current code. */
+  static #around (): Shutdown[] {
+    return [...context.getStore() ?? []].filter(shutdown => shutdown.#parts.phase.current !== 'closed')
+  }
+
   /** Hooks and callbacks of a shutdown may shut down other instances; they are waited for anyway. */
   #noteCaller (): void {
-    this.hasCaller ||= context.getStore() === undefined
+    this.hasCaller ||= Shutdown.#around().length === 0
   }
 
   /** For users: starts the shutdown if necessary, and waits for its end. */
@@ -119,7 +125,7 @@ export class Shutdown {
 
   /** For users. Inside this shutdown's callbacks and hooks, it resolves to the report so far: the rest would wait for itself. */
   async wait (): Promise<ShutdownReport> {
-    const inside = [...context.getStore() ?? []]
+    const inside = Shutdown.#around()
     if (inside.some(shutdown => this.#waitsFor(shutdown))) return this.#reportSoFar()
     for (const shutdown of inside) shutdown.#awaited.add(this)
     return await this.ended
@@ -186,13 +192,13 @@ export class Shutdown {
   }
 
   /** An uncaught error makes the shutdown unclean, but does not stop it. */
-  fail (error: Error): void {
+  noteError (error: Error): void {
     // The log may be what fails, and each line may cause another error, so errors beyond the limit are not logged.
     if (this.#parts.outcome.addError(error)) this.#parts.log.uncaught(error)
   }
 
   /** The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged. Returns its exit code. */
-  exit (): ShutdownReport['exitCode'] {
+  noteExit (): ShutdownReport['exitCode'] {
     const { phase, cuts, callbacks, log } = this.#parts
     if (phase.current !== 'closed') {
       cuts.nameAll(new ExitError())
@@ -204,7 +210,7 @@ export class Shutdown {
   async #run (given: unknown): Promise<ShutdownReport> {
     const { options, log, channels, inFlight, connections, callbacks, timeouts } = this.#parts
     this.#startedAt = this.#stepStartedAt = now()
-    this.#inside = new Set([...context.getStore() ?? [], this])
+    this.#inside = new Set([...Shutdown.#around(), this])
     const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     // Requests that Node or other code has answered, without a hook.
     inFlight.checkAll()
@@ -222,15 +228,15 @@ export class Shutdown {
     if (connections.isListenerShared) void this.#stopListeningFirst(deadline)
     else inFlight.stopCounting()
     this.#advance('draining')
-    await this.#attempt(async () => { await this.#drain(this.#runPreClose()) })
+    await this.#attempt(async () => { await this.#drain() })
     inFlight.stopCounting()
     callbacks.endDrain()
-    this.#endStep('draining')
     // If the drain has ended before the spread, the rest is closed now, before Fastify's close runs the preClose hooks.
     this.skipDelay()
     await this.#spread
     await this.#listenEnded(deadline)
     this.#drained.resolve()
+    this.#endStep('draining')
 
     this.#advance('closing')
     await this.runInside(async () => {
@@ -369,45 +375,55 @@ export class Shutdown {
     await this.#parts.closeHooks.preClose()
   }
 
-  /** Waits until nothing is in flight and the preClose hooks have run, or cuts the rest. */
-  async #drain (preClosed: Promise<void>, start = now()): Promise<void> {
-    const { options: { drainTimeout }, log, outcome, inFlight, tasks, closeHooks, connections, cuts } = this.#parts
+  /** Waits until nothing is in flight and the preClose hooks have run, and then for a quiet moment. Cuts the rest at drainTimeout. */
+  async #drain (): Promise<void> {
+    const { options: { drainTimeout }, log, inFlight, tasks, connections, cuts } = this.#parts
+    const start = now()
+    const end = start + drainTimeout
+    const preClosed = this.#runPreClose()
+    do {
+      if (!await this.#becomesIdle(end, preClosed)) {
+        cuts.cutAll(new DrainTimeoutError(drainTimeout))
+        return
+      }
+      log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
+      await connections.whenRead(end)
+      if (this.#trigger !== 'close' || mayBeDeploy()) await this.#quiet(end)
+      // Meanwhile, open connections may have sent requests that are served, and other code may have tracked work.
+    } while (inFlight.count + tasks.count > 0)
+  }
+
+  /** Ends long-lived connections, and waits until nothing is in flight. False if that takes too long. */
+  async #becomesIdle (end: number, preClosed: Promise<void>): Promise<boolean> {
+    const { options: { drainTimeout }, log, outcome, inFlight, tasks, closeHooks } = this.#parts
     const noteEnd = (what: object, entry: InFlightEntry) => {
       outcome.addDrained(what, { ...entry, after: Math.round(now() - this.#startedAt) })
     }
     inFlight.onEnd = tasks.onEnd = noteEnd
-    connections.endSessions()
-    this.#endAll(connections.longLived())
-    inFlight.checkAll()
-    this.#endAll(inFlight.longLived())
+    this.#endLongLived()
     const others = () => this.#spread !== undefined ? 'long-lived connections' : closeHooks.isPreClosing ? 'the preClose hooks' : ''
     const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, others())} to complete...`) }
     if (inFlight.count + tasks.count > 0) tell()
     const progress = setInterval(() => {
-      this.#endAll(inFlight.longLived())
+      this.#endLongLived()
       tell()
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
     // Ends the spread some time before the drain timeout, so that what it has not reached can still end in time.
-    const spreadEnd = setTimeout(() => { this.skipDelay() }, start + drainTimeout - partOf(drainTimeout, SPREAD_MARGIN) - now())
-    const idle = await within(start + drainTimeout - now(), this.#idle(preClosed))
+    const spreadEnd = setTimeout(() => { this.skipDelay() }, end - partOf(drainTimeout, SPREAD_MARGIN) - now())
+    const result = await within(end - now(), this.#idle(preClosed))
     clearTimeout(spreadEnd)
     clearInterval(progress)
     inFlight.onEnd = tasks.onEnd = undefined
-    if (idle !== TIMED_OUT) {
-      log.info(`All requests drained in ${((now() - start) / 1000).toFixed(1)}s`)
-      await connections.whenRead(start + drainTimeout)
-      if (this.#trigger !== 'close' || mayBeDeploy()) await this.#quiet(start + drainTimeout)
-      // Meanwhile, open connections may have sent requests that are served.
-      if (inFlight.count + tasks.count > 0) await this.#drain(preClosed, start)
-    } else {
-      cuts.cutAll(new DrainTimeoutError(drainTimeout))
-    }
+    return result !== TIMED_OUT
   }
 
-  /** Ends them at once, unless the spread does. */
-  #endAll (open: LongLived[]): void {
-    if (this.#spread === undefined) for (const [, end] of open) end()
+  /** Ends what is open and would not end by itself, unless the spread does. */
+  #endLongLived (): void {
+    const { connections, inFlight } = this.#parts
+    inFlight.checkAll()
+    if (this.#spread !== undefined) return
+    for (const [, end] of [...connections.longLived(), ...inFlight.longLived()]) end()
   }
 
   /** Handlers may track work while they run, and work may start requests. */

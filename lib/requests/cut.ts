@@ -53,6 +53,7 @@ export class Cuts {
     }
     this.#inFlight.orphan(exchange)
     this.#connections.endConnectionOf(exchange)
+    exchange.keepSignal()
     exchange.answer(error.statusCode as number, errorBody(error))
     this.#inFlight.awaitAnswer(exchange)
     this.#inFlight.check(exchange)

@@ -12,7 +12,7 @@ import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from '
 import type { Server, Socket } from 'node:net'
 import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
-import { beforeCall } from '../before-call.ts'
+import { beforeCall, replaceMethod } from '../before-call.ts'
 import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
 import { latenessOf, OWN_TIMER } from '../times.ts'
@@ -325,19 +325,42 @@ export class Exchange {
     process.nextTick(() => {
       if (!response.closed) response.destroy().emit('close')
       // As Node does if the client disconnects before the answer. A body parser ends with the error.
-      if (!request.complete) request.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
+      if (!request.complete) request.destroy(abortedError())
     })
   }
 
   /** Closes the connection, or resets the stream. */
   abort (): void {
-    if (this.#stream !== undefined) {
-      this.#stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+    const stream = this.#stream
+    if (stream !== undefined) {
+      if (this.isReceiving) this.#tellBodyCut(stream)
+      // Not close(), which also ends the response: its end may be sent before the reset.
+      stream.destroy(abortedError())
       return
     }
     this.response.destroy()
     // A queued response has no reference to its socket; an injected request has none, or only a mock.
     ;(this.socket as Partial<Transport> | undefined)?.destroy?.()
+  }
+
+  /** Otherwise, code that reads the body of an HTTP/2 request takes its end for that of the whole body. */
+  #tellBodyCut (stream: ServerHttp2Stream): void {
+    stream.emit('aborted')
+    this.request.on('error', () => {}).emit('error', abortedError())
+  }
+
+  /**
+   * Fastify's `request.signal` aborts when the connection closes, but only until a response has been sent. This response is not the
+   * handler's.
+   */
+  keepSignal (): void {
+    const { request, response } = this
+    response.prependOnceListener('finish', () => {
+      const { removeListener } = request
+      const restore = replaceMethod(request, 'removeListener', (...args: Parameters<typeof removeListener>) =>
+        args[0] === 'close' ? request : removeListener.apply(request, args))
+      queueMicrotask(restore)
+    })
   }
 
   /** Makes this response the last one on its connection, unless its head has been sent. */
@@ -378,8 +401,13 @@ export class Exchange {
   answer (status: number, body: string, own: Record<string, unknown> = {}): void {
     const stream = this.#stream
     if (stream === undefined) this.#linger()
-    // RFC 9113, section 8.1: the client need not send the rest, and keeps the response. A body parser gets the end.
-    else if (this.isReceiving) stream.once('finish', () => { stream.close(constants.NGHTTP2_NO_ERROR) })
+    // RFC 9113, section 8.1: the client need not send the rest, and keeps the response.
+    else if (this.isReceiving) {
+      stream.once('finish', () => {
+        this.#tellBodyCut(stream)
+        stream.close(constants.NGHTTP2_NO_ERROR)
+      })
+    }
     if (this.isUpgrade) this.#endUpgrade()
     try {
       this.#send(status, body, own)
@@ -560,6 +588,11 @@ function seal (response: ServerResponse): void {
   })
 }
 
+/** What Node gives a reader of a request body if the client disconnects. */
+function abortedError (): Error {
+  return Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
+}
+
 export function isHttp2Request ({ httpVersionMajor }: IncomingMessage): boolean {
   return httpVersionMajor === 2
 }
@@ -580,6 +613,11 @@ export function isUpgrade (request: IncomingMessage): boolean {
 export function closeSession (session: Pick<ServerHttp2Session, 'closed' | 'close'> | undefined): void {
   // Deferred: on Node 20, closing a session while one of its requests is being dispatched corrupts the heap.
   setImmediate(() => { if (session?.closed === false) session.close() })
+}
+
+/** Also if the server does not listen for upgrades any more, because @fastify/websocket has closed its WebSockets. */
+export function asksForWebSocket (request: IncomingMessage): boolean {
+  return isUpgrade(request) || request.headers.upgrade?.toLowerCase() === 'websocket'
 }
 
 /** Calls back for each HTTP/2 request as it arrives, before Fastify's listener. */

@@ -19,7 +19,7 @@ export class Gate {
   readonly #channels: Channels
   /** Refused requests. */
   refused = 0
-  /** When it last admitted a request while delaying, on the clock of now(). Probes and routes that have opted out do not count. */
+  /** When a request was last admitted while delaying, on the clock of now(). Probes and routes that have opted out do not count. */
   lastAdmitted = -Infinity
 
   #isDeferring = false
@@ -49,6 +49,11 @@ export class Gate {
     if (exchange.needsConnection) this.#refuseUpload(exchange)
     else this.#refuse(exchange)
     return false
+  }
+
+  /** A hook ahead of the gate has answered this request, as @fastify/cors answers preflights. Not called in the phase `running`. */
+  noteAnsweredAhead (exchange: Exchange): void {
+    if (!exchange.hasOptedOut) this.lastAdmitted = now()
   }
 
   #count (exchange: Exchange): void {

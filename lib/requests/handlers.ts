@@ -2,7 +2,7 @@
 
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
-import { mapFunction, type AnyFunction } from '../values.ts'
+import { mapFunction, tryRead, type AnyFunction } from '../values.ts'
 import { Exchange, type HandlerState } from './exchange.ts'
 import { isThenable, observeThenable } from './thenable.ts'
 
@@ -48,8 +48,8 @@ export class Handlers {
   }
 
   #called (reply: FastifyReply | undefined): Exchange | undefined {
-    // A hook registered before the plugin may have failed.
-    const exchange = Exchange.of(reply) ?? (reply && this.#inFlight.attach(reply))
+    // A hook registered before the plugin may have failed. In a unit test, `fastify.errorHandler()` may be passed a mock.
+    const exchange = Exchange.of(reply) ?? (tryRead(() => reply?.raw.req) && this.#inFlight.attach(reply as FastifyReply))
     if (exchange === undefined) return undefined
     this.#inFlight.reenter(exchange)
     if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)

@@ -20,11 +20,11 @@ import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { KEEP_ALIVE_BUFFER, LONGEST_TIMER, READ_PER_KIB, latenessOf } from '../times.ts'
 
 /** The defaults of a server. Any other value is the user's, and is kept. */
-const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0, http2SessionTimeout: 72_000 }
+const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0 }
 const NODE_DEFAULTS = createServer()
 
 /** Fastify's own timeout options; its types lack some. */
-type Configured = Partial<Record<'http2SessionTimeout' | 'requestTimeout' | 'keepAliveTimeout' | 'connectionTimeout', number>>
+type Configured = Partial<Record<'requestTimeout' | 'keepAliveTimeout' | 'connectionTimeout', number>>
 
 /** Node's types lack the property. */
 interface TimedServer extends HttpServer {
@@ -38,7 +38,6 @@ export class Timeouts {
   readonly #connections: Connections
   readonly #cuts: Cuts
   readonly #log: SafeLog
-  readonly #sessionTimeout: number
   readonly #read: Timeout
   /** Whether the user has set Node's `requestTimeout`, which limits HTTP/1 requests. */
   #isRequestTimeoutKept = false
@@ -55,10 +54,8 @@ export class Timeouts {
     this.#cuts = cuts
     this.#log = log
     this.#write = options.writeTimeout
-    const { http2SessionTimeout = 0, requestTimeout } = fastify.initialConfig as Configured
+    const { requestTimeout } = fastify.initialConfig as Configured
     this.#read = options.given.has('readTimeout') ? options.readTimeout : requestTimeout || options.readTimeout
-    const ours = options.given.has('idleTimeout') || http2SessionTimeout === FASTIFY_DEFAULTS.http2SessionTimeout
-    this.#sessionTimeout = ours ? options.idleTimeout || 0 : http2SessionTimeout
   }
 
   /** Sets a listener's timeouts, before it listens. */
@@ -87,7 +84,8 @@ export class Timeouts {
     if (ours('writeTimeout', 'timeout')) server.timeout = 0
     else this.#write = false
     server.on('session', (session: ServerHttp2Session) => {
-      session.setTimeout(this.#sessionTimeout)
+      // Otherwise, Fastify's own http2SessionTimeout stays, or what a serverFactory has set.
+      if (given.has('idleTimeout')) session.setTimeout(idleTimeout || 0, () => { session.close() })
       // Node (20 to 26) leaves the timer of a closed session running, which keeps the session in memory until the timeout is over:
       // setTimeout() has no effect once the session is destroyed. Node destroys it by either of these.
       const clear = () => { session.setTimeout(0) }

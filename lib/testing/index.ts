@@ -57,9 +57,7 @@ export const testShutdown: typeof TestShutdown = async given => {
     signal: name => {
       const names = signals.filter(event => event.startsWith('SIG'))
       assertValid(names.includes(name), 'signal of a test', name, `what the instance listens to: ${names.join(', ') || 'no signal'}`)
-      // As the process does, see lib/lifecycle/process.ts.
-      if (name === 'SIGINT') controller.skipDelay()
-      void controller.shutdown(name)
+      if (controller.phase === 'running') void controller.shutdown(name)
     },
     reached: async phase => {
       assertValid(PHASES.includes(phase), 'phase of a test', phase, `one of ${PHASES.join(', ')}`)
