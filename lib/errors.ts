@@ -56,6 +56,12 @@ export const NotRootError = createError(
   'app.register(gracefulPlugin) there, or wrap each plugin that it is registered from in fastify-plugin: ' +
   'one that @fastify/autoload loads, and with fastify-cli also the application itself')
 
+/** As above, for the metrics. */
+export const MetricsNotRootError = createError(
+  'FST_ERR_GRACEFUL_METRICS_NOT_ROOT',
+  'fastify-graceful/prometheus must be registered in the root instance, because it counts the requests of every route. Wrap each plugin ' +
+  'that it is registered from in fastify-plugin')
+
 /** Two instances share a server through `serverFactory`: each would close the other's connections. */
 export const ServerSharedError = createError(
   'FST_ERR_GRACEFUL_SERVER_SHARED', 'The server of this instance belongs to another instance that has fastify-graceful registered')

@@ -9,7 +9,7 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import fp from 'fastify-plugin'
 import { Counter, Gauge, Histogram, register as globalRegistry } from 'prom-client'
 import { now } from './clock.ts'
-import { OptionInvalidError } from './errors.ts'
+import { MetricsNotRootError, OptionInvalidError } from './errors.ts'
 import { PHASES } from './lifecycle/phase.ts'
 import { resolveMetricsOptions } from './options.ts'
 
@@ -24,6 +24,8 @@ const NO_ROUTE = 'none'
 
 async function metrics (fastify: FastifyInstance, input: GracefulMetricsOptions): Promise<void> {
   const { register = globalRegistry, prefix } = resolveMetricsOptions(input)
+  // A child context inherits it, but its hooks do not see the requests of other contexts.
+  if (!Object.hasOwn(fastify, 'gracefulShutdown')) throw new MetricsNotRootError()
   const { gracefulShutdown } = fastify
   const own = (name: string, help: string) => {
     if (register.getSingleMetric(prefix + name) === undefined) return { name: prefix + name, help, registers: [] }
@@ -119,13 +121,12 @@ type Name = keyof DiagnosticsChannels extends `fastify-graceful:${infer N}` ? N 
 
 /** Subscribes to what one instance publishes. Returns what ends that. */
 function follow<N extends Name> (
-  { gracefulShutdown }: FastifyInstance, name: N, listener: (message: DiagnosticsChannels[`fastify-graceful:${N}`]) => void
+  fastify: FastifyInstance, name: N, listener: (message: DiagnosticsChannels[`fastify-graceful:${N}`]) => void
 ): () => void {
   const channel = `fastify-graceful:${name}` as const
   const take = (data: unknown) => {
     const message = data as DiagnosticsChannels[`fastify-graceful:${N}`]
-    // Not the instance itself: this may be registered in a child context, which inherits the controller.
-    if (message.fastify.gracefulShutdown === gracefulShutdown) listener(message)
+    if (message.fastify === fastify) listener(message)
   }
   subscribe(channel, take)
   return () => { unsubscribe(channel, take) }

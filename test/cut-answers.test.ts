@@ -4,9 +4,12 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Test } from 'tap'
-import type { IncomingHttpHeaders } from 'node:http2'
-import { connect } from 'node:http2'
+import type { IncomingMessage } from 'node:http'
+import type { Http2ServerResponse, IncomingHttpHeaders } from 'node:http2'
+import { once } from 'node:events'
+import { connect, constants } from 'node:http2'
 import { PassThrough } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { gzipSync } from 'node:zlib'
 import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
 
@@ -334,4 +337,115 @@ t.test('a request that is cut while a hook or the body parser holds it counts un
     released.resolve()
     await eventually(() => app.inFlightRequests === 0)
   }
+})
+
+for (const isHttp2 of [false, true]) {
+  const protocol = isHttp2 ? 'HTTP/2' : 'HTTP/1'
+  for (const by of ['readTimeout', 'drainTimeout'] as const) {
+    t.test(`${protocol}: code that reads the body of an upload which is cut by ${by} gets an error, not the end of the body`, async t => {
+      const options = by === 'readTimeout' ? { readTimeout: 200 } : { drainTimeout: 200 }
+      const { app } = await createApp(t, options, (isHttp2 ? { http2: true } : {}) as object)
+      app.addContentTypeParser('*', (_request, _payload, done) => { done(null) })
+      const outcomes: Record<string, string> = {}
+      let begun = 0
+      const read = (name: string, consume: (body: IncomingMessage) => Promise<unknown>) => {
+        app.put(`/${name}`, async ({ raw }) => {
+          begun++
+          await consume(raw).then(() => { outcomes[name] = 'whole' }, (error: Error) => { outcomes[name] = error.message })
+        })
+      }
+      read('pipeline', async body => { await pipeline(body, new PassThrough().resume()) })
+      read('events', async body => {
+        await new Promise((resolve, reject) => { body.on('end', resolve).on('error', reject) })
+      })
+      const port = await listen(app)
+      for (const name of ['pipeline', 'events']) {
+        if (isHttp2) {
+          const session = connect(`http://127.0.0.1:${port}`).on('error', () => {})
+          t.teardown(() => { session.destroy() })
+          session.request({ ':path': `/${name}`, ':method': 'PUT', 'content-type': 'a/b' }).on('error', () => {}).write('abc')
+        } else {
+          new RawClient(port).send(`PUT /${name} HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 100\r\n\r\nabc`)
+        }
+      }
+      await eventually(() => begun === 2)
+      const report = by === 'drainTimeout' ? app.gracefulShutdown.shutdown() : undefined
+      await eventually(() => Object.keys(outcomes).length === 2)
+      t.strictSame(outcomes, { pipeline: 'aborted', events: 'aborted' })
+      await report
+    })
+  }
+
+  for (const by of ['writeTimeout', 'drainTimeout'] as const) {
+    for (const hasBegun of [false, true]) {
+      const what = hasBegun ? 'a begun response' : 'a request'
+      t.test(`${protocol}: request.signal aborts when ${what} is cut by ${by}, so a handler that it cancels ends`, async t => {
+        const options = by === 'writeTimeout' ? { writeTimeout: 200 } : { drainTimeout: 200 }
+        const { app } = await createApp(t, options, (isHttp2 ? { http2: true } : {}) as object)
+        const entered = new Deferred()
+        const aborted = new Deferred()
+        app.get('/', async ({ signal }, reply) => {
+          if (hasBegun) {
+            reply.raw.writeHead(200)
+            reply.raw.write('begun')
+          }
+          entered.resolve()
+          await once(signal, 'abort')
+          aborted.resolve()
+        })
+        const port = await listen(app)
+        if (isHttp2) {
+          const session = connect(`http://127.0.0.1:${port}`).on('error', () => {})
+          t.teardown(() => { session.destroy() })
+          session.request({ ':path': '/' }).on('error', () => {}).resume()
+        } else {
+          new RawClient(port).get('/')
+        }
+        await entered.promise
+        const report = by === 'drainTimeout' ? app.gracefulShutdown.shutdown() : undefined
+        await aborted.promise
+        await eventually(() => app.inFlightRequests === 0)
+        await report
+      })
+    }
+  }
+}
+
+t.test("Fastify's handlerTimeout no longer aborts request.signal once the plugin has cut the request, because that has", async t => {
+  const { app } = await createApp(t, { writeTimeout: false, drainTimeout: 200 })
+  const entered = new Deferred()
+  const aborts: unknown[] = []
+  app.get('/', { handlerTimeout: 10_000 } as object, async ({ signal }) => {
+    signal.addEventListener('abort', () => { aborts.push(signal.reason) })
+    entered.resolve()
+    await once(signal, 'abort')
+  })
+  const client = new RawClient(await listen(app)).get('/')
+  await entered.promise
+  const report = await app.gracefulShutdown.shutdown()
+  t.equal(aborts.length, 1)
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT/)
+  t.match(report, { cut: [{ route: '/' }], exitCode: 1 })
+})
+
+t.test('HTTP/2: a response that the handler writes to its stream is reset when it is cut, not ended', async t => {
+  const { app } = await createApp(t, { drainTimeout: 200 }, { http2: true } as object)
+  app.get('/', (_request, reply) => {
+    reply.hijack()
+    const { stream } = reply.raw as unknown as Http2ServerResponse
+    stream.respond({ ':status': 200 })
+    stream.write('begun')
+  })
+  const session = connect(`http://127.0.0.1:${await listen(app)}`).on('error', () => {})
+  const stream = session.request({ ':path': '/' })
+  const errors: string[] = []
+  stream.on('error', ({ code }: NodeJS.ErrnoException) => { errors.push(String(code)) })
+  await once(stream, 'data')
+  const report = app.gracefulShutdown.shutdown()
+  await new Promise(resolve => { stream.once('close', resolve) })
+  t.equal(stream.rstCode, constants.NGHTTP2_INTERNAL_ERROR)
+  t.strictSame(errors, ['ERR_HTTP2_STREAM_ERROR'])
+  t.match(await report, { cut: [{ url: '/' }], exitCode: 1 })
+  session.destroy()
 })

@@ -121,3 +121,9 @@ t.test('if other code ends the process during a shutdown that code has started, 
   await end.service.log.line(/^Request cut/)
   await end.service.log.line(/^The process exits before the shutdown is complete/)
 })
+
+t.test('the code that closes an instance decides when the process exits, also if that began to listen in a callback of another one', async t => {
+  const service = fork(t, 'listening-inside')
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.strictSame(service.log.messages(/^flushed$/), ['flushed'])
+})

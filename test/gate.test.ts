@@ -8,6 +8,7 @@ import { finished } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
 import { Channels } from '../lib/lifecycle/channels.ts'
 import { Connections } from '../lib/connections/sockets.ts'
 import { Gate } from '../lib/requests/gate.ts'
@@ -645,3 +646,46 @@ t.test('a large response ahead of a 503 on the same connection is sent completel
   t.ok(client.text.length > size)
   t.match(await report, { completed: 1, refused: 2, cut: [], exitCode: 0 })
 })
+
+t.test('requests that a hook ahead of the plugin answers keep an adaptive delay going', async t => {
+  const app = Fastify() as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  // As @fastify/cors answers preflights.
+  app.addHook('onRequest', async ({ method }, reply) => { if (method === 'OPTIONS') await reply.code(204).send() })
+  await app.register(gracefulPlugin, { shutdownDelay: { max: 20_000, quiet: 300 } })
+  app.options('/', async () => 'never')
+  const port = await listen(app)
+  const report = app.gracefulShutdown.shutdown()
+  const start = performance.now()
+  while (performance.now() - start < 900) {
+    const client = new RawClient(port).send('OPTIONS / HTTP/1.1\r\nHost: x\r\n\r\n')
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 204 /)
+    await sleep(20)
+  }
+  t.equal(app.gracefulShutdown.phase, 'delaying', 'three times as long as quiet')
+  t.match(await report, { exitCode: 0 })
+})
+
+for (const plugin of ['closed by its plugin', "left open by a preClose option of the application's own"]) {
+  t.test(`with a shared listener, a WebSocket handshake on an open connection is rejected while draining: ${plugin}`, async t => {
+    const { app } = await createApp(t)
+    await app.register(websocket, plugin.startsWith('left') ? { preClose: done => { done() } } : {})
+    app.register(async child => { child.get('/ws', { websocket: true }, () => {}) })
+    app.get('/', async () => app.gracefulShutdown.phase)
+    const held = heldRoute(app)
+    await app.listen({ port: 0, host: '127.0.0.1', reusePort: true } as object)
+    const { port } = app.server.address() as AddressInfo
+    const [busy, http, upgrade] = [new RawClient(port).get('/held'), new RawClient(port).get('/'), new RawClient(port).get('/')]
+    await Promise.all([held.entered, http.until(/running/), upgrade.until(/running/)])
+    const report = app.gracefulShutdown.shutdown()
+    await eventually(() => !app.server.listening)
+    http.get('/')
+    upgrade.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+    await Promise.all([http.until(/draining/), upgrade.closed])
+    t.match(upgrade.text, /running[^]*503 [^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
+    held.release()
+    await busy.closed
+    t.match(await report, { refused: 1, cut: [], exitCode: 0 })
+  })
+}

@@ -495,3 +495,13 @@ t.test('a handler keeps its name and properties for onRoute hooks that are added
   t.strictSame(seen, [['getUser', 0, 'get-user'], ['postUser', 2, undefined]])
   t.equal((await app.inject('/')).body, 'user')
 })
+
+t.test('fastify.errorHandler() may be called with mocks, as with Fastify alone', async t => {
+  const { app } = await createApp(t)
+  const seen: unknown[] = []
+  app.setErrorHandler((error, _request, reply) => { seen.push(error, reply) })
+  const reply = { code: () => reply }
+  const error = new Error('of a unit test')
+  app.errorHandler(error, {} as FastifyRequest, reply as unknown as FastifyReply)
+  t.strictSame(seen, [error, reply])
+})

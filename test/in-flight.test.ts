@@ -1227,3 +1227,24 @@ t.test('requests that another server passes on, or that are injected, do not cou
     t.equal(log.messages(/has not ended since its client disconnected/).length, round)
   }
 })
+
+for (const where of ['an onClose hook', 'a shutdown callback']) {
+  t.test(`work that ${where} tracks is waited for, and cut if it does not end in time`, async t => {
+    for (const ends of [true, false]) {
+      const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 500 })
+      let isSaved = false
+      const save = async () => {
+        await sleep(ends ? 100 : 60_000, undefined, { ref: false })
+        isSaved = true
+      }
+      const track = () => { void app.gracefulShutdown.track(save(), 'save') }
+      if (where === 'an onClose hook') app.addHook('onClose', async () => { track() })
+      else app.registerShutdownCallback(track)
+      await listen(app)
+      const { cut, exitCode } = await app.gracefulShutdown.shutdown()
+      t.equal(isSaved, ends)
+      t.equal(exitCode, ends ? 0 : 1)
+      t.match(cut, ends ? [] : [{ kind: 'task', name: 'save' }])
+    }
+  })
+}

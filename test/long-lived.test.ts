@@ -7,6 +7,7 @@ import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
 import sse from '@fastify/sse'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
@@ -396,5 +397,36 @@ for (const isHttp2 of [false, true]) {
     t.ok(phases.draining < 10_000, `drained in ${phases.draining}ms`)
     for (const body of await Promise.all(bodies)) t.match(body, /first/)
     await eventually(() => stream.destroyed)
+  })
+}
+
+for (const event of ['message', 'close'] as const) {
+  t.test(`work that a WebSocket tracks for its last ${event} ends before onClose hooks and callbacks run`, async t => {
+    const { app } = await createApp(t)
+    const order: string[] = []
+    await app.register(websocket)
+    app.addHook('onClose', async () => { order.push('onClose') })
+    app.registerShutdownCallback(() => { order.push('callback') })
+    app.register(async instance => {
+      instance.get('/ws', { websocket: true }, socket => {
+        socket.send('hello')
+        const save = async () => {
+          await sleep(100)
+          order.push(`${event} saved`)
+        }
+        socket.on(event, () => { void app.gracefulShutdown.track(save(), 'save') })
+      })
+    })
+    const client = new RawClient(await listen(app))
+    client.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+    await client.until(/hello/)
+    const report = app.gracefulShutdown.shutdown()
+    // The close frame: 1001. Before its answer, the client sends what it still has to say.
+    await client.until(/\x88\x02\x03\xe9$/) // oxlint-disable-line no-control-regex
+    const mask = Buffer.alloc(4)
+    client.socket.write(Buffer.concat([Buffer.from([0x81, 0x82]), mask, Buffer.from('hi')]))
+    client.socket.write(Buffer.concat([Buffer.from([0x88, 0x82]), mask, Buffer.from([0x03, 0xe9])]))
+    t.match(await report, { cut: [], exitCode: 0 })
+    t.strictSame(order, [`${event} saved`, 'onClose', 'callback'])
   })
 }

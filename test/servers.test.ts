@@ -514,3 +514,58 @@ t.test('with an inherited listener, a request that arrives just after the last o
   t.match(await service.log.line(/^late response$/), { text: /^HTTP\/1\.1 200 OK[^]*HTTP\/1\.1 200 OK/ })
   t.equal(service.log.messages(/^All requests drained/).length, 2)
 })
+
+t.test('the process listeners are removed when the application closes a server that it has opened itself, and come back with it', async t => {
+  const before = process.listenerCount('SIGTERM')
+  const { app } = await createApp(t)
+  await app.ready()
+  for (let round = 0; round < 2; round++) {
+    app.server.listen(0, '127.0.0.1')
+    await once(app.server, 'listening')
+    t.equal(process.listenerCount('SIGTERM'), before + 1)
+    app.server.close()
+    await once(app.server, 'close')
+    t.equal(process.listenerCount('SIGTERM'), before)
+    t.equal(app.gracefulShutdown.phase, 'running')
+  }
+})
+
+t.test('a silent connection to a server that the application itself has opened does not delay the close', async t => {
+  const { app } = await createApp(t)
+  await app.ready()
+  app.server.listen(0, '127.0.0.1')
+  await once(app.server, 'listening')
+  const silent = new RawClient((app.server.address() as AddressInfo).port)
+  await once(app.server, 'connection')
+  const { phases, exitCode } = await app.gracefulShutdown.shutdown()
+  await silent.closed
+  t.equal(exitCode, 0)
+  t.ok(phases.closing < 500, `closing took ${phases.closing}ms`)
+})
+
+for (const way of ['promise', 'callback']) {
+  t.test(`a listen() that is aborted while the plugins load does not delay the close: ${way}`, async t => {
+    const { app } = await createApp(t)
+    void app.register(async () => { await sleep(20) })
+    const abort = new AbortController()
+    const options = { port: 0, host: '127.0.0.1', signal: abort.signal }
+    if (way === 'promise') app.listen(options).catch(() => {})
+    else app.listen(options, () => {})
+    abort.abort()
+    const { time, exitCode } = await app.gracefulShutdown.wait()
+    t.equal(exitCode, 0)
+    t.ok(time < 500, `took ${time}ms`)
+  })
+}
+
+t.test('the phases of the report begin and end with the phase', async t => {
+  const { app } = await createApp(t)
+  void app.register(async () => { await sleep(300) })
+  const listening = app.listen({ port: 0, host: '127.0.0.1' }).catch(() => {})
+  const draining: string[] = []
+  app.addHook('onClose', async () => { draining.push(app.gracefulShutdown.phase) })
+  const { phases } = await app.gracefulShutdown.shutdown()
+  await listening
+  t.ok(phases.draining >= 200, `a listen() in progress is waited for in draining: ${phases.draining}ms`)
+  t.strictSame(draining, ['closing'])
+})

@@ -264,3 +264,22 @@ t.test('the plugin may still be loading', async t => {
   t.match(await shutdown.request('/ready'), { status: 200 })
   await shutdown.close()
 })
+
+t.test('a second signal() has no effect', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 300 })
+  const shutdown = await testShutdown(app)
+  shutdown.signal('SIGTERM')
+  shutdown.signal('SIGINT')
+  const { reason, phases } = await shutdown.report
+  t.equal(reason, 'SIGTERM')
+  t.ok(phases.delaying >= 290, 'SIGINT does not end the delay')
+})
+
+t.test('a request may have a body and an Expect header', async t => {
+  const { app } = await createApp(t)
+  app.post('/', async ({ body }) => body)
+  const shutdown = await testShutdown(app)
+  const headers = { expect: '100-continue', 'content-type': 'text/plain' }
+  t.match(await shutdown.request('/', { method: 'POST', headers, body: 'abc' }), { status: 200, body: 'abc' })
+  await shutdown.close()
+})

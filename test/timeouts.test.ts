@@ -1,10 +1,11 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { GracefulOptions } from '../types/index.ts'
+import type { Http2Server } from 'node:http2'
 import type { Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import { connect as connectHttp2 } from 'node:http2'
+import { connect as connectHttp2, createServer as createHttp2Server } from 'node:http2'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
@@ -467,3 +468,24 @@ t.test('a handler that is done when a blocked event loop goes on is not cut, alt
   for (const end = performance.now() + 1_000; performance.now() < end;);
   t.match(await client.until(/done$|\}$/), /^HTTP\/1\.1 200 /)
 })
+
+for (const [what, limit] of [
+  ['in a listener for sessions', (server: Http2Server) => server.on('session', session => { session.setTimeout(100, () => { session.close() }) })],
+  ['with server.setTimeout()', (server: Http2Server) => server.setTimeout(100)]
+] as const) {
+  t.test(`a timeout that a serverFactory sets for HTTP/2 sessions is kept: ${what}`, async t => {
+    const app = await http2App(t, {}, { serverFactory: (handler: () => void) => limit(createHttp2Server(handler)) })
+    const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`).on('error', () => {})
+    await once(session, 'close')
+    t.equal(app.gracefulShutdown.phase, 'running')
+  })
+}
+
+for (const server of [{ http2SessionTimeout: 0 }, { serverFactory: (handler: () => void) => createHttp2Server(handler) }]) {
+  t.test(`HTTP/2: idleTimeout limits idle sessions although nothing else does: ${Object.keys(server).join()}`, async t => {
+    const app = await http2App(t, { idleTimeout: 100 }, server)
+    const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+    await once(session, 'close')
+    t.equal(app.gracefulShutdown.phase, 'running')
+  })
+}

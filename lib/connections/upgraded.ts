@@ -1,14 +1,22 @@
-// WebSockets of @fastify/websocket. They are not requests in flight, so the drain does not wait for them. @fastify/websocket closes
-// them in its own preClose hook, as the drain starts; this file gives that close a code that says why, and closes them during a spread.
+// WebSockets of @fastify/websocket. They are not requests in flight, so the drain does not wait for their clients to close them.
+// @fastify/websocket closes them in its own preClose hook, as the drain starts; this file gives that close a code that says why, lets the
+// drain wait for its answer, and closes them during a spread.
 
 import type { FastifyInstance } from 'fastify'
 import type { LongLived } from './spread.ts'
+import { TIMED_OUT, within } from '../clock.ts'
 
 /** 1001, "going away": RFC 6455's code for a server that goes down. */
 const GOING_AWAY = 1001
 
+/** The state of a WebSocket that has been closed, and waits for the answer of its client. */
+const CLOSING = 2
+
 interface WebSocket {
+  readyState: number
   close: (code?: number, reason?: string | Buffer) => void
+  terminate: () => void
+  once: (event: 'close', listener: () => void) => void
 }
 
 /** With the option `clientTracking: false`, it has no list of its clients. */
@@ -44,6 +52,17 @@ export class WebSockets {
       const { close } = client
       client.close = (code = GOING_AWAY, reason) => { close.call(client, code, reason) }
     }
+  }
+
+  /**
+   * Waits until the clients have answered the close: their last messages may start work. Those that have not in time, because they have
+   * lost their network, are disconnected.
+   */
+  async closed (limit: number): Promise<void> {
+    const closing = this.#clients.filter(({ readyState }) => readyState === CLOSING)
+    if (closing.length === 0) return
+    const all = Promise.all(closing.map(async client => { await new Promise<void>(resolve => { client.once('close', resolve) }) }))
+    if (await within(limit, all) === TIMED_OUT) for (const client of closing) client.terminate()
   }
 
   get #clients (): WebSocket[] {

@@ -82,6 +82,7 @@ export class Shutdown {
   readonly #awaited = new Set<Shutdown>()
   /** This shutdown, and those in which a hook or a callback started it. */
   #inside: ReadonlySet<Shutdown> = new Set([this])
+  #isDrainTimedOut = false
   #closeError: Error | undefined
   /** Whether a call of `close()` has rejected with it. */
   #isCloseErrorThrown = false
@@ -244,6 +245,7 @@ export class Shutdown {
       this.#endStep('closing')
       await callbacks.run(this.#reason, deadline)
     })
+    await this.#endTasks(deadline)
     this.#endStep('callbacks')
 
     timeouts.stop()
@@ -317,6 +319,14 @@ export class Shutdown {
     })
   }
 
+  /** Hooks and callbacks may have tracked work since the drain. */
+  async #endTasks (deadline: number): Promise<void> {
+    const { options: { drainTimeout }, tasks, cuts } = this.#parts
+    // If the drain has timed out, work that was cut then may still run.
+    if (!this.#isDrainTimedOut) await within(deadline - now(), tasks.idle())
+    cuts.cutTasks(new DrainTimeoutError(drainTimeout))
+  }
+
   /** Starts the callbacks for the start of the shutdown; the drain waits for them. */
   #startCallbacks (delay: number): void {
     const { options: { drainTimeout }, callbacks, tasks } = this.#parts
@@ -371,8 +381,10 @@ export class Shutdown {
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
   async #runPreClose (): Promise<void> {
     if (this.#spread !== undefined) await this.#spread
-    await this.#attempt(() => { this.#parts.webSockets.goAway() })
-    await this.#parts.closeHooks.preClose()
+    const { options: { drainTimeout }, webSockets, closeHooks } = this.#parts
+    await this.#attempt(() => { webSockets.goAway() })
+    await closeHooks.preClose()
+    await this.#attempt(async () => { await webSockets.closed(partOf(drainTimeout, SETTLE_TIMEOUT)) })
   }
 
   /** Waits until nothing is in flight and the preClose hooks have run, and then for a quiet moment. Cuts the rest at drainTimeout. */
@@ -383,6 +395,7 @@ export class Shutdown {
     const preClosed = this.#runPreClose()
     do {
       if (!await this.#becomesIdle(end, preClosed)) {
+        this.#isDrainTimedOut = true
         cuts.cutAll(new DrainTimeoutError(drainTimeout))
         return
       }

@@ -93,7 +93,7 @@ export class Cuts {
       else if (exchange.runningHandlers > 0) this.#name(exchange, error)
     }
     if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests were cut; not each has its own line. The report lists all of them`)
-    this.#nameTasks(error)
+    this.cutTasks(error)
   }
 
   /** Cuts every response that is not sent when connections are about to be closed. */
@@ -104,11 +104,11 @@ export class Cuts {
   /** Names everything in flight, but does not end it. */
   nameAll (error: FastifyError): void {
     for (const exchange of this.#inFlight.exchanges) this.#name(exchange, error)
-    this.#nameTasks(error)
+    this.cutTasks(error)
   }
 
   /** Background work cannot be ended, only named. */
-  #nameTasks (error: FastifyError): void {
+  cutTasks (error: FastifyError): void {
     for (const [task, entry] of this.#tasks.entries()) {
       if (this.#named.has(task)) continue
       this.#named.add(task)

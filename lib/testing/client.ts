@@ -41,10 +41,12 @@ export class Client {
     assertValid(body === undefined || typeof body === 'string' || body instanceof Uint8Array, 'body of a test request', body, 'a string or a Uint8Array')
     // The server is told that the connection may be kept alive, so that it says whether it closes it, but it is used only once.
     const agent = new this.#http.Agent({ keepAlive: true, maxFreeSockets: 0 })
-    const request = this.#http.request({ ...this.#target, path, method, headers, agent, rejectUnauthorized: false })
     // Node sends neither a length nor chunks with DELETE, OPTIONS and GET, so that the body would be taken for another request.
-    const isFramed = ['content-length', 'transfer-encoding'].some(name => request.hasHeader(name))
-    if (body !== undefined && !isFramed) request.setHeader('content-length', Buffer.byteLength(body))
+    const isFramed = Object.keys(headers ?? {}).some(name => /^(?:content-length|transfer-encoding)$/i.test(name))
+    const length = body === undefined || isFramed ? {} : { 'content-length': Buffer.byteLength(body) }
+    const request = this.#http.request({
+      ...this.#target, path, method, headers: { ...headers, ...length }, agent, rejectUnauthorized: false
+    })
     request.on('socket', socket => {
       socket.on('connect', () => { connected(socket.localPort as number) })
     })
