@@ -421,8 +421,9 @@ for (const event of ['message', 'close'] as const) {
     client.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
     await client.until(/hello/)
     const report = app.gracefulShutdown.shutdown()
-    // The close frame: 1001. Before its answer, the client sends what it still has to say.
+    // The close frame: 1001. Before its answer, the client sends what it still has to say, over a slow network.
     await client.until(/\x88\x02\x03\xe9$/) // oxlint-disable-line no-control-regex
+    await sleep(300)
     const mask = Buffer.alloc(4)
     client.socket.write(Buffer.concat([Buffer.from([0x81, 0x82]), mask, Buffer.from('hi')]))
     client.socket.write(Buffer.concat([Buffer.from([0x88, 0x82]), mask, Buffer.from([0x03, 0xe9])]))
