@@ -82,7 +82,8 @@ export class Shutdown {
   readonly #awaited = new Set<Shutdown>()
   /** This shutdown, and those in which a hook or a callback started it. */
   #inside: ReadonlySet<Shutdown> = new Set([this])
-  #isDrainTimedOut = false
+  /** When drainTimeout is over, on the clock of now(). */
+  #drainEnd = 0
   #closeError: Error | undefined
   /** Whether a call of `close()` has rejected with it. */
   #isCloseErrorThrown = false
@@ -322,8 +323,7 @@ export class Shutdown {
   /** Hooks and callbacks may have tracked work since the drain. */
   async #endTasks (deadline: number): Promise<void> {
     const { options: { drainTimeout }, tasks, cuts } = this.#parts
-    // If the drain has timed out, work that was cut then may still run.
-    if (!this.#isDrainTimedOut) await within(deadline - now(), tasks.idle())
+    await within(Math.min(this.#drainEnd, deadline) - now(), tasks.idle())
     cuts.cutTasks(new DrainTimeoutError(drainTimeout))
   }
 
@@ -391,11 +391,10 @@ export class Shutdown {
   async #drain (): Promise<void> {
     const { options: { drainTimeout }, log, inFlight, tasks, connections, cuts } = this.#parts
     const start = now()
-    const end = start + drainTimeout
+    const end = this.#drainEnd = start + drainTimeout
     const preClosed = this.#runPreClose()
     do {
       if (!await this.#becomesIdle(end, preClosed)) {
-        this.#isDrainTimedOut = true
         cuts.cutAll(new DrainTimeoutError(drainTimeout))
         return
       }

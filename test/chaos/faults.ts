@@ -116,12 +116,12 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'requests are cut before drainTimeout',
-    change: ['within(start + drainTimeout - now(), ', 'within(start + drainTimeout / 2 - now(), '],
+    change: ['within(end - now(), this.#idle(', 'within(end - drainTimeout / 2 - now(), this.#idle('],
     violates: 'cutsNothingEarly'
   },
   {
     what: 'callbacks run before the drain',
-    change: ['await this.#drain(this.#runPreClose());', 'void this.#drain(this.#runPreClose());'],
+    change: ['await this.#drain();', 'void this.#drain();'],
     violates: 'cleansUpAfterHandlers'
   },
   {
@@ -131,7 +131,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'the drain does not end',
-    change: ['within(start + drainTimeout - now(), ', 'within(start + drainTimeout + 9999 - now(), '],
+    change: ['within(end - now(), this.#idle(', 'within(end + 9999 - now(), this.#idle('],
     violates: 'endsInTime', scenario: HANDLER_HANGS
   },
   {
@@ -216,7 +216,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'the drain waits for nothing',
-    change: ['if (idle !== TIMED_OUT) {', '$& await sleep(500);'],
+    change: ['return result !== TIMED_OUT;', 'await sleep(500); $&'],
     violates: 'drainsNoLongerThanNeeded'
   },
   // What chaos has found, see docs/chaos.md; the rest of it shows only on an idle machine, and has tests of its own.

@@ -28,7 +28,9 @@ export function * endsInTime (facts: Facts): Iterable<string> {
       const next = facts.steps.find(({ i: of, name }) => of === i && name.startsWith('end') && Number(/\d+/.exec(name)?.[0]) > index)?.begun ?? exit
       if (when === 'start' || step === undefined || next === undefined) continue
       const took = (facts.phase(i, 'closed') === undefined ? next.t : Math.min(next.t, facts.phase(i, 'closed')?.t ?? 0)) - step.begun.t
-      if (took > timeout + LOG_FLUSH + LATE + facts.lag(step.begun.t, next.t)) yield `instance ${i} waits ${took.toFixed(1)} for ${step.name}`
+      // Work that was tracked after the drain is waited for after the last callback.
+      const late = next === exit && instance.tasks.length > 0 ? instance.drainTimeout : 0
+      if (took > Math.max(timeout, late) + LOG_FLUSH + LATE + facts.lag(step.begun.t, next.t)) yield `instance ${i} waits ${took.toFixed(1)} for ${step.name}`
     }
   }
 }
