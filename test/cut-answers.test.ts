@@ -449,3 +449,41 @@ t.test('HTTP/2: a response that the handler writes to its stream is reset when i
   t.match(await report, { cut: [{ url: '/' }], exitCode: 1 })
   session.destroy()
 })
+
+t.test('HTTP/2: code that reads the body gets an error if its begun response is cut', async t => {
+  const { app } = await createApp(t, { drainTimeout: 200 }, { http2: true } as object)
+  app.addContentTypeParser('*', (_request, _payload, done) => { done(null) })
+  const outcome = new Deferred<string>()
+  app.put('/', async ({ raw }, reply) => {
+    reply.raw.writeHead(200)
+    reply.raw.write('begun')
+    await pipeline(raw, new PassThrough().resume()).then(() => { outcome.resolve('whole') }, (error: Error) => { outcome.resolve(error.message) })
+  })
+  const session = connect(`http://127.0.0.1:${await listen(app)}`).on('error', () => {})
+  const stream = session.request({ ':path': '/', ':method': 'PUT', 'content-type': 'a/b' }).on('error', () => {})
+  stream.write('abc')
+  await once(stream, 'data')
+  const report = app.gracefulShutdown.shutdown()
+  t.equal(await outcome.promise, 'aborted')
+  t.match(await report, { cut: [{ url: '/' }], exitCode: 1 })
+  session.destroy()
+})
+
+t.test('as a cut request ends, its other listeners can be removed', async t => {
+  const { app } = await createApp(t, { drainTimeout: 200 })
+  const entered = new Deferred()
+  const calls: string[] = []
+  app.get('/', async ({ raw, signal }, reply) => {
+    const removed = () => { calls.push('removed') }
+    raw.on('own', removed).on('own', () => { calls.push('kept') })
+    reply.raw.once('finish', () => { raw.removeListener('own', removed) })
+    entered.resolve()
+    await once(signal, 'abort')
+    raw.emit('own')
+  })
+  new RawClient(await listen(app)).get('/')
+  await entered.promise
+  await app.gracefulShutdown.shutdown()
+  await eventually(() => calls.length > 0)
+  t.strictSame(calls, ['kept'])
+})

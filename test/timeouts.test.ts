@@ -490,3 +490,13 @@ for (const server of [{ http2SessionTimeout: 0 }, { serverFactory: (handler: () 
     t.equal(app.gracefulShutdown.phase, 'running')
   })
 }
+
+t.test('HTTP/2: idleTimeout: false keeps an idle session, although Fastify would close it', async t => {
+  const app = await http2App(t, { idleTimeout: false }, { http2SessionTimeout: 50 })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  await once(session, 'remoteSettings')
+  // No event tells that a session stays open.
+  await sleep(300)
+  t.notOk(session.closed)
+  session.destroy()
+})

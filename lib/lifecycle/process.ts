@@ -73,7 +73,7 @@ export function joinProcess (member: Member): void {
   }
   // Even if other code has closed all others: the process ends at the deadline.
   log.warn(`The process is shutting down (${registry.reason}), so an instance that starts to listen now shuts down at once`)
-  void shutdown.start(registry.signal ?? registry.reason)
+  void shutdown.start(registry.reason)
 }
 
 /** This instance does not listen any more, or has ended. */
