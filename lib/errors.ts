@@ -82,7 +82,7 @@ export const CheckTimeoutError = createError<[name: string, limit: number]>(
   'FST_ERR_GRACEFUL_CHECK_TIMEOUT', 'The check "%s" did not finish within %d ms')
 
 export const CloseTimeoutError = createError<[limit: number, what: string]>(
-  'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Closing did not end within %d ms: %s hangs')
+  'FST_ERR_GRACEFUL_CLOSE_TIMEOUT', 'Closing did not end within %d ms: it still waits for %s')
 
 export const TrackInvalidError = createError<[value: string]>(
   'FST_ERR_GRACEFUL_TRACK_INVALID',

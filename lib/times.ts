@@ -72,7 +72,10 @@ export const ACCEPT_BACKLOG = 250
 /** A rejected client that reconnects immediately does so within this time. */
 export const RECONNECT_WINDOW = 50
 
-/** A connection accepted during shutdown has this long to send a request; one accepted before, this long after its listener closed. */
+/**
+ * How long a new connection has to send its first request: from when it was accepted during the shutdown, or from when the listener was
+ * closed, if it was accepted before.
+ */
 export const FIRST_REQUEST = 500
 
 /** An HTTP/2 session that has been sent GOAWAY has this long to close by itself. */

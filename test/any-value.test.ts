@@ -103,7 +103,7 @@ for (const [what, value, shown] of values) {
     t.equal(callbacks[3]?.error, undefined)
     t.equal(exitCode, 1)
     t.ok(time < 1_000, `took ${time}ms`)
-    t.equal(log.messages(/^Shutdown complete, but/).length, 1)
+    t.equal(log.messages(/^Shutdown complete, with errors/).length, 1)
   })
 
   t.test(`preClose and onClose hooks, a callback for the start and background work that reject with ${what} are reported`, async t => {
@@ -135,7 +135,7 @@ for (const [what, value, shown] of values) {
     t.match(messageOf(callbacks[0]?.error as Error), shown)
     t.equal(exitCode, 1)
     t.equal(ran, 1)
-    t.equal(log.messages(/^Shutdown complete, but/).length, 1)
+    t.equal(log.messages(/^Shutdown complete, with errors/).length, 1)
   })
 
   t.test(`${what} as the name of background work is shown in log and report`, async t => {

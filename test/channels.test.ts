@@ -145,7 +145,7 @@ t.test('a subscriber that throws makes the shutdown unclean, but does not stop i
   await client.closed
   t.match(client.text, /^HTTP\/1.1 200 OK/)
   t.match(await program.log.line(/^Uncaught error$/), { err: { message: 'subscriber of draining' } })
-  t.match(await program.log.line(/^Shutdown complete, but/), { report: { completed: 1, errors: ['subscriber of draining', 'subscriber of closing'] } })
+  t.match(await program.log.line(/^Shutdown complete, with errors/), { report: { completed: 1, errors: ['subscriber of draining', 'subscriber of closing'] } })
   t.strictSame(await program.exit, { code: 1, signal: null })
 })
 

@@ -85,23 +85,23 @@ async function hangError (t: Test, add: (app: FastifyInstance) => unknown, isBef
   const { errors: [error, ...rest] } = await app.gracefulShutdown.shutdown()
   t.match(error, { code: 'FST_ERR_GRACEFUL_CLOSE_TIMEOUT' })
   t.strictSame(rest, [])
-  return String(error?.message).replace(/^Closing did not end within \d+ ms: /, '')
+  return String(error?.message).replace(/^Closing did not end within \d+ ms: it still waits for /, '')
 }
 
 const forever = async (): Promise<void> => { await new Promise(() => {}) }
 
 t.test('the error names the hook that hangs and its plugin', async t => {
-  t.equal(await hangError(t, app => app.addHook('preClose', async function endStreams () { await forever() })), 'the preClose hook "endStreams" hangs')
-  t.equal(await hangError(t, app => app.addHook('onClose', (_instance, _done) => {})), 'the anonymous onClose hook hangs')
+  t.equal(await hangError(t, app => app.addHook('preClose', async function endStreams () { await forever() })), 'the preClose hook "endStreams"')
+  t.equal(await hangError(t, app => app.addHook('onClose', (_instance, _done) => {})), 'the anonymous onClose hook')
   t.equal(await hangError(t, app => app.register(async function database (child) {
     child.addHook('onClose', async () => {})
     child.addHook('onClose', async function closePool () { await forever() })
     child.addHook('onClose', async () => {})
-  })), 'the onClose hook "closePool" of plugin "database" hangs')
+  })), 'the onClose hook "closePool" of plugin "database"')
 })
 
 t.test('a hook that hangs and was added before the plugin cannot be named', async t => {
-  t.equal(await hangError(t, app => app.addHook('onClose', forever), true), 'a hook added before fastify-graceful, or the server, hangs')
+  t.equal(await hangError(t, app => app.addHook('onClose', forever), true), 'a hook added before fastify-graceful, or the server')
 })
 
 t.test('hooks of an instance whose registration failed run as with Fastify alone', async t => {
@@ -198,7 +198,7 @@ t.test('a preClose hook that never ends keeps neither later preClose hooks nor o
   await listen(app)
   const report = await app.gracefulShutdown.shutdown()
   t.strictSame(ran, ['preClose', 'onClose', 'cleanup'])
-  t.match(report, { exitCode: 1, errors: [{ message: /^Closing did not end within \d+ ms: the preClose hook "endStreams" hangs$/ }] })
+  t.match(report, { exitCode: 1, errors: [{ message: /^Closing did not end within \d+ ms: .* preClose hook "endStreams"$/ }] })
   t.equal(report.errors.length, 1)
   t.equal(log.messages(/^A preClose hook is not waited for/).length, 1)
   t.match(await log.line(/^A preClose hook is not waited for/), { err: { code: 'FST_ERR_GRACEFUL_CLOSE_TIMEOUT' } })
@@ -211,7 +211,7 @@ t.test('all hooks that hang are named', async t => {
   app.addHook('onClose', async function closePool () { await forever() })
   await listen(app)
   const { errors: [, error] } = await app.gracefulShutdown.shutdown()
-  t.match(error, { message: / ms: the preClose hook "endStreams" and the onClose hook "closePool" hangs$/ })
+  t.match(error, { message: / ms: it still waits for the preClose hook "endStreams" and the onClose hook "closePool"$/ })
 })
 
 t.test('each of the close() calls that wait for an onClose hook that fails rejects, as with Fastify alone', async t => {

@@ -64,7 +64,8 @@ for (const { what, start, entry, answer } of cases) {
     const named = { ...entry, kind: 'request', reqId: 'req-1' }
     const logged = await service.log.line(/^Request cut: The request was not answered within the 300 ms/)
     t.match(logged, { ...named, level: 50 })
-    const { level, report } = await service.log.line(/not everything went well/) as unknown as { level: number, report: ShutdownReport }
+    const last = await service.log.line(/^Shutdown complete, with errors/)
+    const { level, report } = last as unknown as { level: number, report: ShutdownReport }
     t.equal(level, 50)
     t.match(report, { completed: 0, exitCode: 1 })
     t.match(report.cut, [named])

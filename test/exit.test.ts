@@ -54,7 +54,7 @@ t.test('a signal handler that only aborts the signal given to listen() leaves th
 t.test('an onClose hook that fails after listen() was aborted is reported once and is not an uncaught error', async t => {
   const { service, ...end } = await endOf(t, 'aborts its listen signal, and a hook fails')
   t.match(end, { code: 1, signal: null, said: ['exit 1 1'] })
-  t.match(await service.log.line(/not everything went well/), { report: { errors: ['onClose on purpose'] } })
+  t.match(await service.log.line(/^Shutdown complete, with errors/), { report: { errors: ['onClose on purpose'] } })
   t.strictSame(service.log.messages(/^Uncaught error/), [])
 })
 

@@ -30,7 +30,7 @@ for (const logger of ['no logger', 'logger: false', 'level silent', 'level fatal
     t.match(JSON.parse(entry), { kind: 'request', method: 'GET', route: '/stuck', url: '/stuck', reqId: /./ })
     t.match(output, /^Background work cut: stuck work .*$/m)
     t.match(output, /^Shutdown callback "cleanup" failed after \d+ms: callback on purpose$/m)
-    t.match(output, /^Shutdown complete, but not everything went well/m)
+    t.match(output, /^Shutdown complete, with errors/m)
     if (logger === 'a logger that throws') t.match(output, /^Uncaught error: uncaught on purpose$/m)
     else {
       t.match(output, /^Error: uncaught on purpose\n {4}at .*no-logger\.(?:ts|mjs)[^]*cause on purpose/m, 'with its stack')

@@ -44,7 +44,7 @@ for (const [what, env] of [['a callback', { CALLBACK: 'hangs' }], ["another plug
     const service = fork(t, 'service', { ...env, OPTIONS: '{"shutdownTimeout":2000,"drainTimeout":100}' })
     await portOf(service)
     t.equal(await exitInTime(t, service, 2_000, 'SIGTERM'), 1)
-    t.match(await service.log.line(/not everything went well/), { report: { exitCode: 1 } })
+    t.match(await service.log.line(/^Shutdown complete, with errors/), { report: { exitCode: 1 } })
     await service.log.line(/callback runs/)
   })
 }
@@ -79,7 +79,7 @@ for (const [path, event, message] of [
     await Promise.all([client.closed, culprit.closed])
     for (const { text } of [client, culprit]) t.match(text, /200 OK[^]*slow$/)
     t.strictSame(await service.exit, { code: 1, signal: null })
-    t.match(await service.log.line(/not everything went well/), { report: { reason: 'SIGTERM', completed: 2, cut: [], errors: [message] } })
+    t.match(await service.log.line(/^Shutdown complete, with errors/), { report: { reason: 'SIGTERM', completed: 2, cut: [], errors: [message] } })
   })
 }
 

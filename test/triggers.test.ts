@@ -104,7 +104,7 @@ t.test('a handler that awaits close() waits for itself until the drain timeout',
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT/)
   await service.exit
-  t.match(await service.log.line(/not everything went well/), { report: { reason: 'close', cut: [{ route: '/close' }], exitCode: 1 } })
+  t.match(await service.log.line(/^Shutdown complete, with errors/), { report: { reason: 'close', cut: [{ route: '/close' }], exitCode: 1 } })
 })
 
 for (const when of ['before it listens', 'while it starts to', 'with a request in flight'] as const) {
@@ -209,7 +209,7 @@ for (const copies of [1, 2]) {
       t.match(texts, instances.map((_, index) => new RegExp(`200 OK[^]*served by ${index}$`)))
       t.equal(code, 1)
       t.equal(service.log.messages(/^Graceful shutdown complete/).length, 4)
-      t.equal(service.log.messages(/not everything went well/).length, 1)
+      t.equal(service.log.messages(/^Shutdown complete, with errors/).length, 1)
     })
   })
 }

@@ -75,8 +75,8 @@ export class Connection {
   }
 
   /**
-   * The newest request has received what has arrived since the last call. Not noted as each request arrives, because reading
-   * `bytesRead` takes long; so it may also have what earlier requests have received since then.
+   * Counts all bytes that have arrived since the last call for the newest request. Some may belong to the requests before it: reading
+   * `bytesRead` as each request arrives would take too long.
    */
   noteReceived (): void {
     if (!this.#isReceiving) return

@@ -364,7 +364,7 @@ export class Connections {
     // It also closes silent sockets and those that sent half a header. HTTP/2 servers lack the method, but not HTTP/1 connections.
     for (const server of this.#servers) HttpServer.prototype.closeAllConnections.call(server)
     for (const { socket, isHttp2 } of this.#speaking) if (isHttp2) socket.destroy()
-    // What is left is upgraded. A raw socket does not show an upgraded one above it; destroy() closes the last ones.
+    // What is left is upgraded. Below TLS, raw sockets of upgraded connections cannot be told from others, so they stay until destroy().
     if ([...this.#speaking].every(({ socket }) => socket.destroyed)) for (const socket of this.#beneathTls) socket.destroy()
   }
 

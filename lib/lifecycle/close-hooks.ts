@@ -84,7 +84,7 @@ export class CloseHooks {
 
   /** What the close waits for, as far as it is known. */
   get hanging (): string {
-    return [...this.#running].map(hook => `the ${hook}`).join(' and ') || 'a hook added before fastify-graceful, or the server,'
+    return [...this.#running].map(hook => `the ${hook}`).join(' and ') || 'a hook added before fastify-graceful, or the server'
   }
 
   /** Returns a function that runs the preClose hook, unless that has been done, and waits for its end. */

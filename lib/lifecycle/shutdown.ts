@@ -46,7 +46,7 @@ interface Parts {
   readonly close: () => Promise<void>
 }
 
-/** What starts a shutdown: `close()` in any form, or a closed listener; or an event of the process, or a user's `shutdown()`. */
+/** What starts a shutdown. `close`: a call of `close()`, or a closed listener. `other`: an event of the process, or `shutdown()`. */
 type Trigger = 'close' | 'other'
 
 /** The current code runs in hooks or callbacks of these shutdowns, or has been started by them. */
@@ -254,7 +254,7 @@ export class Shutdown {
     const report = this.#reportSoFar()
     this.#exitCode = report.exitCode
     if (report.exitCode === 0) log.info('Graceful shutdown complete', { report })
-    else log.error('Shutdown complete, but not everything went well', { report: loggable(report) })
+    else log.error('Shutdown complete, with errors', { report: loggable(report) })
     channels.publish('report', () => ({ report }))
     await log.flush()
     // Node throws the error of a subscriber later in this turn, and the listener for uncaught errors must still be there.

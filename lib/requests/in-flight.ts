@@ -286,7 +286,8 @@ export class InFlight {
     beforeCall(response, 'on', event => {
       if (event === 'error' && exchange.isSending) queueMicrotask(() => { if (!isPiped) written() })
     })
-    // If it was answered in the handler's place, Fastify reads `reply.sent` when a hook or the body parser ends, and stops.
+    // If it was answered before its handler was called, Fastify reads `reply.sent` when a hook or the body parser ends, and stops. So that
+    // read is the end.
     if (reply !== undefined && exchange.handlerState === 'uncalled' && response.writableEnded) {
       const get = () => {
         answered()

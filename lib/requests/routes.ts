@@ -1,5 +1,5 @@
-// Wraps the handlers of routes and their late hooks. onRoute hooks still get the author's functions. Code that keeps a route finds the
-// author's handler, but the error handler and the late hooks wrapped.
+// Wraps the handlers of routes and their late hooks. onRoute hooks still get the author's functions. In a route that other code has kept,
+// the handler is the author's, but the error handler and the late hooks are the wrapped ones.
 
 import type { FastifyInstance, RouteOptions } from 'fastify'
 import type { Probes } from '../probes.ts'

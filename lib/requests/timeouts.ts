@@ -151,7 +151,7 @@ export class Timeouts {
     if (now() - exchange.silentSince <= this.#options.drainTimeout) return
     this.#inFlight.leave(exchange)
     const entry = this.#inFlight.describe(exchange)
-    this.#log.warn('A handler has not ended since its client disconnected or was answered in its place; it is no longer counted as in flight', entry)
+    this.#log.warn('A handler has not ended since its client disconnected or got an answer from the plugin; it is no longer counted as in flight', entry)
   }
 
   #enforceRead (exchange: Exchange): void {

@@ -115,7 +115,7 @@ export function * saysNothingElse (facts: Facts): Iterable<string> {
   const isMeant = [
     /times are in milliseconds/, /^Request cut: /, /^Background work (cut|failed): /, /^Shutdown callback ".*" failed after/,
     /fails on purpose$/,
-    /^Uncaught error$/, /^Second signal/, /^The process exits before the shutdown is complete$/, /^Shutdown complete, but not everything/,
+    /^Uncaught error$/, /^Second signal/, /^The process exits before the shutdown is complete$/, /^Shutdown complete, with errors$/,
     /^The (preClose|onClose) hook .* failed|^The anonymous (preClose|onClose) hook/, /^Fastify was not closed cleanly$/,
     /^A preClose hook is not waited for/,
     /^The process has not ended within/, FORGOTTEN
