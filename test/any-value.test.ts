@@ -86,7 +86,7 @@ for (const [what, value, shown] of values) {
     t.strictSame(reasons, [report.reason])
     t.equal(report.exitCode, report.errors.length)
     t.ok(report.errors.length === 0 || report.errors[0] === value, 'an error is in the report unchanged')
-    t.equal(log.messages(/^Graceful shutdown complete|^Shutdown complete, but/).length, 1)
+    t.equal(log.messages(/^Graceful shutdown complete|^Shutdown complete, with errors/).length, 1)
     const wait = app.gracefulShutdown.wait as (given: unknown) => Promise<unknown>
     t.equal(await wait(value), report)
   })

@@ -310,7 +310,7 @@ for (const { what, route, method = 'GET', lost = [] } of ways) {
         if (by === 'drainTimeout') t.match(report.cut, [{ method, route: '/way' }])
         t.ok(sent <= 1, `onSend hooks ran ${sent} times`)
         // Fastify logs an error that the handler throws after the response.
-        const expected = /^(?:Request cut|Shutdown complete, but|own error|Promise errored)/
+        const expected = /^(?:Request cut|Shutdown complete, with errors|own error|Promise errored)/
         t.strictSame(log.lines.filter(({ level, msg }) => level >= 50 && !expected.test(msg)), [])
       })
     }
