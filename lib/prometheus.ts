@@ -37,8 +37,9 @@ async function metrics (fastify: FastifyInstance, input: GracefulMetricsOptions)
     return metric
   }
   // Read when they are scraped, so that requests need not update them.
-  const addGauge = (name: string, help: string, read: () => number) => {
-    add(new Gauge({ ...own(name, help), collect () { this.set(read()) } }))
+  /** @param aggregator what prom-client's AggregatorRegistry makes of the values of all workers of node:cluster */
+  const addGauge = (name: string, help: string, aggregator: 'sum' | 'max', read: () => number) => {
+    add(new Gauge({ ...own(name, help), aggregator, collect () { this.set(read()) } }))
   }
 
   const routes = new Set<string>()
@@ -62,10 +63,10 @@ async function metrics (fastify: FastifyInstance, input: GracefulMetricsOptions)
       for (const entry of gracefulShutdown.inFlight()) if (entry.kind === 'request') this.inc({ route: entry.route ?? NO_ROUTE })
     }
   }))
-  addGauge('tasks_in_flight', 'Background work in flight', () => gracefulShutdown.inFlight().filter(({ kind }) => kind === 'task').length)
-  addGauge('shutdown_elapsed_seconds', 'How long the shutdown has taken so far; 0 before it', () => elapsed(begun.shutdown, begun.closed))
-  addGauge('drain_elapsed_seconds', 'How long the drain has taken so far; 0 before it', () => elapsed(begun.draining, begun.closing))
-  addGauge('last_request_lateness_seconds', 'How long after the start of the shutdown the last request so far arrived; 0 for none', () => lateness)
+  addGauge('tasks_in_flight', 'Background work in flight', 'sum', () => gracefulShutdown.inFlight().filter(({ kind }) => kind === 'task').length)
+  addGauge('shutdown_elapsed_seconds', 'How long the shutdown has taken so far; 0 before it', 'max', () => elapsed(begun.shutdown, begun.closed))
+  addGauge('drain_elapsed_seconds', 'How long the drain has taken so far; 0 before it', 'max', () => elapsed(begun.draining, begun.closing))
+  addGauge('last_request_lateness_seconds', 'How long after the start of the shutdown the last request so far arrived; 0 for none', 'max', () => lateness)
   const refused = add(new Counter({ ...own('requests_refused_total', 'Requests that were rejected with 503'), labelNames: ['route'] }))
   const cut = add(new Counter({
     ...own('requests_cut_total', 'Requests that were cut, by the code of the timeout'), labelNames: ['route', 'code']

@@ -291,3 +291,13 @@ t.test('rejects a callback for another moment than the start or the end', async 
   t.throws(() => { app.registerShutdownCallback(() => {}, { when: 'drained' as 'end' }) },
     { code: 'FST_ERR_GRACEFUL_OPTION_INVALID', message: /option "when".*'drained'.*'start' or 'end'/ })
 })
+
+t.test('the deadline of a callback is a whole number of milliseconds, as AbortSignal.timeout() requires', async t => {
+  const { app } = await createApp(t)
+  for (const name of ['first', 'second', 'third']) {
+    app.registerShutdownCallback(({ deadline }) => { AbortSignal.timeout(deadline - Date.now()) }, { name })
+  }
+  const { callbacks, exitCode } = await app.gracefulShutdown.shutdown()
+  t.strictSame(callbacks.map(({ error }) => error), [undefined, undefined, undefined])
+  t.equal(exitCode, 0)
+})

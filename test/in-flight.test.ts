@@ -1248,3 +1248,25 @@ for (const where of ['an onClose hook', 'a shutdown callback']) {
     }
   })
 }
+
+t.test('work that is tracked shortly before drainTimeout causes no warning of Node', async t => {
+  const warnings: Error[] = []
+  const warn = (warning: Error) => { warnings.push(warning) }
+  process.on('warning', warn)
+  t.teardown(() => { process.off('warning', warn) })
+  const { app, log } = await createApp(t, { drainTimeout: 1_200 })
+  app.get('/', async () => 'served')
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const [idle] = [new RawClient(port).get('/'), new RawClient(port).get('/held')]
+  await Promise.all([idle.until(/served/), held.entered])
+  const start = performance.now()
+  const report = app.gracefulShutdown.shutdown()
+  // Then a spread would have to end.
+  await eventually(() => performance.now() - start > 910)
+  held.release()
+  await log.line(/^All requests drained/)
+  void app.gracefulShutdown.track(sleep(150), 'late')
+  await report
+  t.strictSame(warnings, [])
+})

@@ -9,8 +9,9 @@ import type { GracefulMetricsOptions } from '../types/prometheus.ts'
 import { channel, subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { connect } from 'node:http2'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
-import { Gauge, Registry, register as globalRegistry } from 'prom-client'
+import { AggregatorRegistry, Gauge, Registry, register as globalRegistry } from 'prom-client'
 import { gracefulMetrics } from '../lib/prometheus.ts'
 import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
 
@@ -305,4 +306,24 @@ t.test('rejects a registry that has the metrics of another instance', async t =>
   const { app } = await createApp(t)
   await t.rejects(async () => { await app.register(gracefulMetrics, { register }) },
     { code: 'FST_ERR_GRACEFUL_OPTION_INVALID', message: /already has a metric fastify_graceful_phase, allowed is .*its own registry/ })
+})
+
+t.test('in node:cluster, times are those of the slowest worker, and counts are the sum', async t => {
+  const options = { shutdownDelay: 20_000, shutdownTimeout: 60_000 }
+  const workers = await Promise.all([measured(t, options), measured(t, options)])
+  const reports = []
+  for (const { app } of workers) {
+    await listen(app)
+    reports.push(app.gracefulShutdown.shutdown())
+    await sleep(50)
+  }
+  // As the primary does with what the workers have sent.
+  const metrics = await Promise.all(workers.map(async ({ register }) => await register.getMetricsAsJSON()))
+  const all = await AggregatorRegistry.aggregate(metrics).metrics()
+  const [, elapsed] = /^fastify_graceful_shutdown_elapsed_seconds (.+)$/m.exec(all) ?? []
+  const times = metrics.map(metric => metric.find(({ name }) => name.endsWith('shutdown_elapsed_seconds')) as unknown as { values: Array<{ value: number }> })
+  t.equal(Number(elapsed), times[0]?.values[0]?.value, 'the first has begun to shut down earlier')
+  t.match(all, /^fastify_graceful_phase\{phase="delaying"\} 2$/m)
+  for (const { app } of workers) app.gracefulShutdown.skipDelay()
+  await Promise.all(reports)
 })

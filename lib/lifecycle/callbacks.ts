@@ -99,7 +99,7 @@ export class Callbacks {
   async #runOne ({ callback, name }: Registered, limit: number, reason: string, drainLimit?: number): Promise<CallbackReport> {
     const log = this.#log.child({ shutdownCallback: name })
     const controller = new AbortController()
-    const context = { signal: controller.signal, deadline: Date.now() + limit, reason, log }
+    const context = { signal: controller.signal, deadline: Math.floor(Date.now() + limit), reason, log }
     const start = now()
     let error: Error | undefined
     try {

@@ -422,7 +422,7 @@ export class Shutdown {
       for (const entry of [...inFlight.list(), ...tasks.list()]) log.debug(`Waiting for ${nameOfEntry(entry)}`, entry)
     }, PROGRESS_INTERVAL)
     // Ends the spread some time before the drain timeout, so that what it has not reached can still end in time.
-    const spreadEnd = setTimeout(() => { this.skipDelay() }, end - partOf(drainTimeout, SPREAD_MARGIN) - now())
+    const spreadEnd = setTimeout(() => { this.skipDelay() }, Math.max(0, end - partOf(drainTimeout, SPREAD_MARGIN) - now()))
     const result = await within(end - now(), this.#idle(preClosed))
     clearTimeout(spreadEnd)
     clearInterval(progress)
