@@ -87,6 +87,9 @@ export const AFTER_GOAWAY = 100
  */
 export const HTTP2_READ_PAUSE = 1_000
 
+/** While draining, a connection that becomes idle is closed after this time. */
+export const DRAINING_KEEP_ALIVE = 100
+
 /** An unused body is read for at most this long, so that the client reads the answer. */
 export const LINGERING_CLOSE = 5_000
 

@@ -5,7 +5,7 @@ import type { Test } from 'tap'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp, createServer as createTcpServer } from 'node:net'
-import { Duplex } from 'node:stream'
+import { Duplex, PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { generate } from 'selfsigned'
@@ -330,4 +330,24 @@ t.test('HTTPS: an unfinished handshake beside an upgraded connection that its ow
   await upgraded.until(/101/)
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
   await Promise.all([upgraded.closed, silent.closed])
+})
+
+t.test('while draining, a connection is closed soon after a response has ended that had begun before the shutdown', async t => {
+  const { app } = await createApp(t, { drainTimeout: 5_000 })
+  const held = heldRoute(app)
+  const body = new PassThrough()
+  app.get('/begun', async () => body)
+  const port = await listen(app)
+  const busy = new RawClient(port).get('/held')
+  const client = new RawClient(port).get('/begun')
+  body.write('begun')
+  await Promise.all([held.entered, client.until(/begun/)])
+  const report = app.gracefulShutdown.shutdown()
+  body.end()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: keep-alive/i)
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  held.release()
+  await busy.closed
+  t.match(await report, { completed: 2, exitCode: 0 })
 })

@@ -250,3 +250,19 @@ for (const phase of ['delaying', 'draining'] as const) {
     t.match(await report, { completed: 1, cut: [], exitCode: 0 })
   })
 }
+
+t.test('a connection whose streamed response ends while other requests are in flight is closed soon after', async t => {
+  const { service, port } = await start(t, { OPTIONS: '{"drainTimeout":10000}' })
+  const stuck = new RawClient(port).get('/stuck')
+  const client = new RawClient(port).get('/stream')
+  await client.until(/first/)
+  await stop(service, 2)
+  await client.until(/last\r\n0\r\n\r\n/)
+  const ended = performance.now()
+  await client.closed
+  t.ok(performance.now() - ended < 2_000)
+  t.notMatch(parse(client.text).head, CONNECTION_CLOSE, 'it could not be set in time')
+  t.strictSame(service.log.messages(/^Request cut/), [], 'the drain still runs')
+  stuck.socket.destroy()
+  service.kill('SIGKILL')
+})

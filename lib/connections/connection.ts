@@ -6,6 +6,7 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Exchange } from '../requests/exchange.ts'
 import { subscribe } from 'node:diagnostics_channel'
+import { setLateTimeout } from '../clock.ts'
 import { dropBody } from '../requests/body.ts'
 
 type SocketMember = 'setTimeout' | 'timeout' | 'destroySoon' | 'bytesRead' | 'bytesWritten'
@@ -66,6 +67,13 @@ export class Connection {
   /** A request answered before its body is received still needs the connection: closing it would reset it. */
   responded (exchange: Exchange): void {
     if (this.newest === exchange && exchange.request.complete) this.newest = undefined
+  }
+
+  /** Closes it if nothing arrives for a time. Node's keepAliveTimeout would lose a request that waits while the event loop is blocked. */
+  closeIfIdle (time: number): void {
+    const { socket } = this
+    const { bytesRead } = socket
+    setLateTimeout(() => { if (this.newest === undefined && socket.bytesRead === bytesRead) socket.destroy() }, time).unref()
   }
 
   /** Whether a request is being received or answered. Not if it asks for an upgrade: the socket's new owner closes it. */

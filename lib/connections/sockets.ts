@@ -13,7 +13,7 @@ import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
-  ACCEPT_BACKLOG, AFTER_GOAWAY, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, RECONNECT_WINDOW
+  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, RECONNECT_WINDOW
 } from '../times.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
@@ -33,6 +33,8 @@ export class Connections {
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
   #isKeepAliveDisabled = false
+  /** Whether `closeIdle()` has been called. */
+  #isClosingIdle = false
   #isOpenedByFastify = false
   #isListenerShared = false
   #listenEnded: Promise<unknown> = Promise.resolve()
@@ -218,7 +220,9 @@ export class Connections {
   /** A response has been sent. Its client may send another request at once, perhaps over another connection. */
   responded (exchange: Exchange): void {
     exchange.connection?.responded(exchange)
-    if (this.#isKeepAliveDisabled) this.lastActivity = now()
+    if (!this.#isKeepAliveDisabled) return
+    this.lastActivity = now()
+    if (this.#isClosingIdle) exchange.connection?.closeIfIdle(DRAINING_KEEP_ALIVE)
   }
 
   /** Sets `lastActivity`. Not called for each request before the shutdown: reading the clock would cost too much. */
@@ -275,6 +279,14 @@ export class Connections {
     this.noteArrivals()
     this.#isKeepAliveDisabled = true
     for (const { newest } of this.#speaking) if (newest !== undefined) this.endAfter(newest)
+  }
+
+  /**
+   * From now on, HTTP/1 connections are closed soon after they become idle. Their last responses had begun too early to say so, and the
+   * client of an event stream would connect again over the same connection, to get a 503.
+   */
+  closeIdle (): void {
+    this.#isClosingIdle = true
   }
 
   /** What sends GOAWAY to each HTTP/2 session. */

@@ -393,6 +393,7 @@ export class Shutdown {
     const start = now()
     const end = this.#drainEnd = start + drainTimeout
     const preClosed = this.#runPreClose()
+    connections.closeIdle()
     do {
       if (!await this.#becomesIdle(end, preClosed)) {
         cuts.cutAll(new DrainTimeoutError(drainTimeout))

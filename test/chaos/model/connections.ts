@@ -1,10 +1,18 @@
 // When connections are closed.
 
-import type { Facts } from '../facts.ts'
-import { EARLY, SPREAD_INTERVAL, tell } from './limits.ts'
+import type { Facts, RequestFacts } from '../facts.ts'
+import { DRAINING_KEEP_ALIVE, EARLY, LATE, SPREAD_INTERVAL, tell } from './limits.ts'
+
+/** When the connection of a request became idle before it. */
+function lastOf (facts: Facts, { answer }: RequestFacts): number {
+  const others = facts.seen.answers.filter(({ client, connection, before }) =>
+    client === answer?.client && connection === answer.connection && before === answer.before - 1)
+  return Math.max(-Infinity, ...others.map(({ endedAt }) => endedAt))
+}
 
 /**
- * Before an instance closes its connections, no connection is refused or reset. Documented limit: HTTP/2 streams are refused after GOAWAY
+ * Before an instance closes its connections, no connection is refused or reset. Documented limits: a connection that becomes idle
+ * while draining is closed after 100 ms (docs/lifecycle.md#connections); HTTP/2 streams are refused after GOAWAY
  * (docs/long-lived-connections.md#http2).
  */
 export function * resetsNothingEarly (facts: Facts): Iterable<string> {
@@ -12,9 +20,14 @@ export function * resetsNothingEarly (facts: Facts): Iterable<string> {
     const { answer, arrived, i } = request
     if (arrived !== undefined || answer === undefined || answer.outcome === 'left') continue
     const isHttp2 = facts.scenario.clients[answer.client]?.http === 2
-    const ending = isHttp2 ? facts.goodbye(i) : facts.phase(i, 'closing')
+    const ending = isHttp2 ? facts.goodbye(i) : facts.phase(i, answer.before > 0 ? 'draining' : 'closing')
     const end = ending?.t ?? (facts.forced === undefined ? Infinity : facts.exit?.t ?? 0)
-    if (answer.endedAt < Math.min(end, facts.exit?.t ?? Infinity)) yield tell(request)
+    const exit = facts.exit?.t ?? Infinity
+    if (answer.endedAt < Math.min(end, exit)) yield tell(request)
+    else if (!isHttp2 && answer.before > 0 && answer.endedAt < Math.min(facts.phase(i, 'closing')?.t ?? Infinity, exit)) {
+      const idle = lastOf(facts, request)
+      if (answer.sentAt - idle < DRAINING_KEEP_ALIVE - LATE - facts.lag(idle, answer.endedAt)) yield `idle for ${(answer.sentAt - idle).toFixed(1)}: ${tell(request)}`
+    }
   }
 }
 
