@@ -25,6 +25,16 @@ export function setLateTimeout (callback: () => void, milliseconds: number): Nod
   return setTimeout(setImmediate, milliseconds, callback)
 }
 
+/** An interval, for the same reason; it does not keep the process alive. Returns what ends it. */
+export function setLateInterval (callback: () => void, milliseconds: number): () => void {
+  let hasEnded = false
+  const timer = setInterval(() => { void wholeTurn().then(() => { if (!hasEnded) callback() }) }, milliseconds).unref()
+  return () => {
+    hasEnded = true
+    clearInterval(timer)
+  }
+}
+
 export const TIMED_OUT = Symbol('graceful.timed-out')
 
 /**

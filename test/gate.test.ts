@@ -6,6 +6,7 @@ import { once } from 'node:events'
 import { Duplex, PassThrough } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
@@ -678,5 +679,42 @@ for (const plugin of ['closed by its plugin', "left open by a preClose option of
     held.release()
     await busy.closed
     t.match(await report, { refused: 1, cut: [], exitCode: 0 })
+  })
+}
+
+for (const shutdownDelay of [{ max: 20_000, quiet: 400 }, 400]) {
+  const kind = typeof shutdownDelay === 'number' ? 'a fixed' : 'an adaptive'
+  t.test(`requests on new connections that arrive while the event loop is blocked, as ${kind} delay would end, are served`, async t => {
+    const { app } = await createApp(t, { shutdownDelay, shutdownTimeout: 60_000 })
+    app.get('/', async () => app.gracefulShutdown.phase)
+    const port = await listen(app)
+    // A thread, so that the clients are not blocked.
+    const clients = new Worker(`
+      const { parentPort, workerData: port } = require('node:worker_threads')
+      const { get } = require('node:http')
+      parentPort.once('message', () => {
+        for (let index = 0; index < 3; index++) {
+          get({ port, host: '127.0.0.1', agent: false }, response => {
+            response.resume()
+            parentPort.postMessage(response.statusCode)
+          }).on('error', error => { parentPort.postMessage(error.code) })
+        }
+      })`, { eval: true, workerData: port })
+    const statuses: unknown[] = []
+    clients.on('message', status => { statuses.push(status) })
+    await once(clients, 'online')
+    const report = app.gracefulShutdown.shutdown()
+    setTimeout(() => {
+      // A worker has no origin.
+      clients.postMessage('go') // oxlint-disable-line unicorn/require-post-message-target-origin
+      const end = performance.now() + 500
+      while (performance.now() < end);
+    }, 200)
+    await eventually(() => statuses.length === 3)
+    t.strictSame(statuses, [200, 200, 200])
+    if (typeof shutdownDelay === 'object') t.equal(app.gracefulShutdown.phase, 'delaying')
+    app.gracefulShutdown.skipDelay()
+    t.match(await report, { completed: 3, refused: 0, exitCode: 0 })
+    await clients.terminate()
   })
 }

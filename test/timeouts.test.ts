@@ -2,10 +2,11 @@ import t from 'tap'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { GracefulOptions } from '../types/index.ts'
 import type { Http2Server } from 'node:http2'
-import type { Socket } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, createServer as createHttp2Server } from 'node:http2'
+import { connect as connectTcp, createServer as createTcpServer } from 'node:net'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
@@ -500,3 +501,40 @@ t.test('HTTP/2: idleTimeout: false keeps an idle session, although Fastify would
   t.notOk(session.closed)
   session.destroy()
 })
+
+for (const isHttp2 of [false, true]) {
+  t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: writeTimeout does not cut a handler whose answer waits while the event loop is blocked`, async t => {
+    const app = isHttp2 ? await http2App(t, { writeTimeout: 300 }) : (await createApp(t, { writeTimeout: 300 })).app
+    const upstream = createTcpServer()
+    t.teardown(() => { upstream.close() })
+    await once(upstream.listen(0, '127.0.0.1'), 'listening')
+    const socket = connectTcp((upstream.address() as AddressInfo).port, '127.0.0.1')
+    const [peer] = await once(upstream, 'connection') as [Socket]
+    t.teardown(() => { peer.destroy() })
+    app.get('/', async () => {
+      const [chunk] = await once(socket, 'data') as [Buffer]
+      return chunk.toString()
+    })
+    const port = await listen(app)
+    // When the response is watched.
+    setTimeout(() => {
+      setImmediate(() => {
+        peer.write('answer')
+        const end = performance.now() + 600
+        while (performance.now() < end);
+      })
+    }, 150)
+    if (isHttp2) {
+      const session = connectHttp2(`http://127.0.0.1:${port}`)
+      const stream = session.request({ ':path': '/' })
+      const [headers] = await once(stream, 'response') as [Record<string, unknown>]
+      t.equal(headers[':status'], 200)
+      session.destroy()
+    } else {
+      const client = new RawClient(port).get('/')
+      await client.until(/answer$/)
+      t.match(client.text, /^HTTP\/1\.1 200 /)
+      client.socket.destroy()
+    }
+  })
+}

@@ -294,6 +294,16 @@ export class Connections {
     return [...this.#sessions].map(session => [session, () => { closeSession(session) }])
   }
 
+  /** Reads the first requests on connections that were opened while the event loop was blocked. It accepts one per iteration. */
+  async readBacklog (): Promise<void> {
+    const end = now() + ACCEPT_BACKLOG
+    let before: number
+    do {
+      before = this.#accepted
+      await wholeTurn()
+    } while (this.#accepted !== before && now() < end)
+  }
+
   /**
    * Accepts the connections in the kernel's backlog, because closing the listener resets them. The event loop accepts one per
    * iteration, so the backlog is empty after a whole iteration without any. If new ones keep coming, it waits for a pause.

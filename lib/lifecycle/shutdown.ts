@@ -369,13 +369,15 @@ export class Shutdown {
 
   /** Waits until the delay is over or skipped. */
   async #delay (skipped: Promise<unknown>): Promise<void> {
-    const { options: { shutdownDelay: { max, quiet } }, gate } = this.#parts
+    const { options: { shutdownDelay: { max, quiet } }, gate, connections } = this.#parts
     const start = now()
     // Callbacks for the start of the shutdown have been told that they may use all of it.
     await within(max, Promise.race([skipped, this.#startCallbacksEnded]))
     const left = () => Math.min(start + max, Math.max(start, gate.lastAdmitted) + quiet) - now()
-    do await within(left(), skipped)
-    while (!this.#skipDelay.signal.aborted && left() > 0)
+    do {
+      await within(left(), skipped)
+      await connections.readBacklog()
+    } while (!this.#skipDelay.signal.aborted && left() > 0)
   }
 
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */

@@ -13,7 +13,7 @@ import type { Server, Socket } from 'node:net'
 import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { beforeCall, replaceMethod } from '../before-call.ts'
-import { clearInterval, now, setImmediate, setInterval } from '../clock.ts'
+import { now, setImmediate, setLateInterval } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
 import { latenessOf, OWN_TIMER } from '../times.ts'
 import { tryRead } from '../values.ts'
@@ -485,12 +485,11 @@ export class Exchange {
   #watchWrites (limit: number, callback: () => void): () => void {
     const { response } = this
     this.#noteWrites(response, ['write'])
-    const timer = setInterval(() => {
+    const stop = setLateInterval(() => {
       if (response.writableLength > 0 || now() - this.#sentAt < limit) return
       this.#sentAt = now()
       callback()
-    }, latenessOf(limit)).unref()
-    const stop = () => { clearInterval(timer) }
+    }, latenessOf(limit))
     response.once('finish', stop).once('close', stop)
     return stop
   }
@@ -509,8 +508,7 @@ export class Exchange {
       stream.writableLength, stream.readableLength, this.request.readableLength, stream.state.localWindowSize, sent()
     ].join()
     let before = state()
-    const stop = () => { clearInterval(timer) }
-    const timer = setInterval(() => {
+    const stop = setLateInterval(() => {
       // Gone, or the handler has set its own timer meanwhile.
       if (stream.closed || Number(stream.timeout) > 0) {
         stop()
@@ -523,7 +521,7 @@ export class Exchange {
       if (!moves && now() - this.#sentAt < limit) return
       this.#sentAt = now()
       if (!moves) callback()
-    }, latenessOf(limit)).unref()
+    }, latenessOf(limit))
     return stop
   }
 

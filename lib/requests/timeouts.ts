@@ -15,7 +15,7 @@ import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
 import { beforeCall } from '../before-call.ts'
-import { clearInterval, now, setInterval, wholeTurn } from '../clock.ts'
+import { now, setLateInterval } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { KEEP_ALIVE_BUFFER, LONGEST_TIMER, READ_PER_KIB, latenessOf } from '../times.ts'
 
@@ -43,7 +43,8 @@ export class Timeouts {
   #isRequestTimeoutKept = false
   #write: Timeout
   #shortest = Infinity
-  #sweeper: NodeJS.Timeout | undefined
+  /** Ends the sweep. */
+  #sweeper: (() => void) | undefined
   #hasListener = false
 
   constructor (options: Options, fastify: FastifyInstance, inFlight: InFlight, connections: Connections, cuts: Cuts, log: SafeLog) {
@@ -108,12 +109,11 @@ export class Timeouts {
   start (isListening: boolean): void {
     this.#hasListener ||= isListening
     if (this.#sweeper !== undefined) return
-    // Not in the timer itself: if the process was stopped or blocked, what has become ready meanwhile comes first.
-    this.#sweeper = setInterval(() => { void wholeTurn().then(() => { this.#sweep() }) }, latenessOf(this.#shortest)).unref()
+    this.#sweeper = setLateInterval(() => { this.#sweep() }, latenessOf(this.#shortest))
   }
 
   stop (): void {
-    clearInterval(this.#sweeper)
+    this.#sweeper?.()
   }
 
   #sweep (): void {
