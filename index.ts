@@ -124,7 +124,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     return exchange
   }
   /** A hook registered before the plugin has answered. */
-  const leave = (reply: FastifyReply) => {
+  const answeredAhead = (reply: FastifyReply) => {
     const exchange = inFlight.attach(reply)
     if (exchange !== undefined && phase.current !== 'running') gate.noteAnsweredAhead(exchange)
     return exchange
@@ -136,7 +136,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     if (phase.current === 'running' || gate.admits(exchange)) done()
   })
   fastify.addHook('onResponse', function gracefulOnResponse (_request, reply, done) {
-    const exchange = Exchange.of(reply) ?? leave(reply)
+    const exchange = Exchange.of(reply) ?? answeredAhead(reply)
     if (exchange !== undefined) {
       inFlight.responded(exchange)
       connections.responded(exchange)

@@ -103,8 +103,8 @@ export interface GracefulOptions {
    * `config.gracefulShutdown.writeTimeout`.
    *
    * It does not apply while the client is sending the body (see `readTimeout`); to a silent event stream (`text/event-stream`); to a
-   * hijacked reply, once its headers have been sent; to a response of a handler that has called `reply.raw.setTimeout()`; or to a response
-   * that has not begun, if Fastify's `handlerTimeout` is set.
+   * hijacked reply, once its headers have been sent; to an injected request; to a response of a handler that has called
+   * `reply.raw.setTimeout()`; or to a response that has not begun, if Fastify's `handlerTimeout` is set.
    * Default: 10000; off if `connectionTimeout` was given to Fastify, which acts instead.
    */
   writeTimeout?: number | false

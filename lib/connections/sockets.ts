@@ -13,7 +13,7 @@ import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
-  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, RECONNECT_WINDOW
+  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE
 } from '../times.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
@@ -35,9 +35,12 @@ export class Connections {
   #isKeepAliveDisabled = false
   /** Whether `closeIdle()` has been called. */
   #isClosingIdle = false
-  #isOpenedByFastify = false
-  #isListenerShared = false
-  #listenEnded: Promise<unknown> = Promise.resolve()
+  /** Whether Fastify's own listen() has opened the listeners. */
+  isOpenedByFastify = false
+  /** Whether new connections go to another process once this one has stopped listening. */
+  isListenerShared = false
+  /** Resolves when no listen() of Fastify is in progress. */
+  listenEnded: Promise<unknown> = Promise.resolve()
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
@@ -135,24 +138,9 @@ export class Connections {
 
   /** Fastify's listen() is called; `ended` resolves when that has ended. */
   listenCalled (isShared: boolean, ended: Promise<void>): void {
-    this.#isOpenedByFastify = true
-    this.#isListenerShared = isShared
-    this.#listenEnded = Promise.all([this.#listenEnded, ended])
-  }
-
-  /** Whether Fastify's own listen() has opened the listeners. */
-  get isOpenedByFastify (): boolean {
-    return this.#isOpenedByFastify
-  }
-
-  /** Whether new connections go to another process once this one has stopped listening. */
-  get isListenerShared (): boolean {
-    return this.#isListenerShared
-  }
-
-  /** Resolves when no listen() of Fastify is in progress. */
-  get listenEnded (): Promise<unknown> {
-    return this.#listenEnded
+    this.isOpenedByFastify = true
+    this.isListenerShared = isShared
+    this.listenEnded = Promise.all([this.listenEnded, ended])
   }
 
   /** Whether any listener accepts connections. */
@@ -294,26 +282,17 @@ export class Connections {
     return [...this.#sessions].map(session => [session, () => { closeSession(session) }])
   }
 
-  /** Reads the first requests on connections that were opened while the event loop was blocked. It accepts one per iteration. */
-  async readBacklog (): Promise<void> {
-    const end = now() + ACCEPT_BACKLOG
-    let before: number
-    do {
-      before = this.#accepted
-      await wholeTurn()
-    } while (this.#accepted !== before && now() < end)
-  }
-
   /**
-   * Accepts the connections in the kernel's backlog, because closing the listener resets them. The event loop accepts one per
-   * iteration, so the backlog is empty after a whole iteration without any. If new ones keep coming, it waits for a pause.
+   * Accepts the connections in the kernel's backlog. The event loop accepts one per iteration, so the backlog is empty after a whole
+   * iteration without any.
+   * @param pause for how long clients that have been rejected, and connect again, are waited for
    */
-  async acceptBacklog (deadline: number): Promise<void> {
+  async acceptBacklog (deadline = Infinity, pause = 0): Promise<void> {
     const end = Math.min(deadline, now() + ACCEPT_BACKLOG)
     let before: number
     do {
       before = this.#accepted
-      if (this.#late.size > 0) await sleep(Math.max(0, Math.min(RECONNECT_WINDOW, end - now())))
+      if (pause > 0 && this.#late.size > 0) await sleep(Math.max(0, Math.min(pause, end - now())))
       await wholeTurn()
     } while (this.#accepted !== before && now() < end)
   }

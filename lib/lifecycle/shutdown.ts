@@ -22,7 +22,7 @@ import { TIMED_OUT, clearInterval, clearTimeout, now, setInterval, setTimeout, w
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
+import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
 import { messageOf, nameOf, toError } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
@@ -376,7 +376,8 @@ export class Shutdown {
     const left = () => Math.min(start + max, Math.max(start, gate.lastAdmitted) + quiet) - now()
     do {
       await within(left(), skipped)
-      await connections.readBacklog()
+      // Opened while the event loop was blocked.
+      await connections.acceptBacklog()
     } while (!this.#skipDelay.signal.aborted && left() > 0)
   }
 
@@ -511,8 +512,8 @@ export class Shutdown {
     const { options, connections, gate, cuts } = this.#parts
     const error = new DrainTimeoutError(options.drainTimeout)
     gate.deferRefusals()
-    // The rest of the time is for sending the refusals.
-    await connections.acceptBacklog((now() + end) / 2)
+    // Closing the listener resets them. The rest of the time is for sending the refusals.
+    await connections.acceptBacklog((now() + end) / 2, RECONNECT_WINDOW)
     await this.#attempt(() => { connections.stopListening() })
     gate.sendRefusals()
     if (connections.isAnyOpen) {
