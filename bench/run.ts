@@ -29,9 +29,9 @@ const HELP = `npm run bench -- [--only ${PARTS.join(',')}] [--short]
 instructions needs valgrind, throughput and refusals need wrk. Without options, bench/results is written anew.
 `
 
-/** Several processes: V8 does not optimize the same code in each. With the logger, one of three may be 3 % off, too much for a check. */
-const PROCESSES = { most: 3, checkWithLogger: 5 }
-const SIZES = { warmUp: 60_000, window: 2_000, windows: 7 }
+/** Several processes: V8 does not optimize the same code in each. */
+const PROCESSES = 3
+const SIZES = { warmUp: 60_000, settle: 10_000, window: 2_000, windows: 7 }
 const PLAN = { rounds: 5, seconds: 3 }
 /** Exits to measure, by the number of idle connections. Without idle connections an exit is short and needs more measurements. */
 const EXITS = { 0: 45, 10_000: 15 }
@@ -142,8 +142,7 @@ const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
 /** As many processes at a time as there are cores, because counts do not depend on what else runs. */
 async function count (names: readonly string[], load: LoadName): Promise<Counts> {
   const counts: Counts = Object.fromEntries(names.map(name => [name, []]))
-  const processes = asked.short && LOADS[load].logger ? PROCESSES.checkWithLogger : PROCESSES.most
-  const left = Array.from({ length: processes }, (_, index) => names.map(name => ({ name, seed: index + 1 }))).flat()
+  const left = Array.from({ length: PROCESSES }, (_, index) => names.map(name => ({ name, seed: index + 1 }))).flat()
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
     for (let next = left.shift(); next !== undefined; next = left.shift()) {
       counts[next.name]?.push(await countInstructions(directory, next.name, LOADS[load], SIZES, next.seed))
