@@ -17,13 +17,19 @@ export function show (value: unknown, most = MOST_CHARACTERS): string {
   }
 }
 
-/** Whatever was thrown, as an error. Errors of another realm (node:vm, Jest) are also errors. */
-export function toError (thrown: unknown): Error {
+/** Errors of another realm (node:vm, Jest) are also errors. */
+export function isError (value: unknown): value is Error {
   try {
-    if (types.isNativeError(thrown) || thrown instanceof Error) return thrown
+    return types.isNativeError(value) || value instanceof Error
   } catch {
     // A proxy may throw when it is inspected.
+    return false
   }
+}
+
+/** Whatever was thrown, as an error. */
+export function toError (thrown: unknown): Error {
+  if (isError(thrown)) return thrown
   return new Error(`Not an error: ${show(thrown)}`, { cause: thrown })
 }
 

@@ -23,7 +23,7 @@ import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
-import { messageOf, nameOf, toError } from '../values.ts'
+import { isError, messageOf, nameOf, toError } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
 
@@ -301,11 +301,10 @@ export class Shutdown {
   /** The reason may be any value. An error also makes the shutdown unclean. */
   #resolveReason (given: unknown): string {
     const reason = given ?? 'shutdown'
-    const error = toError(reason)
-    if (error !== reason) return nameOf(reason)
-    this.#parts.outcome.addError(error)
-    this.#parts.log.error('Shutting down because of an error', { err: error })
-    return messageOf(error)
+    if (!isError(reason)) return nameOf(reason)
+    this.#parts.outcome.addError(reason)
+    this.#parts.log.error('Shutting down because of an error', { err: reason })
+    return messageOf(reason)
   }
 
   #reportSoFar (): ShutdownReport {
