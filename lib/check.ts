@@ -17,8 +17,10 @@ export class Check {
   readonly #timeout: number
   readonly #log: SafeLog
   #running: Promise<boolean> | undefined
-  /** How many runs have not ended, also of those that have timed out. */
-  #pending = 0
+  /** How many runs have started. */
+  #started = 0
+  /** The number of the newest run that has ended. What is left of those before it is lost, and holds up no other run. */
+  #ended = 0
   /** When the newest run started, on the clock of now(). */
   #startedAt = 0
   #isFailing = false
@@ -42,7 +44,8 @@ export class Check {
    * pass. So after twice `checkTimeout` a probe starts another one, and the wait doubles with each run that is pending.
    */
   get #isStuck (): boolean {
-    return this.#pending > 0 && now() - this.#startedAt < Math.min(CHECK_RETRY, this.#timeout * 2 ** this.#pending)
+    const pending = this.#started - this.#ended
+    return pending > 0 && now() - this.#startedAt < Math.min(CHECK_RETRY, this.#timeout * 2 ** pending)
   }
 
   async #run (): Promise<boolean> {
@@ -66,12 +69,12 @@ export class Check {
   }
 
   async #call (): Promise<unknown> {
-    this.#pending++
+    const number = ++this.#started
     this.#startedAt = now()
     try {
       return await Promise.resolve().then(this.#check)
     } finally {
-      this.#pending--
+      this.#ended = Math.max(this.#ended, number)
     }
   }
 }

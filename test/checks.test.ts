@@ -122,6 +122,7 @@ t.test('a check that never ends is run again, less and less often, so that its p
   // A little less than twice and four times, because the clock is read a moment before the run starts.
   t.ok(second - first > 1.5 * checkTimeout, `second run after ${second - first} ms`)
   t.ok(third - second > 3 * checkTimeout, `third run after ${third - second} ms more`)
+  for (let probes = 0; probes < 10; probes++) t.equal((await app.inject('/ready')).statusCode, 200, 'the lost runs hold up no other run')
   t.strictSame(log.messages(isOfCheck), ['Check "db" is failing', 'Check "db" has recovered'])
 })
 

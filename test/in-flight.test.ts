@@ -1195,6 +1195,31 @@ t.test('requests that were answered without a hook before the shutdown are not i
   t.match(await app.gracefulShutdown.shutdown(), { completed: 0, slowest: [], cut: [], exitCode: 0 })
 })
 
+t.test('requests that are answered without a hook are over as soon as they are answered', async t => {
+  const { app } = await createApp(t, { readTimeout: false, writeTimeout: false })
+  const client = new RawClient(await listen(app))
+  for (let request = 1; request <= 3; request++) {
+    await client.get('/%zz').until(new RegExp(`(?:Bad Request[^]*){${request}}`))
+    t.equal(app.inFlightRequests, 0)
+    t.strictSame(app.gracefulShutdown.inFlight(), [])
+    t.match(await app.inject('/ready'), { statusCode: 200, body: '"in_flight_requests":0' })
+  }
+})
+
+for (const paths of [['/held', '/%zz'], ['/held', '/%zz', '/nowhere']]) {
+  t.test(`the drain does not wait for a request that is answered without a hook: ${paths.join()}`, async t => {
+    // Shorter than the interval of the sweep.
+    const { app } = await createApp(t, { drainTimeout: 800, readTimeout: false, writeTimeout: false })
+    const { entered, release } = heldRoute(app)
+    const client = new RawClient(await listen(app))
+    client.send(paths.map(path => `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`).join(''))
+    await entered
+    const report = app.gracefulShutdown.shutdown()
+    release()
+    t.match(await report, { completed: paths.length, cut: [], exitCode: 0 })
+  })
+}
+
 t.test("with waitFor: 'response', a request whose client has disconnected is over when its handler is", async t => {
   const { app } = await createApp(t)
   const left = new Deferred()

@@ -515,6 +515,21 @@ t.test('with an inherited listener, a request that arrives just after the last o
   t.equal(service.log.messages(/^All requests drained/).length, 2)
 })
 
+t.test('a service that fails as it starts to listen on an inherited listener rejects no request', async t => {
+  const parent = createTcpServer().listen(0, '127.0.0.1')
+  await once(parent, 'listening')
+  const { port } = parent.address() as AddressInfo
+  // Node has no public way to get the file descriptor of a server.
+  const { fd } = (parent as unknown as { _handle: { fd: number } })._handle // oxlint-disable-line no-underscore-dangle
+  const service = runCommand(t, commandOf('socket-activated', COVERED), { ...COVERED, FAILS: '1' }, [fd])
+  await service.log.line(/received|Shutting down/)
+  parent.close()
+  const client = new RawClient(port).get('/')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK/)
+  t.strictSame(await service.exit, { code: 1, signal: null })
+})
+
 t.test('the process listeners are removed when the application closes a server that it has opened itself, and come back with it', async t => {
   const before = process.listenerCount('SIGTERM')
   const { app } = await createApp(t)

@@ -70,6 +70,8 @@ export class Shutdown {
   readonly #skipDelay = new AbortController()
   /** While long-lived connections are closed one after another. */
   #spread: Promise<void> | undefined
+  /** While a shared listener is being closed: until then, its connections are served. */
+  #stopListening: Promise<void> | undefined
   #startCallbacksEnded: Promise<unknown> = Promise.resolve()
   #trigger: Trigger | undefined
   #isListenAborted = false
@@ -227,7 +229,7 @@ export class Shutdown {
 
     // With a shared listener, requests on open connections are still served: a client that got a 503 might have nowhere to go, because
     // with an inherited listener the next process may not run yet.
-    if (connections.isListenerShared) void this.#stopListeningFirst(deadline)
+    if (connections.isListenerShared) this.#stopListening = this.#stopListeningFirst(deadline)
     else inFlight.stopCounting()
     this.#advance('draining')
     await this.#attempt(async () => { await this.#drain() })
@@ -445,6 +447,7 @@ export class Shutdown {
   async #idle (preClosed: Promise<void>): Promise<void> {
     const { inFlight, tasks, connections } = this.#parts
     await this.#spread
+    await this.#stopListening
     // Not for a preClose hook that has closed the listener: it may wait until all connections are closed.
     if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#listenersClosed.promise])
     while (inFlight.count + tasks.count > 0) {

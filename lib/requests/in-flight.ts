@@ -2,7 +2,8 @@
 //
 // Node reports each request as it arrives, before every hook. Only `isOver` decides whether a request is over, by its current
 // state; hooks, events, promises and the sweep only trigger the check. So if no hook reports the end, because another plugin's
-// hook failed first, the next sweep finds it.
+// hook failed first, the next sweep finds it. A request that has not reached the plugin's hook is also checked whenever the requests in
+// flight are read: Fastify answers one with a malformed URL without any hook.
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
@@ -52,6 +53,11 @@ export class InFlight {
 
   /** Requests in flight. */
   get count (): number {
+    this.#checkHeld()
+    return this.#size
+  }
+
+  get #size (): number {
     return this.#counted.length + this.#loose.size
   }
 
@@ -67,9 +73,27 @@ export class InFlight {
     if (this.#isCounting) this.#add(exchange)
     else this.#uncounted.add(exchange)
     const before = this.#newest
-    if (before !== undefined && before.reply === undefined) this.#held.set(before.request, before)
+    if (before !== undefined && before.reply === undefined) this.#hold(before)
     this.#newest = exchange
+    if (this.#whenIdle !== undefined) this.#checkOnClose(exchange)
     return exchange
+  }
+
+  /** It has not reached the plugin's hook when the next request arrives. */
+  #hold (exchange: Exchange): void {
+    this.#held.set(exchange.request, exchange)
+    this.#checkOnClose(exchange)
+    this.check(exchange)
+  }
+
+  #checkOnClose (exchange: Exchange): void {
+    exchange.onClose(() => { this.check(exchange) })
+  }
+
+  /** Checks the requests that have not reached the plugin's hook. */
+  #checkHeld (): void {
+    if (this.#newest?.reply === undefined && this.#newest !== undefined) this.check(this.#newest)
+    for (const exchange of this.#held.values()) this.check(exchange)
   }
 
   #add (exchange: Exchange): void {
@@ -118,6 +142,7 @@ export class InFlight {
 
   /** A copy of the list of requests in flight, in the order of arrival. */
   get exchanges (): Exchange[] {
+    this.#checkHeld()
     return this.#counting.toSorted((a, b) => a.number - b.number)
   }
 
@@ -351,11 +376,13 @@ export class InFlight {
 
   /** Resolves once no request is in flight. */
   async idle (): Promise<void> {
-    if (this.count > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
+    if (this.count === 0) return
+    if (this.#newest !== undefined) this.#checkOnClose(this.#newest)
+    await new Promise<void>(resolve => { this.#whenIdle = resolve })
   }
 
   #settleIdle (): void {
-    if (this.count === 0) this.#whenIdle?.()
+    if (this.#size === 0) this.#whenIdle?.()
   }
 }
 
