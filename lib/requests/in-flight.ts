@@ -92,7 +92,8 @@ export class InFlight {
 
   /** Checks the requests that have not reached the plugin's hook. */
   #checkHeld (): void {
-    if (this.#newest?.reply === undefined && this.#newest !== undefined) this.check(this.#newest)
+    const newest = this.#newest
+    if (newest !== undefined && newest.reply === undefined) this.check(newest)
     for (const exchange of this.#held.values()) this.check(exchange)
   }
 
@@ -377,6 +378,7 @@ export class InFlight {
   /** Resolves once no request is in flight. */
   async idle (): Promise<void> {
     if (this.count === 0) return
+    // Perhaps no hook will report its end.
     if (this.#newest !== undefined) this.#checkOnClose(this.#newest)
     await new Promise<void>(resolve => { this.#whenIdle = resolve })
   }
