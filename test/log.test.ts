@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -108,6 +108,13 @@ t.test('the process ends at shutdownTimeout if that is what the first lines are 
   const service = fork(t, 'service', { LOG_LEVEL: 'warn', AFTER_LISTEN: 'close on SIGTERM', OPTIONS: '{"shutdownTimeout":1000,"drainTimeout":100}' })
   await service.log.line(/^ready$/)
   service.stopReading()
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+})
+
+t.test('the process ends although its log cannot be written', { skip: existsSync('/dev/full') ? false : 'There is no /dev/full' }, async t => {
+  const service = fork(t, 'broken-log', { ...COVERED, FAULT: 'is full', WHEN: 'before the signal' })
+  await new RawClient(await portOf(service)).get('/break').until(/broken/)
   service.kill('SIGTERM')
   t.strictSame(await service.exit, { code: 1, signal: null })
 })

@@ -57,6 +57,15 @@ export class SafeLog {
     }
   }
 
+  /**
+   * Before the process exits, drops what the destination has failed to write. pino writes the rest on exit, and if that fails again, as on
+   * a full disk or a terminal that is gone, it tries forever.
+   */
+  dropUnwritable (): void {
+    const destination = tryRead(() => sonicBoomOf(this.#log))
+    if (destination !== undefined && failed.has(destination)) destination.destroy()
+  }
+
   /** Waits until the lines so far are written. */
   async flush (): Promise<void> {
     await new Promise<void>(resolve => { this.afterFlush(resolve) })
@@ -69,7 +78,7 @@ export class SafeLog {
    */
   afterFlush (callback: () => void): void {
     const end = now() + LOG_FLUSH
-    let sonicBoom: EventEmitter | undefined
+    let sonicBoom: SonicBoom | undefined
     try {
       Promise.resolve(this.#log.flush?.()).catch(() => {})
       sonicBoom = sonicBoomOf(this.#log)
@@ -118,10 +127,15 @@ export class SafeLog {
   }
 }
 
-/** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
-const waiters = new WeakMap<EventEmitter, Set<() => void>>()
+/** The destinations whose last write has failed. */
+const failed = new WeakSet<SonicBoom>()
 
-function paused (this: EventEmitter): void {
+/** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
+const waiters = new WeakMap<SonicBoom, Set<() => void>>()
+
+function paused (this: SonicBoom, error?: unknown): void {
+  if (error === undefined) failed.delete(this)
+  else failed.add(this)
   for (const done of waiters.get(this) as Set<() => void>) done()
 }
 
@@ -129,7 +143,7 @@ function paused (this: EventEmitter): void {
  * Calls back when a destination of pino pauses: it has written all, or failed. A full pipe makes it pause between writes. Returns the
  * undo function.
  */
-function onPause (destination: EventEmitter, done: () => void): () => void {
+function onPause (destination: SonicBoom, done: () => void): () => void {
   const all = waiters.get(destination) ?? new Set()
   waiters.set(destination, all.add(done))
   if (all.size === 1) destination.on('drain', paused).on('error', paused)
@@ -145,6 +159,10 @@ function hasPendingFileIo (): boolean {
 
 type Destination = EventEmitter & { destroyed?: boolean }
 
+interface SonicBoom extends EventEmitter {
+  destroy: () => void
+}
+
 /** The destination of pino. A logger keeps it, or inherits it, under `pino.symbols.streamSym`. */
 function streamOf (log: object | null): Destination | undefined {
   if (log === null) return undefined
@@ -154,9 +172,9 @@ function streamOf (log: object | null): Destination | undefined {
 }
 
 /** pino's default destination; undefined for any other. */
-function sonicBoomOf (log: object): EventEmitter | undefined {
+function sonicBoomOf (log: object): SonicBoom | undefined {
   const stream = streamOf(log)
-  return stream !== undefined && 'minLength' in stream ? stream : undefined
+  return stream !== undefined && 'minLength' in stream ? stream as unknown as SonicBoom : undefined
 }
 
 function inOneLine (message: string, details: { err?: Error } | undefined): string {

@@ -46,7 +46,7 @@ interface Registry {
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.9')
+const kRegistry = Symbol.for('fastify-graceful.process.10')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
@@ -203,7 +203,17 @@ async function endAll (reason: string): Promise<void> {
     registry.uninstall?.()
     return
   }
+  dropUnwritableLines()
   process.exit()
+}
+
+function dropUnwritableLines (): void {
+  for (const { log } of allMembers()) log.dropUnwritable()
+}
+
+/** Those that listen, and those that are shutting down. */
+function allMembers (): Set<Member> {
+  return new Set([...registry.members, ...registry.closing])
 }
 
 /**
@@ -219,7 +229,9 @@ function onExit (): void {
 function exitAtDeadline (): void {
   exit('The process has not ended within shutdownTimeout: exiting')
   // Errors thrown again and again in queueMicrotask() also hold up the writing of the log.
-  if (now() > registry.deadline + LOG_FLUSH) process.exit(1)
+  if (now() <= registry.deadline + LOG_FLUSH) return
+  dropUnwritableLines()
+  process.exit(1)
 }
 
 /** Exits with 1 as soon as the log is written. Does not wait for promises. */
@@ -228,12 +240,16 @@ function exit (message: string): void {
   registry.isForced = true
   // A shutdown that ends meanwhile does not exit with 0.
   process.exitCode = registry.exitCode = 1
-  const all = new Set([...registry.members, ...registry.closing])
+  const all = allMembers()
   let pending = all.size
   // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
   for (const { log, shutdown } of all) {
     log.error(message)
     shutdown.noteExit()
-    log.afterFlush(() => { if (--pending === 0) process.exit(1) })
+    log.afterFlush(() => {
+      if (--pending > 0) return
+      dropUnwritableLines()
+      process.exit(1)
+    })
   }
 }

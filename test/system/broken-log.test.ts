@@ -1,5 +1,6 @@
 // A log that fails: no request is lost, every callback runs, and the process ends.
 
+import { existsSync } from 'node:fs'
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from '../helpers.ts'
@@ -10,7 +11,9 @@ const boundedFork = (t: Test, name: string, env: Record<string, string>): Progra
 
 const faults = [
   'throws', 'rejects', 'emits EPIPE', 'takes long for each line', 'throws in every method', 'is destroyed', 'is destroyed, in sync', 'is ended',
-  'loses its worker', 'ends its worker', 'has no reader: stdout', 'has no reader: default'
+  'loses its worker', 'ends its worker', 'has no reader: stdout', 'has no reader: default',
+  // Each write fails, and pino tries to write the rest when the process exits.
+  ...existsSync('/dev/full') ? ['is full', 'is full, in sync'] : []
 ]
 
 for (const fault of faults) {
