@@ -207,6 +207,11 @@ async function endAll (reason: string): Promise<void> {
   process.exit()
 }
 
+function exitAtOnce (): void {
+  dropUnwritableLines()
+  process.exit(1)
+}
+
 function dropUnwritableLines (): void {
   for (const { log } of allMembers()) log.dropUnwritable()
 }
@@ -229,9 +234,7 @@ function onExit (): void {
 function exitAtDeadline (): void {
   exit('The process has not ended within shutdownTimeout: exiting')
   // Errors thrown again and again in queueMicrotask() also hold up the writing of the log.
-  if (now() <= registry.deadline + LOG_FLUSH) return
-  dropUnwritableLines()
-  process.exit(1)
+  if (now() > registry.deadline + LOG_FLUSH) exitAtOnce()
 }
 
 /** Exits with 1 as soon as the log is written. Does not wait for promises. */
@@ -246,10 +249,6 @@ function exit (message: string): void {
   for (const { log, shutdown } of all) {
     log.error(message)
     shutdown.noteExit()
-    log.afterFlush(() => {
-      if (--pending > 0) return
-      dropUnwritableLines()
-      process.exit(1)
-    })
+    log.afterFlush(() => { if (--pending === 0) exitAtOnce() })
   }
 }
