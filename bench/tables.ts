@@ -24,7 +24,7 @@ function subjects ({ instructions, throughput, exit = {}, memory, notMeasured }:
   without('throughput', 'requests/s', 'p99')
   if (throughput !== undefined) {
     columns.push(['requests/s', subject => grouped(throughput[subject]?.requestsPerSecond)])
-    columns.push(['p99', subject => `${throughput[subject]?.p99} ms`])
+    columns.push(['p99', subject => milliseconds(throughput[subject]?.p99)])
   }
   for (const [idle, times] of Object.entries(exit)) columns.push([`gone, ${grouped(Number(idle))} idle`, subject => milliseconds(times[subject])])
   if (memory !== undefined) {

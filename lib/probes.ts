@@ -42,16 +42,17 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
   }
 
   readonly #answers = {
+    // The state is read after the checks, because it may have changed meanwhile.
     health: async (): Promise<Answer> => {
       const { health } = this.#options
+      const checks = this.#isShuttingDown ? [] : await failedOf(this.#healthChecks)
       if (this.#isShuttingDown) return [health === false ? 503 : health.duringShutdown, { status: 'shutting_down' }]
-      const checks = await failedOf(this.#healthChecks)
       return checks.length === 0 ? [200, { status: 'healthy' }] : [503, { status: 'unhealthy', checks }]
     },
     ready: async (): Promise<Answer> => {
+      const checks = this.#isShuttingDown || !this.#isReady ? [] : await failedOf(this.#readyChecks)
       if (this.#isShuttingDown) return [503, { ready: false, reason: 'shutting_down' }]
       if (!this.#isReady) return [503, { ready: false, reason: 'not_ready' }]
-      const checks = await failedOf(this.#readyChecks)
       return checks.length === 0
         ? [200, { ready: true, in_flight_requests: this.#inFlight.count }]
         : [503, { ready: false, reason: 'check_failed', checks }]

@@ -1,7 +1,7 @@
 // The checks behind the probes: how often they run, and what is logged about them.
 
 import t from 'tap'
-import { createApp, Deferred, heldRoute } from './helpers.ts'
+import { createApp, Deferred, heldRoute, listen } from './helpers.ts'
 
 const isOfCheck = /^Check /
 
@@ -79,6 +79,34 @@ t.test('concurrent probes on all routes share one run of a check', async t => {
   t.equal(runs, 2, 'a later probe runs it again')
   running.reject(new Error('down'))
   t.equal((await next).statusCode, 503)
+})
+
+t.test('a probe whose checks run while the state changes answers by the new state', async t => {
+  let running = new Deferred()
+  let started = new Deferred()
+  const check = async () => {
+    started.resolve()
+    await running.promise
+  }
+  const { app } = await createApp(t, { shutdownDelay: 10_000, health: { checks: { check } }, ready: { checks: { check } } })
+  await listen(app)
+  const first = app.inject('/ready')
+  await started.promise
+  app.gracefulShutdown.setReady(false)
+  running.resolve()
+  t.match(await first, { statusCode: 503, body: '"reason":"not_ready"' })
+
+  app.gracefulShutdown.setReady(true)
+  running = new Deferred()
+  started = new Deferred()
+  const probes = ['/health', '/ready'].map(async url => await app.inject(url))
+  await started.promise
+  await new Promise(setImmediate)
+  const report = app.gracefulShutdown.shutdown()
+  running.resolve()
+  for (const probe of probes) t.match(await probe, { statusCode: 503, body: 'shutting_down' })
+  app.gracefulShutdown.skipDelay()
+  t.match(await report, { exitCode: 0 })
 })
 
 t.test('while a run that has timed out is pending, the probe fails at once and does not run the check again', async t => {

@@ -210,7 +210,7 @@ export class Connections {
     exchange.connection?.responded(exchange)
     if (!this.#isKeepAliveDisabled) return
     this.lastActivity = now()
-    if (this.#isClosingIdle) exchange.connection?.closeIfIdle(DRAINING_KEEP_ALIVE)
+    if (this.#isClosingIdle && !exchange.isLast) exchange.connection?.closeIfIdle(DRAINING_KEEP_ALIVE)
   }
 
   /** Sets `lastActivity`. Not called for each request before the shutdown: reading the clock would cost too much. */
