@@ -37,8 +37,7 @@ export interface Sizes {
 
 /**
  * Node without threads and with a fixed seed, a different one for each process of a subject, because with the same seed each process
- * would be optimized alike. The young generation is so large that it takes all requests from the forced garbage collection to the last
- * window: one between them adds up to 60 % to each of three windows. (Without
+ * would be optimized alike. The young generation is so large that no collection follows the forced one. (Without
  * --predictable-gc-schedule: it sets the size to 4 MB regardless of other flags, which causes six collections per window.)
  * V8 also marks old objects if a process allocates slowly, as every process under valgrind does: counts vary by 1 % with that.
  */

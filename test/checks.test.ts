@@ -81,7 +81,7 @@ t.test('concurrent probes on all routes share one run of a check', async t => {
   t.equal((await next).statusCode, 503)
 })
 
-t.test('a probe whose checks run while the state changes answers by the new state', async t => {
+t.test('if the state changes while the checks of a probe run, the probe answers by the new state', async t => {
   let running = new Deferred()
   let started = new Deferred()
   const check = async () => {

@@ -1,8 +1,9 @@
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { AddressInfo, Socket } from 'node:net'
+import type { AddressInfo, Server, Socket } from 'node:net'
 import type { Test } from 'tap'
+import type { Program } from './helpers.ts'
 import { once } from 'node:events'
 import { existsSync, unlinkSync } from 'node:fs'
 import { createServer, type RequestListener } from 'node:http'
@@ -14,6 +15,7 @@ import { testShutdown } from '../lib/testing/index.ts'
 import { SETTLE_TIMEOUT } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient, runCommand, socketPath } from './helpers.ts'
+import { openListener } from './inherited.ts'
 
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
 const REUSES_PORT = major > 22 || (major === 22 && minor >= 12)
@@ -496,13 +498,15 @@ t.test('a listen() that fails is not waited for, and its rejection is not handle
   t.ok(performance.now() - start < 500)
 })
 
+/** A service that listens on a socket of this process. */
+async function startInherited (t: Test, env: Record<string, string>): Promise<{ parent: Server, port: number, service: Program }> {
+  const { server: parent, fd } = await openListener()
+  const service = runCommand(t, commandOf('socket-activated', COVERED), { ...COVERED, ...env }, [fd])
+  return { parent, port: (parent.address() as AddressInfo).port, service }
+}
+
 t.test('with an inherited listener, a request that arrives just after the last one in flight has ended is served', async t => {
-  const parent = createTcpServer().listen(0, '127.0.0.1')
-  await once(parent, 'listening')
-  const { port } = parent.address() as AddressInfo
-  // Node has no public way to get the file descriptor of a server.
-  const { fd } = (parent as unknown as { _handle: { fd: number } })._handle // oxlint-disable-line no-underscore-dangle
-  const service = runCommand(t, commandOf('socket-activated', COVERED), { ...COVERED, LATE: '1' }, [fd])
+  const { parent, port, service } = await startInherited(t, { LATE: '1' })
   await service.log.line(/listening at/)
   parent.close()
   const client = new RawClient(port).get('/slow')
@@ -516,12 +520,7 @@ t.test('with an inherited listener, a request that arrives just after the last o
 })
 
 t.test('a service that fails as it starts to listen on an inherited listener rejects no request', async t => {
-  const parent = createTcpServer().listen(0, '127.0.0.1')
-  await once(parent, 'listening')
-  const { port } = parent.address() as AddressInfo
-  // Node has no public way to get the file descriptor of a server.
-  const { fd } = (parent as unknown as { _handle: { fd: number } })._handle // oxlint-disable-line no-underscore-dangle
-  const service = runCommand(t, commandOf('socket-activated', COVERED), { ...COVERED, FAILS: '1' }, [fd])
+  const { parent, port, service } = await startInherited(t, { FAILS: '1' })
   await service.log.line(/received|Shutting down/)
   parent.close()
   const client = new RawClient(port).get('/')

@@ -127,7 +127,7 @@ export class SafeLog {
   }
 }
 
-/** The destinations whose last write has failed. */
+/** The destinations to which the last write has failed. */
 const failed = new WeakSet<SonicBoom>()
 
 /** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */

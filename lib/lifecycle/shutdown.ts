@@ -71,7 +71,7 @@ export class Shutdown {
   /** While long-lived connections are closed one after another. */
   #spread: Promise<void> | undefined
   /** While a shared listener is being closed: until then, its connections are served. */
-  #stopListening: Promise<void> | undefined
+  #listenerClosing: Promise<void> | undefined
   #startCallbacksEnded: Promise<unknown> = Promise.resolve()
   #trigger: Trigger | undefined
   #isListenAborted = false
@@ -229,7 +229,7 @@ export class Shutdown {
 
     // With a shared listener, requests on open connections are still served: a client that got a 503 might have nowhere to go, because
     // with an inherited listener the next process may not run yet.
-    if (connections.isListenerShared) this.#stopListening = this.#stopListeningFirst(deadline)
+    if (connections.isListenerShared) this.#listenerClosing = this.#stopListeningFirst(deadline)
     else inFlight.stopCounting()
     this.#advance('draining')
     await this.#attempt(async () => { await this.#drain() })
@@ -249,10 +249,10 @@ export class Shutdown {
       await callbacks.run(this.#reason, deadline)
     })
     await this.#endTasks(deadline)
-    this.#endStep('callbacks')
 
     timeouts.stop()
     this.#advance('closed')
+    this.#endStep('callbacks')
     const report = this.#reportSoFar()
     this.#exitCode = report.exitCode
     if (report.exitCode === 0) log.info('Graceful shutdown complete', { report })
@@ -447,7 +447,7 @@ export class Shutdown {
   async #idle (preClosed: Promise<void>): Promise<void> {
     const { inFlight, tasks, connections } = this.#parts
     await this.#spread
-    await this.#stopListening
+    await this.#listenerClosing
     // Not for a preClose hook that has closed the listener: it may wait until all connections are closed.
     if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#listenersClosed.promise])
     while (inFlight.count + tasks.count > 0) {

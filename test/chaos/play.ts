@@ -9,7 +9,7 @@ import type { EventOf, TraceEvent } from './trace.ts'
 import type { WebSocketVisit } from './websocket.ts'
 import { spawn } from 'node:child_process'
 import { gather } from './crowd.ts'
-import { openListener } from './inherited.ts'
+import { openListener } from '../inherited.ts'
 import { watchLag } from './lag.ts'
 import { monotonic } from './trace.ts'
 

@@ -15,7 +15,7 @@ import Fastify from 'fastify'
 import { type DiagnosticsChannels, type ShutdownReport, gracefulPlugin } from '../../index.ts'
 import { watchLag } from './lag.ts'
 import { answerOf, workOf } from './scenario.ts'
-import { INHERITED } from './inherited.ts'
+import { INHERITED } from '../inherited.ts'
 import { monotonic } from './trace.ts'
 
 type Untimed<E> = E extends TraceEvent ? Omit<E, 't'> : never

@@ -11,13 +11,14 @@ import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { renameSync, statSync } from 'node:fs'
 import { connect as connectHttp2, constants } from 'node:http2'
-import { connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectSecure } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { generate } from 'selfsigned'
 import { LONG, RawClient, TYPESCRIPT, commandOf, eventually, freePort, portOf, runCommand, socketPath } from '../helpers.ts'
+import { openListener } from '../inherited.ts'
 import { Load } from '../load.ts'
 
 const RESTARTS = LONG ? 5 : 2
@@ -35,12 +36,9 @@ interface Activated {
 /** A plain parent process: its socket is opened here, and only it keeps it open. */
 async function plainParent (t: Test, env: Record<string, string> = {}, path?: string): Promise<Activated> {
   // Node removes the path on which it has listened. systemd does not, and the one that clients know must stay.
-  const server = path === undefined ? createServer().listen(0, '127.0.0.1') : createServer().listen(`${path}-`)
-  await once(server, 'listening')
+  const { server, fd } = await openListener(path === undefined ? undefined : `${path}-`)
   if (path !== undefined) renameSync(`${path}-`, path)
   const target = path ?? (server.address() as AddressInfo).port
-  // Node has no public way to get the file descriptor of a server.
-  const { fd } = (server as unknown as { _handle: { fd: number } })._handle // oxlint-disable-line no-underscore-dangle
   const parent = runCommand(t, commandOf('restarter', env), { CERTIFICATE, ...env, ...path !== undefined && { SOCKET_PATH: path } }, [fd])
   server.close()
   return { parent, target }
