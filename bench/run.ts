@@ -24,13 +24,14 @@ import { measureRefusals, measureThroughput } from './throughput.ts'
 const HELP = `npm run bench -- [--only ${PARTS.join(',')}] [--short]
 
   --only LIST  only these parts; writes nothing
-  --short      only instructions, of the plugin and of what its budgets compare it with; writes nothing; twelve minutes
+  --short      only instructions, of the plugin and of what its budgets compare it with; two processes each; writes nothing; eight minutes
 
 instructions needs valgrind, throughput and refusals need wrk. Without options, bench/results is written anew.
 `
 
-/** Several processes: V8 does not optimize the same code in each. */
-const PROCESSES = 3
+/** Several processes: V8 does not optimize the same code in each; with the logger, it differs most. */
+const PROCESSES: Record<LoadName, number> = { 'without a logger': 3, 'with the logger': 7, 'without a logger, pipelined 16 deep': 3 }
+const SHORT_PROCESSES = 2
 const SIZES = { warmUp: 60_000, settle: 10_000, window: 2_000, windows: 7 }
 const PLAN = { rounds: 5, seconds: 3 }
 /** Exits to measure, by the number of idle connections. Without idle connections an exit is short and needs more measurements. */
@@ -50,7 +51,7 @@ async function checkInstructions (): Promise<void> {
   if (isMissing('valgrind')) throw new Error('valgrind is missing')
   const instructions: Results['instructions'] = {}
   for (const { load, than, guard } of BUDGETS) {
-    const counts = await count([than, OURS], load)
+    const counts = await count([than, OURS], load, SHORT_PROCESSES)
     instructions[load] = counts
     for (const [subject, processes] of Object.entries(counts)) {
       console.log(`${subject}, ${load}: ${grouped(median(processes))} instructions a request, processes ${spread(processes).toFixed(1)} % apart`)
@@ -103,7 +104,9 @@ const TOOLS: Partial<Record<Part, string>> = { instructions: 'valgrind', through
 const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
   instructions: async results => {
     results.instructions = {}
-    for (const load of Object.keys(LOADS) as LoadName[]) results.instructions[load] = await count(Object.keys(SUBJECTS), load)
+    for (const load of Object.keys(LOADS) as LoadName[]) {
+      results.instructions[load] = await count(Object.keys(SUBJECTS), load, PROCESSES[load])
+    }
   },
   throughput: async results => {
     results.throughput = await measureThroughput(directory, subjects(), PLAN)
@@ -140,9 +143,9 @@ const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
 }
 
 /** As many processes at a time as there are cores, because counts do not depend on what else runs. */
-async function count (names: readonly string[], load: LoadName): Promise<Counts> {
+async function count (names: readonly string[], load: LoadName, processes: number): Promise<Counts> {
   const counts: Counts = Object.fromEntries(names.map(name => [name, []]))
-  const left = Array.from({ length: PROCESSES }, (_, index) => names.map(name => ({ name, seed: index + 1 }))).flat()
+  const left = Array.from({ length: processes }, (_, index) => names.map(name => ({ name, seed: index + 1 }))).flat()
   await Promise.all(Array.from({ length: availableParallelism() }, async () => {
     for (let next = left.shift(); next !== undefined; next = left.shift()) {
       counts[next.name]?.push(await countInstructions(directory, next.name, LOADS[load], SIZES, next.seed))
