@@ -258,3 +258,30 @@ t.test('a WebSocket handshake that a hook holds for too long is cut', async t =>
   t.match(client.text, /503 Service Unavailable[^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT/)
   t.match(report, { cut: [{ route: '/ws' }], exitCode: 1 })
 })
+
+/** Each rejects once the response has been destroyed. */
+const REQUESTS = {
+  http: async (app: FastifyInstance) => { await fetch(`http://127.0.0.1:${await listen(app)}/`) },
+  http2: async (app: FastifyInstance) => {
+    const session = connect(`http://127.0.0.1:${await listen(app)}`)
+    try {
+      await once(session.request().resume(), 'end')
+    } finally {
+      session.destroy()
+    }
+  },
+  inject: async (app: FastifyInstance) => { await app.inject('/') }
+}
+
+for (const [protocol, request] of Object.entries(REQUESTS)) {
+  t.test(`${protocol}: a request is over when Fastify destroys the response because its last error handler failed`, async t => {
+    const { app } = await createApp(t, {}, { http2: protocol === 'http2' } as object)
+    app.addHook('onSend', async (_request, { raw }, payload) => {
+      raw.writeHead = () => { throw Object.assign(new Error('on purpose'), { code: 'ERR_HTTP_HEADERS_SENT' }) }
+      return payload
+    })
+    app.get('/', async () => 'ok')
+    await t.rejects(request(app))
+    await eventually(() => app.inFlightRequests === 0)
+  })
+}

@@ -12,6 +12,7 @@ import type { RequestInFlight } from '../../types/index.ts'
 import type { LongLived } from '../connections/spread.ts'
 import { finished } from 'node:stream'
 import { beforeCall } from '../before-call.ts'
+import { isError } from '../values.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
 
@@ -266,7 +267,7 @@ export class InFlight {
   }
 
   /** `reply.send()` is called. Fastify may run hooks before it writes the answer, even if the client has disconnected. */
-  sending (exchange: Exchange): void {
+  sending (exchange: Exchange, payload: unknown): void {
     // Fastify sends nothing: the request has been answered, perhaps in the handler's place, or hijacked.
     if (exchange.wire !== 'open' && exchange.reply?.sent === true) {
       this.#written(exchange)
@@ -275,6 +276,8 @@ export class InFlight {
     // Its body is lost, and Fastify answers with the error.
     this.reenter(exchange)
     exchange.isSending = exchange.hasAnswered = true
+    // Fastify destroys a response if its last error handler has failed, with the error. The plugin destroys it without one.
+    if (isError(payload)) beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
   }
 
   /** `reply.callNotFound()` is called. Fastify calls no handler if the request has been answered in the handler's place. */
@@ -298,8 +301,6 @@ export class InFlight {
     beforeCall(response, 'end', written)
     // Fastify does not end a large HTTP/2 response if its stream is closed.
     beforeCall(response, 'writeHead', () => { if (exchange.isSending) written() })
-    // Fastify destroys a response if its last error handler has failed, with the error. `tellClosed` passes none.
-    beforeCall(response, 'destroy', error => { if (error !== undefined) written() })
     // Fastify starts to read the body after the hooks.
     beforeCall(request, 'on', event => {
       if (event !== 'data' || !exchange.isTooLateToRead) return

@@ -71,6 +71,15 @@ export const DIFFERENCES: readonly Difference[] = [
   },
   {
     suite: 'fastify',
+    file: 'test/custom-http-server.test.js',
+    what: [
+      'fails: Should not make an extra closeIdleConnections call for native servers',
+      'fails: Should preserve the extra closeIdleConnections call for custom servers'
+    ],
+    reason: 'The test counts the calls. Node makes one in close(), which would destroy connections that are about to send a request.'
+  },
+  {
+    suite: 'fastify',
     file: 'test/skip-reply-send.test.js',
     what: ['cut: test/skip-reply-send.test.js:222 GET /', 'fails: (the file)'],
     reason: 'The test hijacks the reply of an injected request and never answers it; the drain waits for it.'
