@@ -166,10 +166,10 @@ export const DIFFERENCES: readonly Difference[] = [
     reason: 'Later onRoute hooks see a function around the handler, with its name and properties: the plugin observes when it settles.'
   },
   {
-    suite: '@fastify/routes',
-    file: 'test/routes.test.js',
-    what: ['fails: should correctly map routes', 'fails: should correctly map routes with automatic HEAD routes'],
-    reason: 'As with onRoute in the test of hooks: the handler is a function around the one that the test gave.'
+    suite: '@fastify/express',
+    file: 'test/form-data.test.js',
+    what: ['cut: test/form-data.test.js:80 POST /hello'],
+    reason: 'Express has read the body, so that the body parser waits forever. Nothing tells that from a hook at work, so the request counts.'
   },
   {
     suite: '@fastify/static',
