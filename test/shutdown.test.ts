@@ -257,6 +257,13 @@ t.test('names once a request that is cut by the write timeout and still runs at 
   held.release()
 })
 
+t.test('without a delay, the report says that delaying took no time', async t => {
+  const stream = { write: () => { Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20) } }
+  const { app } = await createApp(t, {}, { logger: { stream } })
+  const { phases } = await app.gracefulShutdown.shutdown()
+  t.equal(phases.delaying, 0)
+})
+
 t.test('cuts a response in progress at the drain timeout', async t => {
   const { app } = await createApp(t, { drainTimeout: 50 })
   app.get('/stream', (_request, reply) => {

@@ -224,8 +224,10 @@ export class Shutdown {
 
     const delay = this.#startDelay()
     // Without a delay, the gate shuts synchronously.
-    if (delay !== undefined) await delay
-    this.#endStep('delaying')
+    if (delay !== undefined) {
+      await delay
+      this.#endStep('delaying')
+    }
 
     // With a shared listener, requests on open connections are still served: a client that got a 503 might have nowhere to go, because
     // with an inherited listener the next process may not run yet.
