@@ -13,9 +13,9 @@ import type { Server, Socket } from 'node:net'
 import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { beforeCall, replaceMethod } from '../before-call.ts'
-import { now, setImmediate, setLateInterval } from '../clock.ts'
+import { now, setImmediate, setLateInterval, setTimeout } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
-import { latenessOf, OWN_TIMER } from '../times.ts'
+import { HTTP2_END_CHECK, latenessOf, OWN_TIMER } from '../times.ts'
 import { tryRead } from '../values.ts'
 import { closeByHeader, isHeadSent } from './last-response.ts'
 
@@ -405,7 +405,7 @@ export class Exchange {
     else if (this.isReceiving) {
       stream.once('finish', () => {
         this.#tellBodyCut(stream)
-        stream.close(constants.NGHTTP2_NO_ERROR)
+        closeOnceEnded(stream)
       })
     }
     if (this.isUpgrade) this.#endUpgrade()
@@ -611,6 +611,17 @@ export function isUpgrade (request: IncomingMessage): boolean {
 export function closeSession (session: Pick<ServerHttp2Session, 'closed' | 'close'> | undefined): void {
   // Deferred: on Node 20, closing a session while one of its requests is being dispatched corrupts the heap.
   setImmediate(() => { if (session?.closed === false) session.close() })
+}
+
+/**
+ * Tells the client to stop sending once the end of the response has been sent. With the end still queued, as in the turn in which the
+ * response finishes, or if the client does not read, nghttp2 would drop it.
+ */
+function closeOnceEnded (stream: ServerHttp2Stream): void {
+  setImmediate(() => {
+    if (stream.state.localClose === 1) stream.close(constants.NGHTTP2_NO_ERROR)
+    else if (!stream.closed) setTimeout(closeOnceEnded, HTTP2_END_CHECK, stream).unref()
+  })
 }
 
 /** Also if the server does not listen for upgrades any more, because @fastify/websocket has closed its WebSockets. */
