@@ -12,7 +12,6 @@ import type { RequestInFlight } from '../../types/index.ts'
 import type { LongLived } from '../connections/spread.ts'
 import { finished } from 'node:stream'
 import { beforeCall } from '../before-call.ts'
-import { isError } from '../values.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
 
@@ -276,8 +275,8 @@ export class InFlight {
     // Its body is lost, and Fastify answers with the error.
     this.reenter(exchange)
     exchange.isSending = exchange.hasAnswered = true
-    // Fastify destroys a response if its last error handler has failed, with the error. The plugin destroys it without one.
-    if (isError(payload)) beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
+    // The same test as Fastify's. If its last error handler fails, Fastify destroys the response, with the error. The plugin passes none.
+    if (payload instanceof Error) beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
   }
 
   /** `reply.callNotFound()` is called. Fastify calls no handler if the request has been answered in the handler's place. */
