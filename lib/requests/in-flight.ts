@@ -266,7 +266,7 @@ export class InFlight {
   }
 
   /** `reply.send()` is called. Fastify may run hooks before it writes the answer, even if the client has disconnected. */
-  sending (exchange: Exchange, payload: unknown): void {
+  sending (exchange: Exchange): void {
     // Fastify sends nothing: the request has been answered, perhaps in the handler's place, or hijacked.
     if (exchange.wire !== 'open' && exchange.reply?.sent === true) {
       this.#written(exchange)
@@ -274,9 +274,10 @@ export class InFlight {
     }
     // Its body is lost, and Fastify answers with the error.
     this.reenter(exchange)
+    // Fastify sends again after a failure. If its last error handler fails, too, it destroys the response, with the error; the plugin
+    // destroys it without one.
+    if (exchange.isSending) beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
     exchange.isSending = exchange.hasAnswered = true
-    // The same test as Fastify's. If its last error handler fails, Fastify destroys the response, with the error. The plugin passes none.
-    if (payload instanceof Error) beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
   }
 
   /** `reply.callNotFound()` is called. Fastify calls no handler if the request has been answered in the handler's place. */
