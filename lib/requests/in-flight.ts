@@ -274,10 +274,16 @@ export class InFlight {
     }
     // Its body is lost, and Fastify answers with the error.
     this.reenter(exchange)
-    // Fastify sends again after a failure. If its last error handler fails, too, it destroys the response, with the error; the plugin
-    // destroys it without one.
-    if (exchange.isSending) beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
+    if (exchange.isSending) this.#sendingAgain(exchange)
     exchange.isSending = exchange.hasAnswered = true
+  }
+
+  /**
+   * After a failure. If its last error handler fails, too, Fastify destroys the response, with the error; the plugin destroys it without
+   * one.
+   */
+  #sendingAgain (exchange: Exchange): void {
+    beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
   }
 
   /** `reply.callNotFound()` is called. Fastify calls no handler if the request has been answered in the handler's place. */
