@@ -37,7 +37,7 @@ function mib ({ heap }: Sample): string {
   return (heap / MIB).toFixed(2)
 }
 
-const PLOT = { left: 76, right: WIDTH - 32, height: 110, gap: 20 }
+const PLOT = { left: 76, right: WIDTH - 52, height: 110, gap: 20 }
 
 interface Panel {
   title: string
