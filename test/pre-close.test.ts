@@ -117,6 +117,88 @@ t.test('a hook that hangs does not delay the shutdown beyond its time', async t 
   t.ok(time < 1_500, `took ${time}ms`)
 })
 
+/** How other code ends the instance; the last gets Fastify's own close(), read before the plugin was loaded. */
+const ends: Record<string, (app: FastifyInstance, close: () => Promise<void>) => Promise<unknown>> = {
+  'shutdown()': async app => await app.gracefulShutdown.shutdown(),
+  'close()': async app => { await app.close() },
+  "Fastify's own close()": async (_app, close) => { await close() }
+}
+
+/** Where the hook is that fails. */
+const places: Record<string, (app: FastifyInstance, hook: () => Promise<void>) => void> = {
+  'in the same context': (app, hook) => { app.addHook('preClose', hook) },
+  'in a child context': (app, hook) => { void app.register(async child => { child.addHook('preClose', hook) }) },
+  'before the plugin': () => {}
+}
+
+for (const [how, end] of Object.entries(ends)) {
+  for (const [where, add] of Object.entries(places)) {
+    for (const drainTimeout of [0, 50]) {
+      t.test(`${how}: beside a hook that fails, added ${where}, the others are waited for after drainTimeout ${drainTimeout}`, async t => {
+        const app = Fastify() as FastifyInstance
+        const close = app.close.bind(app) as () => Promise<void>
+        const fails = async () => { throw new Error('broken') }
+        if (where === 'before the plugin') app.addHook('preClose', fails)
+        await app.register(gracefulPlugin, { drainTimeout, shutdownTimeout: 5_000 })
+        const ran: string[] = []
+        app.addHook('onClose', async () => { ran.push('onClose') })
+        const slow = async (name: string) => {
+          await sleep(150)
+          ran.push(name)
+        }
+        app.addHook('preClose', async () => { await slow('root') })
+        add(app, fails)
+        void app.register(async child => {
+          child.addHook('preClose', done => { void slow('child').then(() => { done() }) })
+          child.addHook('preClose', async () => {
+            await slow('late')
+            throw new Error('late')
+          })
+        })
+        await listen(app)
+        await end(app, close).catch(() => {})
+        const { errors } = await app.gracefulShutdown.wait()
+        t.strictSame(ran, ['root', 'child', 'late', 'onClose'])
+        // Of a hook that the plugin has not seen, only the caller of Fastify's own close() gets the error.
+        const isUnseen = where === 'before the plugin' && how === "Fastify's own close()"
+        t.strictSame(errors.map(({ message }) => message).toSorted(), isUnseen ? ['late'] : ['broken', 'late'])
+      })
+    }
+  }
+}
+
+t.test('beside a hook that fails, hooks that hang are not waited for any longer, and are named, also those that start then', async t => {
+  const { app, log } = await createApp(t, { drainTimeout: 50, shutdownTimeout: 1_000 })
+  const ran: string[] = []
+  app.addHook('preClose', async () => { throw new Error('broken') })
+  app.addHook('preClose', function endStreams (_done) {})
+  app.addHook('preClose', async () => { ran.push('preClose') })
+  app.addHook('preClose', async function endSockets () { await new Promise(() => {}) })
+  app.addHook('onClose', async () => { ran.push('onClose') })
+  await listen(app)
+  await t.rejects(app.close(), { message: 'broken' })
+  const { errors, time } = await app.gracefulShutdown.wait()
+  t.strictSame(ran, ['preClose', 'onClose'])
+  const named = /^Closing did not end within \d+ ms: it still waits for the preClose hook "endStreams" and the preClose hook "endSockets"$/
+  t.match(errors.map(({ message }) => message), ['broken', named])
+  t.equal(errors.length, 2)
+  t.match(await log.line(/^A preClose hook is not waited for/), { err: { message: named } })
+  t.ok(time < 1_500, `took ${time}ms`)
+})
+
+t.test('a hook that is added late, and hangs, is not waited for any longer', async t => {
+  const { app } = await createApp(t, { drainTimeout: 50, shutdownTimeout: 1_000 })
+  const ran: string[] = []
+  void app.register(async child => {
+    await sleep(100)
+    child.addHook('preClose', async function endStreams () { await new Promise(() => {}) })
+    child.addHook('onClose', async () => { ran.push('onClose') })
+  })
+  const { errors } = await app.gracefulShutdown.shutdown()
+  t.strictSame(ran, ['onClose'])
+  t.match(errors, [{ message: /: it still waits for the preClose hook "endStreams" of plugin "[^"]+"$/ }])
+})
+
 t.test('a hook added after the shutdown has started runs when Fastify closes', async t => {
   const app = Fastify()
   await app.register(gracefulPlugin)

@@ -4,6 +4,7 @@
 
 import type { FastifyInstance } from 'fastify'
 import type { AddHook } from '../map-hooks.ts'
+import { wholeTurn } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { nameOf, toError } from '../values.ts'
 
@@ -28,7 +29,7 @@ export class CloseHooks {
   readonly #running = new Set<string>()
   readonly #abandoned = new Deferred<void>()
   #owner: Owner | undefined
-  isPreClosing = false
+  #preClosing = 0
 
   /**
    * Notes each hook that is added to the instance or its children; those added before cannot be noted.
@@ -56,6 +57,8 @@ export class CloseHooks {
       const [, name] = /^bound (.*)/.exec(nameOf(hook.name)) ?? []
       return onClose.call(this, async () => {
         await hooks.#owner?.beforeClose()
+        // Fastify skips those after one that fails.
+        await hooks.preClose()
         await (name === undefined ? run() : hooks.#call(hooks.#describe('onClose', name, this), run))
       })
     }
@@ -70,16 +73,27 @@ export class CloseHooks {
     this.#owner = owner
   }
 
-  /** Runs all preClose hooks, one after another, in Fastify's order: those of an instance before those of its children. */
-  async preClose (): Promise<void> {
-    this.isPreClosing = true
-    for (const run of inOrder(this.#root)) await run().catch(() => {})
-    this.isPreClosing = false
+  get isPreClosing (): boolean {
+    return this.#preClosing > 0
   }
 
-  /** Stops waiting for preClose hooks: the later ones start at once, and Fastify, which also waits for them, goes on. */
-  abandonPreClose (): void {
+  /**
+   * Waits until all preClose hooks have run, each once, one after another, also if one fails. The order is Fastify's: those of an
+   * instance before those of its children.
+   */
+  async preClose (): Promise<void> {
+    this.#preClosing++
+    for (const run of inOrder(this.#root)) await run().catch(() => {})
+    this.#preClosing--
+  }
+
+  /** Stops waiting for preClose hooks; the later ones start at once. Resolves to the names of those that have not ended then. */
+  async abandonPreClose (): Promise<string> {
+    for (const run of inOrder(this.#root)) void run().catch(() => {})
+    await wholeTurn()
+    const { hanging } = this
     this.#abandoned.resolve()
+    return hanging
   }
 
   /** What the close waits for, as far as it is known. */

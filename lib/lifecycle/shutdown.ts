@@ -493,23 +493,23 @@ export class Shutdown {
   async #closeAll (limit: number): Promise<void> {
     const { connections, closeHooks, close } = this.#parts
     const settleTimeout = partOf(limit, SETTLE_TIMEOUT)
-    const preCloseEnd = now() + limit * PRE_CLOSE_PART
-    await this.#attempt(async () => { await this.#closeConnections(now() + settleTimeout) })
+    const start = now()
+    const preCloseEnd = start + limit * PRE_CLOSE_PART
+    await this.#attempt(async () => { await this.#closeConnections(start + settleTimeout) })
     this.#closedBy ??= 'shutdown'
     const closed = this.#closedBy === 'shutdown' ? close() : this.#onCloseDone.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
     if (await within(settleTimeout, closed) === TIMED_OUT) connections.destroy()
-    if (closeHooks.isPreClosing && await within(preCloseEnd - now(), closed) === TIMED_OUT) this.#abandonPreClose(limit * PRE_CLOSE_PART)
+    if (await within(preCloseEnd - now(), closed) === TIMED_OUT && closeHooks.isPreClosing) await this.#abandonPreClose(preCloseEnd - start)
     await closed
   }
 
   /** A preClose hook hangs. Otherwise no onClose hook would run. */
-  #abandonPreClose (time: number): void {
+  async #abandonPreClose (time: number): Promise<void> {
     const { log, outcome, closeHooks } = this.#parts
-    const error = new CloseTimeoutError(Math.round(time), closeHooks.hanging)
+    const error = new CloseTimeoutError(Math.round(time), await closeHooks.abandonPreClose())
     outcome.addError(error)
     log.error('A preClose hook is not waited for any longer', { err: error })
-    closeHooks.abandonPreClose()
   }
 
   async #closeConnections (end: number): Promise<void> {
