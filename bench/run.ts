@@ -142,7 +142,7 @@ const MEASURE: Record<Part, (results: Results) => Promise<void>> = {
   }
 }
 
-/** As many processes at a time as there are cores. Other load makes counts at most about 1 % higher, in each process alike. */
+/** As many processes at a time as there are cores. On a busy machine, all counts are somewhat higher. */
 async function count (names: readonly string[], load: LoadName, processes: number): Promise<Counts> {
   const counts: Counts = Object.fromEntries(names.map(name => [name, []]))
   const left = Array.from({ length: processes }, (_, index) => names.map(name => ({ name, seed: index + 1 }))).flat()

@@ -87,7 +87,7 @@ export const AFTER_GOAWAY = 100
  */
 export const HTTP2_READ_PAUSE = 1_000
 
-/** How often it is checked whether the end of an HTTP/2 response has been sent, if its client does not read. */
+/** How often it is checked whether the end of an HTTP/2 response has been sent, while it is queued. */
 export const HTTP2_END_CHECK = 20
 
 /** While draining, a connection that becomes idle is closed after this time. */

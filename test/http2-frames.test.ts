@@ -1,19 +1,20 @@
 // HTTP/2: what the plugin answers itself is whole, frame by frame, also if the client is still sending its request.
 
 import t from 'tap'
+import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import type { ClientHttp2Session } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
-import { connect as connectHttp2, constants } from 'node:http2'
+import { connect as connectHttp2 } from 'node:http2'
 import { connect, createServer } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { createApp, eventually, listen } from './helpers.ts'
+import { END_STREAM, frameReader, TYPES } from './http2.ts'
 
 /** More than the window of a stream, so that the client waits in the middle of its upload. */
 const UPLOAD = Buffer.alloc(200_000)
 const FRAMES = ['DATA', 'HEADERS', 'PRIORITY', 'RST_STREAM']
-const FRAME_HEAD = 9
 
 interface Recorded {
   session: ClientHttp2Session
@@ -27,16 +28,11 @@ interface Recorded {
 async function record (t: Test, port: number, initialWindowSize?: number): Promise<Recorded> {
   const frames: Recorded['frames'] = {}
   const upstream = connect(port, '127.0.0.1')
-  let left = Buffer.alloc(0)
-  const note = (chunk: Buffer) => {
-    left = Buffer.concat([left, chunk])
-    while (left.length >= FRAME_HEAD && left.length >= FRAME_HEAD + left.readUIntBE(0, 3)) {
-      const name = FRAMES[left.readUInt8(3)]
-      const hasEnd = (left.readUInt8(4) & constants.NGHTTP2_FLAG_END_STREAM) !== 0
-      if (name !== undefined) (frames[left.readUInt32BE(5)] ??= []).push(hasEnd && name !== 'RST_STREAM' ? `${name} END_STREAM` : name)
-      left = left.subarray(FRAME_HEAD + left.readUIntBE(0, 3))
-    }
-  }
+  const note = frameReader(({ type, flags, stream }) => {
+    const name = FRAMES[type]
+    const isEnd = (flags & END_STREAM) !== 0 && type !== TYPES.reset
+    if (name !== undefined) (frames[stream] ??= []).push(isEnd ? `${name} END_STREAM` : name)
+  })
   const proxy = createServer(socket => {
     upstream.on('data', note).on('error', () => { socket.destroy() }).pipe(socket)
     socket.on('error', () => { upstream.destroy() }).pipe(upstream)
@@ -54,9 +50,14 @@ async function record (t: Test, port: number, initialWindowSize?: number): Promi
   return { session, frames, upstream }
 }
 
+/** A route for uploads that are never read. */
+function routeUnread (app: FastifyInstance): void {
+  app.post('/', { preParsing: async (_request, { raw }) => { await once(raw, 'close') } }, async () => 'never')
+}
+
 /** Sends an upload, and resolves to the status and the body of its response. */
-async function upload (session: ClientHttp2Session, path: string): Promise<{ status: unknown, body: string }> {
-  const stream = session.request({ ':method': 'POST', ':path': path, 'content-type': 'application/octet-stream' })
+async function upload (session: ClientHttp2Session): Promise<{ status: unknown, body: string }> {
+  const stream = session.request({ ':method': 'POST', ':path': '/', 'content-type': 'application/octet-stream' })
   stream.on('error', () => {})
   stream.end(UPLOAD)
   const [headers] = await once(stream, 'response') as [Record<string, unknown>]
@@ -68,23 +69,23 @@ const WHOLE = ['HEADERS', 'DATA', 'DATA END_STREAM']
 
 t.test('an upload that is cut by writeTimeout before it is read gets the end of its response', async t => {
   const { app } = await createApp(t, { writeTimeout: 200 }, { http2: true } as object)
-  app.post('/', { preParsing: async (_request, { raw }) => { await once(raw, 'close') } }, async () => 'never')
+  routeUnread(app)
   const { session, frames } = await record(t, await listen(app))
-  t.match(await upload(session, '/'), { status: 503, body: /FST_ERR_GRACEFUL_WRITE_TIMEOUT/ })
+  t.match(await upload(session), { status: 503, body: /FST_ERR_GRACEFUL_WRITE_TIMEOUT/ })
   await eventually(() => frames[1]?.at(-1) === 'RST_STREAM')
   t.strictSame(frames[1]?.slice(0, -1), WHOLE)
 })
 
 t.test('an upload that is rejected while draining, or cut at the drain timeout, gets the end of its response', async t => {
   const { app } = await createApp(t, { drainTimeout: 2_000 }, { http2: true } as object)
-  app.post('/', { preParsing: async (_request, { raw }) => { await once(raw, 'close') } }, async () => 'never')
+  routeUnread(app)
   const port = await listen(app)
   const held = await record(t, port)
-  const cut = upload(held.session, '/')
+  const cut = upload(held.session)
   await eventually(() => app.inFlightRequests === 1)
   const report = app.gracefulShutdown.shutdown()
   const late = await record(t, port)
-  t.match(await upload(late.session, '/'), { status: 503, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
+  t.match(await upload(late.session), { status: 503, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   t.match(await cut, { status: 503, body: /FST_ERR_GRACEFUL_DRAIN_TIMEOUT/ })
   await report
   for (const { frames } of [held, late]) t.strictSame(frames[1]?.slice(0, WHOLE.length), WHOLE)
@@ -94,11 +95,11 @@ t.test('an upload that is cut gets the end of its response although its client p
   const { app, log } = await createApp(t, { writeTimeout: 1_000 }, { http2: true } as object)
   const large = 64 * 2 ** 20
   app.get('/large', { config: { gracefulShutdown: { writeTimeout: false } } }, async () => Buffer.alloc(large))
-  app.post('/', { preParsing: async (_request, { raw }) => { await once(raw, 'close') } }, async () => 'never')
+  routeUnread(app)
   const { session, frames, upstream } = await record(t, await listen(app), 2 ** 30)
   session.setLocalWindowSize(2 ** 30)
   // First, because Node 24 reads nothing more from a client that does not read.
-  const answer = upload(session, '/')
+  const answer = upload(session)
   await eventually(() => app.inFlightRequests === 1)
   const stream = session.request({ ':path': '/large' }).resume()
   await once(stream, 'data')

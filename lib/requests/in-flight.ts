@@ -279,8 +279,8 @@ export class InFlight {
   }
 
   /**
-   * After a failure. If its last error handler fails, too, Fastify destroys the response, with the error; the plugin destroys it without
-   * one.
+   * `reply.send()` is called again: Fastify does that after a failure, with the error. If its last error handler fails, too, it destroys
+   * the response with the error; the plugin destroys it without one.
    */
   #sendingAgain (exchange: Exchange): void {
     beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })

@@ -6,7 +6,7 @@ import type { Protocol } from './target.ts'
 import type { Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import { Duplex } from 'node:stream'
-import { endless, frame, get, literal, post, reset, START, windowUpdate } from './http2.ts'
+import { endless, frame, get, literal, post, reset, START, windowUpdate } from '../http2.ts'
 import { FORMS } from './smuggling.ts'
 
 export interface Attack {

@@ -4,6 +4,7 @@ import type { Socket } from 'node:net'
 import type { Protocol } from './target.ts'
 import { EventEmitter } from 'node:events'
 import { connect } from 'node:net'
+import { frameReader, TYPES } from '../http2.ts'
 
 export interface Counts {
   connections: number
@@ -121,16 +122,10 @@ export class Crowd {
 
   /** Of HTTP/2, only the first octet of a HEADERS frame is read: the status 200 is one of the static table. */
   #countHttp2 (socket: Socket): void {
-    let rest: Buffer = Buffer.alloc(0)
-    socket.on('data', (chunk: Buffer) => {
-      rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk])
-      while (rest.length >= 9 && rest.length >= 9 + rest.readUIntBE(0, 3)) {
-        const end = 9 + rest.readUIntBE(0, 3)
-        if (rest[3] === 1) this.#answered(rest[9] === 0x88 ? '200' : 'other')
-        if (rest[3] === 7) this.#answered('GOAWAY')
-        rest = rest.subarray(end)
-      }
-    })
+    socket.on('data', frameReader(({ type, payload }) => {
+      if (type === TYPES.headers) this.#answered(payload[0] === 0x88 ? '200' : 'other')
+      if (type === TYPES.goaway) this.#answered('GOAWAY')
+    }))
   }
 
   stop (): void {

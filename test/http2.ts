@@ -1,18 +1,41 @@
-// HTTP/2 frames, written by hand: a library would not send these.
+// HTTP/2 frames, written and read by hand: a library would not send these, nor tell which frames it has received.
 
-export const TYPES = { data: 0, headers: 1, priority: 2, reset: 3, settings: 4, ping: 6, window: 8, continuation: 9 } as const
+export const TYPES = { data: 0, headers: 1, priority: 2, reset: 3, settings: 4, ping: 6, goaway: 7, window: 8, continuation: 9 } as const
 
+/** The octets before the payload. */
+const HEAD = 9
 const EMPTY = Buffer.alloc(0)
 export const END_STREAM = 1
 export const END_HEADERS = 4
 
 export function frame (type: keyof typeof TYPES, flags: number, stream: number, payload: Buffer = EMPTY): Buffer {
-  const head = Buffer.alloc(9)
+  const head = Buffer.alloc(HEAD)
   head.writeUIntBE(payload.length, 0, 3)
   head[3] = TYPES[type]
   head[4] = flags
   head.writeUInt32BE(stream, 5)
   return Buffer.concat([head, payload])
+}
+
+export interface Frame {
+  /** A number of `TYPES`. */
+  type: number
+  flags: number
+  stream: number
+  payload: Buffer
+}
+
+/** Returns a function that takes what arrives, in chunks, and calls `use` with each frame. */
+export function frameReader (use: (frame: Frame) => void): (chunk: Buffer) => void {
+  let rest: Buffer = EMPTY
+  return chunk => {
+    rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk])
+    while (rest.length >= HEAD && rest.length >= HEAD + rest.readUIntBE(0, 3)) {
+      const end = HEAD + rest.readUIntBE(0, 3)
+      use({ type: rest.readUInt8(3), flags: rest.readUInt8(4), stream: rest.readUInt32BE(5), payload: rest.subarray(HEAD, end) })
+      rest = rest.subarray(end)
+    }
+  }
 }
 
 /** What begins a session: the preface, and empty settings. */
