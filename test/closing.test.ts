@@ -104,6 +104,18 @@ for (const [closeName, close] of closes) {
   })
 }
 
+t.test('a callback that shuts down another instance gets its whole report', async t => {
+  const { app: first } = await createApp(t)
+  const { app: second } = await createApp(t)
+  second.registerShutdownCallback(async function closeDatabase () { await sleep(20) })
+  const reports: unknown[] = []
+  first.registerShutdownCallback(async () => { reports.push(await second.gracefulShutdown.shutdown()) })
+  await listen(first)
+  await listen(second)
+  await first.close()
+  t.match(reports, [{ exitCode: 0, callbacks: [{ name: 'closeDatabase' }] }])
+})
+
 t.test('close() called outside of callbacks and hooks waits for all of them, also while they close instances', async t => {
   const { app, ran } = await createWatched(t)
   app.addHook('onClose', async () => { await app.close() })

@@ -1,6 +1,7 @@
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
-import type { AddressInfo } from 'node:net'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
@@ -350,4 +351,29 @@ t.test('while draining, a connection is closed soon after a response has ended t
   held.release()
   await busy.closed
   t.match(await report, { completed: 2, exitCode: 0 })
+})
+
+t.test('a connection whose stalled upload was answered with 408, and has arrived by the time that this is sent, is closed with it', async t => {
+  const { app } = await createApp(t, { readTimeout: 200 })
+  const held = heldRoute(app)
+  app.post('/', async () => 'never')
+  const connected = once(app.server, 'connection') as Promise<[Socket]>
+  // A client that does not close its side by itself.
+  const client = new RawClient(connectTcp({ port: await listen(app), host: '127.0.0.1', allowHalfOpen: true })).get('/held')
+  t.teardown(() => { client.socket.destroy() })
+  const [socket] = await connected
+  await held.entered
+  const request = once(app.server, 'request') as Promise<[IncomingMessage, ServerResponse]>
+  client.send('POST / HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhello')
+  const [message, response] = await request
+  await eventually(() => response.writableEnded)
+  const ended = once(message, 'close')
+  client.send('world')
+  await ended
+  const start = performance.now()
+  const closed = once(socket, 'close')
+  held.release()
+  await closed
+  t.ok(performance.now() - start < LINGERING_CLOSE / 2, 'at once')
+  await client.until(/^HTTP\/1\.1 200 [^]*\{"held":true\}HTTP\/1\.1 408 /)
 })

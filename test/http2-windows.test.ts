@@ -11,7 +11,9 @@ import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { createApp, Deferred, eventually, listen } from './helpers.ts'
+import { HTTP2_READ_PAUSE } from '../lib/times.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { frameReader, getPath, START, TYPES } from './http2.ts'
 
 const WRITE_TIMEOUT = 600
 const SIZE = 300_000
@@ -198,3 +200,22 @@ for (const trigger of ['shutdown', 'close'] as const) {
     t.match(await app.gracefulShutdown.wait(), { cut: [], errors: [], exitCode: 0 })
   })
 }
+
+t.test('a session that begins while draining, and sends no request, does not delay the shutdown', async t => {
+  const { app } = await createApp(t, {}, { http2: true } as object)
+  const held = heldRoute(app)
+  const port = await listen(app)
+  const busy = new RawClient(port)
+  busy.socket.write(Buffer.concat([START, getPath(1, '/held')]))
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  const idle = new RawClient(port)
+  const settings = new Deferred()
+  idle.socket.on('data', frameReader(({ type }) => { if (type === TYPES.settings) settings.resolve() }))
+  idle.socket.write(START)
+  await settings.promise
+  held.release()
+  const { time, exitCode } = await report
+  t.ok(time < HTTP2_READ_PAUSE, `took ${time}ms`)
+  t.equal(exitCode, 0)
+})

@@ -44,10 +44,19 @@ export const START = Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\
 /** `GET /`: three entries of the static table, and the authority `x`. */
 const GET = Buffer.from([0x82, 0x86, 0x84, 0x41, 0x01, 0x78])
 /** `POST /json` with a body that is announced. */
-const POST = Buffer.from([0x83, 0x86, 0x44, 0x05, ...Buffer.from('/json'), 0x41, 0x01, 0x78, 0x5f, 0x0a, ...Buffer.from('text/plain')])
+const POST = Buffer.from([0x83, 0x86, ...pathOf('/json'), 0x41, 0x01, 0x78, 0x5f, 0x0a, ...Buffer.from('text/plain')])
+
+/** A literal; shorter than 127 octets. */
+function pathOf (path: string): Buffer {
+  return Buffer.from([0x44, path.length, ...Buffer.from(path)])
+}
 
 export function get (stream: number): Buffer {
   return frame('headers', END_STREAM | END_HEADERS, stream, GET)
+}
+
+export function getPath (stream: number, path: string): Buffer {
+  return frame('headers', END_STREAM | END_HEADERS, stream, Buffer.from([0x82, 0x86, ...pathOf(path), 0x41, 0x01, 0x78]))
 }
 
 export function post (stream: number): Buffer {

@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createWriteStream, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -13,7 +13,7 @@ import { build } from 'esbuild'
 import Fastify from 'fastify'
 import { destination, pino } from 'pino'
 import gracefulPlugin from '../index.ts'
-import { SIGNAL_COPY } from '../lib/times.ts'
+import { LOG_FLUSH, SIGNAL_COPY } from '../lib/times.ts'
 import { commandOf, COVERED, fork, listen, portOf, RawClient, runNode } from './helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
@@ -192,4 +192,23 @@ t.test('a logger whose flush() rejects does not end the process', async t => {
   await app.close()
   await new Promise(resolve => { setImmediate(resolve) })
   t.strictSame(rejections, [])
+})
+
+t.test('a log to a stream of Node ends as soon as its last line is written', async t => {
+  const directory = t.testdir()
+  const times: number[] = []
+  for (let index = 0; index < 5; index++) {
+    const stream = createWriteStream(join(directory, `log-${index}`))
+    const app = Fastify({ logger: { stream } })
+    await app.register(gracefulPlugin)
+    await app.ready()
+    const start = performance.now()
+    await app.gracefulShutdown.shutdown()
+    times.push(performance.now() - start)
+    stream.end()
+    await once(stream, 'close')
+    t.match(readFileSync(stream.path, 'utf8').trimEnd().split('\n').at(-1), /Graceful shutdown complete/)
+  }
+  // A busy machine may delay some of them.
+  t.ok(Math.min(...times) < LOG_FLUSH, `took ${times.map(Math.round).join(', ')}ms`)
 })
