@@ -45,12 +45,12 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     // The state is read after the checks, because it may have changed meanwhile.
     health: async (): Promise<Answer> => {
       const { health } = this.#options
-      const checks = this.#isShuttingDown ? [] : await failedOf(this.#healthChecks)
+      const checks = await failedOf(this.#isShuttingDown ? [] : this.#healthChecks)
       if (this.#isShuttingDown) return [health === false ? 503 : health.duringShutdown, { status: 'shutting_down' }]
       return checks.length === 0 ? [200, { status: 'healthy' }] : [503, { status: 'unhealthy', checks }]
     },
     ready: async (): Promise<Answer> => {
-      const checks = this.#isShuttingDown || !this.#isReady ? [] : await failedOf(this.#readyChecks)
+      const checks = await failedOf(this.#isShuttingDown || !this.#isReady ? [] : this.#readyChecks)
       if (this.#isShuttingDown) return [503, { ready: false, reason: 'shutting_down' }]
       if (!this.#isReady) return [503, { ready: false, reason: 'not_ready' }]
       return checks.length === 0

@@ -4,9 +4,10 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import { Writable } from 'node:stream'
+import { inspect } from 'node:util'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, listen, Log } from './helpers.ts'
+import { createApp, Deferred, listen, Log, runNode } from './helpers.ts'
 
 interface Kept {
   app: FastifyInstance
@@ -222,6 +223,62 @@ t.test('each of the close() calls that wait for an onClose hook that fails rejec
     await app.ready()
     const closed = await Promise.allSettled([app.close(), app.close(), app.close()])
     t.match(closed, [1, 2, 3].map(() => ({ status: 'rejected', reason: { message: 'redis gone' } })), withPlugin ? 'with the plugin' : 'alone')
+  }
+})
+
+/** Code that closes `app`, and throws an error that nothing catches; async: one that Fastify ignores. */
+const throws = {
+  'the callback of close()': "app.close(() => { throw new Error('thrown') })",
+  'the callback of close(), with an error': "app.close(error => { throw new Error('thrown') })",
+  'the callback of close(), with done': "app.close((error, instance, done) => { throw new Error('thrown') })",
+  'an async callback of close()': "app.close(async () => { throw new Error('thrown') })",
+  'an async callback of close(), with done': "app.close(async (error, instance, done) => { throw new Error('thrown') })",
+  'an onClose hook that has called done()': "app.addHook('onClose', (_app, done) => { done(); throw new Error('thrown') }); await app.ready(); await app.close()"
+}
+
+for (const [what, code] of Object.entries(throws)) {
+  t.test(`an error that ${what} throws ends the process, or is ignored, as with Fastify alone`, async t => {
+    const outcomes = await Promise.all([false, true].map(async register => {
+      const program = runNode(t, ['--input-type=module', '--eval', `
+        import Fastify from 'fastify'
+        import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+        const app = Fastify()
+        ${register ? 'await app.register(gracefulPlugin)' : ''}
+        ${code.includes('addHook') ? '' : 'await app.ready()'}
+        ${code}`])
+      const { code: exitCode } = await program.exit
+      return { exitCode, isTold: program.output().includes('Error: thrown') }
+    }))
+    t.strictSame(outcomes[1], outcomes[0])
+  })
+}
+
+t.test('an error that a preClose hook throws after it has called done(), which Fastify alone ignores, is in log and report', async t => {
+  const { app, log } = await createApp(t)
+  app.addHook('preClose', (done): void => { done(); throw new Error('thrown') })
+  await app.close()
+  t.match(await app.gracefulShutdown.wait(), { errors: [{ message: 'thrown' }], exitCode: 1 })
+  t.equal(log.messages(/^The anonymous preClose hook failed/).length, 1)
+})
+
+t.test('close() rejects with what a hook has rejected with, and not if that is nothing, as with Fastify alone', async t => {
+  for (const name of ['preClose', 'onClose'] as const) {
+    for (const value of [undefined, null, 0, '', 'text', Symbol('text'), { code: 1 }]) {
+      const outcomes = await Promise.all([false, true].map(async register => {
+        const app = Fastify() as FastifyInstance
+        if (register) await app.register(gracefulPlugin)
+        app.addHook(name, async () => { throw value }) // oxlint-disable-line no-throw-literal
+        await app.ready()
+        const outcome = await app.close().then(() => 'resolved', (error: unknown) => ({ error }))
+        if (register) {
+          const { errors, exitCode } = await app.gracefulShutdown.wait()
+          t.match({ errors, exitCode }, { errors: [{ message: /^Not an error: / }], exitCode: 1 })
+          t.equal(errors.length, 1)
+        }
+        return outcome
+      }))
+      t.strictSame(outcomes[1], outcomes[0], `${name}: ${inspect(value)}`)
+    }
   }
 })
 

@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { COVERED, createApp, eventually, fork, heldRoute, listen, portOf, RawClient, visit } from './helpers.ts'
+import { COVERED, createApp, Deferred, eventually, fork, heldRoute, listen, portOf, RawClient, visit } from './helpers.ts'
 
 const MB = 1024 * 1024
 
@@ -127,6 +127,15 @@ t.test('a client that was cut and has not read its 503 is closed at the drain ti
   t.equal(log.messages(/^Request cut/).length, 1)
   held.release()
   client.socket.destroy()
+})
+
+t.test('background work that ends after the drain timeout, while closing, is in the report', async t => {
+  const { app } = await createApp(t, { drainTimeout: 50 })
+  const released = new Deferred()
+  void app.gracefulShutdown.track(released.promise, 'reindex')
+  app.addHook('onClose', async () => { released.resolve() })
+  await listen(app)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [{ kind: 'task', name: 'reindex' }], exitCode: 1 })
 })
 
 t.test('of a pipeline that is cut, each request is answered, and only the last response says Connection: close', async t => {

@@ -590,6 +590,23 @@ t.test('keeps neither the reply of a request that is over nor what its handler r
   await expectNoneInFlight(t, target)
 })
 
+t.test('keeps no instance that is closed', async t => {
+  const apps: Array<WeakRef<object>> = []
+  const use = async () => {
+    const app = Fastify() as FastifyInstance
+    await app.register(gracefulPlugin)
+    const client = new RawClient(await listen(app)).get('/health')
+    await client.until(/healthy/)
+    await app.close()
+    await client.closed
+    apps.push(new WeakRef(app))
+  }
+  await use()
+  await use()
+  t.equal(apps.length, 2)
+  await collected(apps)
+})
+
 t.test('keeps no HTTP/2 session that is closed, whoever closes it', async t => {
   const app = await http2App(t)
   const held = heldRoute(app)

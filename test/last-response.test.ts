@@ -141,6 +141,17 @@ t.test('the other options of the header stay', async t => {
   }
 })
 
+t.test('a header that is set stays, if writeHead() is passed others', async t => {
+  const { port, end } = await createDelaying(t, app => app.get('/', raw(response => {
+    response.setHeader('connection', 'X-Hop')
+    response.writeHead(200, { 'x-own': 'kept' }).end()
+  })))
+  const client = new RawClient(port).get('/')
+  await client.closed
+  t.strictSame(headersOf(client, 'connection'), ['X-Hop, close'])
+  await end()
+})
+
 t.test('several headers with one name stay', async t => {
   const list = [...FLAT, 'set-cookie', 'a=1', 'set-cookie', 'b=2']
   const { port, end } = await createDelaying(t, app => app.get('/', raw(response => { response.writeHead(200, list).end() })))

@@ -654,6 +654,20 @@ for (const [where, add] of Object.entries({
   }
 }
 
+t.test('the age of a request continues while an async onResponse hook runs', async t => {
+  const { app } = await createApp(t)
+  const hook = new SlowHook()
+  app.get('/', { onResponse: async () => { await hook.hold() } }, async () => 'answer')
+  visitOver(t, false, await listen(app))
+  await hook.entered.promise
+  const [before, start] = [app.gracefulShutdown.inFlight()[0], performance.now()]
+  await sleep(50)
+  const elapsed = Math.floor(performance.now() - start)
+  const after = app.gracefulShutdown.inFlight()[0]
+  t.ok(Number(after?.age) >= Number(before?.age) + elapsed - 1, `${before?.age}ms, ${elapsed}ms later ${after?.age}ms`)
+  hook.left.resolve()
+})
+
 t.test('an async onResponse hook that does not end within drainTimeout is in the report', async t => {
   const { app } = await createApp(t, { drainTimeout: 50 })
   const entered = new Deferred()

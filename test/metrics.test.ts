@@ -298,7 +298,7 @@ t.test('rejects invalid options', async t => {
   }
   const { app } = await createApp(t)
   await t.rejects(async () => { await app.register(gracefulMetrics, { registry: new Registry() } as GracefulMetricsOptions) },
-    { code: 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', message: /"registry" \(did you mean "register"\?\)/ })
+    { code: 'FST_ERR_GRACEFUL_OPTION_UNKNOWN', message: /option "registry" \(did you mean "register"\?\)/ })
 })
 
 t.test('rejects a registry that has the metrics of another instance', async t => {

@@ -268,6 +268,7 @@ t.test('a request that a handler passes to fastify.routing once more counts once
   const last = new RawClient(port).get('/other')
   await held.entered
   t.equal(app.inFlightRequests, 2)
+  t.match(app.gracefulShutdown.inFlight(), [{ route: '/held' }, { route: '/other' }])
   other.release()
   await last.until(/held/)
   held.release()

@@ -4,7 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
-import { once } from 'node:events'
+import { errorMonitor, once, type EventEmitter } from 'node:events'
 import { existsSync, unlinkSync } from 'node:fs'
 import { createServer, type RequestListener } from 'node:http'
 import { connect, createServer as createTcpServer } from 'node:net'
@@ -583,3 +583,93 @@ t.test('the phases of the report begin and end with the phase', async t => {
   t.ok(phases.draining >= 200, `a listen() in progress is waited for in draining: ${phases.draining}ms`)
   t.strictSame(draining, ['closing'])
 })
+
+/** When an application closes itself as it starts. It does not wait for that. */
+const closesAtStart: Record<string, (app: FastifyInstance, close: () => void) => void> = {
+  'in an onReady hook': (app, close) => { app.addHook('onReady', async () => { close() }) },
+  'in a plugin': (app, close) => { void app.register(async () => { close() }) },
+  'in the same turn': (_app, close) => { process.nextTick(close) },
+  'at once': (_app, close) => { queueMicrotask(close) }
+}
+
+for (const host of ['localhost', '127.0.0.1']) {
+  for (const [when, add] of Object.entries(closesAtStart)) {
+    for (const form of ['promise', 'callback'] as const) {
+      t.test(`listen() on ${host} (${form}) before the plugin is loaded, and close() ${when}: listen() ends, and then nothing listens`, async t => {
+        const app = Fastify() as FastifyInstance
+        void app.register(gracefulPlugin)
+        const closed = new Deferred()
+        add(app, () => { void app.close().then(() => { closed.resolve() }) })
+        if (form === 'promise') await app.listen({ port: 0, host })
+        else await new Promise(resolve => { app.listen({ port: 0, host }, resolve) })
+        await closed.promise
+        t.notOk(app.server.listening)
+        t.match(await app.gracefulShutdown.wait(), { errors: [], exitCode: 0 })
+      })
+    }
+  }
+
+  t.test(`shutdown() while a listen() on ${host} that was called before the plugin was loaded is in progress: nothing fails`, async t => {
+    const app = Fastify() as FastifyInstance
+    void app.register(gracefulPlugin)
+    const opened = once(app.server, 'listening')
+    const listened = app.listen({ port: 0, host })
+    await opened
+    t.match(await app.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
+    await listened
+    t.notOk(app.server.listening)
+  })
+}
+
+t.test('a listen() that was called before the plugin was loaded, and fails, does not delay the close', async t => {
+  const { app: other } = await createApp(t)
+  const port = await listen(other)
+  const app = Fastify() as FastifyInstance
+  void app.register(gracefulPlugin)
+  await t.rejects(app.listen({ port, host: '127.0.0.1' }), { code: 'EADDRINUSE' })
+  const { time } = await app.gracefulShutdown.shutdown()
+  t.ok(time < 500, `took ${time}ms`)
+  t.equal((app.server as EventEmitter).listenerCount(errorMonitor), 0)
+})
+
+t.test('after a listen() before the plugin was loaded, the listener is closed before onClose hooks run, as after any other', async t => {
+  const app = Fastify() as FastifyInstance
+  void app.register(gracefulPlugin)
+  const held = heldRoute(app)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const client = new RawClient(port).get('/held')
+  await held.entered
+  app.server.close()
+  await eventually(() => app.gracefulShutdown.phase !== 'running')
+  held.release()
+  await client.until(/held/)
+  t.match(await app.gracefulShutdown.wait(), { completed: 1, exitCode: 0 })
+})
+
+for (const [what, replaced] of Object.entries({
+  'calls back at once': (callback: (error?: Error) => void) => { callback() },
+  'calls back a little later': (callback: (error?: Error) => void) => { process.nextTick(callback) },
+  'calls back with an error': (callback: (error?: Error) => void) => { callback(new Error('not possible')) }
+})) {
+  t.test(`a replaced server.close() that ${what}, and leaves the server open, does not hold up the close`, async t => {
+    const app = Fastify({ serverFactory: handler => {
+      const server = createServer(handler)
+      const { close } = server
+      t.teardown(() => { close.call(server) })
+      server.close = callback => {
+        replaced(callback ?? (() => {}))
+        return server
+      }
+      return server
+    } }) as unknown as FastifyInstance
+    await app.register(gracefulPlugin)
+    const ran: string[] = []
+    app.addHook('onClose', async () => { ran.push('onClose') })
+    app.registerShutdownCallback(() => { ran.push('callback') })
+    await listen(app)
+    const { errors, time } = await app.gracefulShutdown.shutdown()
+    t.strictSame({ ran, errors }, { ran: ['onClose', 'callback'], errors: [] })
+    t.ok(time < 1_000, `took ${time}ms`)
+  })
+}

@@ -2,7 +2,7 @@
 
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import type { GracefulOptions } from '../types/index.ts'
 import type { Test } from 'tap'
 import { once } from 'node:events'
@@ -313,6 +313,20 @@ for (const [name, server, connect] of protocols) {
     for (const text of await Promise.all(texts)) t.match(text, /end/)
   })
 
+  t.test(`${name}: a response whose handler has taken its own timeout back is cut`, async t => {
+    const { log, port } = await start(t, { writeTimeout: 200 }, server, app => {
+      app.get('/', async (_request, { raw }) => {
+        raw.writeHead(200, { 'content-type': 'text/plain' })
+        raw.write('begun')
+        raw.setTimeout(60_000)
+        raw.setTimeout(0)
+        await once(raw, 'close')
+      })
+    })
+    await getText(t, name, port, '/', false).catch(() => {})
+    await log.line(/^Request cut: .* \(writeTimeout\)/)
+  })
+
   t.test(`${name}: handlerTimeout limits the time to the first byte instead of writeTimeout`, async t => {
     const never = new Deferred()
     const { fastify, log, port } = await start(t, { writeTimeout: 60 }, { ...server, handlerTimeout: 500 }, app => {
@@ -598,6 +612,16 @@ t.test('the log line of a cut names option and route, and says how to set the op
   held.release()
 })
 
+t.test('the log line of a cut says how to set the option although no route has the path', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 100 })
+  const released = new Deferred()
+  app.addHook('onRequest', async () => { await released.promise })
+  const client = new RawClient(await listen(app)).get('/unknown')
+  await client.until(/^HTTP\/1\.1 503 /)
+  await log.line(/^Request cut: .* \(writeTimeout\)\. A route can have its own: config: /)
+  released.resolve()
+})
+
 for (const name of ['writeTimeout', 'drainTimeout']) {
   for (const way of ['returns it', 'returns nothing', 'calls back'] as const) {
     t.test(`a handler that ${way}, and calls reply.callNotFound() after ${name} has cut its request, is done`, async t => {
@@ -650,6 +674,18 @@ t.test('requestTimeout given to Fastify limits the whole request, by Node, and n
   t.strictSame(log.messages(/^Request cut/), [], 'it was cut by Node')
   t.equal(await upload1(port, '/short').status, 408)
   await log.line(/^Request cut: The request was not received within 60 ms/)
+})
+
+t.test("a longer requestTimeout of a serverFactory's server limits the whole request, by Node", async t => {
+  const serverFactory = (handler: RequestListener) => createServer({ requestTimeout: 60_000 }, handler)
+  const { log, port } = await start(t, {}, { serverFactory }, app => { app.post('/', async ({ body }) => body) })
+  const upload = upload1(port, '/', 2)
+  upload.send('x')
+  // Longer than readTimeout is by default.
+  await sleep(12_000)
+  upload.send('x')
+  t.equal(await upload.status, 200)
+  t.strictSame(log.messages(/^Request cut/), [])
 })
 
 t.test('server.timeout and connectionTimeout are kept, also if set after the registration', async t => {

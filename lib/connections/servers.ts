@@ -6,11 +6,14 @@ import type { AddressInfo, ListenOptions, Server } from 'node:net'
 import type { AnyFunction } from '../values.ts'
 import cluster from 'node:cluster'
 import { subscribe } from 'node:diagnostics_channel'
+import { errorMonitor, type EventEmitter } from 'node:events'
 import { Deferred } from '../deferred.ts'
 import { ServerSharedError } from '../errors.ts'
 
-/** The adopt function of each instance, by the request listener that all its servers share. */
-const owners = new WeakMap<object, (server: Server, options: ListenOptions) => void>()
+type OnListen = (server: Server, options: ListenOptions) => void
+
+/** What each instance does when one of its servers is about to listen, by the request listener that they all share. */
+const owners = new WeakMap<object, OnListen[]>()
 /** The servers that have been adopted. */
 const adopted = new WeakSet<Server>()
 let isWatching = false
@@ -34,14 +37,14 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
     adopted.add(server)
     adopt(server)
   }
-  owners.set(fastify.routing, (server, options) => { if (isSecondOf(fastify.server, options)) take(server) })
+  owners.set(fastify.routing, [(server, options) => { if (isSecondOf(fastify.server, options)) take(server) }])
   take(fastify.server)
   if (isWatching) return
   isWatching = true
   // Never unsubscribed: it holds no instance, so nothing leaks.
   subscribe('tracing:net.server.listen:asyncStart', message => {
     const { server, options } = message as { server: Server, options: ListenOptions }
-    for (const listener of server.listeners('request')) owners.get(listener)?.(server, options)
+    for (const listener of server.listeners('request')) for (const call of owners.get(listener) ?? []) call(server, options)
   })
 }
 
@@ -61,8 +64,27 @@ interface Listening {
 
 /** Calls back before each call of Fastify's `listen()`, with a promise that resolves when that has ended, whether it fails or not. */
 export function observeListen (fastify: FastifyInstance, called: (listening: Listening, ended: Promise<void>) => void): void {
+  const server: EventEmitter = fastify.server
   const { listen } = fastify as unknown as { listen: AnyFunction }
+  let hasBeenCalled = false
+  let opened = () => {}
+  // A listen() before the plugin was loaded takes effect when Fastify is ready. Fastify adds `cb` to its options; the application itself
+  // may open the server, too.
+  owners.get(fastify.routing)?.push((listening, options) => {
+    if (listening !== server || hasBeenCalled || !('cb' in options)) return
+    const { promise, resolve } = new Deferred<void>()
+    opened = resolve
+    server.once(errorMonitor, resolve)
+    // Fastify's own listener for an abort has been added already.
+    called({ ...toListening(options as ListenInput), signal: undefined }, promise)
+  })
+  fastify.addHook('onListen', done => {
+    server.off(errorMonitor, opened)
+    opened()
+    done()
+  })
   const observed = (...args: unknown[]) => {
+    hasBeenCalled = true
     const { promise, resolve: end } = new Deferred<void>()
     const [options, callback] = args
     const listening = toListening(options ?? {})

@@ -10,6 +10,7 @@ import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
 import { replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
+import { Deferred } from '../deferred.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
@@ -89,17 +90,22 @@ export class Connections {
         if (this.#isClosing) this.closeAll()
         return server
       }
-      const closed = new Promise<void>(resolve => { server.once('close', resolve) })
+      const closed = new Deferred<void>()
+      server.once('close', closed.resolve)
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       server.close = later => {
-        void closed.then(() => { later?.() })
+        void closed.promise.then(() => { later?.() })
         onServerClose()
         return server
       }
       // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
       const restore = replaceMethod(server, 'closeIdleConnections', () => {})
       try {
-        close.call(server, callback)
+        close.call(server, error => {
+          // A replaced close() may call back although the server stays open.
+          closed.resolve()
+          callback?.(error)
+        })
       } finally {
         restore()
       }

@@ -27,6 +27,8 @@ export class CloseHooks {
   readonly #root: Context = { hooks: [], children: [] }
   readonly #onError: (hook: string, error: Error) => void
   readonly #running = new Set<string>()
+  /** The errors of hooks, by what they have thrown. */
+  readonly #errors = new Map<unknown, Error>()
   readonly #abandoned = new Deferred<void>()
   #owner: Owner | undefined
   #preClosing = 0
@@ -53,7 +55,8 @@ export class CloseHooks {
     // hooks come from Fastify's addHook(), as bound functions.
     const waiting: OnClose = function (hook) {
       if (typeof hook !== 'function') return onClose.call(this, hook)
-      const run = async () => { await call(hook as Hook, [this].slice(0, hook.length), hook.length > 1) }
+      const throwLater = (thrown: unknown) => { process.nextTick(() => { throw thrown }) }
+      const run = async () => { await call(hook as Hook, [this].slice(0, hook.length), hook.length > 1, throwLater) }
       const [, name] = /^bound (.*)/.exec(nameOf(hook.name)) ?? []
       return onClose.call(this, async () => {
         await hooks.#owner?.beforeClose()
@@ -96,6 +99,11 @@ export class CloseHooks {
     return hanging
   }
 
+  /** What has been thrown, as an error: the same one that a hook has been reported with. */
+  errorOf (thrown: unknown): Error {
+    return this.#errors.get(thrown) ?? toError(thrown)
+  }
+
   /** What the close waits for, as far as it is known. */
   get hanging (): string {
     return [...this.#running].map(hook => `the ${hook}`).join(' and ') || 'a hook added before fastify-graceful, or the server'
@@ -106,7 +114,8 @@ export class CloseHooks {
     let outcome: Promise<void> | undefined
     return async () => {
       const name = this.#describe('preClose', nameOf(hook.name), instance)
-      outcome ??= this.#call(name, async () => { await call(hook.bind(instance), [], hook.length === 1) })
+      const note = (thrown: unknown) => { this.#onError(name, toError(thrown)) }
+      outcome ??= this.#call(name, async () => { await call(hook.bind(instance), [], hook.length === 1, note) })
       await Promise.race([outcome, this.#abandoned.promise])
     }
   }
@@ -117,8 +126,9 @@ export class CloseHooks {
       await (this.#owner?.runInside(run) ?? run())
     } catch (thrown) {
       const error = toError(thrown)
+      this.#errors.set(thrown, error)
       this.#onError(name, error)
-      throw error
+      throw thrown
     } finally {
       this.#running.delete(name)
     }
@@ -161,17 +171,29 @@ function wrap (hook: Hook, run: Run): Hook {
   })
 }
 
-/** Calls a hook with its arguments, to which a callback is added if it takes one. */
-async function call (hook: (...args: unknown[]) => unknown, args: unknown[], takesDone: boolean): Promise<void> {
+/**
+ * Calls a hook with its arguments, to which a callback is added if it takes one.
+ * @param late is called with what it throws after it has called back: of an onClose hook, Fastify does not catch that
+ */
+async function call (
+  hook: (...args: unknown[]) => unknown, args: unknown[], takesDone: boolean, late: (thrown: unknown) => void
+): Promise<void> {
   if (!takesDone) {
     await hook(...args)
     return
   }
   await new Promise<void>((resolve, reject) => {
+    let isDone = false
     const done: Done = error => {
+      isDone = true
       if (error) reject(error)
       else resolve()
     }
-    hook(...args, done)
+    try {
+      hook(...args, done)
+    } catch (thrown) {
+      if (isDone) late(thrown)
+      else reject(thrown)
+    }
   })
 }

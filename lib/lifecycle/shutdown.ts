@@ -23,7 +23,7 @@ import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
-import { isError, messageOf, nameOf, toError } from '../values.ts'
+import { isError, messageOf, nameOf } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
 
@@ -84,9 +84,11 @@ export class Shutdown {
   readonly #awaited = new Set<Shutdown>()
   /** This shutdown, and those in which a hook or a callback started it. */
   #inside: ReadonlySet<Shutdown> = new Set([this])
+  /** When the report is due, on the clock of now(). */
+  #deadline = 0
   /** When drainTimeout is over, on the clock of now(). */
   #drainEnd = 0
-  #closeError: Error | undefined
+  #closeError: unknown
   /** Whether a call of `close()` has rejected with it. */
   #isCloseErrorThrown = false
   /** 1 until the report says otherwise. */
@@ -166,7 +168,8 @@ export class Shutdown {
     void this.start('close', 'close')
     await this.wait()
     const error = this.#closeError
-    if (!isAwaited || error === undefined) return
+    // As in Fastify, a hook that rejects with undefined fails without an error.
+    if (!isAwaited || !error) return
     // As with Fastify alone, the first calls reject, and those after them do not, unless they would wait for a hook that hangs.
     if (isLate && !(error instanceof CloseTimeoutError)) return
     this.#isCloseErrorThrown = true
@@ -181,6 +184,8 @@ export class Shutdown {
       void this.start('close', 'close')
     }
     await this.#drained.promise
+    // Fastify is ready now, and a listen() that was called before takes effect.
+    await this.#listenEnded()
   }
 
   /** Calls hooks or callbacks so that they know this shutdown, even if other code has called Fastify's own close. */
@@ -215,7 +220,7 @@ export class Shutdown {
     const { options, log, channels, inFlight, connections, callbacks, timeouts } = this.#parts
     this.#startedAt = this.#stepStartedAt = now()
     this.#inside = new Set([...Shutdown.#around(), this])
-    const deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
+    this.#deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     // Requests that Node or other code has answered, without a hook.
     inFlight.checkAll()
     this.#completedBefore = inFlight.completed
@@ -231,7 +236,7 @@ export class Shutdown {
 
     // With a shared listener, requests on open connections are still served: a client that got a 503 might have nowhere to go, because
     // with an inherited listener the next process may not run yet.
-    if (connections.isListenerShared) this.#listenerClosing = this.#stopListeningFirst(deadline)
+    if (connections.isListenerShared) this.#listenerClosing = this.#stopListeningFirst()
     else inFlight.stopCounting()
     this.#advance('draining')
     await this.#attempt(async () => { await this.#drain() })
@@ -240,17 +245,17 @@ export class Shutdown {
     // If the drain has ended before the spread, the rest is closed now, before Fastify's close runs the preClose hooks.
     this.skipDelay()
     await this.#spread
-    await this.#listenEnded(deadline)
+    await this.#listenEnded()
     this.#drained.resolve()
     this.#endStep('draining')
 
     this.#advance('closing')
     await this.runInside(async () => {
-      await this.#close(deadline)
+      await this.#close()
       this.#endStep('closing')
-      await callbacks.run(this.#reason, deadline)
+      await callbacks.run(this.#reason, this.#deadline)
     })
-    await this.#endTasks(deadline)
+    await this.#endTasks()
 
     timeouts.stop()
     this.#advance('closed')
@@ -279,15 +284,19 @@ export class Shutdown {
   }
 
   /** Closes the listener during the drain. Since Node 24, that also sends GOAWAY on every HTTP/2 session, so the spread comes first. */
-  async #stopListeningFirst (deadline: number): Promise<void> {
+  async #stopListeningFirst (): Promise<void> {
     await this.#spread
-    await this.#listenEnded(deadline)
+    await this.#stopListening()
+  }
+
+  async #stopListening (): Promise<void> {
+    await this.#listenEnded()
     await this.#attempt(() => { this.#parts.connections.stopListening() })
   }
 
   /** Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address. */
-  async #listenEnded (deadline: number): Promise<void> {
-    await within(partOf(deadline - now(), LISTEN_TIMEOUT), this.#parts.connections.listenEnded)
+  async #listenEnded (): Promise<void> {
+    await within(partOf(this.#deadline - now(), LISTEN_TIMEOUT), this.#parts.connections.listenEnded)
   }
 
   #advance (phase: DiagnosticsChannels['fastify-graceful:phase']['phase']): void {
@@ -324,9 +333,9 @@ export class Shutdown {
   }
 
   /** Hooks and callbacks may have tracked work since the drain. */
-  async #endTasks (deadline: number): Promise<void> {
+  async #endTasks (): Promise<void> {
     const { options: { drainTimeout }, tasks, cuts } = this.#parts
-    await within(Math.min(this.#drainEnd, deadline) - now(), tasks.idle())
+    await within(Math.min(this.#drainEnd, this.#deadline) - now(), tasks.idle())
     cuts.cutTasks(new DrainTimeoutError(drainTimeout))
   }
 
@@ -472,9 +481,9 @@ export class Shutdown {
   }
 
   /** Closes connections and Fastify. If there are callbacks, half of the time left is kept for them. */
-  async #close (deadline: number): Promise<void> {
+  async #close (): Promise<void> {
     const { callbacks, closeHooks } = this.#parts
-    const left = Math.max(0, deadline - now())
+    const left = Math.max(0, this.#deadline - now())
     const limit = callbacks.isEmpty ? left : left / 2
     try {
       if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit), closeHooks.hanging)
@@ -484,9 +493,9 @@ export class Shutdown {
   }
 
   #noteCloseError (thrown: unknown): void {
-    const { outcome, log } = this.#parts
-    const error = toError(thrown)
-    this.#closeError = error
+    const { outcome, log, closeHooks } = this.#parts
+    const error = closeHooks.errorOf(thrown)
+    this.#closeError = thrown
     if (outcome.addError(error)) log.error('Fastify was not closed cleanly', { err: error })
   }
 
@@ -518,7 +527,7 @@ export class Shutdown {
     gate.deferRefusals()
     // Closing the listener resets them. The rest of the time is for sending the refusals.
     await connections.acceptBacklog((now() + end) / 2, RECONNECT_WINDOW)
-    await this.#attempt(() => { connections.stopListening() })
+    await this.#stopListening()
     gate.sendRefusals()
     if (connections.isAnyOpen) {
       await connections.settle(end)

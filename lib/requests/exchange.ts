@@ -608,9 +608,9 @@ export function isUpgrade (request: IncomingMessage): boolean {
  * Sends GOAWAY, refuses new streams so that the client may retry them elsewhere, and closes after the open ones end. Not
  * goaway() with the highest stream ID first, as a notice: Node then drops new streams silently.
  */
-export function closeSession (session: Pick<ServerHttp2Session, 'closed' | 'close'> | undefined): void {
+export function closeSession (session: Pick<ServerHttp2Session, 'close'> | undefined): void {
   // Deferred: on Node 20, closing a session while one of its requests is being dispatched corrupts the heap.
-  setImmediate(() => { if (session?.closed === false) session.close() })
+  setImmediate(() => { session?.close() })
 }
 
 /**

@@ -63,7 +63,8 @@ export class Gate {
 
   #refuseUpload (exchange: Exchange): void {
     this.#uploading.set(exchange, dropBody(exchange.request, () => {
-      if (this.#uploading.delete(exchange)) this.#refuse(exchange)
+      this.#uploading.delete(exchange)
+      this.#refuse(exchange)
     }))
     if (this.#isClosing) this.#refuseUploads()
   }

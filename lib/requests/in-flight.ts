@@ -199,7 +199,7 @@ export class InFlight {
   closed (exchange: Exchange): void {
     this.check(exchange)
     // A handler may still read the request after its answer.
-    if (exchange.wire === 'orphaned' || (exchange.wire === 'finished' && exchange.runningHandlers > 0)) exchange.tellClosed()
+    if (exchange.wire === 'orphaned' || exchange.runningHandlers > 0) exchange.tellClosed()
   }
 
   /** Checks the state of a request, and removes it if it is over. */
