@@ -7,7 +7,7 @@ import { Writable } from 'node:stream'
 import { inspect } from 'node:util'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, listen, Log, runNode } from './helpers.ts'
+import { createApp, Deferred, listen, Log } from './helpers.ts'
 
 interface Kept {
   app: FastifyInstance
@@ -225,33 +225,6 @@ t.test('each of the close() calls that wait for an onClose hook that fails rejec
     t.match(closed, [1, 2, 3].map(() => ({ status: 'rejected', reason: { message: 'redis gone' } })), withPlugin ? 'with the plugin' : 'alone')
   }
 })
-
-/** Code that closes `app`, and throws an error that nothing catches; async: one that Fastify ignores. */
-const throws = {
-  'the callback of close()': "app.close(() => { throw new Error('thrown') })",
-  'the callback of close(), with an error': "app.close(error => { throw new Error('thrown') })",
-  'the callback of close(), with done': "app.close((error, instance, done) => { throw new Error('thrown') })",
-  'an async callback of close()': "app.close(async () => { throw new Error('thrown') })",
-  'an async callback of close(), with done': "app.close(async (error, instance, done) => { throw new Error('thrown') })",
-  'an onClose hook that has called done()': "app.addHook('onClose', (_app, done) => { done(); throw new Error('thrown') }); await app.ready(); await app.close()"
-}
-
-for (const [what, code] of Object.entries(throws)) {
-  t.test(`an error that ${what} throws ends the process, or is ignored, as with Fastify alone`, async t => {
-    const outcomes = await Promise.all([false, true].map(async register => {
-      const program = runNode(t, ['--input-type=module', '--eval', `
-        import Fastify from 'fastify'
-        import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
-        const app = Fastify()
-        ${register ? 'await app.register(gracefulPlugin)' : ''}
-        ${code.includes('addHook') ? '' : 'await app.ready()'}
-        ${code}`])
-      const { code: exitCode } = await program.exit
-      return { exitCode, isTold: program.output().includes('Error: thrown') }
-    }))
-    t.strictSame(outcomes[1], outcomes[0])
-  })
-}
 
 t.test('an error that a preClose hook throws after it has called done(), which Fastify alone ignores, is in log and report', async t => {
   const { app, log } = await createApp(t)

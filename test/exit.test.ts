@@ -3,7 +3,7 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
-import { COVERED, fork, portOf, RawClient } from './helpers.ts'
+import { COVERED, fork, portOf, RawClient, runNode } from './helpers.ts'
 
 /** The second instance of the program. */
 const OTHERS = {
@@ -127,3 +127,30 @@ t.test('the code that closes an instance decides when the process exits, also if
   t.strictSame(await service.exit, { code: 0, signal: null })
   t.strictSame(service.log.messages(/^flushed$/), ['flushed'])
 })
+
+/** Code that closes `app`, and throws an error that nothing catches; async: one that Fastify ignores. */
+const throws = {
+  'the callback of close()': "app.close(() => { throw new Error('thrown') })",
+  'the callback of close(), with an error': "app.close(error => { throw new Error('thrown') })",
+  'the callback of close(), with done': "app.close((error, instance, done) => { throw new Error('thrown') })",
+  'an async callback of close()': "app.close(async () => { throw new Error('thrown') })",
+  'an async callback of close(), with done': "app.close(async (error, instance, done) => { throw new Error('thrown') })",
+  'an onClose hook that has called done()': "app.addHook('onClose', (_app, done) => { done(); throw new Error('thrown') }); await app.ready(); await app.close()"
+}
+
+for (const [what, code] of Object.entries(throws)) {
+  t.test(`an error that ${what} throws ends the process, or is ignored, as with Fastify alone`, async t => {
+    const outcomes = await Promise.all([false, true].map(async register => {
+      const program = runNode(t, ['--input-type=module', '--eval', `
+        import Fastify from 'fastify'
+        import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+        const app = Fastify()
+        ${register ? 'await app.register(gracefulPlugin)' : ''}
+        ${code.includes('addHook') ? '' : 'await app.ready()'}
+        ${code}`])
+      const { code: exitCode } = await program.exit
+      return { exitCode, isTold: program.output().includes('Error: thrown') }
+    }))
+    t.strictSame(outcomes[1], outcomes[0])
+  })
+}

@@ -153,9 +153,13 @@ t.test('two instances are tested side by side', async t => {
   other.signal('SIGTERM')
   await other.reached('closed')
   t.equal(app.gracefulShutdown.phase, 'running')
+  let isClosed = false
+  const closed = one.reached('closed').then(() => { isClosed = true })
   t.match(await one.request('/ready'), { status: 200 })
+  t.notOk(isClosed)
   one.signal('SIGTERM')
   await one.reached('draining')
+  await closed
 })
 
 t.test('an instance that listens is tested where it listens', async t => {
