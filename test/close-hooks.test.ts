@@ -238,7 +238,7 @@ t.test('close() rejects with what a hook has rejected with, and not if that is n
   for (const name of ['preClose', 'onClose'] as const) {
     for (const value of [undefined, null, 0, '', 'text', Symbol('text'), { code: 1 }]) {
       const outcomes = await Promise.all([false, true].map(async register => {
-        const app = Fastify() as FastifyInstance
+        const app = Fastify({ logger: { stream: { write: () => {} } } }) as FastifyInstance
         if (register) await app.register(gracefulPlugin)
         app.addHook(name, async () => { throw value }) // oxlint-disable-line no-throw-literal
         await app.ready()

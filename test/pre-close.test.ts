@@ -135,7 +135,7 @@ for (const [how, end] of Object.entries(ends)) {
   for (const [where, add] of Object.entries(places)) {
     for (const drainTimeout of [0, 50]) {
       t.test(`${how}: beside a hook that fails, added ${where}, the others are waited for after drainTimeout ${drainTimeout}`, async t => {
-        const app = Fastify() as FastifyInstance
+        const app = Fastify({ logger: { stream: { write: () => {} } } }) as FastifyInstance
         const close = app.close.bind(app) as () => Promise<void>
         const fails = async () => { throw new Error('broken') }
         if (where === 'before the plugin') app.addHook('preClose', fails)

@@ -6,7 +6,7 @@ import type { FastifyInstance } from 'fastify'
 import type { AddHook } from '../map-hooks.ts'
 import { wholeTurn } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
-import { nameOf, toError } from '../values.ts'
+import { nameOf, toError, tryRead } from '../values.ts'
 
 type Done = (error?: Error | null) => void
 type Run = () => Promise<void>
@@ -128,7 +128,8 @@ export class CloseHooks {
       const error = toError(thrown)
       this.#errors.set(thrown, error)
       this.#onError(name, error)
-      throw thrown
+      // Fastify reads its code, and would hang if that throws.
+      throw tryRead(() => [(thrown as { code?: unknown } | undefined)?.code]) === undefined ? error : thrown
     } finally {
       this.#running.delete(name)
     }
