@@ -147,7 +147,7 @@ for (const [what, code] of Object.entries(throws)) {
         const app = Fastify()
         ${register ? 'await app.register(gracefulPlugin)' : ''}
         ${code.includes('addHook') ? '' : 'await app.ready()'}
-        ${code}`])
+        ${code}`], COVERED)
       const { code: exitCode } = await program.exit
       return { exitCode, isTold: program.output().includes('Error: thrown') }
     }))
