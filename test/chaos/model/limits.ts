@@ -22,6 +22,9 @@ export const FIRST_REQUEST = 500
 export const CHECK_INTERVAL = 1_000
 export const SPREAD_INTERVAL = 50
 
+/** How long the drain waits for the answers of WebSockets that preClose hooks have closed: a part of drainTimeout, at most 1 s. */
+export const WEBSOCKET_CLOSE = { part: 1 / 4, most: 1_000 }
+
 /** The part of shutdownTimeout that callbacks do not get. */
 export const EXIT_MARGIN = 0.05
 

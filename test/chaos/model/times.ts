@@ -1,7 +1,7 @@
 // When it ends.
 
 import type { Facts } from '../facts.ts'
-import { EARLY, EXIT_MARGIN, FIRST_REQUEST, LATE, LOG_FLUSH, QUIET } from './limits.ts'
+import { EARLY, EXIT_MARGIN, FIRST_REQUEST, LATE, LOG_FLUSH, QUIET, WEBSOCKET_CLOSE } from './limits.ts'
 
 /** The process ends within shutdownTimeout, each drain within drainTimeout, a callback within its timeout. */
 export function * endsInTime (facts: Facts): Iterable<string> {
@@ -71,7 +71,7 @@ export function * knowsCopies (facts: Facts): Iterable<string> {
 
 /** A drain that cuts nothing is over soon after the last thing that it waits for. */
 export function * drainsNoLongerThanNeeded (facts: Facts): Iterable<string> {
-  for (const { i } of facts.instances) {
+  for (const { i, instance: { drainTimeout } } of facts.instances) {
     const [draining, closing] = [facts.phase(i, 'draining'), facts.phase(i, 'closing')]
     if (draining === undefined || closing === undefined || facts.all('cut', i).length > 0 || facts.forgotten.size > 0) continue
     const requests = facts.accepted(i).flatMap(({ answer, handled, hooked, sent }) =>
@@ -84,7 +84,11 @@ export function * drainsNoLongerThanNeeded (facts: Facts): Iterable<string> {
     const spread = isSpread ? (facts.start(i)?.t ?? 0) + (facts.scenario.instances[i]?.spread ?? 0) : 0
     // A connection without a request has this long for its first one, if the listener has been closed.
     const first = facts.isInherited(i) ? draining.t + FIRST_REQUEST : 0
-    const last = Math.max(draining.t, spread, first, ...ends)
+    // Once the preClose hooks have told WebSockets to close, their clients have this long to answer.
+    const answered = Math.max(draining.t, spread, ...steps) + Math.min(WEBSOCKET_CLOSE.part * drainTimeout, WEBSOCKET_CLOSE.most)
+    const webSockets = facts.seen.webSockets.filter(({ client }) => facts.scenario.clients[client]?.to === i)
+    const closed = Math.min(answered, Math.max(0, ...webSockets.map(({ endedAt }) => endedAt)))
+    const last = Math.max(draining.t, spread, first, closed, ...ends)
     if (closing.t > last + QUIET + LATE + facts.lag(last, closing.t)) {
       yield `instance ${i} drains until ${closing.t.toFixed(1)}, but nothing runs after ${last.toFixed(1)}`
     }
