@@ -621,6 +621,18 @@ for (const host of ['localhost', '127.0.0.1']) {
   })
 }
 
+t.test('a listen() before the plugin is loaded is noticed although a serverFactory wraps the request listener', async t => {
+  const serverFactory = (handler: RequestListener) => createServer((request, response) => { handler(request, response) })
+  const app = Fastify({ serverFactory }) as unknown as FastifyInstance
+  void app.register(gracefulPlugin)
+  const opened = once(app.server, 'listening')
+  const listened = app.listen({ port: 0, host: '127.0.0.1' })
+  void app.close()
+  await Promise.all([opened, listened])
+  t.match(await app.gracefulShutdown.wait(), { errors: [], exitCode: 0 })
+  t.notOk(app.server.listening)
+})
+
 t.test('a listen() that was called before the plugin was loaded, and fails, does not delay the close', async t => {
   const { app: other } = await createApp(t)
   const port = await listen(other)

@@ -10,17 +10,18 @@ import { errorMonitor, type EventEmitter } from 'node:events'
 import { Deferred } from '../deferred.ts'
 import { ServerSharedError } from '../errors.ts'
 
-type OnListen = (server: Server, options: ListenOptions) => void
-
-/** What each instance does when one of its servers is about to listen, by the request listener that they all share. */
-const owners = new WeakMap<object, OnListen[]>()
+/**
+ * Called when a server is about to listen: of each instance, one by its server, and one by the request listener that all of its servers
+ * share, unless a serverFactory wraps it.
+ */
+const onListen = new WeakMap<object, (server: Server, options: ListenOptions) => void>()
 /** The servers that have been adopted. */
 const adopted = new WeakSet<Server>()
 let isWatching = false
 
 /** Whether the instance's servers are already owned. */
 export function isOwned (fastify: FastifyInstance): boolean {
-  return owners.has(fastify.routing)
+  return onListen.has(fastify.routing)
 }
 
 /** @throws ServerSharedError if another instance has the same server: closing it for one would cut off the other */
@@ -37,14 +38,14 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
     adopted.add(server)
     adopt(server)
   }
-  owners.set(fastify.routing, [(server, options) => { if (isSecondOf(fastify.server, options)) take(server) }])
+  onListen.set(fastify.routing, (server, options) => { if (isSecondOf(fastify.server, options)) take(server) })
   take(fastify.server)
   if (isWatching) return
   isWatching = true
   // Never unsubscribed: it holds no instance, so nothing leaks.
   subscribe('tracing:net.server.listen:asyncStart', message => {
     const { server, options } = message as { server: Server, options: ListenOptions }
-    for (const listener of server.listeners('request')) for (const call of owners.get(listener) ?? []) call(server, options)
+    for (const key of [server, ...server.listeners('request')]) onListen.get(key)?.(server, options)
   })
 }
 
@@ -64,22 +65,22 @@ interface Listening {
 
 /** Calls back before each call of Fastify's `listen()`, with a promise that resolves when that has ended, whether it fails or not. */
 export function observeListen (fastify: FastifyInstance, called: (listening: Listening, ended: Promise<void>) => void): void {
-  const server: EventEmitter = fastify.server
+  const { server } = fastify
   const { listen } = fastify as unknown as { listen: AnyFunction }
   let hasBeenCalled = false
   let opened = () => {}
   // A listen() before the plugin was loaded takes effect when Fastify is ready. Fastify adds `cb` to its options; the application itself
   // may open the server, too.
-  owners.get(fastify.routing)?.push((listening, options) => {
-    if (listening !== server || hasBeenCalled || !('cb' in options)) return
+  onListen.set(server, (_server, options) => {
+    if (hasBeenCalled || !('cb' in options)) return
     const { promise, resolve } = new Deferred<void>()
     opened = resolve
-    server.once(errorMonitor, resolve)
+    ;(server as EventEmitter).once(errorMonitor, resolve)
     // Fastify's own listener for an abort has been added already.
     called({ ...toListening(options as ListenInput), signal: undefined }, promise)
   })
   fastify.addHook('onListen', done => {
-    server.off(errorMonitor, opened)
+    ;(server as EventEmitter).off(errorMonitor, opened)
     opened()
     done()
   })
