@@ -621,6 +621,41 @@ for (const host of ['localhost', '127.0.0.1']) {
   })
 }
 
+t.test('a listen() before the plugin is loaded that is aborted before it takes effect closes at once', async t => {
+  for (const host of ['localhost', '127.0.0.1']) {
+    const app = Fastify() as FastifyInstance
+    void app.register(gracefulPlugin)
+    const controller = new AbortController()
+    app.listen({ port: 0, host, signal: controller.signal }, () => {})
+    controller.abort()
+    await app.ready()
+    const { errors, time } = await app.gracefulShutdown.wait()
+    t.strictSame(errors, [])
+    t.ok(time < 500, `${host}: took ${time}ms`)
+  }
+})
+
+t.test('a listen() before the plugin is loaded whose callback throws does not delay a later close', async t => {
+  const app = Fastify() as FastifyInstance
+  await t.rejects(async () => {
+    void app.register(gracefulPlugin)
+    await new Promise<void>((_resolve, reject) => {
+      const { emit } = app.server
+      app.server.emit = function (this: Server, name: string, ...args: unknown[]) {
+        try {
+          return Reflect.apply(emit, this, [name, ...args]) as boolean
+        } catch (error) {
+          reject(error)
+          return true
+        }
+      }
+      app.listen({ port: 0, host: '127.0.0.1' }, () => { throw new Error('in the callback') })
+    })
+  }, { message: 'in the callback' })
+  const { time } = await app.gracefulShutdown.shutdown()
+  t.ok(time < 500, `took ${time}ms`)
+})
+
 t.test('a listen() before the plugin is loaded is noticed although a serverFactory wraps the request listener', async t => {
   const serverFactory = (handler: RequestListener) => createServer((request, response) => { handler(request, response) })
   const app = Fastify({ serverFactory }) as unknown as FastifyInstance

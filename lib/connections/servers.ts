@@ -7,8 +7,10 @@ import type { AnyFunction } from '../values.ts'
 import cluster from 'node:cluster'
 import { subscribe } from 'node:diagnostics_channel'
 import { errorMonitor, type EventEmitter } from 'node:events'
+import { clearTimeout, setTimeout } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { ServerSharedError } from '../errors.ts'
+import { LISTEN_TIMEOUT } from '../times.ts'
 
 /**
  * Called when a server is about to listen: of each instance, one by its server, and one by the request listener that all of its servers
@@ -68,46 +70,61 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
   const { server } = fastify
   const { listen } = fastify as unknown as { listen: AnyFunction }
   let hasBeenCalled = false
-  let opened = () => {}
+  let end = () => {}
   // A listen() before the plugin was loaded takes effect when Fastify is ready. Fastify adds `cb` to its options; the application itself
   // may open the server, too.
   onListen.set(server, (_server, options) => {
     if (hasBeenCalled || !('cb' in options)) return
     const { promise, resolve } = new Deferred<void>()
-    opened = resolve
-    ;(server as EventEmitter).once(errorMonitor, resolve)
+    end = endOfListen(server, options, resolve)
     // Fastify's own listener for an abort has been added already.
     called({ ...toListening(options as ListenInput), signal: undefined }, promise)
   })
   fastify.addHook('onListen', done => {
-    ;(server as EventEmitter).off(errorMonitor, opened)
-    opened()
+    end()
     done()
   })
   const observed = (...args: unknown[]) => {
     hasBeenCalled = true
-    const { promise, resolve: end } = new Deferred<void>()
+    const { promise, resolve: ended } = new Deferred<void>()
     const [options, callback] = args
     const listening = toListening(options ?? {})
     // With an aborted signal, Fastify only closes the instance, or Node the server: then the callback is not called.
-    const aborted = () => { if (!fastify.server.listening) end() }
+    const aborted = () => { if (!fastify.server.listening) ended() }
     listening.signal?.addEventListener?.('abort', aborted, { once: true })
-    if (listening.signal?.aborted === true) end()
+    if (listening.signal?.aborted === true) ended()
     called(listening, promise)
     try {
-      if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), end)
+      if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), ended)
       // A proxy, so that Fastify still warns of an async function.
       const apply: ProxyHandler<AnyFunction>['apply'] = (target, self, results) => {
-        end()
+        ended()
         return Reflect.apply(target, self, results)
       }
       return listen.call(fastify, options, new Proxy(callback as AnyFunction, { apply }))
     } catch (error) {
-      end()
+      ended()
       throw error
     }
   }
   Object.assign(fastify, { listen: observed })
+}
+
+/**
+ * Calls back when a server listens, has failed to, or is closed. On `localhost`, Fastify then opens a second one, and runs onListen hooks,
+ * unless its callback throws. Returns a function that does the same at once.
+ */
+function endOfListen (server: EventEmitter, { host }: ListenOptions, callback: () => void): () => void {
+  const events = host === 'localhost' ? ['close', errorMonitor] : ['listening', 'close', errorMonitor]
+  const end = () => {
+    for (const event of events) server.off(event, end)
+    clearTimeout(timer)
+    callback()
+  }
+  const timer = setTimeout(end, LISTEN_TIMEOUT.most).unref()
+  // Before Fastify's own listener, which may throw.
+  for (const event of events) server.prependOnceListener(event, end)
+  return end
 }
 
 /** With `fd`, the parent process keeps the listener open, as systemd does. */
