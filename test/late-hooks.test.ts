@@ -5,7 +5,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { FastifyInstance, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import type { ShutdownReport } from '../types/index.ts'
-import { connect as connectHttp2 } from 'node:http2'
+import { connect as connectHttp2, constants } from 'node:http2'
 import { type Duplex, PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -48,7 +48,7 @@ function visitOver (t: Test, isHttp2: boolean, port: number): () => void {
   const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
   t.teardown(() => { session.destroy() })
   const stream = session.request({ ':path': '/' }).on('error', () => {})
-  return () => { stream.close() }
+  return () => { stream.close(constants.NGHTTP2_CANCEL) }
 }
 
 /** Makes a client send a request, and leave while the hook runs. */
@@ -802,4 +802,77 @@ t.test('cleanup does not wait for a hook that returns a frozen thenable', async 
   await work.hook.entered.promise
   t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
   t.equal(work.calls, 1)
+})
+
+/** A stream with an end, or without one; `destroy` is its cleanup, such as that of a database cursor. */
+function rows (isEndless: boolean, destroy: () => Promise<void>): Readable {
+  let left = isEndless ? Infinity : 2
+  return new Readable({
+    read () { setImmediate(() => { this.push(left-- > 0 ? 'row' : null) }) },
+    destroy (reason, done) { void destroy().then(() => { done(reason) }) }
+  })
+}
+
+const sources: Record<string, (isEndless: boolean, cleanup: () => Promise<void>) => Readable> = {
+  'an async generator': (isEndless, cleanup) => Readable.from((async function * () {
+    try {
+      for (let left = isEndless ? Infinity : 2; left > 0; left--) {
+        yield 'row'
+        await sleep(1)
+      }
+    } finally {
+      await cleanup()
+    }
+  })()),
+  'a stream': rows
+}
+
+for (const [what, make] of Object.entries(sources)) {
+  for (const isHttp2 of [false, true]) {
+    t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: other cleanup waits for that of ${what} whose client has disconnected`, async t => {
+      const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
+      const hook = new SlowHook()
+      const piped = new Deferred()
+      app.get('/', async (_request, reply) => {
+        reply.raw.once('pipe', () => { setImmediate(piped.resolve) })
+        return await reply.send(make(true, hook.hold))
+      })
+      const leave = visitOver(t, isHttp2, await listen(app))
+      await piped.promise
+      leave()
+      await hook.entered.promise
+      t.match(app.gracefulShutdown.inFlight(), [{ kind: 'request', route: '/' }])
+      await expectCleanupAfter(t, app, hook)
+    })
+
+    // That of a generator ends before its last chunk is sent.
+    if (what !== 'an async generator') {
+      t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: other cleanup waits for that of ${what} that has been sent to its end`, async t => {
+        const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
+        const hook = new SlowHook()
+        const sent = new Deferred()
+        app.addHook('onResponse', async () => { sent.resolve() })
+        app.get('/', async (_request, reply) => await reply.send(make(false, hook.hold)))
+        visitOver(t, isHttp2, await listen(app))
+        await Promise.all([hook.entered.promise, sent.promise])
+        await expectCleanupAfter(t, app, hook)
+      })
+    }
+  }
+}
+
+t.test('a stream that never closes is cut at the drain timeout, not with waitFor: \'response\', and not forever while running', async t => {
+  for (const options of [{}, { waitFor: 'response' as const }]) {
+    const { app } = await createApp(t, { drainTimeout: 100 })
+    const hook = new SlowHook()
+    app.get('/', { config: { gracefulShutdown: options } }, async (_request, reply) => await reply.send(rows(false, hook.hold)))
+    const client = new RawClient(await listen(app)).get('/')
+    await hook.entered.promise
+    await client.until(/0\r\n\r\n$/)
+    const count = 'waitFor' in options ? 0 : 1
+    await eventually(() => app.inFlightRequests === count)
+    const { cut } = await app.gracefulShutdown.shutdown()
+    t.match(cut, [{ kind: 'request', route: '/' }].slice(0, count))
+    t.equal(cut.length, count)
+  }
 })

@@ -4,12 +4,13 @@
 //   wire                                        the state of the response: only in-flight.ts
 //   runningHandlers, handlerState, hasAnswered  handlers and late hooks: handlers.ts, in-flight.ts
 //   isSending                                   the hooks that process the answer: handlers.ts, in-flight.ts
-//   isBodyLost                                  only in-flight.ts
+//   isBodyLost, source                          only in-flight.ts
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import type { Readable } from 'node:stream'
 import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
 import { beforeCall, replaceMethod } from '../before-call.ts'
@@ -86,6 +87,8 @@ export class Exchange {
   hasAnswered = false
   /** Whether Fastify has the handler's answer, and may be running hooks. Cleared when it is written, but only if no client waits for it. */
   isSending = false
+  /** The stream that has been given to `reply.send()`. */
+  source: Readable | undefined = undefined
   /** Whether the methods of its reply are wrapped, because no client waits for it. */
   isReplyWrapped = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */

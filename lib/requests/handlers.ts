@@ -97,7 +97,7 @@ export class Handlers {
     let fastifySend: FastifyReply['send'] | undefined
     const send: FastifyReply['send'] = function (this: FastifyReply, payload) {
       const exchange = Exchange.of(this)
-      if (exchange !== undefined) inFlight.sending(exchange)
+      if (exchange !== undefined) inFlight.sending(exchange, payload)
       fastifySend ??= fastifysOwn(this, 'send')
       return fastifySend.call(this, payload)
     }

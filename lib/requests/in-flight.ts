@@ -213,7 +213,19 @@ export class InFlight {
       }
     }
     // Nothing waits for the handler of a request that does not count.
-    if (isOver(exchange) || (exchange.wire !== 'open' && !this.counts(exchange))) this.leave(exchange)
+    if (exchange.wire !== 'open' && !this.counts(exchange)) this.leave(exchange)
+    else if (isOver(exchange) && (exchange.source === undefined || !this.#awaitSource(exchange))) this.leave(exchange)
+  }
+
+  /** The stream that has been sent may take some time to close, such as a query that closes its cursor. Returns whether it does. */
+  #awaitSource (exchange: Exchange): boolean {
+    const { source } = exchange
+    exchange.source = undefined
+    // A stream of another library may have neither property.
+    if (source?.destroyed !== true || (source.closed as boolean | undefined) !== false || !exchange.arePromisesAwaited) return false
+    this.hookStarted(exchange)
+    finished(source, { writable: false }, () => { this.hookEnded(exchange) })
+    return true
   }
 
   /** Checks every request that is not over. */
@@ -266,7 +278,7 @@ export class InFlight {
   }
 
   /** `reply.send()` is called. Fastify may run hooks before it writes the answer, even if the client has disconnected. */
-  sending (exchange: Exchange): void {
+  sending (exchange: Exchange, payload: unknown): void {
     // Fastify sends nothing: the request has been answered, perhaps in the handler's place, or hijacked.
     if (exchange.wire !== 'open' && exchange.reply?.sent === true) {
       this.#written(exchange)
@@ -276,6 +288,7 @@ export class InFlight {
     this.reenter(exchange)
     if (exchange.isSending) this.#sendingAgain(exchange)
     exchange.isSending = exchange.hasAnswered = true
+    if (isStream(payload)) exchange.source = payload
   }
 
   /**
@@ -393,6 +406,10 @@ export class InFlight {
   #settleIdle (): void {
     if (this.#size === 0) this.#whenIdle?.()
   }
+}
+
+function isStream (payload: unknown): payload is Readable {
+  return typeof payload === 'object' && payload !== null && typeof (payload as Partial<Readable>).pipe === 'function'
 }
 
 /** Whether a request that ends has been answered in full; once, although a hook of it may run later. */
