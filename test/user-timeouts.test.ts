@@ -123,7 +123,7 @@ for (const [name, server, connect] of protocols) {
   })
 
   t.test(`${name}: a route can have its own readTimeout or none`, async t => {
-    const { port } = await start(t, { readTimeout: 200 }, server, app => {
+    const { port } = await start(t, { readTimeout: 1_000 }, server, app => {
       app.post('/quick', { config: { gracefulShutdown: { readTimeout: 50 } } }, async ({ body }) => body)
       app.post('/patient', { config: { gracefulShutdown: { readTimeout: false } } }, async ({ body }) => body)
       app.post('/', async ({ body }) => body)
@@ -287,7 +287,7 @@ for (const [name, server, connect] of protocols) {
   t.test(`${name}: a response whose handler has set its own timeout is not cut, whenever it was set`, async t => {
     const ended = new Deferred()
     const expired: string[] = []
-    const { fastify, log, port } = await start(t, { writeTimeout: 200 }, server, app => {
+    const { fastify, log, port } = await start(t, { writeTimeout: 800 }, server, app => {
       for (const [when, begun] of [['early', false], ['late', false], ['begun', true]] as const) {
         app.get(`/${when}`, async (_request, reply) => {
           if (begun) {
@@ -296,7 +296,7 @@ for (const [name, server, connect] of protocols) {
             await sleep(100)
           }
           if (when === 'late') await sleep(100)
-          reply.raw.setTimeout(300, () => { expired.push(when) })
+          reply.raw.setTimeout(1_000, () => { expired.push(when) })
           await ended.promise
           if (!begun) return 'end'
           reply.raw.end('end')
