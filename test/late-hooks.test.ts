@@ -861,7 +861,27 @@ for (const [what, make] of Object.entries(sources)) {
   }
 }
 
-t.test('a stream that never closes is cut at the drain timeout, not with waitFor: \'response\', and not forever while running', async t => {
+t.test('a request whose stream never closes no longer counts after drainTimeout, and is logged', async t => {
+  for (const isEndless of [false, true]) {
+    const { app, log } = await createApp(t, { drainTimeout: 100, readTimeout: 200 })
+    const hook = new SlowHook()
+    const piped = new Deferred()
+    app.get('/', async (_request, reply) => {
+      reply.raw.once('pipe', () => { setImmediate(piped.resolve) })
+      return await reply.send(rows(isEndless, hook.hold))
+    })
+    const leave = visitOver(t, false, await listen(app))
+    await piped.promise
+    if (isEndless) leave()
+    await hook.entered.promise
+    t.match(await log.line(/^A handler or its stream has not ended since/), { route: '/' })
+    t.equal(app.inFlightRequests, 0)
+    hook.left.resolve()
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  }
+})
+
+t.test("a stream that never closes is cut at the drain timeout, and is not waited for with waitFor: 'response'", async t => {
   for (const options of [{}, { waitFor: 'response' as const }]) {
     const { app } = await createApp(t, { drainTimeout: 100 })
     const hook = new SlowHook()

@@ -4,7 +4,7 @@
 //   wire                                        the state of the response: only in-flight.ts
 //   runningHandlers, handlerState, hasAnswered  handlers and late hooks: handlers.ts, in-flight.ts
 //   isSending                                   the hooks that process the answer: handlers.ts, in-flight.ts
-//   isBodyLost, source                          only in-flight.ts
+//   isBodyLost, source, isSourceClosing         only in-flight.ts
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -89,6 +89,8 @@ export class Exchange {
   isSending = false
   /** The stream that has been given to `reply.send()`. */
   source: Readable | undefined = undefined
+  /** Whether that stream is not closed yet, although the response is over. */
+  isSourceClosing = false
   /** Whether the methods of its reply are wrapped, because no client waits for it. */
   isReplyWrapped = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */

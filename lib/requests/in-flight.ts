@@ -223,8 +223,12 @@ export class InFlight {
     exchange.source = undefined
     // A stream of another library may have neither property.
     if (source?.destroyed !== true || (source.closed as boolean | undefined) !== false || !exchange.arePromisesAwaited) return false
-    this.hookStarted(exchange)
-    finished(source, { writable: false }, () => { this.hookEnded(exchange) })
+    exchange.keepAge()
+    exchange.isSourceClosing = true
+    finished(source, { writable: false }, () => {
+      exchange.isSourceClosing = false
+      this.check(exchange)
+    })
     return true
   }
 
@@ -419,8 +423,8 @@ function isCompleted ({ wire, hasEnded }: Exchange): boolean {
 
 /** Whether a request is over: no client waits for it, and its handler is done. */
 function isOver (exchange: Exchange): boolean {
-  const { wire, isAtWork, handlerState, hasAnswered, isSending } = exchange
-  if (wire === 'open' || isAtWork) return false
+  const { wire, isAtWork, handlerState, hasAnswered, isSending, isSourceClosing } = exchange
+  if (wire === 'open' || isAtWork || isSourceClosing) return false
   if (wire === 'finished') return true
   // A handler that returned no promise may still work for a client that has disconnected: its answer shows the end.
   return !isSending && (handlerState === 'settled' || hasAnswered || (handlerState === 'uncalled' && exchange.isBodyLost))

@@ -124,7 +124,7 @@ export class Timeouts {
     for (const exchange of this.#inFlight.exchanges) {
       // A hook may hold it, so that its handler has not opted it out yet.
       if (exchange.hasOptedOut) this.#inFlight.optOut(exchange)
-      else if (exchange.wire === 'orphaned') this.#forgetSilent(exchange)
+      else if (exchange.wire === 'orphaned' || exchange.isSourceClosing) this.#forgetSilent(exchange)
       else if (exchange.wire === 'open' && this.#hasListener) this.#enforceWrite(exchange)
     }
     if (this.#hasListener || this.#inFlight.unfinished.length > 0) return
@@ -151,7 +151,7 @@ export class Timeouts {
     if (now() - exchange.silentSince <= this.#options.drainTimeout) return
     this.#inFlight.leave(exchange)
     const entry = this.#inFlight.describe(exchange)
-    this.#log.warn('A handler has not ended since its client disconnected or got an answer from the plugin; it is no longer counted as in flight', entry)
+    this.#log.warn('A handler or its stream has not ended since its client disconnected or got an answer; it is no longer counted as in flight', entry)
   }
 
   #enforceRead (exchange: Exchange): void {

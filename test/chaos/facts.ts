@@ -12,7 +12,7 @@ import { workOf } from './scenario.ts'
 /** See lib/times.ts. */
 const LOG_FLUSH = 250
 
-export const FORGOTTEN = /^A handler has not ended since its client disconnected/
+export const FORGOTTEN = /^A handler or its stream has not ended since its client disconnected/
 
 /** An event with its place in the trace. */
 export type Placed<E extends TraceEvent['e']> = EventOf<E> & { n: number }
