@@ -128,7 +128,7 @@ t.test('the code that closes an instance decides when the process exits, also if
   t.strictSame(service.log.messages(/^flushed$/), ['flushed'])
 })
 
-/** Code that closes `app`, and throws an error that nothing catches; async: one that Fastify ignores. */
+/** Code that closes `app`, and throws an error. */
 const throws = {
   'the callback of close()': "app.close(() => { throw new Error('thrown') })",
   'the callback of close(), with an error': "app.close(error => { throw new Error('thrown') })",

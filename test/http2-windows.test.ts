@@ -13,7 +13,7 @@ import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { HTTP2_READ_PAUSE } from '../lib/times.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
-import { frameReader, getPath, START, TYPES } from './http2.ts'
+import { frameReader, get, START, TYPES } from './http2.ts'
 
 const WRITE_TIMEOUT = 600
 const SIZE = 300_000
@@ -206,7 +206,7 @@ t.test('a session that begins while draining, and sends no request, does not del
   const held = heldRoute(app)
   const port = await listen(app)
   const busy = new RawClient(port)
-  busy.socket.write(Buffer.concat([START, getPath(1, '/held')]))
+  busy.socket.write(Buffer.concat([START, get(1, '/held')]))
   await held.entered
   const report = app.gracefulShutdown.shutdown()
   const idle = new RawClient(port)

@@ -41,8 +41,6 @@ export function frameReader (use: (frame: Frame) => void): (chunk: Buffer) => vo
 /** What begins a session: the preface, and empty settings. */
 export const START = Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame('settings', 0, 0)])
 
-/** `GET /`: three entries of the static table, and the authority `x`. */
-const GET = Buffer.from([0x82, 0x86, 0x84, 0x41, 0x01, 0x78])
 /** `POST /json` with a body that is announced. */
 const POST = Buffer.from([0x83, 0x86, ...pathOf('/json'), 0x41, 0x01, 0x78, 0x5f, 0x0a, ...Buffer.from('text/plain')])
 
@@ -51,12 +49,13 @@ function pathOf (path: string): Buffer {
   return Buffer.from([0x44, path.length, ...Buffer.from(path)])
 }
 
-export function get (stream: number): Buffer {
-  return frame('headers', END_STREAM | END_HEADERS, stream, GET)
+/** The headers of a GET: two entries of the static table, the path, and the authority `x`. */
+function getHeaders (path: string): Buffer {
+  return Buffer.from([0x82, 0x86, ...pathOf(path), 0x41, 0x01, 0x78])
 }
 
-export function getPath (stream: number, path: string): Buffer {
-  return frame('headers', END_STREAM | END_HEADERS, stream, Buffer.from([0x82, 0x86, ...pathOf(path), 0x41, 0x01, 0x78]))
+export function get (stream: number, path = '/'): Buffer {
+  return frame('headers', END_STREAM | END_HEADERS, stream, getHeaders(path))
 }
 
 export function post (stream: number): Buffer {
@@ -65,7 +64,7 @@ export function post (stream: number): Buffer {
 
 /** Headers that continue. */
 export function endless (stream: number): Buffer {
-  return frame('headers', END_STREAM, stream, GET)
+  return frame('headers', END_STREAM, stream, getHeaders('/'))
 }
 
 /** RST_STREAM with the code CANCEL. */

@@ -1,5 +1,5 @@
-// Hooks that run when a handler has ended and its client has disconnected, or has been answered in the handler's place. Cleanup waits for
-// them.
+// Hooks that run when a handler has ended and its client has disconnected, or has been answered in the handler's place, and streams that
+// close then. Cleanup waits for them.
 
 import t from 'tap'
 import type { Test } from 'tap'
@@ -827,18 +827,24 @@ const sources: Record<string, (isEndless: boolean, cleanup: () => Promise<void>)
   'a stream': rows
 }
 
+/** Adds a route that sends a stream. Resolves once Fastify has begun to read it. */
+async function sendStream (app: FastifyInstance, make: () => Readable): Promise<void> {
+  const piped = new Deferred()
+  app.get('/', async (_request, reply) => {
+    reply.raw.once('pipe', () => { setImmediate(piped.resolve) })
+    return await reply.send(make())
+  })
+  await piped.promise
+}
+
 for (const [what, make] of Object.entries(sources)) {
   for (const isHttp2 of [false, true]) {
     t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: other cleanup waits for that of ${what} whose client has disconnected`, async t => {
       const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
       const hook = new SlowHook()
-      const piped = new Deferred()
-      app.get('/', async (_request, reply) => {
-        reply.raw.once('pipe', () => { setImmediate(piped.resolve) })
-        return await reply.send(make(true, hook.hold))
-      })
+      const begun = sendStream(app, () => make(true, hook.hold))
       const leave = visitOver(t, isHttp2, await listen(app))
-      await piped.promise
+      await begun
       leave()
       await hook.entered.promise
       t.match(app.gracefulShutdown.inFlight(), [{ kind: 'request', route: '/' }])
@@ -865,13 +871,9 @@ t.test('a request whose stream never closes no longer counts after drainTimeout,
   for (const isEndless of [false, true]) {
     const { app, log } = await createApp(t, { drainTimeout: 100, readTimeout: 200 })
     const hook = new SlowHook()
-    const piped = new Deferred()
-    app.get('/', async (_request, reply) => {
-      reply.raw.once('pipe', () => { setImmediate(piped.resolve) })
-      return await reply.send(rows(isEndless, hook.hold))
-    })
+    const begun = sendStream(app, () => rows(isEndless, hook.hold))
     const leave = visitOver(t, false, await listen(app))
-    await piped.promise
+    await begun
     if (isEndless) leave()
     await hook.entered.promise
     t.match(await log.line(/^A handler or its stream has not ended since/), { route: '/' })

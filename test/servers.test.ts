@@ -679,7 +679,22 @@ t.test('a listen() that was called before the plugin was loaded, and fails, does
   t.equal((app.server as EventEmitter).listenerCount(errorMonitor), 0)
 })
 
-t.test('after a listen() before the plugin was loaded, the listener is closed before onClose hooks run, as after any other', async t => {
+t.test('with reusePort in a listen() before the plugin was loaded, the listener is closed as draining starts, as after any other', async t => {
+  const app = Fastify() as FastifyInstance
+  void app.register(gracefulPlugin)
+  const held = heldRoute(app)
+  await app.listen({ port: 0, host: '127.0.0.1', reusePort: true } as object)
+  const client = new RawClient((app.server.address() as AddressInfo).port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => !app.server.listening)
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  held.release()
+  await client.until(/held/)
+  t.match(await report, { completed: 1, exitCode: 0 })
+})
+
+t.test('after a listen() before the plugin was loaded, a server.close() by other code starts a shutdown, as after any other', async t => {
   const app = Fastify() as FastifyInstance
   void app.register(gracefulPlugin)
   const held = heldRoute(app)
