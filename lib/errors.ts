@@ -106,11 +106,11 @@ export const ReadTimeoutError = createError<[limit: number]>(
 
 /** The answer to a request that is still in flight at the drain timeout. */
 export const DrainTimeoutError = createError<[limit: number]>(
-  'FST_ERR_GRACEFUL_DRAIN_TIMEOUT', 'The request was not answered within the %d ms that a shutdown waits', 503)
+  'FST_ERR_GRACEFUL_DRAIN_TIMEOUT', 'The request was still in flight after the %d ms that a shutdown waits', 503)
 
 /** Only in the log: the process exits, so no client can be answered. */
 export const ExitError = createError(
-  'FST_ERR_GRACEFUL_EXIT', 'The process exited before the request was answered', 503)
+  'FST_ERR_GRACEFUL_EXIT', 'The process exited while the request was in flight', 503)
 
 /** An error in the format that Fastify sends. */
 export function errorBody ({ statusCode = 500, code, message }: FastifyError): string {
