@@ -3,6 +3,7 @@
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
+import { createHook } from 'node:async_hooks'
 import { Writable } from 'node:stream'
 import { inspect } from 'node:util'
 import Fastify from 'fastify'
@@ -277,4 +278,22 @@ t.test('after an onClose hook has failed, the first close() rejects, a later one
     })
   }
   t.strictSame(counts, [0, 0])
+})
+
+t.test('what a close costs grows linearly with the number of contexts that have preClose and onClose hooks', async t => {
+  const promisesWith = async (contexts: number): Promise<number> => {
+    const { app } = await createApp(t)
+    for (let context = 0; context < contexts; context++) {
+      app.register(async child => { child.addHook('preClose', async () => {}).addHook('onClose', async () => {}) })
+    }
+    await app.ready()
+    let count = 0
+    const hook = createHook({ init: (_id, type) => { if (type === 'PROMISE') count++ } }).enable()
+    await app.close()
+    hook.disable()
+    return count
+  }
+  const [few, many, more] = [await promisesWith(0), await promisesWith(50), await promisesWith(100)]
+  const growth = (more - few) / (many - few)
+  t.ok(growth < 2.1, `twice as many contexts: ${growth} times as many promises`)
 })

@@ -31,6 +31,8 @@ export class CloseHooks {
   readonly #errors = new Map<unknown, Error>()
   readonly #abandoned = new Deferred<void>()
   #owner: Owner | undefined
+  /** The run of all preClose hooks that have been added so far. Kept, because each onClose hook waits for it. */
+  #preClosed: Promise<void> | undefined
   #preClosing = 0
 
   /**
@@ -49,6 +51,7 @@ export class CloseHooks {
       // Fastify may reject the hook.
       const instance = addHook.call(this, name, wrap(hook as Hook, run))
       hooks.#contextOf(this).hooks.push(run)
+      hooks.#preClosed = undefined
       return instance
     }
     // Fastify's own handler, which makes it answer everything with 503 and closes the server, must also wait. It is not a hook:
@@ -85,6 +88,10 @@ export class CloseHooks {
    * instance before those of its children.
    */
   async preClose (): Promise<void> {
+    await (this.#preClosed ??= this.#runPreClose())
+  }
+
+  async #runPreClose (): Promise<void> {
     this.#preClosing++
     for (const run of inOrder(this.#root)) await run().catch(() => {})
     this.#preClosing--

@@ -19,6 +19,7 @@ export class Http2 {
   #hasConnected = false
   #sent = 0
   #error: string | undefined
+  #isReset = false
   readonly #open = new Set<Answer>()
   /** Whether the server has said GOAWAY. */
   isLast = false
@@ -32,6 +33,10 @@ export class Http2 {
         resolve(true)
       })
       this.session.once('close', () => { resolve(false) })
+    })
+    // After GOAWAY, Node hides a reset of the connection: each stream ends without an error, as if all of it had been received.
+    this.session.once('connect', (_session, socket) => {
+      socket.prependListener('error', () => { this.#isReset = true })
     })
     this.session.on('error', error => { this.#error = (error as NodeJS.ErrnoException).code ?? error.message })
     this.session.on('goaway', () => { this.isLast = true })
@@ -68,12 +73,13 @@ export class Http2 {
       answer.status = Number(headers[':status'])
     })
     stream.on('data', (chunk: string) => { answer.body += chunk })
-    stream.on('end', () => { isEnded = true })
+    stream.on('end', () => { isEnded = !this.#isReset })
     stream.on('error', error => { answer.error = (error as NodeJS.ErrnoException).code ?? error.message })
     const answered = once(stream, 'close').catch(async () => { if (!stream.closed) await once(stream, 'close') }).then(() => {
       end()
       const { rstCode } = stream
       if (rstCode !== undefined && rstCode !== 0) answer.error = nameOf(rstCode)
+      else if (this.#isReset) answer.error = 'ECONNRESET'
       else if (this.#error !== undefined) answer.error = this.#error
       if (answer.outcome === 'left') return answer
       if (isEnded && answer.status !== undefined && rstCode === constants.NGHTTP2_NO_ERROR) answer.outcome = 'whole'
