@@ -5,10 +5,11 @@ import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import { createHook } from 'node:async_hooks'
 import { Writable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect } from 'node:util'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, listen, Log } from './helpers.ts'
+import { createApp, listen, Log } from './helpers.ts'
 
 interface Kept {
   app: FastifyInstance
@@ -161,21 +162,52 @@ t.test('hooks and close callbacks get as many arguments as with Fastify alone: o
   t.equal(counts.length, 9)
 })
 
-t.test('close() waits for the callback of an earlier close(), as with Fastify alone', async t => {
+/** Callbacks of close(), in each form that Fastify takes, that say when they begin and end. */
+const listeners: Record<string, (note: (event: string) => Promise<void>) => (...args: never[]) => unknown> = {
+  'without parameters, that returns a promise': note => async () => { await note('flush') },
+  'with an error, that returns a promise': note => async (_error: unknown) => { await note('flush') },
+  'with a done()': note => (_error: unknown, done: () => void) => { void note('flush').then(done) },
+  'with the instance and a done()': note => (_error: unknown, _instance: unknown, done: () => void) => { void note('flush').then(done) },
+  'that is followed by another one': note => (_error: unknown, done: () => void) => { void note('flush').then(done) }
+}
+for (const [form, listenerFor] of Object.entries(listeners)) {
+  for (const hasPlugin of [false, true]) {
+    t.test(`close() waits until the callback of an earlier close() is done: one ${form}, ${hasPlugin ? 'with' : 'without'} the plugin`, async t => {
+      const app = Fastify()
+      if (hasPlugin) await app.register(gracefulPlugin, { signals: false })
+      await app.ready()
+      const events: string[] = []
+      const note = async (event: string) => {
+        events.push(event)
+        await sleep(20)
+        events.push(`${event}ed`)
+      }
+      const close = app.close as unknown as (listener: (...args: never[]) => unknown) => void
+      close(listenerFor(note))
+      if (form.startsWith('that')) close(async () => { await note('call') })
+      await app.close()
+      events.push('closed')
+      const second = form.startsWith('that') ? ['call', 'called'] : []
+      t.strictSame(events, ['flush', 'flushed', ...second, 'closed'])
+    })
+  }
+}
+
+t.test('close() called again in a callback of the shutdown does not wait for the callback of an earlier close()', async t => {
   const { app } = await createApp(t)
   await app.ready()
-  const flushed = new Deferred()
-  let isFlushed = false
-  const close = app.close as unknown as (listener: () => Promise<void>) => void
-  close(async () => {
-    await flushed.promise
-    isFlushed = true
+  const ran: string[] = []
+  app.registerShutdownCallback(async () => {
+    await app.close()
+    ran.push('cleanup')
   })
-  const closed = app.close()
-  await app.gracefulShutdown.wait()
-  flushed.resolve()
-  await closed
-  t.ok(isFlushed)
+  await new Promise<void>(resolve => {
+    app.close(() => {
+      ran.push('closed')
+      resolve()
+    })
+  })
+  t.strictSame(ran, ['cleanup', 'closed'])
 })
 
 t.test('preClose hooks run in the order in which their plugins were registered, also if one adds its hook later', async t => {

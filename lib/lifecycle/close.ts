@@ -3,32 +3,54 @@
 import type { FastifyInstance } from 'fastify'
 import type { PhaseClock } from './phase.ts'
 import type { Shutdown } from './shutdown.ts'
+import { Deferred } from '../deferred.ts'
 
 export type CloseListener = (error: Error | null, ...args: unknown[]) => unknown
 
 type Close = (listener?: CloseListener) => Promise<void>
 
-/** `fastify.close()`, with a promise or a callback, as in Fastify. */
+/** `fastify.close()`, with a promise or a callback, as in Fastify: each call waits until the callbacks of earlier calls are done. */
 export function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: FastifyInstance, close: Close) {
+  /** The callbacks of earlier calls. */
+  let called: Promise<unknown> = Promise.resolve()
+  const closeInTurn = async (before: Promise<unknown>) => {
+    try {
+      await shutdown.close()
+    } finally {
+      // Not if a hook or callback of the shutdown calls it, for which they wait.
+      if (phase.current === 'closed') await before
+    }
+    // Other code may have passed callbacks to Fastify's own close.
+    if (phase.current === 'closed') await close()
+  }
   return function closeGracefully (listener?: CloseListener) {
     // Fastify reports an argument that is not a function.
     if (listener !== undefined && typeof listener !== 'function') return close(listener)
-    const closed = shutdown.close().then(async () => {
-      // Fastify's own close waits for the callbacks of earlier calls. Called by one of its hooks, it would wait for itself.
-      if (phase.current === 'closed') await close()
-    })
+    const before = called
+    const closed = closeInTurn(before)
     if (listener === undefined) return closed
-    // Outside of the promise, so that an error that it throws is uncaught.
-    const call = (error: Error | null) => { process.nextTick(callListener, listener, error, fastify) }
-    closed.then(() => { call(null) }, call)
+    const call = async (error: Error | null) => { await callListener(listener, error, fastify) }
+    called = Promise.all([before, closed.then(async () => { await call(null) }, call)])
     return fastify
   }
 }
 
-/** As avvio does: it does not pass the instance to a listener with two parameters, and ignores the rejection of one without a `done`. */
-function callListener (listener: CloseListener, error: Error | null, fastify: FastifyInstance): void {
-  const done = () => {}
-  const args = listener.length === 2 ? [error, done] : [error, fastify, done]
-  const result = (listener as (...args: unknown[]) => unknown)(...args.slice(0, listener.length))
-  if (listener.length < 2) Promise.resolve(result).catch(() => {})
+/**
+ * As avvio does: it does not pass the instance to a listener with two parameters, and ignores the rejection of one without a `done`.
+ * Resolves when the listener is done, or has thrown: outside of the promise, so that the error is uncaught.
+ */
+async function callListener (listener: CloseListener, error: Error | null, fastify: FastifyInstance): Promise<void> {
+  const { promise, resolve } = new Deferred<void>()
+  process.nextTick(() => {
+    const args = listener.length === 2 ? [error, resolve] : [error, fastify, resolve]
+    let result: unknown
+    try {
+      result = (listener as (...given: unknown[]) => unknown)(...args.slice(0, listener.length))
+    } catch (thrown) {
+      resolve()
+      throw thrown
+    }
+    if (listener.length < 2) Promise.resolve(result).then(() => { resolve() }, () => { resolve() })
+  })
+  await promise
 }
