@@ -25,10 +25,16 @@ export function setLateTimeout (callback: () => void, milliseconds: number): Nod
   return setTimeout(setImmediate, milliseconds, callback)
 }
 
-/** An interval, for the same reason; it does not keep the process alive. Returns what ends it. */
-export function setLateInterval (callback: () => void, milliseconds: number): () => void {
+/**
+ * An interval, for the same reason; it does not keep the process alive. Returns what ends it.
+ * @param callback gets the time when it was due, on the clock of now(): what has begun since then may have blocked the event loop
+ */
+export function setLateInterval (callback: (due: number) => void, milliseconds: number): () => void {
   let hasEnded = false
-  const timer = setInterval(() => { void wholeTurn().then(() => { if (!hasEnded) callback() }) }, milliseconds).unref()
+  const timer = setInterval(() => {
+    const due = now()
+    void wholeTurn().then(() => { if (!hasEnded) callback(due) })
+  }, milliseconds).unref()
   return () => {
     hasEnded = true
     clearInterval(timer)

@@ -108,6 +108,10 @@ export const ReadTimeoutError = createError<[limit: number]>(
 export const DrainTimeoutError = createError<[limit: number]>(
   'FST_ERR_GRACEFUL_DRAIN_TIMEOUT', 'The request was still in flight after the %d ms that a shutdown waits', 503)
 
+/** Only in the log: the connection is closed, so the client cannot be answered. */
+export const ConnectionTimeoutError = createError(
+  'FST_ERR_GRACEFUL_CONNECTION_TIMEOUT', 'A timeout that the application has set closed the connection', 503)
+
 /** Only in the log: the process exits, so no client can be answered. */
 export const ExitError = createError(
   'FST_ERR_GRACEFUL_EXIT', 'The process exited while the request was in flight', 503)

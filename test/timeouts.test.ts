@@ -12,6 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { latenessOf } from '../lib/times.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, RawClient, visit } from './helpers.ts'
 
 async function http2App (t: Test, options: GracefulOptions = {}, server: object = {}): Promise<FastifyInstance> {
@@ -468,6 +469,34 @@ t.test('a handler that is done when a blocked event loop goes on is not cut, alt
   await entered.promise
   for (const end = performance.now() + 1_000; performance.now() < end;);
   t.match(await client.until(/done$|\}$/), /^HTTP\/1\.1 200 /)
+})
+
+t.test('a handler that blocks the event loop while the timeouts are about to be checked is not cut before it can go on', async t => {
+  const { app } = await createApp(t, { writeTimeout: 300 })
+  app.get('/', async () => {
+    const slept = sleep(50)
+    for (const end = performance.now() + 600; performance.now() < end;);
+    await slept
+    return 'done'
+  })
+  app.get('/quick', async () => 'quick')
+  const sent = new Deferred()
+  let send = () => {}
+  // It expires together with the interval of the plugin, which starts in the same event.
+  const tick = () => { setImmediate(() => { send() }) }
+  app.server.once('listening', () => {
+    const timer = setInterval(tick, latenessOf(300))
+    t.teardown(() => { clearInterval(timer) })
+  })
+  const client = new RawClient(await listen(app)).get('/quick')
+  await client.until(/quick$/)
+  send = () => {
+    send = () => {}
+    client.get('/')
+    sent.resolve()
+  }
+  await sent.promise
+  t.match((await client.until(/done$|\}$/)).split('quick')[1], /^HTTP\/1\.1 200 /)
 })
 
 for (const [what, limit] of [

@@ -35,7 +35,8 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       const start = performance.now()
       service.kill(signal)
       t.strictSame(await service.exit, { code: 1, signal: null })
-      t.ok(performance.now() - start < 1_000)
+      // Not at shutdownTimeout, after 30 s.
+      t.ok(performance.now() - start < 10_000)
       await client.closed
       await service.log.line(new RegExp(`Second signal, ${signal}: exiting at once`))
       t.equal(service.log.messages(/^Request cut/).length, 1)

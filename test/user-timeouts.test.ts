@@ -712,6 +712,71 @@ t.test('server.timeout and connectionTimeout are kept, also if set after the reg
   own.release()
 })
 
+/** Timers of the application's that close the connection of a request, and how they are set. */
+const timers: Record<string, { server?: object, prepare?: (app: FastifyInstance) => void, handle?: (reply: FastifyReply) => void }> = {
+  connectionTimeout: { server: { connectionTimeout: 300 } },
+  'server.setTimeout()': { prepare: app => { app.server.setTimeout(300) } },
+  'server.setTimeout() with a listener': { prepare: app => { app.server.setTimeout(300, socket => { socket.destroy() }) } },
+  'reply.raw.setTimeout()': { handle: reply => { reply.raw.setTimeout(300) } },
+  'reply.raw.setTimeout() with a listener': { handle: reply => { reply.raw.setTimeout(300, () => { reply.raw.destroy() }) } }
+}
+for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
+  for (const begins of [false, true]) {
+    t.test(`a request ${begins ? 'that is being answered, and' : 'that'} is ended by ${name} during a shutdown, is named as cut`, async t => {
+      const { app, log } = await createApp(t, { shutdownDelay: 100 }, server)
+      prepare?.(app)
+      const entered = new Deferred()
+      app.get('/', (_request, reply) => {
+        handle?.(reply)
+        const answer = new Readable({ read: () => {} })
+        answer.push('half')
+        if (begins) void reply.send(answer)
+        else reply.raw.once('close', () => { void reply.send('too late') })
+        entered.resolve()
+      })
+      const port = await listen(app)
+      const client = new RawClient(port).get('/')
+      await entered.promise
+      const report = app.gracefulShutdown.shutdown()
+      // A connection that is idle when the timer expires lost nothing, and neither did a client that leaves.
+      const idle = new RawClient(port).get('/ready')
+      const leaving = new RawClient(port).get('/')
+      await eventually(() => app.inFlightRequests === 2)
+      leaving.socket.destroy()
+      await client.closed
+      await idle.closed
+      t.match(await report, { cut: [{ route: '/', reqId: 'req-1' }], exitCode: 1 })
+      t.equal((await report).cut.length, 1)
+      t.match(await log.line(/^Request cut: A timeout that the application has set closed the connection/),
+        { code: 'FST_ERR_GRACEFUL_CONNECTION_TIMEOUT', reqId: 'req-1' })
+    })
+  }
+}
+
+t.test('a request that requestTimeout ends during a shutdown is named as cut', async t => {
+  const { fastify, log, port } = await start(t, {}, { requestTimeout: 300 }, app => { app.post('/', async ({ body }) => body) })
+  const upload = upload1(port, '/')
+  await eventually(() => fastify.inFlightRequests === 1)
+  const report = fastify.gracefulShutdown.shutdown()
+  t.equal(await upload.status, 408)
+  t.match(await report, { cut: [{ route: '/' }], exitCode: 1 })
+  await log.line(/^Request cut: A timeout that the application has set closed the connection/)
+})
+
+t.test('a listener for a timeout that keeps the connection, during a shutdown: nothing is cut', async t => {
+  const { app } = await createApp(t)
+  let expired = 0
+  app.server.setTimeout(50, () => { expired++ })
+  const held = heldRoute(app)
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => expired > 0)
+  held.release()
+  await client.until(/"held":true/)
+  t.match(await report, { cut: [], completed: 1, exitCode: 0 })
+})
+
 t.test("keepAliveTimeout: 0 set on the server is kept; Fastify and the plugin treat 0 in Fastify's options as not given", async t => {
   const { app: given } = await createApp(t, {}, { keepAliveTimeout: 0 })
   t.equal(given.server.keepAliveTimeout, 120_000)

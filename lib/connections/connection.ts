@@ -12,7 +12,9 @@ import { dropBody } from '../requests/body.ts'
 type SocketMember = 'setTimeout' | 'timeout' | 'destroySoon' | 'bytesRead' | 'bytesWritten'
 
 /** What a connection is made over: a socket, or any stream that is passed to the 'connection' event of a server. */
-export interface Transport extends Duplex, Partial<Pick<Socket, SocketMember>> {}
+export interface Transport extends Duplex, Partial<Pick<Socket, SocketMember>> {
+  readonly errored: NodeJS.ErrnoException | null
+}
 
 /**
  * By socket, for all instances. Not a field of the socket: V8 makes an object with many fields slow if a computed name, such as
@@ -114,6 +116,11 @@ export class Connection {
       // Once a request has been answered, Node does not close it with its connection.
       socket.once('close', dropBody(newest.request, () => { socket.destroy() }))
     }
+  }
+
+  /** The requests that have not been answered in full, from the newest to the oldest. */
+  * unfinished (): Generator<Exchange> {
+    for (const exchange of this.pipeline()) if (exchange.wire === 'open' && !exchange.isFinished) yield exchange
   }
 
   /** The pending requests, from the newest to the oldest. */

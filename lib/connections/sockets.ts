@@ -51,6 +51,7 @@ export class Connections {
   /** The last of these, on the clock of now(): a request arrived; after `disableKeepAlive()`, a response was sent; listeners closed. */
   lastActivity = -Infinity
   #whenGone: (() => void) | undefined
+  #onTimedOut: ((exchange: Exchange) => void) | undefined
 
   constructor (inFlight: InFlight) {
     this.#inFlight = inFlight
@@ -69,7 +70,9 @@ export class Connections {
     // HTTP/2 servers have the property if they also allow HTTP/1.
     const allowsHttp1 = 'requestTimeout' in server
     const speaks = (socket: Transport & { alpnProtocol?: unknown }) => {
-      this.#speaking.add(new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2'))
+      const connection = new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2')
+      this.#speaking.add(connection)
+      if (this.#onTimedOut !== undefined) this.#watchTimer(connection)
     }
     server.on('connection', (socket: Transport) => {
       this.#accept(socket)
@@ -134,6 +137,8 @@ export class Connections {
   /** A connection has closed. */
   closed (connection: Connection): void {
     this.#speaking.delete(connection)
+    // So Node and Fastify end a request that has not been received within requestTimeout.
+    if (connection.socket.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT') this.#noteTimedOut(connection)
     for (const exchange of connection.pipeline()) this.#inFlight.closed(exchange)
     this.#tellGone()
   }
@@ -147,6 +152,25 @@ export class Connections {
     this.isOpenedByFastify = true
     this.isListenerShared = isShared
     this.listenEnded = Promise.all([this.listenEnded, ended])
+  }
+
+  /**
+   * Calls back, from now on, with each request whose HTTP/1 connection is closed by a timer of the application's: `connectionTimeout`,
+   * `requestTimeout`, `server.timeout`, or what a handler has set.
+   */
+  watchTimers (timedOut: (exchange: Exchange) => void): void {
+    this.#onTimedOut = timedOut
+    for (const connection of this.#speaking) this.#watchTimer(connection)
+  }
+
+  #watchTimer (connection: Connection): void {
+    const { socket } = connection
+    // Node destroys it next, unless the application has a listener. What a timer of the plugin's cuts has been named by then.
+    socket.prependListener('timeout', () => { process.nextTick(() => { if (socket.destroyed) this.#noteTimedOut(connection) }) })
+  }
+
+  #noteTimedOut (connection: Connection): void {
+    for (const exchange of connection.unfinished()) this.#onTimedOut?.(exchange)
   }
 
   /** Whether any listener accepts connections. */

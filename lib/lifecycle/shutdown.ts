@@ -21,7 +21,7 @@ import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, clearTimeout, now, setInterval, setTimeout, wholeTurn, within } from '../clock.ts'
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
-import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
+import { CloseTimeoutError, ConnectionTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
 import { isError, messageOf, nameOf } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
@@ -351,13 +351,14 @@ export class Shutdown {
 
   /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
   #startDelay (): Promise<void> | undefined {
-    const { options: { shutdownDelay: { max, quiet } }, log, connections } = this.#parts
+    const { options: { shutdownDelay: { max, quiet } }, log, connections, cuts } = this.#parts
     const isServing = connections.isListening && !this.#skipDelay.signal.aborted
     const delays = max > 0 && isServing
     // Before the phase changes, so that a listener of `signal` is too late to register one, with a delay or without.
     this.#startCallbacks(delays ? max : 0)
     // Before other code learns of the delay, because that may skip it at once.
     const skipped = once(this.#skipDelay.signal, 'abort')
+    connections.watchTimers(exchange => { cuts.name(exchange, new ConnectionTimeoutError()) })
     connections.disableKeepAlive()
     this.#startSpread(isServing)
     if (!delays) return undefined

@@ -44,7 +44,7 @@ export class Cuts {
    * @param option the timeout, if a route may have its own
    */
   cut (exchange: Exchange, error: FastifyError, option?: 'readTimeout' | 'writeTimeout'): void {
-    this.#name(exchange, error, option)
+    this.name(exchange, error, option)
     if (exchange.isGone || exchange.isFinished) return
     if (exchange.isCommitted) {
       // Begun, or complete but not read: a whole answer is no longer possible.
@@ -61,7 +61,7 @@ export class Cuts {
 
   /** Closing the connection also loses the later requests of a pipeline. */
   #abort (exchange: Exchange, error: FastifyError): void {
-    for (const other of this.#connections.following(exchange)) this.#name(other, error)
+    for (const other of this.#connections.following(exchange)) this.name(other, error)
     if (exchange.isQueued) {
       this.#abortInTurn(exchange)
       return
@@ -90,7 +90,7 @@ export class Cuts {
     const waiting = new Set(exchanges.filter(({ isWaitingForTurn }) => isWaitingForTurn))
     for (const exchange of exchanges) {
       if (!waiting.has(exchange)) this.cut(exchange, error)
-      else if (exchange.runningHandlers > 0) this.#name(exchange, error)
+      else if (exchange.runningHandlers > 0) this.name(exchange, error)
     }
     if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests were cut; not each has its own line. The report lists all of them`)
     this.cutTasks(error)
@@ -103,7 +103,7 @@ export class Cuts {
 
   /** Names everything in flight, but does not end it. */
   nameAll (error: FastifyError): void {
-    for (const exchange of this.#inFlight.exchanges) this.#name(exchange, error)
+    for (const exchange of this.#inFlight.exchanges) this.name(exchange, error)
     this.cutTasks(error)
   }
 
@@ -118,7 +118,11 @@ export class Cuts {
     }
   }
 
-  #name (exchange: Exchange, error: FastifyError, option?: string): void {
+  /**
+   * Names a request that is cut, once, in log and report.
+   * @param option the timeout, if a route may have its own
+   */
+  name (exchange: Exchange, error: FastifyError, option?: string): void {
     // Nothing waits for it: it was refused, or its route has opted out.
     if (!this.#inFlight.counts(exchange)) return
     const entry = this.#inFlight.describe(exchange)

@@ -226,12 +226,12 @@ export class Exchange {
     return this.#stream === undefined && !this.hasBegun && !this.#hasBody
   }
 
-  /** While it is still: milliseconds without a 1xx response, as far as the sweep has seen. */
-  get stillFor (): number {
+  /** While it is still: since when, as far as sweeps have seen. It arrived then, or has sent a 1xx response; on the clock of now(). */
+  get stillSince (): number {
     const sent = Number(this.socket?.bytesWritten)
     if (sent !== this.#sent && this.#sent >= 0) this.#sentAt = now()
     this.#sent = sent
-    return Math.min(this.age, now() - this.#sentAt)
+    return Math.max(this.startedAt, this.#sentAt)
   }
 
   /** What the route has set for itself. Not kept, because that would cost each request. */
@@ -490,8 +490,8 @@ export class Exchange {
   #watchWrites (limit: number, callback: () => void): () => void {
     const { response } = this
     this.#noteWrites(response, ['write'])
-    const stop = setLateInterval(() => {
-      if (response.writableLength > 0 || now() - this.#sentAt < limit) return
+    const stop = setLateInterval(due => {
+      if (response.writableLength > 0 || due - this.#sentAt < limit) return
       this.#sentAt = now()
       callback()
     }, latenessOf(limit))
@@ -513,7 +513,7 @@ export class Exchange {
       stream.writableLength, stream.readableLength, this.request.readableLength, stream.state.localWindowSize, sent()
     ].join()
     let before = state()
-    const stop = setLateInterval(() => {
+    const stop = setLateInterval(due => {
       // Gone, or the handler has set its own timer meanwhile.
       if (stream.closed || Number(stream.timeout) > 0) {
         stop()
@@ -523,7 +523,7 @@ export class Exchange {
       // If the client has closed the flow-control window, nothing changes.
       const moves = current !== before
       before = current
-      if (!moves && now() - this.#sentAt < limit) return
+      if (!moves && due - this.#sentAt < limit) return
       this.#sentAt = now()
       if (!moves) callback()
     }, latenessOf(limit))

@@ -109,23 +109,23 @@ export class Timeouts {
   start (isListening: boolean): void {
     this.#hasListener ||= isListening
     if (this.#sweeper !== undefined) return
-    this.#sweeper = setLateInterval(() => { this.#sweep() }, latenessOf(this.#shortest))
+    this.#sweeper = setLateInterval(due => { this.#sweep(due) }, latenessOf(this.#shortest))
   }
 
   stop (): void {
     this.#sweeper?.()
   }
 
-  #sweep (): void {
+  #sweep (due: number): void {
     this.#connections.noteArrivals()
     this.#inFlight.checkAll()
     this.#connections.noteReceived()
-    for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange)
+    for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange, due)
     for (const exchange of this.#inFlight.exchanges) {
       // A hook may hold it, so that its handler has not opted it out yet.
       if (exchange.hasOptedOut) this.#inFlight.optOut(exchange)
       else if (exchange.wire === 'orphaned' || exchange.isSourceClosing) this.#forgetSilent(exchange)
-      else if (exchange.wire === 'open' && this.#hasListener) this.#enforceWrite(exchange)
+      else if (exchange.wire === 'open' && this.#hasListener) this.#enforceWrite(exchange, due)
     }
     if (this.#hasListener || this.#inFlight.unfinished.length > 0) return
     this.stop()
@@ -154,19 +154,19 @@ export class Timeouts {
     this.#log.warn('A handler or its stream has not ended since its client disconnected or got an answer; it is no longer counted as in flight', entry)
   }
 
-  #enforceRead (exchange: Exchange): void {
+  #enforceRead (exchange: Exchange, due: number): void {
     // What was answered in the handler's place is being dropped, for a limited time. A whole answer that waits for the previous one
     // is sent first: to cut it would lose both.
     if (exchange.wire === 'orphaned' || exchange.isWaitingForTurn) return
     const limit = exchange.options.readTimeout ?? (this.#isRequestTimeoutKept && !exchange.isStream ? false : this.#read)
     // Its age must not stop with an early response.
     exchange.keepAge()
-    if (limit === false || exchange.age <= limit + exchange.received / 1_024 * READ_PER_KIB) return
+    if (limit === false || due - exchange.startedAt <= limit + exchange.received / 1_024 * READ_PER_KIB) return
     if (exchange.wire === 'finished') exchange.abort()
     else this.#cuts.cut(exchange, new ReadTimeoutError(limit), 'readTimeout')
   }
 
-  #enforceWrite (exchange: Exchange): void {
+  #enforceWrite (exchange: Exchange, due: number): void {
     if (exchange.isWatched) {
       // A timer of the connection also runs Fastify's onTimeout hooks.
       if (exchange.isPausing) exchange.unwatch()
@@ -178,7 +178,7 @@ export class Timeouts {
     if (exchange.reply === undefined && this.#isServedByOtherCode) return
     // A timer would cost more memory than the exchange.
     const { isStill } = exchange
-    if (isStill && exchange.stillFor < limit) return
+    if (isStill && due - exchange.stillSince < limit) return
     const cut = () => { if (!exchange.isPausing) this.#cuts.cut(exchange, new WriteTimeoutError(limit), 'writeTimeout') }
     exchange.watch(limit, cut)
     if (isStill) cut()
