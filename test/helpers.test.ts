@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import { createServer as createHttp2Server } from 'node:http2'
 import { connect, createServer } from 'node:net'
 import type { AddressInfo, Socket } from 'node:net'
+import { wholeTurn } from '../lib/clock.ts'
 import { Http2 } from './chaos/http2.ts'
 import { portOf, RawClient, runNode } from './helpers.ts'
 
@@ -36,7 +37,8 @@ t.test('an HTTP/2 response that a reset has cut after GOAWAY is not whole, altho
   const sockets: Socket[] = []
   const proxy = createServer(socket => {
     sockets.push(socket)
-    socket.pipe(connect((server.address() as AddressInfo).port, '127.0.0.1').on('error', () => {})).pipe(socket)
+    const upstream = connect((server.address() as AddressInfo).port, '127.0.0.1')
+    socket.on('close', () => { upstream.destroy() }).pipe(upstream).pipe(socket)
   }).listen(0, '127.0.0.1')
   t.teardown(() => {
     proxy.close()
@@ -49,6 +51,8 @@ t.test('an HTTP/2 response that a reset has cut after GOAWAY is not whole, altho
   let hasEnded = false
   stream.on('end', () => { hasEnded = true }).resume()
   await Promise.all([once(client.session, 'goaway'), once(stream, 'response')])
+  // Until Node has written its acknowledgement of the settings: a reset before that is shown.
+  await wholeTurn()
   sockets[0]?.resetAndDestroy()
   t.match(await answered, { status: 200, outcome: 'part', error: 'ECONNRESET' })
   t.strictSame({ hasEnded, rstCode: stream.rstCode, aborted: stream.aborted }, { hasEnded: true, rstCode: 0, aborted: false }, 'what Node shows')

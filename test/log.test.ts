@@ -26,7 +26,7 @@ async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
 for (const logger of ['no logger', 'logger: false', 'level silent', 'level fatal', 'a logger that throws']) {
   t.test(`with ${logger}, what must not be lost goes to stderr`, async t => {
     const output = await withoutLogger(t, logger)
-    const [, entry = ''] = /^Request cut: The request was not answered .*? (\{.*\})$/m.exec(output) ?? []
+    const [, entry = ''] = /^Request cut: The request was still in flight .*? (\{.*\})$/m.exec(output) ?? []
     t.match(JSON.parse(entry), { kind: 'request', method: 'GET', route: '/stuck', url: '/stuck', reqId: /./ })
     t.match(output, /^Background work cut: stuck work .*$/m)
     t.match(output, /^Shutdown callback "cleanup" failed after \d+ms: callback on purpose$/m)
