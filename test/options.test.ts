@@ -10,7 +10,10 @@ import { signalEvents } from 'close-with-grace/events/signal.events.js'
 import { errorEvents } from 'close-with-grace/events/error.events.js'
 import { exitEvents } from 'close-with-grace/events/exit.events.js'
 import gracefulPlugin from '../index.ts'
-import { CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveMetricsOptions, resolveOptions } from '../lib/options.ts'
+import {
+  CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveCallbackOptions, resolveMetricsOptions, resolveOptions, resolveRouteOptions
+} from '../lib/options.ts'
+import { show } from '../lib/values.ts'
 import { createApp, Deferred, listen, RawClient } from './helpers.ts'
 import type { FastifyServerOptions } from 'fastify'
 import type { GracefulOptions } from '../types/index.ts'
@@ -439,4 +442,86 @@ t.test('rejects invalid settings of a route', async t => {
       { code, message: new RegExp(`"/route".*${names.replaceAll(/[()]/g, String.raw`\$&`)}`) })
     await app.close()
   }
+})
+
+const PLUGIN_OPTIONS = 'shutdownTimeout, drainTimeout, shutdownDelay, spread, readTimeout, writeTimeout, idleTimeout, signals, health, ready'
+const AUTOLOAD = '. @fastify/autoload passes its options to each plugin that it loads. To configure fastify-graceful there, ' +
+  'load a file that exports fp(async app => { await app.register(gracefulPlugin, { ... }) }), with fp from fastify-plugin'
+const HEALTH_OPTIONS = 'path, checks, checkTimeout, guarded, schema, config, logLevel'
+const PATH = 'a path with a leading slash, without parameters'
+const WHOLE = 'a whole number of milliseconds from'
+const LONGEST = 2_147_483_647
+const EVENTS = 'SIGTERM, SIGINT, SIGHUP, SIGQUIT, uncaughtException, unhandledRejection, SIGUSR2, beforeExit'
+const IN_ROUTE = 'config.gracefulShutdown of route "/x"'
+const PREFIX = 'letters, digits and underscores, first a letter or an underscore'
+
+/** What the error for each of these says, in full. */
+const messages: Record<string, Array<[given: unknown, message: string]>> = {
+  'the plugin': [
+    [null, 'Invalid options of fastify-graceful: got null, allowed is an object'],
+    [{ drainTimout: 1 }, `Unknown option "drainTimout" (did you mean "drainTimeout"?), known are ${PLUGIN_OPTIONS}${AUTOLOAD}`],
+    [{ database: 1 }, `Unknown option "database", known are ${PLUGIN_OPTIONS}${AUTOLOAD}`],
+    [{ shutdownTimeout: '5' }, `Invalid option "shutdownTimeout": got '5' (string), allowed is ${WHOLE} 1 to ${LONGEST}`],
+    [{ shutdownTimeout: [5_000] }, `Invalid option "shutdownTimeout": got [ 5000 ], allowed is ${WHOLE} 1 to ${LONGEST}`],
+    [{ shutdownDelay: 'x' }, `Invalid option "shutdownDelay": got 'x' (string), allowed is ${WHOLE} 0 to ${LONGEST}, or an object with max and quiet`],
+    [{ readTimeout: 0 }, `Invalid option "readTimeout": got 0 (number), allowed is ${WHOLE} 1 to ${LONGEST}, or false`],
+    [{ signals: [] }, `Invalid option "signals": got [], allowed is true, false or a list out of ${EVENTS}`],
+    [{ health: 1 }, 'Invalid option "health": got 1 (number), allowed is a path, an object or false'],
+    [{ health: { pth: '/x' } }, `Unknown option of "health": "pth" (did you mean "path"?), known are ${HEALTH_OPTIONS}, duringShutdown`],
+    [{ health: { path: 'x/health' } }, `Invalid option "path" of "health": got 'x/health' (string), allowed is ${PATH}`],
+    [{ health: { path: ['/health'] } }, `Invalid option "path" of "health": got [ '/health' ], allowed is ${PATH}`],
+    [{ health: { checks: 1 } }, 'Invalid option "checks" of "health": got 1 (number), allowed is a plain object of named functions'],
+    [{ health: { checks: null } }, 'Invalid option "checks" of "health": got null, allowed is a plain object of named functions'],
+    [{ ready: { duringShutdown: 200 } }, `Unknown option of "ready": "duringShutdown", known are ${HEALTH_OPTIONS}`]
+  ],
+  'a route': [
+    [true, `Invalid ${IN_ROUTE}: got true (boolean), allowed is false or an object`],
+    [{ wait: 1 }, `Unknown option of ${IN_ROUTE}: "wait", known are readTimeout, writeTimeout, onShutdown, waitFor`],
+    [{ readTimeout: 0 }, `Invalid "readTimeout" in ${IN_ROUTE}: got 0 (number), allowed is ${WHOLE} 1 to ${LONGEST}, or false`],
+    [{ onShutdown: 'close' }, `Invalid "onShutdown" in ${IN_ROUTE}: got 'close' (string), allowed is 'end'`],
+    [{ waitFor: 'promise' }, `Invalid "waitFor" in ${IN_ROUTE}: got 'promise' (string), allowed is 'response'`]
+  ],
+  'a callback': [
+    [5, 'Invalid options of a shutdown callback: got 5 (number), allowed is an object'],
+    [{ nme: 'x' }, 'Unknown option of a shutdown callback "nme" (did you mean "name"?), known are name, timeout, when'],
+    [{ when: 'later' }, "Invalid option \"when\" of a shutdown callback: got 'later' (string), allowed is 'start' or 'end'"],
+    [{ name: '' }, "Invalid option \"name\" of a shutdown callback: got '' (string), allowed is a string that is not empty"],
+    [{ timeout: 11 }, `Invalid option "timeout" of a shutdown callback: got 11 (number), allowed is ${WHOLE} 1 to 10`]
+  ],
+  'the metrics': [
+    [5, 'Invalid options of fastify-graceful/prometheus: got 5 (number), allowed is an object'],
+    [{ registry: 1 }, 'Unknown option "registry" (did you mean "register"?), known are register, prefix'],
+    [{ register: {} }, 'Invalid option "register": got {}, allowed is a Registry of prom-client'],
+    [{ prefix: ['a'] }, `Invalid option "prefix": got [ 'a' ], allowed is ${PREFIX}`],
+    [{ prefix: 'a b' }, `Invalid option "prefix": got 'a b' (string), allowed is ${PREFIX}`]
+  ]
+}
+const resolvers: Record<string, (given: never) => unknown> = {
+  'the plugin': resolveOptions,
+  'a route': given => resolveRouteOptions('/x', given),
+  'a callback': given => resolveCallbackOptions(given, 10),
+  'the metrics': resolveMetricsOptions
+}
+for (const [what, cases] of Object.entries(messages)) {
+  t.test(`the errors for options of ${what} say what is wrong, and what is allowed`, async t => {
+    for (const [given, message] of cases) {
+      try {
+        resolvers[what]?.(given as never)
+        t.fail(`accepts ${inspect(given)}`)
+      } catch (error) {
+        t.equal((error as Error).message, message)
+      }
+    }
+  })
+}
+
+t.test('a value in an error is shown with its type if that may be the mistake, and shortened if it is long', async t => {
+  const shown: Array<[value: unknown, text: string]> = [
+    ['30', "'30' (string)"], [30, '30 (number)'], [1n, '1n (bigint)'], [undefined, 'undefined (undefined)'], [Symbol('x'), 'Symbol(x) (symbol)'],
+    [null, 'null'], [[1], '[ 1 ]'], [{ a: { b: { c: 1 } } }, '{ a: { b: [Object] } }'], [function named () {}, '[Function: named]']
+  ]
+  for (const [value, text] of shown) t.equal(show(value), text)
+  t.equal(show([1, 2], 8), '[ 1, 2 ]', 'as long as it may be')
+  t.equal(show([1, 23], 8), '[ 1, 23 …')
+  t.equal(show({ get [inspect.custom] () { throw new Error('no') } }), 'a value of type object that cannot be shown')
 })
