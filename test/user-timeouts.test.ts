@@ -754,9 +754,13 @@ for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
 }
 
 t.test('a request that requestTimeout ends during a shutdown is named as cut', async t => {
-  const { fastify, log, port } = await start(t, {}, { requestTimeout: 300 }, app => { app.post('/', async ({ body }) => body) })
+  const arrived = new Deferred()
+  const { fastify, log, port } = await start(t, {}, { requestTimeout: 1_000 }, app => {
+    app.addHook('onRequest', async () => { arrived.resolve() })
+    app.post('/', async ({ body }) => body)
+  })
   const upload = upload1(port, '/')
-  await eventually(() => fastify.inFlightRequests === 1)
+  await arrived.promise
   const report = fastify.gracefulShutdown.shutdown()
   t.equal(await upload.status, 408)
   t.match(await report, { cut: [{ route: '/' }], exitCode: 1 })
