@@ -714,16 +714,16 @@ t.test('server.timeout and connectionTimeout are kept, also if set after the reg
 
 /** Timers of the application's that close the connection of a request, and how they are set. */
 const timers: Record<string, { server?: object, prepare?: (app: FastifyInstance) => void, handle?: (reply: FastifyReply) => void }> = {
-  connectionTimeout: { server: { connectionTimeout: 300 } },
-  'server.setTimeout()': { prepare: app => { app.server.setTimeout(300) } },
-  'server.setTimeout() with a listener': { prepare: app => { app.server.setTimeout(300, socket => { socket.destroy() }) } },
-  'reply.raw.setTimeout()': { handle: reply => { reply.raw.setTimeout(300) } },
-  'reply.raw.setTimeout() with a listener': { handle: reply => { reply.raw.setTimeout(300, () => { reply.raw.destroy() }) } }
+  connectionTimeout: { server: { connectionTimeout: 1_000 } },
+  'server.setTimeout()': { prepare: app => { app.server.setTimeout(1_000) } },
+  'server.setTimeout() with a listener': { prepare: app => { app.server.setTimeout(1_000, socket => { socket.destroy() }) } },
+  'reply.raw.setTimeout()': { handle: reply => { reply.raw.setTimeout(1_000) } },
+  'reply.raw.setTimeout() with a listener': { handle: reply => { reply.raw.setTimeout(1_000, () => { reply.raw.destroy() }) } }
 }
 for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
   for (const begins of [false, true]) {
     t.test(`a request ${begins ? 'that is being answered, and' : 'that'} is ended by ${name} during a shutdown, is named as cut`, async t => {
-      const { app, log } = await createApp(t, { shutdownDelay: 100 }, server)
+      const { app, log } = await createApp(t, { shutdownDelay: 5_000 }, server)
       prepare?.(app)
       const entered = new Deferred()
       app.get('/', (_request, reply) => {
@@ -743,6 +743,7 @@ for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
       const leaving = new RawClient(port).get('/')
       await eventually(() => app.inFlightRequests === 2)
       leaving.socket.destroy()
+      app.gracefulShutdown.skipDelay()
       await client.closed
       await idle.closed
       t.match(await report, { cut: [{ route: '/', reqId: 'req-1' }], exitCode: 1 })
