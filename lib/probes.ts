@@ -59,9 +59,9 @@ export class Probes implements Pick<GracefulShutdown, 'healthHandler' | 'readyHa
     }
   }
 
-  readonly healthHandler: ProbeHandler = async (_request, reply) => await send(reply, await this.#answers.health())
+  readonly healthHandler: ProbeHandler = async (_request, reply) => await sendAnswer(reply, await this.#answers.health())
 
-  readonly readyHandler: ProbeHandler = async (_request, reply) => await send(reply, await this.#answers.ready())
+  readonly readyHandler: ProbeHandler = async (_request, reply) => await sendAnswer(reply, await this.#answers.ready())
 
   readonly setReady = (value: boolean): void => {
     if (typeof value !== 'boolean') throw new OptionInvalidError('argument of setReady()', show(value), 'true or false')
@@ -190,7 +190,7 @@ function passDecorations (fastify: FastifyInstance, context: FastifyInstance): v
   }
 }
 
-async function send (reply: FastifyReply, [status, body]: Answer): Promise<FastifyReply> {
+async function sendAnswer (reply: FastifyReply, [status, body]: Answer): Promise<FastifyReply> {
   // Serialized here, so that a user's serializer cannot change the body.
   return reply.code(status).headers(JSON_HEADERS).send(JSON.stringify(body))
 }

@@ -3,14 +3,17 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
-import type { GracefulOptions } from '../types/index.ts'
+import type { DiagnosticsChannels, GracefulOptions } from '../types/index.ts'
 import type { Test } from 'tap'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { Duplex, duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
+import Fastify from 'fastify'
+import gracefulPlugin from '../index.ts'
 import { createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
 
 // Most of the time they wait.
@@ -756,7 +759,8 @@ for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
 
 t.test('a request that requestTimeout ends during a shutdown is named as cut', async t => {
   const arrived = new Deferred()
-  const { fastify, log, port } = await start(t, {}, { requestTimeout: 1_000 }, app => {
+  // The requests are checked often, perhaps between the end of the connection and its 'close' event.
+  const { fastify, log, port } = await start(t, { writeTimeout: 100 }, { requestTimeout: 1_000 }, app => {
     app.addHook('onRequest', async () => { arrived.resolve() })
     app.post('/', async ({ body }) => body)
   })
@@ -766,6 +770,35 @@ t.test('a request that requestTimeout ends during a shutdown is named as cut', a
   t.equal(await upload.status, 408)
   t.match(await report, { cut: [{ route: '/' }], exitCode: 1 })
   await log.line(/^Request cut: A timeout that the application has set closed the connection/)
+})
+
+t.test('a request that requestTimeout ends is named as cut, also if it is found gone before its connection emits close', async t => {
+  const seen: number[] = []
+  const app = Fastify({
+    requestTimeout: 1_000,
+    clientErrorHandler: (error, socket) => {
+      socket.destroy(error)
+      seen.push(app.inFlightRequests)
+    }
+  })
+  t.teardown(async () => { await app.close() })
+  const arrived = new Deferred()
+  // Held ahead of the plugin: such a request is checked whenever the count is read.
+  app.addHook('onRequest', (_request, _reply, _done) => { arrived.resolve() })
+  await app.register(gracefulPlugin, { signals: false, drainTimeout: 2_000 })
+  app.post('/', async ({ body }) => body)
+  upload1(await listen(app), '/').status.catch(() => {})
+  await arrived.promise
+  const codes: string[] = []
+  const note = (message: unknown) => {
+    const { fastify, code } = message as DiagnosticsChannels['fastify-graceful:cut']
+    if (fastify === app) codes.push(code)
+  }
+  subscribe('fastify-graceful:cut', note)
+  t.teardown(() => { unsubscribe('fastify-graceful:cut', note) })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [{ url: '/' }], exitCode: 1 })
+  t.strictSame(seen, [1], 'the hook still runs')
+  t.strictSame(codes, ['FST_ERR_GRACEFUL_CONNECTION_TIMEOUT'])
 })
 
 t.test('a listener for a timeout that keeps the connection, during a shutdown: nothing is cut', async t => {

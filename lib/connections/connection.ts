@@ -118,11 +118,6 @@ export class Connection {
     }
   }
 
-  /** The requests that have not been answered in full, from the newest to the oldest. */
-  * unfinished (): Generator<Exchange> {
-    for (const exchange of this.pipeline()) if (exchange.wire === 'open' && !exchange.isFinished) yield exchange
-  }
-
   /** The pending requests, from the newest to the oldest. */
   * pipeline (): Generator<Exchange> {
     for (let exchange = this.newest; exchange !== undefined; exchange = exchange.previous) yield exchange

@@ -28,6 +28,8 @@ export class Connections {
   /** The raw sockets below TLS. One without a secure socket above it has not completed its handshake. */
   readonly #beneathTls = new Set<Transport>()
   readonly #sessions = new Set<ServerHttp2Session>()
+  /** Sockets that a timer has closed since `disableKeepAlive()`. */
+  readonly #timedOut = new WeakSet<Transport>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Transport>()
   #accepted = 0
@@ -51,7 +53,6 @@ export class Connections {
   /** The last of these, on the clock of now(): a request arrived; after `disableKeepAlive()`, a response was sent; listeners closed. */
   lastActivity = -Infinity
   #whenGone: (() => void) | undefined
-  #onTimedOut: ((exchange: Exchange) => void) | undefined
 
   constructor (inFlight: InFlight) {
     this.#inFlight = inFlight
@@ -72,7 +73,7 @@ export class Connections {
     const speaks = (socket: Transport & { alpnProtocol?: unknown }) => {
       const connection = new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2')
       this.#speaking.add(connection)
-      if (this.#onTimedOut !== undefined) this.#watchTimer(connection)
+      if (this.#isKeepAliveDisabled) this.#watchTimer(connection)
     }
     server.on('connection', (socket: Transport) => {
       this.#accept(socket)
@@ -137,8 +138,6 @@ export class Connections {
   /** A connection has closed. */
   closed (connection: Connection): void {
     this.#speaking.delete(connection)
-    // So Node and Fastify end a request that has not been received within requestTimeout.
-    if (connection.socket.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT') this.#noteTimedOut(connection)
     for (const exchange of connection.pipeline()) this.#inFlight.closed(exchange)
     this.#tellGone()
   }
@@ -154,23 +153,21 @@ export class Connections {
     this.listenEnded = Promise.all([this.listenEnded, ended])
   }
 
+  /** Notes, from now on, whether a timer closes the connection. */
+  #watchTimer ({ socket }: Connection): void {
+    socket.prependListener('timeout', () => {
+      this.#timedOut.add(socket)
+      // Node destroys it next, unless the application has a listener.
+      process.nextTick(() => { if (!socket.destroyed) this.#timedOut.delete(socket) })
+    })
+  }
+
   /**
-   * Calls back, from now on, with each request whose HTTP/1 connection is closed by a timer of the application's: `connectionTimeout`,
-   * `requestTimeout`, `server.timeout`, or what a handler has set.
+   * After `disableKeepAlive()`: whether a timer has closed the HTTP/1 connection of this request: that of `connectionTimeout`,
+   * `requestTimeout` or `server.timeout`, or one that a handler has set.
    */
-  watchTimers (timedOut: (exchange: Exchange) => void): void {
-    this.#onTimedOut = timedOut
-    for (const connection of this.#speaking) this.#watchTimer(connection)
-  }
-
-  #watchTimer (connection: Connection): void {
-    const { socket } = connection
-    // Node destroys it next, unless the application has a listener. What a timer of the plugin's cuts has been named by then.
-    socket.prependListener('timeout', () => { process.nextTick(() => { if (socket.destroyed) this.#noteTimedOut(connection) }) })
-  }
-
-  #noteTimedOut (connection: Connection): void {
-    for (const exchange of connection.unfinished()) this.#onTimedOut?.(exchange)
+  hasTimedOut ({ socket }: Exchange): boolean {
+    return socket !== undefined && (this.#timedOut.has(socket) || socket.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT')
   }
 
   /** Whether any listener accepts connections. */
@@ -296,7 +293,10 @@ export class Connections {
   disableKeepAlive (): void {
     this.noteArrivals()
     this.#isKeepAliveDisabled = true
-    for (const { newest } of this.#speaking) if (newest !== undefined) this.endAfter(newest)
+    for (const connection of this.#speaking) {
+      this.#watchTimer(connection)
+      if (connection.newest !== undefined) this.endAfter(connection.newest)
+    }
   }
 
   /**

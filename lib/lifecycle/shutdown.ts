@@ -217,12 +217,13 @@ export class Shutdown {
   }
 
   async #run (given: unknown): Promise<ShutdownReport> {
-    const { options, log, channels, inFlight, connections, callbacks, timeouts } = this.#parts
+    const { options, log, channels, inFlight, connections, cuts, callbacks, timeouts } = this.#parts
     this.#startedAt = this.#stepStartedAt = now()
     this.#inside = new Set([...Shutdown.#around(), this])
     this.#deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     // Requests that Node or other code has answered, without a hook.
     inFlight.checkAll()
+    inFlight.onGone = exchange => { if (connections.hasTimedOut(exchange)) cuts.name(exchange, new ConnectionTimeoutError()) }
     this.#completedBefore = inFlight.completed
     this.#reason = this.#resolveReason(given)
     log.info(Object.hasOwn(constants.signals, this.#reason) ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
@@ -351,14 +352,13 @@ export class Shutdown {
 
   /** Not ready, but still serving, until the promise resolves; undefined without a delay. */
   #startDelay (): Promise<void> | undefined {
-    const { options: { shutdownDelay: { max, quiet } }, log, connections, cuts } = this.#parts
+    const { options: { shutdownDelay: { max, quiet } }, log, connections } = this.#parts
     const isServing = connections.isListening && !this.#skipDelay.signal.aborted
     const delays = max > 0 && isServing
     // Before the phase changes, so that a listener of `signal` is too late to register one, with a delay or without.
     this.#startCallbacks(delays ? max : 0)
     // Before other code learns of the delay, because that may skip it at once.
     const skipped = once(this.#skipDelay.signal, 'abort')
-    connections.watchTimers(exchange => { cuts.name(exchange, new ConnectionTimeoutError()) })
     connections.disableKeepAlive()
     this.#startSpread(isServing)
     if (!delays) return undefined

@@ -43,6 +43,8 @@ export class InFlight {
   #whenIdle: (() => void) | undefined
   /** Called when a request that counted is over; set only while draining. */
   onEnd: ((exchange: Exchange, entry: RequestInFlight) => void) | undefined
+  /** Called when the connection of a request is gone before it has been answered in full; set only during a shutdown. */
+  onGone: ((exchange: Exchange) => void) | undefined
   /** The number of requests answered in full. */
   completed = 0
 
@@ -208,6 +210,7 @@ export class InFlight {
       if (exchange.isFinished) {
         this.#finish(exchange)
       } else if (exchange.isGone) {
+        this.onGone?.(exchange)
         this.orphan(exchange)
         this.awaitAnswer(exchange)
       }
