@@ -133,7 +133,8 @@ t.test(`${MANY} idle keep-alive connections do not delay the exit`, async t => {
     const time = await timeWith(service, port)
     const { report } = await service.log.line(/^Graceful shutdown complete$/) as unknown as { report: ShutdownReport }
     drains.push(report.phases.draining)
-    return time - least
+    // On a machine that has stalled, the plugin has noted the last requests only now.
+    return report.phases.draining < 90 ? time - least : Infinity
   })
   t.ok(more < LIMIT, `gone ${Math.round(more)}ms later than bare Fastify`)
   t.ok(Math.min(...drains) < 90, `no request has arrived recently, so the drain does not wait: ${drains.join(', ')}ms`)
