@@ -27,7 +27,10 @@ export interface Attack {
   sinceNode?: number
   /** Whether probes answer it: they are answered also while draining. */
   isProbe?: boolean
-  /** MiB by which the peak memory may exceed that of the idle service: while running and in the shutdown. */
+  /**
+   * MiB by which the peak memory may exceed that of the idle service: while running and in the shutdown. Some twice of what the attack
+   * takes on a machine without other load, because the faster the clients are, the more garbage waits for its collection.
+   */
   memory: number
   start: (crowd: Crowd, size: number) => void
 }
@@ -82,7 +85,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'resets': {
     what: 'connect, send nothing, half a request, or a request, and reset the connection',
-    protocol: 'http', size: 200, memory: 80,
+    protocol: 'http', size: 200, memory: 300,
     start (crowd, size) {
       crowd.keep(size, socket => {
         const { sent } = crowd.counts
@@ -95,7 +98,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'new connections': {
     what: 'send one request over each connection, and connect again',
-    protocol: 'http', size: 200, memory: 80,
+    protocol: 'http', size: 200, memory: 300,
     start (crowd, size) {
       crowd.keep(size, socket => {
         crowd.counts.sent++
@@ -152,7 +155,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'probes': {
     what: 'send 20 probes at once, and one more for each answer',
-    protocol: 'http', size: 100, isProbe: true, memory: 200,
+    protocol: 'http', size: 100, isProbe: true, memory: 500,
     start (crowd, size) {
       const probe = (socket: Socket, count: number) => {
         for (let index = 0; index < count; index++) socket.write(GET.replace('/', crowd.counts.sent++ % 2 === 0 ? '/health' : '/ready'))
@@ -194,7 +197,7 @@ export const ATTACKS: Record<string, Attack> = {
   'HTTP/2: empty data': h2Flood('send empty data frames (CVE-2019-9518)', frame('data', 0, 1)),
   'HTTP/2: continuations': {
     what: 'send headers without an end (CVE-2024-27983)',
-    protocol: 'h2c', size: 20, memory: 120,
+    protocol: 'h2c', size: 20, memory: 250,
     start (crowd, size) {
       crowd.keep(size, socket => {
         socket.write(Buffer.concat([START, endless(1)]))
@@ -210,7 +213,7 @@ function h2Flood (what: string, one: Buffer): Attack {
   const batch = Buffer.concat(Array.from({ length: 500 }, () => one))
   return {
     what,
-    protocol: 'h2c', size: 20, holds: true, memory: 60,
+    protocol: 'h2c', size: 20, holds: true, memory: 250,
     start (crowd, size) {
       crowd.keep(size, socket => {
         if (what.includes('read no')) socket.pause()
