@@ -775,6 +775,7 @@ t.test('a request that requestTimeout ends during a shutdown is named as cut', a
 t.test('a request that requestTimeout ends is named as cut, also if it is found gone before its connection emits close', async t => {
   const seen: number[] = []
   const app = Fastify({
+    logger: { stream: { write: () => {} } },
     requestTimeout: 1_000,
     clientErrorHandler: (error, socket) => {
       socket.destroy(error)
