@@ -9,8 +9,9 @@ import { join } from 'node:path'
 import { generate } from 'selfsigned'
 import { buildPlugin } from '../packages.ts'
 import { readFlags } from '../flags.ts'
-import { bundleService } from './bundle.ts'
+import { BUILT, bundleService } from './bundle.ts'
 import { type Verdict, check, describe, tellAll } from './check.ts'
+import { FAULTS, inject } from './faults.ts'
 import { type Stage, endAll, prepare } from './play.ts'
 import { scenarioOf, search, seedsOf } from './search.ts'
 import { testInvariants } from './self-test.ts'
@@ -66,6 +67,8 @@ process.on('exit', () => {
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
 
 if (!values.built) buildPlugin()
+// Otherwise, only --self-test would notice that a fault no longer fits.
+for (const fault of FAULTS) inject(fault, readFileSync(BUILT, 'utf8'))
 const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
 const stage = await createStage('service')
 let done = 0
