@@ -83,15 +83,15 @@ export class Cuts {
     })
   }
 
-  /** Cuts everything in flight. A response that only waits for the previous one is sent after that, but its handler may go on. */
+  /**
+   * Cuts everything in flight. A response that only waits for the previous one is sent after that; `cutRest` names it if its handler
+   * goes on.
+   */
   cutAll (error: FastifyError): void {
     const { exchanges } = this.#inFlight
     // Selected before the first cut, because cutting moves a queued response to the front, where it looks stalled.
     const waiting = new Set(exchanges.filter(({ isWaitingForTurn }) => isWaitingForTurn))
-    for (const exchange of exchanges) {
-      if (!waiting.has(exchange)) this.cut(exchange, error)
-      else if (exchange.runningHandlers > 0) this.name(exchange, error)
-    }
+    for (const exchange of exchanges) if (!waiting.has(exchange)) this.cut(exchange, error)
     if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests were cut; not each has its own line. The report lists all of them`)
     this.cutTasks(error)
   }

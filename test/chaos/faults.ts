@@ -222,7 +222,7 @@ export const FAULTS: readonly Fault[] = [
   // What chaos has found, see docs/chaos.md; the rest of it shows only on an idle machine, and has tests of its own.
   {
     what: 'a handler that goes on after its queued answer is not named',
-    change: ['else if (exchange.runningHandlers > 0) this.name(exchange, error);', ''],
+    change: ['  cutRest(error) {', '$& return;'],
     violates: 'cleansUpAfterHandlers', scenario: GOES_ON
   },
   {
