@@ -2,21 +2,10 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { DiagnosticsChannels, GracefulOptions } from '../types/index.ts'
+import type { GracefulOptions } from '../types/index.ts'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { Channels } from '../lib/lifecycle/channels.ts'
-import { createApp, Deferred, fork, heldRoute, heldShutdown, listen, portOf, RawClient } from './helpers.ts'
-
-type Name = keyof DiagnosticsChannels
-
-/** Collects the messages of a channel until the test ends. */
-function collect<N extends Name> (t: Test, name: N): Array<DiagnosticsChannels[N]> {
-  const messages: Array<DiagnosticsChannels[N]> = []
-  const listener = (message: unknown) => { messages.push(message as DiagnosticsChannels[N]) }
-  subscribe(name, listener)
-  t.teardown(() => { unsubscribe(name, listener) })
-  return messages
-}
+import { collect, createApp, Deferred, fork, heldRoute, heldShutdown, listen, portOf, RawClient } from './helpers.ts'
 
 /** An app with a request to `/held/:id` that is not released. */
 async function held (t: Test, options: GracefulOptions = {}) {

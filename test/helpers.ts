@@ -5,8 +5,9 @@ import type { ChildProcessByStdio } from 'node:child_process'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { Test } from 'tap'
-import type { GracefulOptions, ShutdownReport } from '../types/index.ts'
+import type { DiagnosticsChannels, GracefulOptions, ShutdownReport } from '../types/index.ts'
 import { spawn } from 'node:child_process'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { EventEmitter, once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
@@ -226,6 +227,15 @@ export async function visit (app: FastifyInstance, port: number): Promise<Visit>
     await closed
   }
   return { client, gone: () => isGone, leave }
+}
+
+/** Collects the messages of a channel until the test ends. */
+export function collect<N extends keyof DiagnosticsChannels> (t: Test, name: N): Array<DiagnosticsChannels[N]> {
+  const messages: Array<DiagnosticsChannels[N]> = []
+  const listener = (message: unknown) => { messages.push(message as DiagnosticsChannels[N]) }
+  subscribe(name, listener)
+  t.teardown(() => { unsubscribe(name, listener) })
+  return messages
 }
 
 /**

@@ -363,9 +363,8 @@ for (const [what, replace] of Object.entries(replacements)) {
   }
 }
 
-t.test('with reusePort, the listener is closed as draining starts, also while an onListen hook ahead of the plugin runs', async t => {
-  const ended = new Deferred()
-  const app = await createAppBehind(t, instance => { instance.addHook('onListen', async () => { await ended.promise }) })
+/** Listens with reusePort, and shuts down with a request in flight: the listener is closed as draining starts. */
+async function closesWhileDraining (t: Test, app: FastifyInstance, whileDraining = () => {}): Promise<void> {
   const held = heldRoute(app)
   await app.listen({ port: 0, host: '127.0.0.1', reusePort: true } as object)
   const client = new RawClient((app.server.address() as AddressInfo).port).get('/held')
@@ -373,10 +372,16 @@ t.test('with reusePort, the listener is closed as draining starts, also while an
   const report = app.gracefulShutdown.shutdown()
   await eventually(() => !app.server.listening)
   t.equal(app.gracefulShutdown.phase, 'draining')
-  ended.resolve()
+  whileDraining()
   held.release()
   await client.until(/"held":true/)
   t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+}
+
+t.test('with reusePort, the listener is closed as draining starts, also while an onListen hook ahead of the plugin runs', async t => {
+  const ended = new Deferred()
+  const app = await createAppBehind(t, instance => { instance.addHook('onListen', async () => { await ended.promise }) })
+  await closesWhileDraining(t, app, () => { ended.resolve() })
 })
 
 t.test('when the drain ends, Node removes the path of a Unix socket, also if it is the socket of another server by then',
@@ -682,16 +687,7 @@ t.test('a listen() that was called before the plugin was loaded, and fails, does
 t.test('with reusePort in a listen() before the plugin was loaded, the listener is closed as draining starts, as after any other', async t => {
   const app = Fastify() as FastifyInstance
   void app.register(gracefulPlugin)
-  const held = heldRoute(app)
-  await app.listen({ port: 0, host: '127.0.0.1', reusePort: true } as object)
-  const client = new RawClient((app.server.address() as AddressInfo).port).get('/held')
-  await held.entered
-  const report = app.gracefulShutdown.shutdown()
-  await eventually(() => !app.server.listening)
-  t.equal(app.gracefulShutdown.phase, 'draining')
-  held.release()
-  await client.until(/held/)
-  t.match(await report, { completed: 1, exitCode: 0 })
+  await closesWhileDraining(t, app)
 })
 
 t.test('after a listen() before the plugin was loaded, a server.close() by other code starts a shutdown, as after any other', async t => {

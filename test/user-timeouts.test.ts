@@ -3,9 +3,8 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
-import type { DiagnosticsChannels, GracefulOptions } from '../types/index.ts'
+import type { GracefulOptions } from '../types/index.ts'
 import type { Test } from 'tap'
-import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
@@ -14,7 +13,7 @@ import { Duplex, duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
+import { collect, createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
 
 // Most of the time they wait.
 t.jobs = 4
@@ -790,16 +789,10 @@ t.test('a request that requestTimeout ends is named as cut, also if it is found 
   app.post('/', async ({ body }) => body)
   upload1(await listen(app), '/').status.catch(() => {})
   await arrived.promise
-  const codes: string[] = []
-  const note = (message: unknown) => {
-    const { fastify, code } = message as DiagnosticsChannels['fastify-graceful:cut']
-    if (fastify === app) codes.push(code)
-  }
-  subscribe('fastify-graceful:cut', note)
-  t.teardown(() => { unsubscribe('fastify-graceful:cut', note) })
+  const cuts = collect(t, 'fastify-graceful:cut')
   t.match(await app.gracefulShutdown.shutdown(), { cut: [{ url: '/' }], exitCode: 1 })
   t.strictSame(seen, [1], 'the hook still runs')
-  t.strictSame(codes, ['FST_ERR_GRACEFUL_CONNECTION_TIMEOUT'])
+  t.strictSame(cuts.filter(({ fastify }) => fastify === app).map(({ code }) => code), ['FST_ERR_GRACEFUL_CONNECTION_TIMEOUT'])
 })
 
 t.test('a listener for a timeout that keeps the connection, during a shutdown: nothing is cut', async t => {

@@ -13,7 +13,8 @@ type Close = (listener?: CloseListener) => Promise<void>
 export function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: FastifyInstance, close: Close) {
   /** The callbacks of earlier calls. */
   let called: Promise<unknown> = Promise.resolve()
-  const closeInTurn = async (before: Promise<unknown>) => {
+  const closeInTurn = async () => {
+    const before = called
     try {
       await shutdown.close()
     } finally {
@@ -26,11 +27,10 @@ export function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: Fasti
   return function closeGracefully (listener?: CloseListener) {
     // Fastify reports an argument that is not a function.
     if (listener !== undefined && typeof listener !== 'function') return close(listener)
-    const before = called
-    const closed = closeInTurn(before)
+    const closed = closeInTurn()
     if (listener === undefined) return closed
     const call = async (error: Error | null) => { await callListener(listener, error, fastify) }
-    called = Promise.all([before, closed.then(async () => { await call(null) }, call)])
+    called = Promise.all([called, closed.then(async () => { await call(null) }, call)])
     return fastify
   }
 }

@@ -90,8 +90,7 @@ export class Cuts {
   cutAll (error: FastifyError): void {
     const { exchanges } = this.#inFlight
     // Selected before the first cut, because cutting moves a queued response to the front, where it looks stalled.
-    const waiting = new Set(exchanges.filter(({ isWaitingForTurn }) => isWaitingForTurn))
-    for (const exchange of exchanges) if (!waiting.has(exchange)) this.cut(exchange, error)
+    for (const exchange of exchanges.filter(({ isWaitingForTurn }) => !isWaitingForTurn)) this.cut(exchange, error)
     if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests were cut; not each has its own line. The report lists all of them`)
     this.cutTasks(error)
   }

@@ -15,7 +15,7 @@ import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
 import { beforeCall } from '../before-call.ts'
-import { now, setLateInterval } from '../clock.ts'
+import { setLateInterval } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { KEEP_ALIVE_BUFFER, LONGEST_TIMER, READ_PER_KIB, latenessOf } from '../times.ts'
 
@@ -124,7 +124,7 @@ export class Timeouts {
     for (const exchange of this.#inFlight.exchanges) {
       // A hook may hold it, so that its handler has not opted it out yet.
       if (exchange.hasOptedOut) this.#inFlight.optOut(exchange)
-      else if (exchange.wire === 'orphaned' || exchange.isSourceClosing) this.#forgetSilent(exchange)
+      else if (exchange.wire === 'orphaned' || exchange.isSourceClosing) this.#forgetSilent(exchange, due)
       else if (exchange.wire === 'open' && this.#hasListener) this.#enforceWrite(exchange, due)
     }
     if (this.#hasListener || this.#inFlight.unfinished.length > 0) return
@@ -142,13 +142,13 @@ export class Timeouts {
    * No client waits for the handler any more, and it shows no sign of its end. A drain would not wait longer for it, and otherwise each
    * abandoned long poll would count forever.
    */
-  #forgetSilent (exchange: Exchange): void {
+  #forgetSilent (exchange: Exchange, due: number): void {
     if (exchange.isAtWork && !exchange.isHijacked) {
       exchange.silentSince = 0
       return
     }
-    exchange.silentSince ||= now()
-    if (now() - exchange.silentSince <= this.#options.drainTimeout) return
+    exchange.silentSince ||= due
+    if (due - exchange.silentSince <= this.#options.drainTimeout) return
     this.#inFlight.leave(exchange)
     const entry = this.#inFlight.describe(exchange)
     this.#log.warn('A handler or its stream has not ended since its client disconnected or got an answer; it is no longer counted as in flight', entry)

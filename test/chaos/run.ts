@@ -68,7 +68,8 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal
 
 if (!values.built) buildPlugin()
 // Otherwise, only --self-test would notice that a fault no longer fits.
-for (const fault of FAULTS) inject(fault, readFileSync(BUILT, 'utf8'))
+const built = readFileSync(BUILT, 'utf8')
+for (const fault of FAULTS) inject(fault, built)
 const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
 const stage = await createStage('service')
 let done = 0
