@@ -543,9 +543,11 @@ function bareGate (app: FastifyInstance): Gate {
   const inFlight = new InFlight(app.log)
   const connections = new Connections(inFlight)
   const gate = new Gate(connections, inFlight, new Channels(app))
+  connections.adopt(app.server, () => {})
+  connections.disableKeepAlive()
   inFlight.stopCounting()
   app.addHook('onRequest', (request, reply, done) => {
-    const exchange = connections.arrive(request.raw, reply.raw)
+    const exchange = inFlight.attach(reply) ?? connections.arrive(request.raw, reply.raw)
     exchange.reply = reply
     if (gate.admits(exchange)) done()
   })
@@ -565,6 +567,27 @@ t.test('while refusals are deferred, no request is answered', async t => {
   gate.sendRefusals()
   t.equal((await answer).statusCode, 503)
   t.equal((await app.inject('/')).statusCode, 503)
+})
+
+t.test('while refusals are deferred, only the last request of each pipeline waits, so that a flood of them does not fill the memory', async t => {
+  const app = Fastify()
+  t.teardown(async () => { await app.close() })
+  const gate = bareGate(app)
+  app.get('/', async () => 'not reached')
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  gate.deferRefusals()
+  const client = new RawClient((app.server.address() as AddressInfo).port).get('/').get('/').get('/')
+  const rejections = () => client.text.split('HTTP/1.1 503 ').slice(1)
+  await eventually(() => gate.refused === 3 && rejections().length === 2)
+  t.notMatch(client.text, /connection: close/i)
+  client.get('/')
+  await eventually(() => gate.refused === 4 && rejections().length === 3)
+  t.notMatch(client.text, /connection: close/i)
+  gate.sendRefusals()
+  await client.closed
+  t.equal(client.error, undefined)
+  t.equal(rejections().length, 4)
+  t.match(rejections()[3], /connection: close[^]*\}$/i)
 })
 
 t.test('an upload that arrives while connections are being closed is rejected before its body is complete', async t => {

@@ -24,7 +24,7 @@ export class Gate {
 
   #isDeferring = false
   #isClosing = false
-  readonly #deferred: Exchange[] = []
+  readonly #deferred = new Set<Exchange>()
   /** Refused uploads, answered when the body is received or connections are about to be closed; the value stops the reading. */
   readonly #uploading = new Map<Exchange, () => void>()
 
@@ -69,7 +69,10 @@ export class Gate {
     if (this.#isClosing) this.#refuseUploads()
   }
 
-  /** Defers all refusals until `sendRefusals`, because a client without an answer does not reconnect at once. */
+  /**
+   * Defers the last refusal on each connection until `sendRefusals`, because a client without an answer does not reconnect at once. Not
+   * all of them: Node stops reading from a client that reads no answers, but not from one that gets none.
+   */
   deferRefusals (): void {
     this.#isDeferring = true
   }
@@ -77,7 +80,8 @@ export class Gate {
   sendRefusals (): void {
     this.#isDeferring = false
     this.#isClosing = true
-    for (const exchange of this.#deferred.splice(0)) this.#refuse(exchange)
+    for (const exchange of this.#deferred) this.#send(exchange)
+    this.#deferred.clear()
     this.#refuseUploads()
   }
 
@@ -102,12 +106,19 @@ export class Gate {
   }
 
   #refuse (exchange: Exchange): void {
+    if (this.#isDeferring) this.#defer(exchange)
+    else this.#send(exchange)
+  }
+
+  #defer (exchange: Exchange): void {
+    const { previous } = exchange
+    if (previous !== undefined && this.#deferred.delete(previous)) this.#send(previous)
+    this.#deferred.add(exchange)
+  }
+
+  #send (exchange: Exchange): void {
     // While its upload was read or its refusal was deferred, `readTimeout` may have cut it.
     if (exchange.isCommitted) return
-    if (this.#isDeferring) {
-      this.#deferred.push(exchange)
-      return
-    }
     this.#connections.endAfter(exchange)
     sendRefusal(exchange)
   }
