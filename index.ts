@@ -113,8 +113,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
 
   const enter = (request: FastifyRequest, reply: FastifyReply) => {
-    // A request may be passed to `fastify.routing` once more.
-    const known = connections.reports(request.raw) ? inFlight.find(reply.raw) : undefined
+    // Its connection may have closed while other hooks ran. Or it is passed to `fastify.routing` once more.
+    const known = Exchange.of(reply) ?? (connections.reports(request.raw) ? inFlight.find(reply.raw) : undefined)
     const exchange = known ?? connections.arrive(request.raw, reply.raw)
     timeouts.start(false)
     exchange.attach(reply)

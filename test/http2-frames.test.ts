@@ -3,14 +3,15 @@
 import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
-import type { ClientHttp2Session } from 'node:http2'
+import type { ClientHttp2Session, ServerHttp2Session } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect, createServer } from 'node:net'
 import { text } from 'node:stream/consumers'
-import { createApp, eventually, listen } from './helpers.ts'
-import { END_STREAM, frameReader, TYPES } from './http2.ts'
+import { beforeCall } from '../lib/before-call.ts'
+import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen } from './helpers.ts'
+import { END_STREAM, frameReader, get, reset, START, TYPES } from './http2.ts'
 
 /** More than the window of a stream, so that the client waits in the middle of its upload. */
 const UPLOAD = Buffer.alloc(200_000)
@@ -111,3 +112,50 @@ t.test('an upload that is cut gets the end of its response although its client p
   t.equal(frames[1]?.at(-2), 'DATA END_STREAM')
   if (!stream.closed) await once(stream, 'close')
 })
+
+for (const reusePort of [false, true]) {
+  for (const isHeld of [false, true]) {
+    const how = `${isHeld ? 'held by a hook until its client has reset it; ' : ''}reusePort: ${reusePort}`
+    t.test(`a stream that GOAWAY does not name is not served, because its client sends it again; ${how}`, async t => {
+      const released = new Deferred()
+      const isReset = new Deferred()
+      const app = await createAppBehind(t, app => {
+        app.addHook('onRequest', async ({ url, raw }) => {
+          if (!isHeld || url !== '/next') return
+          raw.on('close', isReset.resolve)
+          await released.promise
+        })
+      }, { http2: true })
+      const held = heldRoute(app)
+      let served = 0
+      app.get('/next', async () => {
+        served++
+        return 'next'
+      })
+      await app.listen({ port: 0, host: '127.0.0.1', reusePort } as object)
+      const client = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+      const named: number[] = []
+      client.on('data', frameReader(({ type, payload }) => { if (type === TYPES.goaway) named.push(payload.readUInt32BE(0)) }))
+      app.server.on('session', (session: ServerHttp2Session) => {
+        // The stream arrives after GOAWAY has been queued, and before it is sent.
+        beforeCall(session, 'goaway', () => { client.write(get(3, '/next')) })
+      })
+      client.write(Buffer.concat([START, get(1, '/held')]))
+      await held.entered
+      const report = app.gracefulShutdown.shutdown()
+      await eventually(() => named.length > 0)
+      if (isHeld) {
+        client.write(reset(3))
+        await isReset.promise
+        released.resolve()
+        await new Promise(resolve => { setImmediate(resolve) })
+      }
+      held.release()
+      await once(client, 'close')
+      t.ok(named.every(stream => stream === 1))
+      t.equal(served, 0)
+      t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+      t.equal(app.inFlightRequests, 0)
+    })
+  }
+}

@@ -223,7 +223,11 @@ export class Connections {
    */
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
-    if (exchange.isStream) return
+    if (exchange.isStream) {
+      // The gate refuses it: its client takes it for unprocessed, and sends it again.
+      if (exchange.isSessionClosing) this.#inFlight.optOut(exchange)
+      return
+    }
     const { previous, request } = exchange
     if (this.#stoppedAt > -Infinity && asksForWebSocket(request)) this.#inFlight.optOut(exchange)
     previous?.keepConnection()

@@ -471,7 +471,7 @@ export class Shutdown {
   /** Waits until, for a short time, no request has arrived, no response has been sent, and slow clients have had their time. */
   async #quiet (drainEnd: number): Promise<void> {
     const { connections } = this.#parts
-    const end = now() + QUIET.most
+    const end = Math.min(now(), drainEnd) + QUIET.most
     while (connections.mayReceive) {
       const quiet = Math.min(connections.lastActivity + QUIET.milliseconds, end)
       const left = Math.max(quiet, Math.min(connections.unusedUntil, drainEnd)) - now()

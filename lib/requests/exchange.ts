@@ -8,7 +8,7 @@
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
-import type { Http2ServerRequest, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
+import type { Http2ServerRequest, Http2Session, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { Connection, Transport } from '../connections/connection.ts'
@@ -190,6 +190,12 @@ export class Exchange {
   /** Whether it is an HTTP/2 stream. */
   get isStream (): boolean {
     return this.#stream !== undefined
+  }
+
+  /** Whether its HTTP/2 session is being closed. On arrival: GOAWAY does not name this stream. */
+  get isSessionClosing (): boolean {
+    const session = this.#stream?.session
+    return session !== undefined && closing.has(session)
   }
 
   /**
@@ -609,13 +615,22 @@ export function isUpgrade (request: IncomingMessage): boolean {
   return upgrade === true || socket === undefined
 }
 
+/** The sessions that are being closed. */
+const closing = new WeakSet<Http2Session>()
+
 /**
- * Sends GOAWAY, refuses new streams so that the client may retry them elsewhere, and closes after the open ones end. Not
- * goaway() with the highest stream ID first, as a notice: Node then drops new streams silently.
+ * Sends GOAWAY with the last stream that is served, so that the client may retry later ones elsewhere, and closes after the open ones
+ * end. Not goaway() with the highest stream ID first, as a notice: Node then drops new streams silently.
  */
-export function closeSession (session: Pick<ServerHttp2Session, 'close'> | undefined): void {
-  // Deferred: on Node 20, closing a session while one of its requests is being dispatched corrupts the heap.
-  setImmediate(() => { session?.close() })
+export function closeSession (session: Http2Session | undefined): void {
+  // Node 20 corrupts its heap when it refuses a stream of a closed session: one in the same packet as this request, or one that arrives
+  // before GOAWAY is sent. From then on, nghttp2 ignores new streams.
+  setImmediate(() => {
+    if (session === undefined || session.destroyed || closing.has(session)) return
+    closing.add(session)
+    session.goaway()
+    setImmediate(() => { session.close() })
+  })
 }
 
 /**

@@ -372,12 +372,15 @@ export class InFlight {
 
   /** Stops counting and tracking a request. */
   leave (exchange: Exchange): void {
-    if (exchange.reply === undefined) this.#held.delete(exchange.request)
+    const { reply, request } = exchange
     if (this.#newest === exchange) this.#newest = undefined
     if (!this.#delete(exchange)) {
       this.#uncounted.delete(exchange)
+      // A hook may still let it pass, and then the gate refuses it.
+      if (reply === undefined) this.#held.set(request, exchange)
       return
     }
+    if (reply === undefined) this.#held.delete(request)
     if (isCompleted(exchange)) this.completed++
     exchange.hasEnded = true
     this.onEnd?.(exchange, this.describe(exchange))

@@ -83,6 +83,19 @@ const INHERITED: Scenario = {
   triggers: [{ at: 100, kind: 'SIGTERM' }]
 }
 
+/** Short background work that is tracked when the drain is about to end, after its timeout, while clients go on. */
+const WORKS_ON: Scenario = {
+  protocol: 'http',
+  instances: [{
+    ...instance, drainTimeout: 100, tasks: Array.from({ length: 20 }, (_, index) => ({ ms: 2, ends: 'well' as const, at: 240 + 3 * index }))
+  }],
+  clients: [
+    { to: 0, at: 0, http: 1, kind: 'loop', work: { answers: 'return', ms: 5, after: 0, size: 10 }, pause: 4 },
+    { to: 0, at: 0, http: 1, kind: 'half', bytes: 3 }
+  ],
+  triggers: [{ at: 50, kind: 'SIGTERM' }]
+}
+
 export const FAULTS: readonly Fault[] = [
   {
     what: 'the gate lets everything pass',
@@ -229,6 +242,11 @@ export const FAULTS: readonly Fault[] = [
     what: 'what follows the last response is handled',
     change: ['if (previous?.isLast === true) this.#inFlight.optOut(exchange);', ''],
     violates: 'answersWhatItAccepts', scenario: BEHIND_LAST
+  },
+  {
+    what: 'the drain waits for silence again and again',
+    change: ['Math.min(now(), drainEnd) + QUIET.most', 'now() + QUIET.most'],
+    violates: 'endsInTime', scenario: WORKS_ON
   }
 ]
 

@@ -63,8 +63,15 @@ export class Http1 {
   /** The client disconnects. */
   leave (isReset = false): void {
     for (const { answer } of this.#pending) answer.outcome = 'left'
-    if (isReset && this.#hasConnected) this.#raw.resetAndDestroy()
-    this.socket.destroy()
+    if (!isReset || !this.#hasConnected) {
+      this.socket.destroy()
+      return
+    }
+    // Deferred: Node crashes if the socket below TLS is reset while TLS reads from it.
+    setImmediate(() => {
+      this.#raw.resetAndDestroy()
+      this.socket.destroy()
+    })
   }
 
   /** Ends what is still open after a run. Unlike a client that disconnects, it has wanted an answer. */

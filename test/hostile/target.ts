@@ -22,6 +22,12 @@ export const OPTIONS = {
 /** The options of Node with which these programs run. */
 export const TYPESCRIPT = [`--import=${new URL('../typescript.mjs', import.meta.url).href}`]
 
+/**
+ * MiB of the service's heap, at most. Without a limit, V8 lets garbage grow as fast as the clients are; with it, what a run shows is used,
+ * and a service that needs more aborts.
+ */
+const HEAP = 128
+
 /** Milliseconds between two measurements. */
 const INTERVAL = 50
 
@@ -74,7 +80,7 @@ export class Target {
     const logPath = join(home, `${protocol}.log`)
     const log = openSync(logPath, 'w')
     const program = fileURLToPath(new URL('service.ts', import.meta.url))
-    const child = spawn(process.execPath, [...TYPESCRIPT, program], {
+    const child = spawn(process.execPath, [...TYPESCRIPT, `--max-old-space-size=${HEAP}`, program], {
       env: { ...process.env, PROTOCOL: protocol, PLUGIN: plugin, OPTIONS: JSON.stringify({ ...OPTIONS, ...options }), TLS: protocol === 'https' ? home : '' },
       stdio: ['ignore', log, 'pipe', 'pipe']
     })

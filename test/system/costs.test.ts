@@ -2,10 +2,14 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
+import type { ClientHttp2Session } from 'node:http2'
 import type { LogLine } from '../helpers.ts'
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { connect } from 'node:http2'
-import { fork, LONG, portOf, RawClient } from '../helpers.ts'
+import { join } from 'node:path'
+import { commandOf, eventually, fork, FORKED, LONG, portOf, RawClient, runCommand } from '../helpers.ts'
 import { stressHttp2 } from '../stress/h2-shutdown.ts'
 
 interface Crowd {
@@ -157,3 +161,29 @@ t.test('HTTP/2: shutdowns under load do not abort the process', async t => {
   const outcomes = await Promise.all([stressHttp2(ROUNDS), stressHttp2(ROUNDS)])
   for (const { code, signal, rounds, stderr } of outcomes) t.strictSame({ code, signal, rounds, stderr }, { code: 0, signal: null, rounds: ROUNDS, stderr: '' })
 })
+
+t.test('HTTP/2: closing sessions under load does not corrupt the heap', { skip: hasValgrind() ? false : 'needs valgrind' }, async t => {
+  const errors = join(t.testdir(), 'errors.txt')
+  const program = runCommand(t, ['valgrind', '--smc-check=all-non-file', `--log-file=${errors}`, ...commandOf('own-close')], { HTTP2: '1' })
+  const port = await portOf(program)
+  const sessions = Array.from({ length: 4 }, () => connect(`http://127.0.0.1:${port}`).on('error', () => {}))
+  const send = (session: ClientHttp2Session, path: string, then = () => {}) => {
+    if (!session.closed && !session.destroyed) session.request({ ':path': path }).on('error', () => {}).on('close', then).resume()
+  }
+  let answered = 0
+  for (const session of sessions) {
+    const sendNext = () => {
+      answered++
+      send(session, '/missing', sendNext)
+    }
+    for (let stream = 0; stream < 10; stream++) send(session, '/missing', sendNext)
+  }
+  await eventually(() => answered > 100, FORKED)
+  send(sessions[0] as ClientHttp2Session, '/close')
+  t.strictSame(await program.exit, { code: 0, signal: null })
+  t.notMatch(readFileSync(errors, 'utf8'), /Invalid (?:read|write|free)/)
+})
+
+function hasValgrind (): boolean {
+  return spawnSync('valgrind', ['--version']).status === 0
+}

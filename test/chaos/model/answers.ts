@@ -1,6 +1,6 @@
 // What clients read.
 
-import type { Facts } from '../facts.ts'
+import type { Facts, RequestFacts } from '../facts.ts'
 import { codeOf } from '../answer.ts'
 import { answerOf } from '../scenario.ts'
 import { DRAIN_TIMEOUT, EXIT, FASTIFYS_503, SHUTTING_DOWN, isOutOfTime, tell } from './limits.ts'
@@ -14,12 +14,18 @@ export function * answersWhatItAccepts (facts: Facts): Iterable<string> {
       if (arrived !== undefined && facts.isAfterForced(arrived)) continue
       const status = work.answers === 'throw' ? 500 : 200
       const isRight = status === 500 ? codeOf(answer) === undefined : answer.body === answerOf(url, work)
+      if (isRefused(request)) continue
       // What is pipelined behind a response that has said Connection: close is not handled.
       if (answer.outcome === 'none' && handler === undefined && facts.isBehindLast(request)) continue
       if (answer.outcome === 'part' && answer.error === undefined && (answer.body?.length ?? 0) + (answer.unread ?? 0) === answerOf(url, work).length) continue
       if (answer.outcome !== 'whole' || answer.status !== status || !isRight) yield tell(request)
     }
   }
+}
+
+/** Its client may send it again, because GOAWAY has not named its stream, and it was not handled. */
+function isRefused ({ answer, handler }: RequestFacts): boolean {
+  return answer?.outcome === 'none' && answer.error === 'REFUSED_STREAM' && handler === undefined
 }
 
 /** A request that was cut gets a 503 that says so if its response had not begun, else no whole answer. */
@@ -41,7 +47,7 @@ export function * servesNothingLate (facts: Facts): Iterable<string> {
     for (const request of facts.late(i)) {
       const { answer, handler } = request
       if (handler !== undefined) yield `served: ${tell(request)}`
-      if (answer === undefined || answer.outcome === 'left' || facts.forced !== undefined) continue
+      if (answer === undefined || answer.outcome === 'left' || facts.forced !== undefined || isRefused(request)) continue
       if (answer.outcome === 'none' && facts.isBehindLast(request)) continue
       if (answer.outcome !== 'whole' && isOutOfTime(facts, i)) continue
       // A TLS handshake may end while WebSockets are still closing, after the plugin has closed the connections that it knows.

@@ -68,7 +68,9 @@ export function * reportsTruly (facts: Facts): Iterable<string> {
     if (report.completed < whole) yield `instance ${i} reports ${report.completed} completed, but clients have read ${whole}`
     // After its preClose hook, @fastify/websocket answers handshakes with 404.
     const handshakes = facts.all('arrived', i).filter(({ url }) => url === '/websocket').length
-    const most = handshakes + facts.accepted(i).filter(({ sent, handled }) => Math.max(sent?.n ?? Infinity, handled?.n ?? 0) > start).length
+    const wasInFlight = (request: RequestFacts) =>
+      Math.max(request.sent?.n ?? Infinity, request.handled?.n ?? 0) > start || facts.runs(request, start)
+    const most = handshakes + facts.accepted(i).filter(wasInFlight).length
     if (report.completed > most) yield `instance ${i} reports ${report.completed} completed, but at most ${most} were`
     const registered = facts.scenario.instances[i]?.callbacks ?? []
     const names = registered.map(({ when }, index) => `${when} ${index}`)
