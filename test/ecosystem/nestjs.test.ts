@@ -34,3 +34,20 @@ for (const options of [{}, { useProcessExit: true }]) {
     t.strictSame(service.log.messages(/^onApplicationShutdown/), ['onApplicationShutdown is done'])
   })
 }
+
+t.test('beside a second Nest application, which sends the signal again when it is done, requests in flight are answered', async t => {
+  const options = { signals: ['uncaughtException', 'unhandledRejection'] }
+  const service = await start(t, 'nestjs', { HOOKS: '{}', WITH_WORKER: '1', OPTIONS: JSON.stringify(options) })
+  const placed = service.get('/orders')
+  await service.holds('/orders')
+  await service.sigterm()
+  await service.log.line(/^the worker is done/)
+  // A later one than the signal that is sent again.
+  const refused = await service.get('/orders')
+  await service.release()
+
+  t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
+  t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
+  t.match(await service.ended(), { signal: 'SIGTERM', report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+  t.strictSame(service.log.messages(/^onApplicationShutdown/), ['onApplicationShutdown is done'])
+})
