@@ -28,7 +28,7 @@ export interface Attack {
   /** Whether probes answer it: they are answered also while draining. */
   isProbe?: boolean
   /**
-   * MiB by which the peak memory may exceed that of the idle service: while running and in the shutdown. Some twice of what the attack
+   * MiB by which the peak memory may exceed that of the idle service: while running and in the shutdown. Half again what the attack
    * takes on a machine without other load, because the faster the clients are, the more garbage waits for its collection.
    */
   memory: number
@@ -80,12 +80,12 @@ export const ATTACKS: Record<string, Attack> = {
   'silent connections': {
     what: 'connect, and send nothing',
     // With a longer readTimeout, so that all of them are open at the same time.
-    protocol: 'http', size: 10_000, short: 2_000, options: { readTimeout: 10_000 }, memory: 300,
+    protocol: 'http', size: 10_000, short: 2_000, options: { readTimeout: 10_000 }, memory: 200,
     start (crowd, size) { crowd.keep(size, () => {}) }
   },
   'resets': {
     what: 'connect, send nothing, half a request, or a request, and reset the connection',
-    protocol: 'http', size: 200, memory: 300,
+    protocol: 'http', size: 200, memory: 150,
     start (crowd, size) {
       crowd.keep(size, socket => {
         const { sent } = crowd.counts
@@ -98,7 +98,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'new connections': {
     what: 'send one request over each connection, and connect again',
-    protocol: 'http', size: 200, memory: 300,
+    protocol: 'http', size: 200, memory: 150,
     start (crowd, size) {
       crowd.keep(size, socket => {
         crowd.counts.sent++
@@ -120,7 +120,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'pipelines': {
     what: 'send 5,000 requests at once, endlessly, without waiting for answers',
-    protocol: 'http', size: 4, memory: 450,
+    protocol: 'http', size: 4, memory: 300,
     // Node writes thousands of responses in one iteration of the event loop, which takes seconds on a slow machine, and closing needs some.
     options: { shutdownTimeout: 30_000 },
     start (crowd, size) {
@@ -131,7 +131,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'unread answers': {
     what: 'ask for 256 KiB 30 times, and read nothing',
-    protocol: 'http', size: 30, holds: true, memory: 300,
+    protocol: 'http', size: 30, holds: true, memory: 200,
     start (crowd, size) {
       const pipeline = GET.replace('/', '/large').repeat(30)
       crowd.keep(size, socket => {
@@ -155,7 +155,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'probes': {
     what: 'send 20 probes at once, and one more for each answer',
-    protocol: 'http', size: 100, isProbe: true, memory: 500,
+    protocol: 'http', size: 100, isProbe: true, memory: 200,
     start (crowd, size) {
       const probe = (socket: Socket, count: number) => {
         for (let index = 0; index < count; index++) socket.write(GET.replace('/', crowd.counts.sent++ % 2 === 0 ? '/health' : '/ready'))
@@ -178,7 +178,7 @@ export const ATTACKS: Record<string, Attack> = {
   },
   'HTTP/2: rapid reset': {
     what: 'open streams, and reset each at once (CVE-2023-44487)',
-    protocol: 'h2c', size: 4, sinceNode: 22, memory: 400,
+    protocol: 'h2c', size: 4, sinceNode: 22, memory: 250,
     start (crowd, size) {
       crowd.keep(size, socket => {
         socket.write(START)
@@ -197,7 +197,7 @@ export const ATTACKS: Record<string, Attack> = {
   'HTTP/2: empty data': h2Flood('send empty data frames (CVE-2019-9518)', frame('data', 0, 1)),
   'HTTP/2: continuations': {
     what: 'send headers without an end (CVE-2024-27983)',
-    protocol: 'h2c', size: 20, memory: 250,
+    protocol: 'h2c', size: 20, memory: 150,
     start (crowd, size) {
       crowd.keep(size, socket => {
         socket.write(Buffer.concat([START, endless(1)]))
@@ -213,7 +213,7 @@ function h2Flood (what: string, one: Buffer): Attack {
   const batch = Buffer.concat(Array.from({ length: 500 }, () => one))
   return {
     what,
-    protocol: 'h2c', size: 20, holds: true, memory: 250,
+    protocol: 'h2c', size: 20, holds: true, memory: 150,
     start (crowd, size) {
       crowd.keep(size, socket => {
         if (what.includes('read no')) socket.pause()
