@@ -168,7 +168,7 @@ t.test('HTTP/2 sessions get GOAWAY evenly, whether they send requests or not, an
   t.equal(late.code, undefined)
   app.gracefulShutdown.skipDelay()
   await late.told
-  t.match(await report, { completed: served + 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: served + 1, refused: 0, cut: [], exitCode: 0 })
 })
 
 t.test('HTTP/2 sessions get GOAWAY evenly while draining, also if other processes share the port', async t => {

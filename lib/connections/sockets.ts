@@ -32,6 +32,8 @@ export class Connections {
   readonly #timedOut = new WeakSet<Transport>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Transport>()
+  /** HTTP/2 streams that arrived when their session was being closed. */
+  readonly #refused = new WeakSet<Exchange>()
   #accepted = 0
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
@@ -224,8 +226,7 @@ export class Connections {
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
     if (exchange.isStream) {
-      // The gate refuses it: its client takes it for unprocessed, and sends it again.
-      if (exchange.isSessionClosing) this.#inFlight.optOut(exchange)
+      if (exchange.isSessionClosing) this.#refuseStream(exchange)
       return
     }
     const { previous, request } = exchange
@@ -234,6 +235,18 @@ export class Connections {
     // No answer can follow it, so the gate refuses this request.
     if (previous?.isLast === true) this.#inFlight.optOut(exchange)
     this.endAfter(exchange)
+  }
+
+  /** GOAWAY does not name it: its client takes it for unprocessed, and sends it again. */
+  #refuseStream (exchange: Exchange): void {
+    this.#refused.add(exchange)
+    this.#inFlight.optOut(exchange)
+    exchange.refuseStream()
+  }
+
+  /** Whether this is an HTTP/2 stream that has been refused on arrival. */
+  hasRefused (exchange: Exchange): boolean {
+    return this.#refused.has(exchange)
   }
 
   /** A response has been sent. Its client may send another request at once, perhaps over another connection. */

@@ -198,6 +198,11 @@ export class Exchange {
     return session !== undefined && closing.has(session)
   }
 
+  /** Refuses its HTTP/2 stream. Deferred, because Node 20 corrupts its heap otherwise. */
+  refuseStream (): void {
+    setImmediate(() => { this.#stream?.close(constants.NGHTTP2_REFUSED_STREAM) })
+  }
+
   /**
    * Whether the handler need not make progress: it waits for the rest of the body, or the response is an event stream that the client
    * has read up to now.

@@ -36,6 +36,7 @@ export class Gate {
 
   /** Whether this request may continue; if not, it is refused. Not called in the phase `running`. */
   admits (exchange: Exchange): boolean {
+    if (this.#connections.hasRefused(exchange)) return false
     if (exchange.hasOptedOut) {
       this.#inFlight.optOut(exchange)
       return true
