@@ -127,8 +127,9 @@ async function settle (
     else if ((answer as { code?: string }).code === 'FST_ERR_GRACEFUL_SHUTTING_DOWN') call.outcome = 'refused'
     else lose(call, `${statusCode} ${text}`)
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException
-    if (code === 'ECONNREFUSED') call.outcome = 'turned away'
+    const { code, message, syscall } = error as NodeJS.ErrnoException
+    // Refused, or reset because the listener closed meanwhile: nothing has been sent.
+    if (syscall === 'connect') call.outcome = 'turned away'
     else lose(call, `${code ?? 'error'} ${message}`)
   }
   call.end = Date.now()
