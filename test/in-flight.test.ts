@@ -757,6 +757,21 @@ t.test('a raw upgrade that no code closes does not delay the shutdown', async t 
   await client.closed
 })
 
+t.test('keeps nothing of a request with a malformed URL, for which Fastify runs no hook', async t => {
+  const target = await createApp(t)
+  const { app } = target
+  const requests: Array<WeakRef<object>> = []
+  app.server.on('request', (request: object) => { requests.push(new WeakRef(request)) })
+  const port = await listen(app)
+  const clients = [[], ['Connection: close']].map(headers => new RawClient(port).get('/%zz', headers))
+  await Promise.all(clients.map(async client => { await client.until(/400 Bad Request[^]*\}$/) }))
+  t.equal(app.inFlightRequests, 0)
+  for (const { socket } of clients) socket.destroy()
+  t.equal(requests.length, 2)
+  await collected(requests)
+  await expectNoneInFlight(t, target)
+})
+
 t.test('a malformed request does not count', async t => {
   const target = await createApp(t)
   const { app } = target

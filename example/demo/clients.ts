@@ -129,7 +129,7 @@ async function settle (
   } catch (error) {
     const { code, message, syscall } = error as NodeJS.ErrnoException
     // Refused, or reset because the listener closed meanwhile: nothing has been sent.
-    if (syscall === 'connect') call.outcome = 'turned away'
+    if (code === 'ECONNREFUSED' || (code === 'ECONNRESET' && syscall === 'connect')) call.outcome = 'turned away'
     else lose(call, `${code ?? 'error'} ${message}`)
   }
   call.end = Date.now()

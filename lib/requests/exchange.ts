@@ -629,7 +629,7 @@ const closing = new WeakSet<Http2Session>()
  */
 export function closeSession (session: Http2Session | undefined): void {
   // Node 20 corrupts its heap when it refuses a stream of a closed session: one in the same packet as this request, or one that arrives
-  // before GOAWAY is sent. From then on, nghttp2 ignores new streams.
+  // before GOAWAY is sent. Once GOAWAY has been sent, nghttp2 ignores new streams.
   setImmediate(() => {
     if (session === undefined || session.destroyed || closing.has(session)) return
     closing.add(session)

@@ -372,15 +372,14 @@ export class InFlight {
 
   /** Stops counting and tracking a request. */
   leave (exchange: Exchange): void {
-    const { reply, request } = exchange
+    const isCounted = this.#delete(exchange)
+    if (!isCounted && !this.#uncounted.delete(exchange)) return
+    const { reply, request, wire } = exchange
     if (this.#newest === exchange) this.#newest = undefined
-    if (!this.#delete(exchange)) {
-      this.#uncounted.delete(exchange)
-      // A hook may still let it pass, and then the gate refuses it.
-      if (reply === undefined) this.#held.set(request, exchange)
-      return
-    }
-    if (reply === undefined) this.#held.delete(request)
+    // If its client has gone, a hook may still let it pass, and then the gate refuses it.
+    if (!isCounted && reply === undefined && wire === 'orphaned') this.#held.set(request, exchange)
+    else if (reply === undefined) this.#held.delete(request)
+    if (!isCounted) return
     if (isCompleted(exchange)) this.completed++
     exchange.hasEnded = true
     this.onEnd?.(exchange, this.describe(exchange))
