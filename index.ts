@@ -113,7 +113,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   })
 
   const enter = (request: FastifyRequest, reply: FastifyReply) => {
-    // Its connection may have closed while other hooks ran. Or it is passed to `fastify.routing` once more.
+    // Its response may have ended, and onResponse have run, while another plugin's hook held it. Or `fastify.routing` gets it once more.
     const known = Exchange.of(reply) ?? (connections.reports(request.raw) ? inFlight.find(reply.raw) : undefined)
     const exchange = known ?? connections.arrive(request.raw, reply.raw)
     timeouts.start(false)
@@ -123,7 +123,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     webSockets.opened(request.server)
     return exchange
   }
-  /** A hook registered before the plugin has answered. */
+  /** A hook registered before the plugin has answered, or still holds the request, whose client has disconnected. */
   const answeredAhead = (reply: FastifyReply) => {
     const exchange = inFlight.attach(reply)
     if (exchange !== undefined && phase.current !== 'running') gate.noteAnsweredAhead(exchange)

@@ -772,6 +772,30 @@ t.test('keeps nothing of a request with a malformed URL, for which Fastify runs 
   await expectNoneInFlight(t, target)
 })
 
+t.test('keeps nothing of a rejected request whose client disconnects while a hook holds it, if that hook never ends', async t => {
+  const requests: Array<WeakRef<object>> = []
+  const app = await createAppBehind(t, parent => {
+    parent.addHook('onRequest', async ({ url, raw }) => {
+      if (url === '/held') return
+      requests.push(new WeakRef(raw))
+      await new Promise(() => {})
+    })
+  })
+  const { entered, release } = heldRoute(app)
+  const port = await listen(app)
+  const held = new RawClient(port).get('/held')
+  await entered
+  const report = app.gracefulShutdown.shutdown()
+  const late = Array.from({ length: 2 }, () => new RawClient(port).get('/late'))
+  await eventually(() => requests.length === late.length)
+  for (const { socket } of late) socket.destroy()
+  await collected(requests)
+  t.equal(app.inFlightRequests, 1)
+  release()
+  t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
+  t.match(held.text, /200 OK/)
+})
+
 t.test('a malformed request does not count', async t => {
   const target = await createApp(t)
   const { app } = target

@@ -32,8 +32,6 @@ export class Connections {
   readonly #timedOut = new WeakSet<Transport>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Transport>()
-  /** HTTP/2 streams that arrived when their session was being closed. */
-  readonly #refused = new WeakSet<Exchange>()
   #accepted = 0
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
@@ -221,12 +219,15 @@ export class Connections {
 
   /**
    * After `disableKeepAlive()`, each HTTP/1 request is the last one on its connection until another one follows. Once a shared listener
-   * is closed, requests on open connections are served, but not WebSockets: the preClose hooks, which close those, have run.
+   * is closed, requests on open connections are served, but not WebSockets: the preClose hooks, which close those, have run. The client
+   * of an HTTP/2 stream that GOAWAY does not include may send the request again, so it is not served.
    */
   #arriveLate (exchange: Exchange): void {
     this.noteArrivals()
     if (exchange.isStream) {
-      if (exchange.isSessionClosing) this.#refuseStream(exchange)
+      if (!exchange.isSessionClosing) return
+      this.#inFlight.optOut(exchange)
+      exchange.refuseStream()
       return
     }
     const { previous, request } = exchange
@@ -235,18 +236,6 @@ export class Connections {
     // No answer can follow it, so the gate refuses this request.
     if (previous?.isLast === true) this.#inFlight.optOut(exchange)
     this.endAfter(exchange)
-  }
-
-  /** GOAWAY does not name it: its client takes it for unprocessed, and sends it again. */
-  #refuseStream (exchange: Exchange): void {
-    this.#refused.add(exchange)
-    this.#inFlight.optOut(exchange)
-    exchange.refuseStream()
-  }
-
-  /** Whether this is an HTTP/2 stream that has been refused on arrival. */
-  hasRefused (exchange: Exchange): boolean {
-    return this.#refused.has(exchange)
   }
 
   /** A response has been sent. Its client may send another request at once, perhaps over another connection. */
@@ -304,8 +293,8 @@ export class Connections {
 
   /**
    * The shutdown starts: pending HTTP/1 responses become the last ones on their connections. Idle connections stay usable, because a
-   * client may be sending a request, and so do HTTP/2 sessions: Node refuses each stream that crosses its GOAWAY, and a proxy may not send
-   * that request again.
+   * client may be sending a request, and so do HTTP/2 sessions: a stream that crosses GOAWAY is not served, and a proxy may not send that
+   * request again.
    */
   disableKeepAlive (): void {
     this.noteArrivals()

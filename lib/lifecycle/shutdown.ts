@@ -471,6 +471,7 @@ export class Shutdown {
   /** Waits until, for a short time, no request has arrived, no response has been sent, and slow clients have had their time. */
   async #quiet (drainEnd: number): Promise<void> {
     const { connections } = this.#parts
+    // The drain may come here again and again, but not later than this after drainTimeout.
     const end = Math.min(now(), drainEnd) + QUIET.most
     while (connections.mayReceive) {
       const quiet = Math.min(connections.lastActivity + QUIET.milliseconds, end)

@@ -41,6 +41,9 @@ export const JSON_HEADERS = { 'content-type': 'application/json; charset=utf-8',
 
 export const kExchange = Symbol('graceful.exchange')
 
+/** The HTTP/2 sessions for which `closeSession()` has called `goaway()`. */
+const closingSessions = new WeakSet<Http2Session>()
+
 /** HTTP/2 streams have it once `setTimeout()` has been called. Node's types lack it. */
 interface Timed {
   timeout?: number
@@ -81,6 +84,8 @@ export class Exchange {
   hasEnded = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
   isUpgrade = false
+  /** Whether its HTTP/2 stream has been refused on arrival. */
+  isRefused = false
   /** Once no client waits for the handler: whether the body parser waits for what will not come, perhaps forever. */
   isBodyLost = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
@@ -192,14 +197,15 @@ export class Exchange {
     return this.#stream !== undefined
   }
 
-  /** Whether its HTTP/2 session is being closed. On arrival: GOAWAY does not name this stream. */
+  /** HTTP/2: whether GOAWAY has been queued or sent on its session. If that is so on arrival, GOAWAY does not include this stream. */
   get isSessionClosing (): boolean {
     const session = this.#stream?.session
-    return session !== undefined && closing.has(session)
+    return session !== undefined && closingSessions.has(session)
   }
 
-  /** Refuses its HTTP/2 stream. Deferred, because Node 20 corrupts its heap otherwise. */
+  /** Refuses its HTTP/2 stream; not while Node dispatches it, see `closeSession()`. */
   refuseStream (): void {
+    this.isRefused = true
     setImmediate(() => { this.#stream?.close(constants.NGHTTP2_REFUSED_STREAM) })
   }
 
@@ -620,9 +626,6 @@ export function isUpgrade (request: IncomingMessage): boolean {
   return upgrade === true || socket === undefined
 }
 
-/** The sessions that are being closed. */
-const closing = new WeakSet<Http2Session>()
-
 /**
  * Sends GOAWAY with the last stream that is served, so that the client may retry later ones elsewhere, and closes after the open ones
  * end. Not goaway() with the highest stream ID first, as a notice: Node then drops new streams silently.
@@ -631,8 +634,8 @@ export function closeSession (session: Http2Session | undefined): void {
   // Node 20 corrupts its heap when it refuses a stream of a closed session: one in the same packet as this request, or one that arrives
   // before GOAWAY is sent. Once GOAWAY has been sent, nghttp2 ignores new streams.
   setImmediate(() => {
-    if (session === undefined || session.destroyed || closing.has(session)) return
-    closing.add(session)
+    if (session === undefined || session.destroyed || closingSessions.has(session)) return
+    closingSessions.add(session)
     session.goaway()
     setImmediate(() => { session.close() })
   })

@@ -36,7 +36,7 @@ export class Gate {
 
   /** Whether this request may continue; if not, it is refused. Not called in the phase `running`. */
   admits (exchange: Exchange): boolean {
-    if (this.#connections.hasRefused(exchange)) return false
+    if (exchange.isRefused) return false
     if (exchange.hasOptedOut) {
       this.#inFlight.optOut(exchange)
       return true
@@ -71,8 +71,8 @@ export class Gate {
   }
 
   /**
-   * Defers the last refusal on each connection until `sendRefusals`, because a client without an answer does not reconnect at once. Not
-   * all of them: Node stops reading from a client that reads no answers, but not from one that gets none.
+   * Defers refusals until `sendRefusals`, because a client without an answer does not reconnect at once. On an HTTP/1 connection only the
+   * last one: Node stops reading from a client that reads no answers, but not from one that gets none.
    */
   deferRefusals (): void {
     this.#isDeferring = true
@@ -99,7 +99,7 @@ export class Gate {
   /** Before connections are closed, answers what nothing waits for: requests that hooks hold, and those of routes that opted out. */
   refuseRest (): void {
     for (const exchange of this.#inFlight.uncounted) {
-      if (exchange.isGone || exchange.isCommitted) continue
+      if (exchange.isGone || exchange.isCommitted || exchange.isRefused) continue
       // It never reached the gate.
       if (exchange.reply === undefined) this.#count(exchange)
       sendRefusal(exchange)

@@ -36,6 +36,11 @@ export class InFlight {
   #newest: Exchange | undefined
   /** The requests before it that hooks registered before the plugin still hold. */
   readonly #held = new Map<IncomingMessage, Exchange>()
+  /**
+   * The uncounted ones that were over before they reached the plugin's hook. A hook that still lets one pass has kept its request until
+   * then; it must not arrive again.
+   */
+  readonly #over = new WeakMap<IncomingMessage, Exchange>()
   readonly #log: unknown
   #isCounting = true
   /** The number of requests that have arrived. */
@@ -135,7 +140,7 @@ export class InFlight {
   #release (request: IncomingMessage): Exchange | undefined {
     const held = this.#held.get(request)
     this.#held.delete(request)
-    return held
+    return held ?? this.#over.get(request)
   }
 
   /** The exchange of a response, if it is not over. Searches all of them. */
@@ -374,12 +379,13 @@ export class InFlight {
   leave (exchange: Exchange): void {
     const isCounted = this.#delete(exchange)
     if (!isCounted && !this.#uncounted.delete(exchange)) return
-    const { reply, request, wire } = exchange
+    const { reply, request } = exchange
     if (this.#newest === exchange) this.#newest = undefined
-    // If its client has gone, a hook may still let it pass, and then the gate refuses it.
-    if (!isCounted && reply === undefined && wire === 'orphaned') this.#held.set(request, exchange)
-    else if (reply === undefined) this.#held.delete(request)
-    if (!isCounted) return
+    if (reply === undefined) this.#held.delete(request)
+    if (!isCounted) {
+      if (reply === undefined) this.#over.set(request, exchange)
+      return
+    }
     if (isCompleted(exchange)) this.completed++
     exchange.hasEnded = true
     this.onEnd?.(exchange, this.describe(exchange))
