@@ -309,7 +309,8 @@ t.test('a signal after an uncaught error joins the shutdown, and a second one ex
   service.kill('SIGTERM')
   await client.closed
   t.match(client.text, /200 OK[^]*slow$/)
-  service.kill('SIGTERM')
+  // Another signal: the same one could be taken for a copy, if the machine stalled before the slow request.
+  service.kill('SIGINT')
   t.strictSame(await service.exit, { code: 1, signal: null })
-  await service.log.line(/Second signal, SIGTERM/)
+  await service.log.line(/Second signal, SIG(?:INT|TERM)/)
 })
