@@ -32,9 +32,9 @@ async function startWindows (t: Test, initialWindowSize: number): Promise<Window
   app.get('/large', async () => Buffer.alloc(SIZE))
   app.get('/slow', async () => Readable.from(Array.from({ length: SLOW_SIZE / STEP }, () => Buffer.alloc(STEP))))
   app.get('/hang', async (_request, { raw }) => { await new Promise(resolve => { raw.on('close', resolve) }) })
-  app.get('/begun', async () => Readable.from((async function * () {
+  app.get('/begun', async (_request, { raw }) => Readable.from((async function * () {
     yield 'first'
-    await new Promise(() => {})
+    await new Promise(resolve => { raw.on('close', resolve) })
   })()))
   const directory = t.testdir({ file: Buffer.alloc(SLOW_SIZE) })
   app.get('/file', async (_request, reply) => {

@@ -1206,6 +1206,24 @@ for (const isHttp2 of [false, true]) {
   }
 }
 
+t.test('a stream that Fastify leaves open, because its HTTP/2 client has disconnected, no longer counts once it is garbage', async t => {
+  const { app } = await createApp(t, { readTimeout: 200 }, { http2: true } as object)
+  const [entered, gone] = [new Deferred(), new Deferred()]
+  app.get('/', async (_request, reply) => {
+    reply.raw.once('close', () => { setImmediate(gone.resolve) })
+    entered.resolve()
+    await gone.promise
+    return Readable.from(Array.from({ length: 1_000 }, () => 'row'))
+  })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  session.request({ ':path': '/' }).on('error', () => {})
+  await entered.promise
+  session.destroy()
+  await gone.promise
+  await afterCollecting(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
+
 t.test('a handler that may still go on counts, although only a timer refers to it', async t => {
   const { app } = await createApp(t)
   let cleanedUp = false

@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { FastifyInstance, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
+import type { FastifyInstance, FastifyReply, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import type { ShutdownReport } from '../types/index.ts'
 import { connect as connectHttp2, constants } from 'node:http2'
 import { type Duplex, PassThrough, Readable } from 'node:stream'
@@ -40,14 +40,14 @@ const applicationHook = (name: 'onSend' | 'preSerialization' | 'onError' | 'onRe
 }
 
 /** Makes a client send a request over HTTP/1 or HTTP/2, and returns what makes it leave. */
-function visitOver (t: Test, isHttp2: boolean, port: number): () => void {
+function visitOver (t: Test, isHttp2: boolean, port: number, method = 'GET'): () => void {
   if (!isHttp2) {
-    const client = new RawClient(port).get('/')
+    const client = new RawClient(port).send(`${method} / HTTP/1.1\r\nHost: test\r\n\r\n`)
     return () => { client.socket.destroy() }
   }
   const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
   t.teardown(() => { session.destroy() })
-  const stream = session.request({ ':path': '/' }).on('error', () => {})
+  const stream = session.request({ ':path': '/', ':method': method }).on('error', () => {})
   return () => { stream.close(constants.NGHTTP2_CANCEL) }
 }
 
@@ -871,6 +871,78 @@ for (const [what, make] of Object.entries(sources)) {
     }
   }
 }
+
+for (const isHttp2 of [false, true]) {
+  const protocol = isHttp2 ? 'HTTP/2' : 'HTTP/1'
+
+  for (const [method, status] of [['HEAD', 200], ['GET', 204]] as const) {
+    t.test(`${protocol}: other cleanup waits for a stream although ${method} with status ${status} has no body: Fastify reads it`, async t => {
+      const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
+      const hook = new SlowHook()
+      app.get('/', async (_request, reply) => await reply.code(status).send(Readable.from((async function * () {
+        yield 'row'
+        await hook.hold()
+      })())))
+      visitOver(t, isHttp2, await listen(app), method)
+      await hook.entered.promise
+      t.equal(app.inFlightRequests, 1)
+      await expectCleanupAfter(t, app, hook)
+    })
+  }
+
+  for (const isAsync of [false, true]) {
+    const handler = isAsync ? 'an async handler' : 'a handler with a callback'
+    t.test(`${protocol}: other cleanup waits for that of a stream that ${handler} sends after its client has disconnected`, async t => {
+      const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
+      const hook = new SlowHook()
+      const [entered, gone] = [new Deferred(), new Deferred()]
+      const send = async (reply: FastifyReply): Promise<Readable> => {
+        reply.raw.once('close', () => { setImmediate(gone.resolve) })
+        entered.resolve()
+        await gone.promise
+        const stream = rows(true, hook.hold)
+        // Over HTTP/2, Fastify neither reads nor destroys it.
+        if (isHttp2) setImmediate(() => { stream.destroy() })
+        return stream
+      }
+      if (isAsync) app.get('/', async (_request, reply) => await send(reply))
+      else app.get('/', (_request, reply) => { void send(reply).then(stream => { void reply.send(stream) }) })
+      const leave = visitOver(t, isHttp2, await listen(app))
+      await entered.promise
+      leave()
+      await hook.entered.promise
+      await expectCleanupAfter(t, app, hook)
+    })
+
+    t.test(`${protocol}: other cleanup waits for that of a stream that ${handler} of errors sends, and whose client disconnects`, async t => {
+      const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
+      const hook = new SlowHook()
+      const piped = new Deferred()
+      const send = (reply: FastifyReply): Readable => {
+        reply.raw.once('pipe', () => { setImmediate(piped.resolve) })
+        return rows(true, hook.hold)
+      }
+      if (isAsync) app.setErrorHandler(async (_error, _request, reply) => send(reply))
+      else app.setErrorHandler((_error, _request, reply) => { void reply.send(send(reply)) })
+      app.get('/', async () => { throw new Error('on purpose') })
+      const leave = visitOver(t, isHttp2, await listen(app))
+      await piped.promise
+      leave()
+      await hook.entered.promise
+      await expectCleanupAfter(t, app, hook)
+    })
+  }
+}
+
+t.test('a stream that nothing reads, because an onSend hook has replaced it, is not waited for', async t => {
+  const { app } = await createApp(t)
+  const unread = rows(true, async () => {})
+  app.get('/', { onSend: async () => 'replaced' }, async () => unread)
+  await new RawClient(await listen(app)).get('/').until(/replaced$/)
+  await eventually(() => app.inFlightRequests === 0)
+  t.equal(unread.closed, false)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+})
 
 t.test('a request whose stream never closes no longer counts after drainTimeout, and is logged', async t => {
   for (const isEndless of [false, true]) {

@@ -4,7 +4,7 @@
 //   wire                                        the state of the response: only in-flight.ts
 //   runningHandlers, handlerState, hasAnswered  handlers and late hooks: handlers.ts, in-flight.ts
 //   isSending                                   the hooks that process the answer: handlers.ts, in-flight.ts
-//   isBodyLost, source, isSourceClosing         only in-flight.ts
+//   isBodyLost, source                          only in-flight.ts
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -94,8 +94,6 @@ export class Exchange {
   isSending = false
   /** The stream that has been given to `reply.send()`. */
   source: Readable | undefined = undefined
-  /** Whether that stream is not closed yet, although the response is over. */
-  isSourceClosing = false
   /** Whether the methods of its reply are wrapped, because no client waits for it. */
   isReplyWrapped = false
   /** When it started, on the clock of now(); 0 while `reply.elapsedTime` is used. */
@@ -298,6 +296,11 @@ export class Exchange {
   /** Whether promises of its handlers and late hooks count. With `waitFor: 'response'`, they may never settle. */
   get arePromisesAwaited (): boolean {
     return this.options.waitFor !== 'response'
+  }
+
+  /** Whether the stream that has been given to `reply.send()` is being read, or has still to close. */
+  get isSourceActive (): boolean {
+    return this.source !== undefined && isActive(this.source) && this.arePromisesAwaited
   }
 
   /** Whether a promise tells that a handler is at work. */
@@ -586,6 +589,14 @@ function watchSocket (response: ServerResponse, socket: Socket, limit: number, c
   // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
   response.prependOnceListener('finish', stop)
   return stop
+}
+
+/**
+ * Whether a stream is being read, or is being destroyed. Not one that nothing reads, as when an onSend hook replaces it: it may never
+ * end. A stream of another library may lack these properties.
+ */
+function isActive ({ closed, destroyed, readableFlowing, readableEnded, errored }: Partial<Readable>): boolean {
+  return destroyed === true ? closed === false : readableFlowing !== null && readableEnded === false && errored === null
 }
 
 /** The headers that a browser needs to read a cross-origin error. */

@@ -25,8 +25,8 @@ export class InFlight {
   /** In any order: a request that leaves is replaced by the last one. */
   readonly #counted: Exchange[] = []
   /**
-   * Those of which only the promise of a handler is left, since a sweep. Held weakly: if nothing can settle the promise any more, it is
-   * garbage, and so is the exchange, to which only the promise refers.
+   * Those of which only the promise of a handler or the stream that it has sent is left, since a sweep. Held weakly: if nothing can settle
+   * the promise or end the stream any more, it is garbage, and so is the exchange, to which only the promise or the stream refers.
    */
   readonly #loose = new Set<WeakRef<Exchange>>()
   readonly #garbage = new FinalizationRegistry<Remains>(remains => { this.#forget(remains) })
@@ -222,22 +222,7 @@ export class InFlight {
     }
     // Nothing waits for the handler of a request that does not count.
     if (exchange.wire !== 'open' && !this.counts(exchange)) this.leave(exchange)
-    else if (isOver(exchange) && (exchange.source === undefined || !this.#awaitSource(exchange))) this.leave(exchange)
-  }
-
-  /** The stream that has been sent may take some time to close, such as a query that closes its cursor. Returns whether it does. */
-  #awaitSource (exchange: Exchange): boolean {
-    const { source } = exchange
-    exchange.source = undefined
-    // A stream of another library may have neither property.
-    if (source?.destroyed !== true || (source.closed as boolean | undefined) !== false || !exchange.arePromisesAwaited) return false
-    exchange.keepAge()
-    exchange.isSourceClosing = true
-    finished(source, { writable: false }, () => {
-      exchange.isSourceClosing = false
-      this.check(exchange)
-    })
-    return true
+    else if (isOver(exchange)) this.leave(exchange)
   }
 
   /** Checks every request that is not over. */
@@ -245,7 +230,8 @@ export class InFlight {
     for (const exchange of this.unfinished) {
       if (exchange.startedAt === 0) exchange.keepAge()
       this.check(exchange)
-      if (exchange.wire !== 'open' && exchange.runningHandlers > 0 && exchange.index >= 0) this.#loosen(exchange)
+      const { wire, index, runningHandlers, source } = exchange
+      if (wire !== 'open' && index >= 0 && (runningHandlers > 0 || source !== undefined)) this.#loosen(exchange)
     }
   }
 
@@ -258,7 +244,7 @@ export class InFlight {
     this.#garbage.register(exchange, { ref, completes: isCompleted(exchange) }, exchange)
   }
 
-  /** No code is left that could settle the promise of its handler. */
+  /** No code is left that could settle the promise of its handler, or end its stream. */
   #forget ({ ref, completes }: Remains): void {
     this.#loose.delete(ref)
     if (completes) this.completed++
@@ -273,7 +259,7 @@ export class InFlight {
   }
 
   #finish (exchange: Exchange): void {
-    if (exchange.runningHandlers > 0) exchange.keepAge()
+    if (exchange.runningHandlers > 0 || exchange.source !== undefined) exchange.keepAge()
     exchange.wire = 'finished'
     exchange.previous = undefined
   }
@@ -300,7 +286,15 @@ export class InFlight {
     this.reenter(exchange)
     if (exchange.isSending) this.#sendingAgain(exchange)
     exchange.isSending = exchange.hasAnswered = true
-    if (isStream(payload)) exchange.source = payload
+    if (isStream(payload)) this.#observeSource(exchange, payload)
+  }
+
+  /** It may end after the response: one that answers HEAD is still read, and a query has to close its cursor. */
+  #observeSource (exchange: Exchange, source: Readable): void {
+    exchange.source = source
+    // After Node has destroyed a stream that has ended.
+    const check = () => { queueMicrotask(() => { this.check(exchange) }) }
+    source.once('end', check).once('close', check)
   }
 
   /**
@@ -424,7 +418,9 @@ export class InFlight {
 }
 
 function isStream (payload: unknown): payload is Readable {
-  return typeof payload === 'object' && payload !== null && typeof (payload as Partial<Readable>).pipe === 'function'
+  if (typeof payload !== 'object' || payload === null) return false
+  const { pipe, once } = payload as Partial<Readable>
+  return typeof pipe === 'function' && typeof once === 'function'
 }
 
 /** Whether a request that ends has been answered in full; once, although a hook of it may run later. */
@@ -434,8 +430,8 @@ function isCompleted ({ wire, hasEnded }: Exchange): boolean {
 
 /** Whether a request is over: no client waits for it, and its handler is done. */
 function isOver (exchange: Exchange): boolean {
-  const { wire, isAtWork, handlerState, hasAnswered, isSending, isSourceClosing } = exchange
-  if (wire === 'open' || isAtWork || isSourceClosing) return false
+  const { wire, isAtWork, handlerState, hasAnswered, isSending, isSourceActive } = exchange
+  if (wire === 'open' || isAtWork || isSourceActive) return false
   if (wire === 'finished') return true
   // A handler that returned no promise may still work for a client that has disconnected: its answer shows the end.
   return !isSending && (handlerState === 'settled' || hasAnswered || (handlerState === 'uncalled' && exchange.isBodyLost))

@@ -124,8 +124,8 @@ export class Timeouts {
     for (const exchange of this.#inFlight.exchanges) {
       // A hook may hold it, so that its handler has not opted it out yet.
       if (exchange.hasOptedOut) this.#inFlight.optOut(exchange)
-      else if (exchange.wire === 'orphaned' || exchange.isSourceClosing) this.#forgetSilent(exchange, due)
-      else if (exchange.wire === 'open' && this.#hasListener) this.#enforceWrite(exchange, due)
+      else if (exchange.wire !== 'open') this.#forgetSilent(exchange, due)
+      else if (this.#hasListener) this.#enforceWrite(exchange, due)
     }
     if (this.#hasListener || this.#inFlight.unfinished.length > 0) return
     this.stop()
