@@ -42,12 +42,12 @@ async function endOf (t: Test, how: string, { cuts = false, options = {}, other 
 
 for (const how of ['closes all', 'closes one', 'closes with a kept close', 'calls shutdown()', 'aborts its listen signal and closes']) {
   t.test(`a signal handler that ${how} and then flushes is not cut off, and the process ends by itself`, async t => {
-    t.match(await endOf(t, how), { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 0'] })
+    t.match(await endOf(t, how), { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 undefined'] })
   })
 }
 
 t.test('a signal handler that only aborts the signal given to listen() leaves the exit to the plugin', async t => {
-  t.match(await endOf(t, 'aborts its listen signal'), { code: 0, signal: null, said: ['exit 0 0'] })
+  t.match(await endOf(t, 'aborts its listen signal'), { code: 0, signal: null, said: ['exit 0 undefined'] })
   t.match(await endOf(t, 'aborts its listen signal', { cuts: true }), { code: 1, signal: null, said: ['exit 1 1'] })
 })
 
@@ -68,7 +68,7 @@ t.test('if a request was cut, the exit code is 1 even if the caller of close() e
 
 t.test('if the caller of close() has closed all instances, a new one that starts to listen shuts down at once and says why', async t => {
   const { service, ...end } = await endOf(t, 'closes all and listens anew')
-  t.match(end, { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 0'] })
+  t.match(end, { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 undefined'] })
   t.match(await service.log.line(/^The process is shutting down \(SIGTERM\), so an instance that starts to listen now/), { level: 40 })
 })
 
@@ -84,7 +84,7 @@ t.test('code that closes the instance and sends itself the signal again dies by 
 })
 
 t.test('a callback that closes another instance leaves the exit to the plugin', async t => {
-  t.match(await endOf(t, 'closes another in a callback'), { code: 0, signal: null, said: ['exit 0 0'] })
+  t.match(await endOf(t, 'closes another in a callback'), { code: 0, signal: null, said: ['exit 0 undefined'] })
 })
 
 t.test('exit listeners see the exit code of a shutdown that failed', async t => {
@@ -102,7 +102,7 @@ t.test('an instance that was closed before the signal and failed decides the exi
 for (const [what, other] of Object.entries(OTHERS)) {
   t.test(`a signal handler that closes an instance that ${what} is not cut off by the instances that do`, async t => {
     t.match(await endOf(t, 'closes the other with its job', { other, options: { drainTimeout: 5_000 } }), {
-      code: 0, signal: null, said: ['cleaned up', 'flushed', 'beforeExit 0', 'exit 0 0']
+      code: 0, signal: null, said: ['cleaned up', 'flushed', 'beforeExit 0', 'exit 0 undefined']
     })
   })
 
@@ -117,7 +117,7 @@ for (const [what, other] of Object.entries(OTHERS)) {
 
 t.test('if other code ends the process during a shutdown that code has started, the requests that are lost are named', async t => {
   const end = await endOf(t, 'exits with 0 while it closes', { cuts: true, options: { drainTimeout: 5_000, signals: false } })
-  t.match(end, { code: 0, signal: null, said: ['flushed', 'exit 0 0'] })
+  t.match(end, { code: 0, signal: null, said: ['flushed', 'exit 0 undefined'] })
   await end.service.log.line(/^Request cut/)
   await end.service.log.line(/^The process exits before the shutdown is complete/)
 })
@@ -152,5 +152,46 @@ for (const [what, code] of Object.entries(throws)) {
       return { exitCode, isTold: program.output().includes('Error: thrown') }
     }))
     t.strictSame(outcomes[1], outcomes[0])
+  })
+}
+
+/** A program with a handler that takes 300 ms, and its own code before it listens. */
+const programWith = (code: string, options = '') => `
+  import Fastify from 'fastify'
+  import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+  const app = Fastify({ logger: true })
+  await app.register(gracefulPlugin, ${options})
+  app.registerShutdownCallback(() => { app.log.info('cleaned up') })
+  app.get('/', async () => {
+    app.log.info('request is in')
+    await new Promise(resolve => { setTimeout(resolve, 300) })
+    return 'answer'
+  })
+  ${code}
+  await app.listen({ port: 0, host: '127.0.0.1' })`
+
+for (const [event, code, how] of [['exit', 0, 'SIGTERM'], ['uncaughtException', 0, 'SIGTERM'], ['SIGTERM', 0, 'SIGINT']] as const) {
+  t.test(`a newListener listener that throws for ${event} is logged, and keeps the instance neither from listening nor from shutting down`, async t => {
+    const guard = `process.on('newListener', event => { if (event === '${event}') throw new Error('no listeners, please') })`
+    const service = runNode(t, ['--input-type=module', '--eval', programWith(guard)], COVERED)
+    const client = new RawClient(await portOf(service)).get('/', ['Connection: close'])
+    await service.log.line(/^request is in$/)
+    service.kill(how)
+    await client.closed
+    t.match(client.text, /200 OK[^]*answer$/)
+    t.strictSame(await service.exit, { code, signal: null })
+    t.match(await service.log.line(new RegExp(`^Cannot listen to the process event ${event}$`)), { err: { message: 'no listeners, please' } })
+    t.strictSame(service.log.messages(/^cleaned up$/), ['cleaned up'])
+  })
+}
+
+for (const options of ['', "{ signals: ['SIGTERM'] }"]) {
+  t.test(`an exit listener of the application that throws makes the exit code 1; options: ${options}`, async t => {
+    const service = runNode(t, ['--input-type=module', '--eval', programWith("process.once('exit', () => { throw new Error('flush failed') })", options)], COVERED)
+    await portOf(service)
+    service.kill('SIGTERM')
+    t.strictSame(await service.exit, { code: 1, signal: null })
+    if (options === '') t.match(await service.log.line(/^Uncaught error$/), { err: { message: 'flush failed' } })
+    else t.match(service.output(), /Error: flush failed/)
   })
 }

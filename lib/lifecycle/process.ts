@@ -84,9 +84,9 @@ export function leaveProcess (member: Member): void {
 /** An instance shuts down. The plugin does not end the process before it; if other code does, the log names what is lost. */
 export function noteShutdown (member: Member): void {
   const { closing } = registry
-  // Before other listeners, because pino closes its destination on exit.
-  if (closing.size === 0) process.prependListener('exit', registry.onExit)
   closing.add(member)
+  // Before other listeners, because pino closes its destination on exit.
+  if (closing.size === 1) tryListen('exit', () => { process.prependListener('exit', registry.onExit) })
   void member.shutdown.ended.then(({ exitCode }) => {
     registry.exitCode ||= exitCode
     // If the process shuts down, it stays, because endAll() asks whether other code has closed it.
@@ -120,7 +120,7 @@ function install (): void {
 function listen (): () => void {
   const undo: Array<() => void> = []
   const on = (emitter: NodeJS.EventEmitter, event: string, listener: (argument: unknown, origin: string) => void) => {
-    emitter.on(event, listener)
+    tryListen(event, () => { emitter.on(event, listener) })
     undo.push(() => { emitter.off(event, listener) })
   }
   const events = new Set([...registry.members].flatMap(({ options: { signals } }) => signals))
@@ -148,8 +148,18 @@ function listen (): () => void {
   return () => { for (const stop of undo) stop() }
 }
 
-/** An uncaught error starts a shutdown, or makes the one in progress unclean. */
+/** A 'newListener' listener of the application may throw, as a guard against leaks does. The instances go on without this listener. */
+function tryListen (event: string, add: () => void): void {
+  try {
+    add()
+  } catch (thrown) {
+    for (const { log } of allMembers()) log.error(`Cannot listen to the process event ${event}`, { err: toError(thrown) })
+  }
+}
+
+/** An uncaught error starts a shutdown, or makes the one in progress unclean, even if an exit listener of the application throws it. */
 function fail (event: string, error: Error): void {
+  registry.exitCode = 1
   for (const { shutdown } of registry.members) shutdown.noteError(error)
   begin(event)
   if (now() > registry.deadline) exitAtDeadline()
@@ -198,7 +208,7 @@ async function endAll (reason: string): Promise<void> {
     await Promise.all([...closing].map(async ({ shutdown }) => await shutdown.ended))
   } while (closing.size > known)
   // Before the exit, so that all exit listeners get the right code.
-  process.exitCode ||= registry.exitCode
+  worsenExitCode(registry.exitCode)
   if ([...closing].some(({ shutdown }) => shutdown.hasCaller)) {
     registry.uninstall?.()
     return
@@ -228,7 +238,12 @@ function allMembers (): Set<Member> {
 function onExit (): void {
   if (registry.isForced) return
   const codes = [...registry.closing].map(({ shutdown }) => shutdown.noteExit())
-  if (registry.reason !== undefined) process.exitCode ||= Math.max(registry.exitCode, ...codes)
+  if (registry.reason !== undefined) worsenExitCode(Math.max(registry.exitCode, ...codes))
+}
+
+/** Does not set 0: after an exit listener has thrown, Node exits with 1 unless a code is set. */
+function worsenExitCode (code: number): void {
+  if (code > 0) process.exitCode ||= code
 }
 
 function exitAtDeadline (): void {
