@@ -117,7 +117,7 @@ for (const [what, other] of Object.entries(OTHERS)) {
 
 t.test('if other code ends the process during a shutdown that code has started, the requests that are lost are named', async t => {
   const end = await endOf(t, 'exits with 0 while it closes', { cuts: true, options: { drainTimeout: 5_000, signals: false } })
-  t.match(end, { code: 0, signal: null, said: ['flushed', 'exit 0 undefined'] })
+  t.match(end, { code: 0, signal: null, said: ['flushed', 'exit 0 0'] })
   await end.service.log.line(/^Request cut/)
   await end.service.log.line(/^The process exits before the shutdown is complete/)
 })
