@@ -2,8 +2,11 @@
 
 import t from 'tap'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import type { ShutdownReport } from '../types/index.ts'
+import { request as sendRequest } from 'node:http'
+import { connect as connectHttp2 } from 'node:http2'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import proxy from '@fastify/http-proxy'
@@ -517,6 +520,110 @@ t.test("times given to Fastify that equal Node's defaults are kept", async t => 
     await listen(app)
     t.match(app.server, given)
   }
+})
+
+/** How an application of its own handles a request that Fastify does not get, or gets later. */
+const ownListeners: Record<string, {
+  expect: string
+  status: number
+  handle: (app: FastifyInstance, held: () => Promise<void>) => void
+}> = {
+  'a checkContinue listener': {
+    expect: '100-continue',
+    status: 200,
+    handle: ({ server }, held) => {
+      server.on('checkContinue', (incoming: IncomingMessage, response: ServerResponse) => {
+        void held().then(() => {
+          response.writeContinue()
+          server.emit('request', incoming, response)
+        })
+      })
+    }
+  },
+  'a checkExpectation listener': {
+    expect: 'something else',
+    status: 417,
+    handle: ({ server }, held) => {
+      server.on('checkExpectation', (_incoming, response: ServerResponse) => {
+        void held().then(() => response.writeHead(417).end())
+      })
+    }
+  },
+  'a request listener in place of those that were there': {
+    expect: '',
+    status: 418,
+    handle: ({ server }, held) => {
+      server.removeAllListeners('request').on('request', (_incoming, response: ServerResponse) => {
+        void held().then(() => response.writeHead(418).end())
+      })
+    }
+  }
+}
+
+for (const [what, { expect, status, handle }] of Object.entries(ownListeners)) {
+  for (const isHttp2 of [false, true]) {
+    t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a request that is held by ${what} counts once, and is answered`, async t => {
+      const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
+      app.get('/', async () => 'answer')
+      const port = await listen(app)
+      const [entered, left] = [new Deferred(), new Deferred()]
+      handle(app, async () => {
+        entered.resolve()
+        await left.promise
+      })
+      const answered = new Deferred<unknown>()
+      if (isHttp2) {
+        const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
+        t.teardown(() => { session.destroy() })
+        const headers = { ':path': '/', ...expect !== '' && { expect } }
+        const stream = session.request(headers).on('error', answered.reject).on('response', ({ ':status': code }) => { answered.resolve(code) })
+        stream.resume().end()
+      } else {
+        const headers = expect === '' ? {} : { expect }
+        sendRequest({ port, headers }, ({ statusCode }) => { answered.resolve(statusCode) }).on('error', answered.reject).end()
+      }
+      await entered.promise
+      t.equal(app.inFlightRequests, 1)
+      const report = app.gracefulShutdown.shutdown()
+      for (let turn = 0; turn < 20; turn++) await new Promise(resolve => { setImmediate(resolve) })
+      t.equal(app.gracefulShutdown.phase, 'draining')
+      left.resolve()
+      t.equal(await answered.promise, status)
+      t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+    })
+  }
+}
+
+t.test('work that an onClose hook tracks ends before shutdown callbacks run', async t => {
+  const { app } = await createApp(t)
+  const events: string[] = []
+  const left = new Deferred()
+  app.addHook('onClose', async () => {
+    void app.gracefulShutdown.track(left.promise.then(() => { events.push('flushed') }), 'flush')
+    setImmediate(left.resolve)
+  })
+  app.registerShutdownCallback(() => { events.push('database closed') })
+  await listen(app)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.strictSame(events, ['flushed', 'database closed'])
+})
+
+t.test('work that follows tracked work in the next turn of the event loop is waited for', async t => {
+  const { app } = await createApp(t)
+  const events: string[] = []
+  app.registerShutdownCallback(() => { events.push('database closed') })
+  await listen(app)
+  void (async () => {
+    for (const job of ['first', 'second', 'third']) {
+      await app.gracefulShutdown.track(async () => {
+        await sleep(20)
+        events.push(job)
+      }, job)
+      await new Promise(resolve => { setImmediate(resolve) })
+    }
+  })()
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.strictSame(events, ['first', 'second', 'third', 'database closed'])
 })
 
 t.test('background work that is cut at the drain timeout is logged once per shutdown', async t => {

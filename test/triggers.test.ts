@@ -272,6 +272,7 @@ t.test('node:cluster: a worker that its primary disconnects finishes its request
   const service = fork(t, 'cluster', COVERED)
   const port = await portOfWorkers(service)
   // Enough connections that each worker has some.
+  const unused = Array.from({ length: 8 }, () => new RawClient(port))
   const idle = await Promise.all(Array.from({ length: 8 }, async () => {
     const client = new RawClient(port).get('/')
     await client.until(/served by/)
@@ -280,11 +281,12 @@ t.test('node:cluster: a worker that its primary disconnects finishes its request
   const client = new RawClient(port).get('/disconnect')
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close\r\n[^]*disconnected$/i)
+  await Promise.all(unused.map(async other => { await other.get('/').until(/served by/) }))
   t.match(await service.log.line(/^worker exited/), { msg: 'worker exited: 0 null' })
   const [report] = service.log.lines.filter(({ msg }) => msg === 'Graceful shutdown complete') as unknown as Array<{ report: { phases: { delaying: number }, time: number } }>
   t.ok(report !== undefined && report.report.phases.delaying < 200 && report.report.time < 2_000, 'without a delay, and at once')
   t.equal(service.log.messages(/^callback runs/).length, 1)
-  for (const { socket } of idle) socket.destroy()
+  for (const { socket } of [...idle, ...unused]) socket.destroy()
 })
 
 t.test('a different signal directly after the first one exits at once', async t => {

@@ -151,7 +151,7 @@ export class Shutdown {
   listenersClosed (): void {
     this.skipDelay()
     this.#listenersClosed.resolve()
-    void this.start('close', 'close')
+    void this.start('close')
   }
 
   /** A signal given to `listen()` is aborted. Fastify calls `close()` next, but no code goes on when that resolves. */
@@ -253,6 +253,8 @@ export class Shutdown {
     this.#advance('closing')
     await this.runInside(async () => {
       await this.#close()
+      // An onClose hook may have tracked work, which may need what callbacks end.
+      await this.#endTasks()
       this.#endStep('closing')
       await callbacks.run(this.#reason, this.#deadline)
     })
@@ -335,8 +337,8 @@ export class Shutdown {
 
   /** Hooks and callbacks may have tracked work since the drain. */
   async #endTasks (): Promise<void> {
-    const { options: { drainTimeout }, tasks, cuts } = this.#parts
-    await within(Math.min(this.#drainEnd, this.#deadline) - now(), tasks.idle())
+    const { options: { drainTimeout }, cuts } = this.#parts
+    await within(Math.min(this.#drainEnd, this.#deadline) - now(), this.#tasksEnded())
     cuts.cutTasks(new DrainTimeoutError(drainTimeout))
   }
 
@@ -464,7 +466,16 @@ export class Shutdown {
     if (connections.isOpenedByFastify) await Promise.race([preClosed, this.#listenersClosed.promise])
     while (inFlight.count + tasks.count > 0) {
       await inFlight.idle()
+      await this.#tasksEnded()
+    }
+  }
+
+  /** What has ended may lead to the next one, in the next turn. */
+  async #tasksEnded (): Promise<void> {
+    const { tasks } = this.#parts
+    while (tasks.count > 0) {
       await tasks.idle()
+      await wholeTurn()
     }
   }
 

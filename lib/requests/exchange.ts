@@ -668,11 +668,24 @@ export function asksForWebSocket (request: IncomingMessage): boolean {
   return isUpgrade(request) || request.headers.upgrade?.toLowerCase() === 'websocket'
 }
 
-/** Calls back for each HTTP/2 request as it arrives, before Fastify's listener. */
+/** The events with which an HTTP/2 server passes on a request that may be answered as usual. */
+const REQUEST_EVENTS: ReadonlySet<string> = new Set(['request', 'checkContinue', 'checkExpectation'])
+
+/**
+ * Calls back for each HTTP/2 request as it arrives, before all listeners. Not with a listener: other code replaces those of `request`, and
+ * one of the other events would keep Node from answering. A listener of these may pass the request on with `request`.
+ */
 export function onStreamRequest (server: Server, callback: (request: IncomingMessage, response: ServerResponse) => void): void {
-  // Only HTTP/1 servers have this method; a listener there would cost each of their requests.
+  // Only HTTP/1 servers have this method.
   if ('closeAllConnections' in server) return
-  server.prependListener('request', (request: IncomingMessage, response: ServerResponse) => {
-    if (request.httpVersionMajor === 2) callback(request, response)
-  })
+  const known = new WeakSet<IncomingMessage>()
+  const emit = server.emit.bind(server) as (...args: unknown[]) => boolean
+  server.emit = (event: string, ...args: unknown[]) => {
+    const [request, response] = args as [IncomingMessage, ServerResponse]
+    if (REQUEST_EVENTS.has(event) && isHttp2Request(request) && !known.has(request)) {
+      known.add(request)
+      callback(request, response)
+    }
+    return emit(event, ...args)
+  }
 }
