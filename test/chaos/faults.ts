@@ -113,6 +113,11 @@ export const FAULTS: readonly Fault[] = [
     violates: 'answersWhatItAccepts'
   },
   {
+    what: 'a stream that closes late does not count',
+    change: ['isActive(this.source) && this.arePromisesAwaited', 'false'],
+    violates: 'cleansUpAfterHandlers'
+  },
+  {
     what: 'the count is not decremented',
     change: ['leave(exchange) {', '$& if (exchange.number === 1) return;'],
     violates: 'countsToZero'

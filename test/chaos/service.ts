@@ -90,9 +90,11 @@ function handle (i: number, work: Work, request: FastifyRequest, reply: FastifyR
   case 'callback':
     setTimeout(() => { done(); void reply.send(body) }, work.ms)
     return undefined
-  case 'stream':
+  case 'stream': {
     done()
-    return reply.send(Readable.from(chunksOf(body, work.ms)))
+    trace({ e: 'hook', i, url, name: 'stream' })
+    return reply.send(Readable.from(chunksOf(body, work.ms)).on('close', () => { trace({ e: 'hooked', i, url, name: 'stream' }) }))
+  }
   case 'raw':
     reply.hijack()
     return writeRaw(reply, body, work.ms).finally(done)

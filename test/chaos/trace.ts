@@ -12,7 +12,7 @@ export type TraceEvent = { t: number } & (
   | { e: 'handled', i: number, url: string }
   /** A response has been given to the kernel. */
   | { e: 'sent', i: number, url: string, status: number }
-  /** A hook of a request that takes time. */
+  /** A hook of a request that takes time, or the stream that answers it. */
   | { e: 'hook', i: number, url: string, name: string }
   | { e: 'hooked', i: number, url: string, name: string }
   | { e: 'phase', i: number, phase: string, reason: string, count: number }
