@@ -238,7 +238,7 @@ t.test('a preClose hook that never ends keeps neither later preClose hooks nor o
 
 t.test('all hooks that hang are named', async t => {
   const app = Fastify() as FastifyInstance
-  await app.register(gracefulPlugin, { drainTimeout: 50, shutdownTimeout: 500 })
+  await app.register(gracefulPlugin, { drainTimeout: 50, shutdownTimeout: 2_000 })
   app.addHook('preClose', async function endStreams () { await forever() })
   app.addHook('onClose', async function closePool () { await forever() })
   await listen(app)
