@@ -934,15 +934,40 @@ for (const isHttp2 of [false, true]) {
   }
 }
 
-t.test('a stream that nothing reads, because an onSend hook has replaced it, is not waited for', async t => {
-  const { app } = await createApp(t)
-  const unread = rows(true, async () => {})
-  app.get('/', { onSend: async () => 'replaced' }, async () => unread)
-  await new RawClient(await listen(app)).get('/').until(/replaced$/)
-  await eventually(() => app.inFlightRequests === 0)
-  t.equal(unread.closed, false)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
-})
+/** Streams that nothing ends. */
+const endless: Record<string, { status: number, give: (app: FastifyInstance, stream: Readable) => void, leaves?: boolean }> = {
+  'an onSend hook has replaced it': {
+    status: 200,
+    give: (app, stream) => app.get('/', { onSend: async () => 'replaced' }, async () => stream)
+  },
+  'it has emitted an error, and is not destroyed': {
+    status: 500,
+    give: (app, stream) => app.get('/', async (_request, reply) => {
+      setImmediate(() => { stream.emit('error', new Error('on purpose')) })
+      return await reply.send(stream)
+    })
+  },
+  'its client has disconnected, and Fastify calls its close() because it has no destroy()': {
+    status: 200,
+    give: (app, stream) => app.get('/', async (_request, reply) => await reply.send(Object.assign(stream, { destroy: undefined, close: () => {} }))),
+    leaves: true
+  }
+}
+
+for (const [why, { status, give, leaves = false }] of Object.entries(endless)) {
+  t.test(`a stream that never ends, because ${why}, is not waited for`, async t => {
+    const { app } = await createApp(t)
+    let isSent = false
+    const stream = new Readable({ read () { if (!isSent && status === 200) isSent = this.push('row') } })
+    give(app, stream)
+    const client = new RawClient(await listen(app)).get('/')
+    await client.until(new RegExp(`HTTP/1.1 ${status} `))
+    if (leaves) client.socket.destroy()
+    await eventually(() => app.inFlightRequests === 0)
+    t.equal(stream.closed, false)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  })
+}
 
 t.test('a request whose stream never closes no longer counts after drainTimeout, and is logged', async t => {
   for (const isEndless of [false, true]) {

@@ -10,6 +10,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import type { RequestInFlight } from '../../types/index.ts'
 import type { LongLived } from '../connections/spread.ts'
+import { errorMonitor } from 'node:events'
 import { finished } from 'node:stream'
 import { beforeCall } from '../before-call.ts'
 import { describe } from './describe.ts'
@@ -294,7 +295,12 @@ export class InFlight {
     exchange.source = source
     // After Node has destroyed a stream that has ended.
     const check = () => { queueMicrotask(() => { this.check(exchange) }) }
-    source.once('end', check).once('close', check)
+    // Node destroys a stream that fails, but not if other code emits the event.
+    const failed = () => {
+      if (!source.destroyed) exchange.source = undefined
+      check()
+    }
+    source.once('end', check).once('close', check).once(errorMonitor, failed)
   }
 
   /**
@@ -419,8 +425,9 @@ export class InFlight {
 
 function isStream (payload: unknown): payload is Readable {
   if (typeof payload !== 'object' || payload === null) return false
-  const { pipe, once } = payload as Partial<Readable>
-  return typeof pipe === 'function' && typeof once === 'function'
+  const { pipe, once, destroy } = payload as Partial<Readable>
+  // Fastify destroys it, or the stream itself does.
+  return typeof pipe === 'function' && typeof once === 'function' && typeof destroy === 'function'
 }
 
 /** Whether a request that ends has been answered in full; once, although a hook of it may run later. */
