@@ -431,3 +431,21 @@ for (const event of ['message', 'close'] as const) {
     t.strictSame(order, [`${event} saved`, 'onClose', 'callback'])
   })
 }
+
+t.test('HTTP/2: a CONNECT stream that the application has taken is not waited for, and a preClose hook may end it', async t => {
+  const { app } = await createApp(t, {}, { http2: true } as object)
+  const taken = new Deferred<ServerHttp2Stream>()
+  app.server.on('connect', (_request: unknown, response: { writeHead: (status: number) => void, stream: ServerHttp2Stream }) => {
+    response.writeHead(200)
+    taken.resolve(response.stream)
+  })
+  app.addHook('preClose', async () => { (await taken.promise).end('bye') })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`).on('error', () => {})
+  t.teardown(() => { session.destroy() })
+  const stream = session.request({ ':method': 'CONNECT', ':authority': 'example.org:80' })
+  await taken.promise
+  t.equal(app.inFlightRequests, 0)
+  const [report, received] = await Promise.all([app.gracefulShutdown.shutdown(), text(stream)])
+  t.equal(received, 'bye')
+  t.match(report, { cut: [], errors: [], exitCode: 0 })
+})
