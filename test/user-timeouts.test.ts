@@ -151,6 +151,18 @@ for (const [name, server, connect] of protocols) {
     t.strictSame(log.messages(/^Request cut/), [])
   })
 
+  t.test(`${name}: readTimeout does not name a request of a route that has opted out, although a blocked event loop noticed that late`, async t => {
+    const { log, port } = await start(t, { readTimeout: 100 }, server, app => {
+      app.addHook('onRequest', (_request, _reply, done) => {
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300)
+        done()
+      })
+      app.post('/', { config: { gracefulShutdown: false } }, async ({ body }) => body)
+    })
+    t.equal(await connect(port)().status, 408)
+    t.strictSame(log.messages(/^Request cut/), [])
+  })
+
   t.test(`${name}: a handler that does not answer is cut while the body waits to be read`, async t => {
     const never = new Deferred()
     const { port } = await start(t, { readTimeout: 10_000, writeTimeout: 100 }, server, app => {

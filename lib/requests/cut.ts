@@ -122,8 +122,8 @@ export class Cuts {
    * @param option the timeout, if a route may have its own
    */
   name (exchange: Exchange, error: FastifyError, option?: string): void {
-    // Nothing waits for it: it was refused, or its route has opted out.
-    if (!this.#inFlight.counts(exchange)) return
+    // Nothing waits for it: it was refused, or its route has opted out, which the sweep or its handler may not have noticed yet.
+    if (exchange.hasOptedOut || !this.#inFlight.counts(exchange)) return
     const entry = this.#inFlight.describe(exchange)
     if (this.#phase.current !== 'running') this.#outcome.addCut(exchange, entry)
     if (this.#named.has(exchange)) return
