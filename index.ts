@@ -123,7 +123,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     webSockets.opened(request.server)
     return exchange
   }
-  /** A hook registered before the plugin has answered, or still holds the request, whose client has disconnected. */
+  /** A hook registered before the plugin has answered, or the client has disconnected while the hook runs. */
   const answeredAhead = (reply: FastifyReply) => {
     const exchange = inFlight.attach(reply)
     if (exchange !== undefined && phase.current !== 'running') gate.noteAnsweredAhead(exchange)

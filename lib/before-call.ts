@@ -3,10 +3,10 @@
 type Methods<K extends string> = Record<K, (...args: never[]) => unknown>
 
 /** From now on, calls back before each call of the method. */
-export function beforeCall<K extends string> (object: Methods<K>, name: K, callback: (argument: unknown) => void): void {
+export function beforeCall<K extends string> (object: Methods<K>, name: K, callback: (...args: unknown[]) => void): void {
   const { [name]: method } = object
   object[name] = (...args) => {
-    callback(args[0])
+    callback(...args)
     return method.apply(object, args)
   }
 }

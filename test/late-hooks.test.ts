@@ -934,6 +934,21 @@ for (const isHttp2 of [false, true]) {
   }
 }
 
+t.test('other cleanup waits for that of a stream with `emitClose: false`, which no event tells of', async t => {
+  const { app } = await createApp(t, { readTimeout: 200 })
+  const hook = new SlowHook()
+  const begun = sendStream(app, () => new Readable({
+    emitClose: false,
+    read () { setImmediate(() => { this.push('row') }) },
+    destroy (reason, done) { void hook.hold().then(() => { done(reason) }) }
+  }))
+  const leave = visitOver(t, false, await listen(app))
+  await begun
+  leave()
+  await hook.entered.promise
+  await expectCleanupAfter(t, app, hook)
+})
+
 /** Streams that nothing ends. */
 const endless: Record<string, { status: number, give: (app: FastifyInstance, stream: Readable) => void, leaves?: boolean }> = {
   'an onSend hook has replaced it': {

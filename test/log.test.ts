@@ -114,10 +114,13 @@ t.test('the process ends at shutdownTimeout if that is what the first lines are 
 
 t.test('the process ends although its log cannot be written', { skip: existsSync('/dev/full') ? false : 'There is no /dev/full' }, async t => {
   const service = fork(t, 'broken-log', { ...COVERED, FAULT: 'is full', WHEN: 'before the signal' })
-  await new RawClient(await portOf(service)).get('/break').until(/broken/)
+  const port = await portOf(service)
+  // It takes 300 ms after the signal. Meanwhile, the write fails.
+  new RawClient(port).get('/held')
+  await service.log.line(/^held is in/)
+  await new RawClient(port).get('/break').until(/broken/)
   service.kill('SIGTERM')
-  // The code is 1 if the write has failed by then.
-  t.match(await service.exit, { signal: null })
+  t.strictSame(await service.exit, { code: 1, signal: null })
 })
 
 t.test('many instances that share a logger cause no warning, and leave no listener on its destination', async t => {

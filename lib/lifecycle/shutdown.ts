@@ -263,7 +263,7 @@ export class Shutdown {
     timeouts.stop()
     this.#advance('closed')
     this.#endStep('callbacks')
-    const report = this.#reportSoFar()
+    const report = this.#reportSoFar(this.#stepStartedAt)
     this.#exitCode = report.exitCode
     if (report.exitCode === 0) log.info('Graceful shutdown complete', { report })
     else log.error('Shutdown complete, with errors', { report: loggable(report) })
@@ -323,12 +323,12 @@ export class Shutdown {
     return messageOf(reason)
   }
 
-  #reportSoFar (): ShutdownReport {
+  #reportSoFar (end = now()): ShutdownReport {
     const { outcome, inFlight, gate, callbacks } = this.#parts
     return outcome.report({
       reason: this.#reason,
       phases: { ...this.#phases },
-      time: Math.round(now() - this.#startedAt),
+      time: Math.round(end - this.#startedAt),
       completed: inFlight.completed - this.#completedBefore,
       refused: gate.refused,
       callbacks: [...callbacks.reports]

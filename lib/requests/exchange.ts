@@ -669,7 +669,7 @@ export function asksForWebSocket (request: IncomingMessage): boolean {
 }
 
 /** The events with which an HTTP/2 server passes on a request that may be answered as usual. */
-const REQUEST_EVENTS: ReadonlySet<string> = new Set(['request', 'checkContinue', 'checkExpectation'])
+const REQUEST_EVENTS: ReadonlySet<unknown> = new Set(['request', 'checkContinue', 'checkExpectation'])
 
 /**
  * Calls back for each HTTP/2 request as it arrives, before all listeners. Not with a listener: other code replaces those of `request`, and
@@ -679,13 +679,11 @@ export function onStreamRequest (server: Server, callback: (request: IncomingMes
   // Only HTTP/1 servers have this method.
   if ('closeAllConnections' in server) return
   const known = new WeakSet<IncomingMessage>()
-  const emit = server.emit.bind(server) as (...args: unknown[]) => boolean
-  server.emit = (event: string, ...args: unknown[]) => {
+  beforeCall(server, 'emit', (event, ...args) => {
+    if (!REQUEST_EVENTS.has(event)) return
     const [request, response] = args as [IncomingMessage, ServerResponse]
-    if (REQUEST_EVENTS.has(event) && isHttp2Request(request) && !known.has(request)) {
-      known.add(request)
-      callback(request, response)
-    }
-    return emit(event, ...args)
-  }
+    if (!isHttp2Request(request) || known.has(request)) return
+    known.add(request)
+    callback(request, response)
+  })
 }
