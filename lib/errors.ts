@@ -112,6 +112,10 @@ export const DrainTimeoutError = createError<[limit: number]>(
 export const ConnectionTimeoutError = createError(
   'FST_ERR_GRACEFUL_CONNECTION_TIMEOUT', 'A timeout that the application has set closed the connection', 503)
 
+/** Only in the log: the connection is closed, so the client cannot be answered. */
+export const ConnectionClosedError = createError(
+  'FST_ERR_GRACEFUL_CONNECTION_CLOSED', 'The application has called closeAllConnections()', 503)
+
 /** Only in the log: the process exits, so no client can be answered. */
 export const ExitError = createError(
   'FST_ERR_GRACEFUL_EXIT', 'The process exited while the request was in flight', 503)

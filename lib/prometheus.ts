@@ -18,7 +18,8 @@ const BUCKETS = [0.1, 0.5, 1, 2.5, 5, 10, 15, 20, 25, 30, 45, 60, 120]
 
 /** The codes of a cut. Not FST_ERR_GRACEFUL_EXIT: the metrics of a forced exit are lost with the process. */
 const CODES = [
-  'FST_ERR_GRACEFUL_READ_TIMEOUT', 'FST_ERR_GRACEFUL_WRITE_TIMEOUT', 'FST_ERR_GRACEFUL_CONNECTION_TIMEOUT', 'FST_ERR_GRACEFUL_DRAIN_TIMEOUT'
+  'FST_ERR_GRACEFUL_READ_TIMEOUT', 'FST_ERR_GRACEFUL_WRITE_TIMEOUT', 'FST_ERR_GRACEFUL_CONNECTION_TIMEOUT', 'FST_ERR_GRACEFUL_CONNECTION_CLOSED',
+  'FST_ERR_GRACEFUL_DRAIN_TIMEOUT'
 ]
 
 /** The route of requests that match none. Only the patterns of routes are label values, so clients cannot add any. */

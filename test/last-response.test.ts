@@ -102,6 +102,21 @@ for (const [way, handler] of Object.entries(ways)) {
   })
 }
 
+for (const [what, head] of [
+  ['an HTTP/1.1 request with Connection: close', 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'],
+  ['an HTTP/1.0 request', 'GET / HTTP/1.0\r\n\r\n']
+] as const) {
+  t.test(`a response to ${what} closes its connection, even if its handler sets keep-alive`, async t => {
+    const { port, end } = await createDelaying(t, app => app.get('/', async (_request, reply) => reply.headers(KEEP_ALIVE).send('end')))
+    const client = new RawClient(port).send(head)
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 200 [^]*end/)
+    t.strictSame(headersOf(client, 'connection'), ['close'])
+    t.strictSame(headersOf(client, 'keep-alive'), [])
+    t.match(await end(), { completed: 1, refused: 0, cut: [], exitCode: 0 })
+  })
+}
+
 t.test('a response that was in flight at the signal closes its connection, even if its handler sets keep-alive', async t => {
   const { app } = await createApp(t)
   const entered = new Deferred()

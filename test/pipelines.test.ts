@@ -5,13 +5,14 @@ import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import type { GracefulOptions, ShutdownReport } from '../index.ts'
 import type { TestApp } from './helpers.ts'
+import { once } from 'node:events'
 import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { generate } from 'selfsigned'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { collect, createApp, Deferred, eventually, heldRoute, heldShutdown, listen, RawClient } from './helpers.ts'
 
 interface Pipeline extends TestApp {
   client: RawClient
@@ -257,7 +258,64 @@ t.test('what is pipelined behind a response that has said Connection: close reac
   ended.resolve()
   await client.closed
   app.gracefulShutdown.skipDelay()
+  t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 }, 'refused are those that were answered with 503')
+  t.equal(served, 0)
+  t.strictSame(statuses(client), ['200'])
+})
+
+t.test('of requests that are pipelined while draining, those that are counted as refused are answered with 503', async t => {
+  const { app, port, client, release, report } = await heldShutdown(t)
+  const refusals = collect(t, 'fastify-graceful:refused')
+  const late = new RawClient(port)
+  for (let sent = 0; sent < 50; sent++) late.get('/held')
+  await late.closed
+  t.equal(late.error, undefined)
+  t.strictSame(statuses(late), ['503'], 'it says Connection: close, so nothing can follow')
+  release()
+  await client.closed
   t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  t.equal(refusals.filter(({ fastify }) => fastify === app).length, 1)
+})
+
+t.test('of requests that arrive together during shutdownDelay, those behind an answer with Connection: close reach no handler', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 60_000, shutdownTimeout: 120_000 })
+  const served: string[] = []
+  // Answered while Node is still parsing the rest.
+  app.get('/:name', ({ url }, reply) => {
+    served.push(url)
+    void reply.send('answer')
+  })
+  const client = new RawClient(await listen(app))
+  await once(client.socket, 'connect')
+  const report = app.gracefulShutdown.shutdown()
+  client.send(['/first', '/second', '/third'].map(url => `GET ${url} HTTP/1.1\r\nHost: x\r\n\r\n`).join(''))
+  await client.closed
+  app.gracefulShutdown.skipDelay()
+  const { completed, refused } = await report
+  t.equal(statuses(client).length, served.length, `each request that reached a handler is answered: ${served.join()}`)
+  t.strictSame({ completed, refused }, { completed: served.length, refused: 0 })
+})
+
+t.test('a request behind a body that is still being received, once its answer has closed the connection, reaches no handler', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 60_000, shutdownTimeout: 120_000 })
+  let served = 0
+  // Fastify does not read the body of a GET request.
+  app.get('/early', (_request, reply) => {
+    reply.hijack()
+    reply.raw.end('early')
+  })
+  app.get('/quick', async () => { served++ })
+  const client = new RawClient(await listen(app))
+  const report = app.gracefulShutdown.shutdown()
+  client.send('GET /early HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nbo')
+  await client.until(/connection: close\r\n[^]*early/i)
+  const arrived: unknown[] = []
+  app.server.on('request', ({ url }) => { arrived.push(url) })
+  client.send('dyGET /quick HTTP/1.1\r\nHost: x\r\n\r\n')
+  await client.closed
+  t.strictSame(arrived, ['/quick'])
+  app.gracefulShutdown.skipDelay()
+  t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
   t.equal(served, 0)
   t.strictSame(statuses(client), ['200'])
 })

@@ -4,6 +4,7 @@ import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import type { GracefulOptions } from '../types/index.ts'
+import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -767,6 +768,38 @@ for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
     })
   }
 }
+
+t.test('requests whose connections the application closes with closeAllConnections() during a shutdown are named as cut', async t => {
+  const { app, log } = await createApp(t)
+  const { entered, release } = heldRoute(app)
+  app.addHook('preClose', async () => { app.server.closeAllConnections() })
+  const client = new RawClient(await listen(app)).get('/held')
+  await entered
+  const report = app.gracefulShutdown.shutdown()
+  await client.closed
+  release()
+  t.match(await report, { cut: [{ route: '/held' }], exitCode: 1 })
+  t.match(await log.line(/^Request cut: The application has called closeAllConnections\(\)/), { code: 'FST_ERR_GRACEFUL_CONNECTION_CLOSED' })
+})
+
+t.test('a client that leaves after closeAllConnections() of another listener of the instance is not named as cut', async t => {
+  const { app } = await createApp(t)
+  const { entered, release } = heldRoute(app)
+  await app.listen({ port: 0, host: 'localhost' })
+  const { address } = app.server.address() as AddressInfo
+  const other = (app.addresses() as AddressInfo[]).find(listener => listener.address !== address)
+  if (other === undefined) return t.pass('localhost has only one address')
+  const client = new RawClient(connectTcp(other.port, other.address)).get('/held')
+  await entered
+  const report = app.gracefulShutdown.shutdown()
+  app.server.closeAllConnections()
+  await new Promise(setImmediate)
+  t.equal(client.socket.closed, false)
+  client.socket.destroy()
+  await client.closed
+  release()
+  return t.match(await report, { cut: [], exitCode: 0 })
+})
 
 t.test('a request that requestTimeout ends during a shutdown is named as cut', async t => {
   const arrived = new Deferred()

@@ -60,8 +60,8 @@ export class Connection {
   /** Adds the next request on this connection. */
   push (exchange: Exchange): void {
     const { newest } = this
-    // Not a finished one: each would keep the one before it.
-    if (newest !== undefined && !newest.isFinished) exchange.previous = newest
+    // Not a finished one: each would keep the one before it. But nothing can follow the last one, and a response may be finished at once.
+    if (newest !== undefined && (!newest.isFinished || newest.isLast)) exchange.previous = newest
     this.newest = exchange
     this.#isReceiving = true
   }

@@ -1,5 +1,6 @@
 // Every open connection of every listener: sockets and HTTP/2 sessions.
 
+import type { FastifyError } from '@fastify/error'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server } from 'node:net'
@@ -8,9 +9,10 @@ import type { Exchange } from '../requests/exchange.ts'
 import type { LongLived } from './spread.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
-import { replaceMethod } from '../before-call.ts'
+import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
+import { ConnectionClosedError, ConnectionTimeoutError } from '../errors.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
@@ -28,8 +30,8 @@ export class Connections {
   /** The raw sockets below TLS. One without a secure socket above it has not completed its handshake. */
   readonly #beneathTls = new Set<Transport>()
   readonly #sessions = new Set<ServerHttp2Session>()
-  /** Sockets that a timer has closed since `disableKeepAlive()`. */
-  readonly #timedOut = new WeakSet<Transport>()
+  /** What in this process has closed a socket, if that is a timer, since `disableKeepAlive()`, or the application. */
+  readonly #closedBy = new WeakMap<Transport, FastifyError>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Transport>()
   #accepted = 0
@@ -84,6 +86,11 @@ export class Connections {
     server.on('session', (session: ServerHttp2Session) => {
       this.#sessions.add(session)
       session.on('close', () => { this.#sessions.delete(session) })
+    })
+
+    // The method of its class is called only here and by other code. HTTP/2 servers lack it.
+    if (server instanceof HttpServer) beforeCall(server, 'closeAllConnections', () => {
+      for (const { socket } of this.#speaking) this.#noteClosing(socket, new ConnectionClosedError())
     })
 
     const { close } = server
@@ -155,19 +162,22 @@ export class Connections {
 
   /** Notes, from now on, whether a timer closes the connection. */
   #watchTimer ({ socket }: Connection): void {
-    socket.prependListener('timeout', () => {
-      this.#timedOut.add(socket)
-      // Node destroys it next, unless the application has a listener.
-      process.nextTick(() => { if (!socket.destroyed) this.#timedOut.delete(socket) })
-    })
+    socket.prependListener('timeout', () => { this.#noteClosing(socket, new ConnectionTimeoutError()) })
+  }
+
+  /** Node destroys the socket next, but not on a timeout for which the application has a listener, and not that of another server. */
+  #noteClosing (socket: Transport, error: FastifyError): void {
+    this.#closedBy.set(socket, error)
+    process.nextTick(() => { if (!socket.destroyed) this.#closedBy.delete(socket) })
   }
 
   /**
-   * After `disableKeepAlive()`: whether a timer has closed the HTTP/1 connection of this request: that of `connectionTimeout`,
-   * `requestTimeout` or `server.timeout`, or one that a handler has set.
+   * After `disableKeepAlive()`: the error of a request whose HTTP/1 connection this process has closed: by `closeAllConnections()`, by
+   * the timer of `connectionTimeout`, `requestTimeout` or `server.timeout`, or by one that a handler has set.
    */
-  hasTimedOut ({ socket }: Exchange): boolean {
-    return socket !== undefined && (this.#timedOut.has(socket) || socket.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT')
+  closingErrorOf ({ socket }: Exchange): FastifyError | undefined {
+    if (socket?.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT') return new ConnectionTimeoutError()
+    return socket && this.#closedBy.get(socket)
   }
 
   /** Whether any listener accepts connections. */
@@ -226,16 +236,21 @@ export class Connections {
     this.noteArrivals()
     if (exchange.isStream) {
       if (!exchange.isSessionClosing) return
-      this.#inFlight.optOut(exchange)
+      this.#drop(exchange)
       exchange.refuseStream()
       return
     }
-    const { previous, request } = exchange
+    const { previous, request, socket } = exchange
     if (this.#stoppedAt > -Infinity && asksForWebSocket(request)) this.#inFlight.optOut(exchange)
     previous?.keepConnection()
-    // No answer can follow it, so the gate refuses this request.
-    if (previous?.isLast === true) this.#inFlight.optOut(exchange)
+    if (socket?.writableEnded === true || previous?.isLast === true || previous?.isUnanswerable === true) this.#drop(exchange)
     this.endAfter(exchange)
+  }
+
+  /** The gate lets it reach no handler. Its client gets no answer, and may send it again over another connection. */
+  #drop (exchange: Exchange): void {
+    exchange.isUnanswerable = true
+    this.#inFlight.optOut(exchange)
   }
 
   /** A response has been sent. Its client may send another request at once, perhaps over another connection. */

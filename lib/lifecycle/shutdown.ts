@@ -21,7 +21,7 @@ import { constants } from 'node:os'
 import { TIMED_OUT, clearInterval, clearTimeout, now, setInterval, setTimeout, wholeTurn, within } from '../clock.ts'
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
-import { CloseTimeoutError, ConnectionTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
+import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
 import { isError, messageOf, nameOf } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
@@ -223,7 +223,10 @@ export class Shutdown {
     this.#deadline = this.#startedAt + options.shutdownTimeout - partOf(options.shutdownTimeout, EXIT_MARGIN)
     // Requests that Node or other code has answered, without a hook.
     inFlight.checkAll()
-    inFlight.onGone = exchange => { if (connections.hasTimedOut(exchange)) cuts.name(exchange, new ConnectionTimeoutError()) }
+    inFlight.onGone = exchange => {
+      const error = connections.closingErrorOf(exchange)
+      if (error !== undefined) cuts.name(exchange, error)
+    }
     this.#completedBefore = inFlight.completed
     this.#reason = this.#resolveReason(given)
     log.info(Object.hasOwn(constants.signals, this.#reason) ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)

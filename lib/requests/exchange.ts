@@ -70,7 +70,7 @@ export class Exchange {
   reply: FastifyReply | undefined = undefined
   /** HTTP/1 only, if one of our listeners accepted it. */
   connection: Connection | undefined = undefined
-  /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival. */
+  /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival, or the last one. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
   handlerState: HandlerState = 'uncalled'
@@ -84,8 +84,8 @@ export class Exchange {
   hasEnded = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
   isUpgrade = false
-  /** Whether its HTTP/2 stream has been refused on arrival. */
-  isRefused = false
+  /** Whether no answer can follow: its HTTP/2 stream has been refused, or the response before it is the last one on its connection. */
+  isUnanswerable = false
   /** Once no client waits for the handler: whether the body parser waits for what will not come, perhaps forever. */
   isBodyLost = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
@@ -106,6 +106,8 @@ export class Exchange {
   #keptConfig: unknown = undefined
   /** Whether what arrives is counted by a listener; HTTP/2 only. */
   #isCounting = false
+  /** Whether its head will say that it is the last response, unless that is reverted. HTTP/1 only. */
+  #isClosing = false
   /** Stops the timer that watches the progress of the response; undefined if there is none. */
   #unwatch: (() => void) | undefined = undefined
 
@@ -203,7 +205,6 @@ export class Exchange {
 
   /** Refuses its HTTP/2 stream; not while Node dispatches it, see `closeSession()`. */
   refuseStream (): void {
-    this.isRefused = true
     setImmediate(() => { this.#stream?.close(constants.NGHTTP2_REFUSED_STREAM) })
   }
 
@@ -395,7 +396,8 @@ export class Exchange {
       return
     }
     // Once: each cut of a pipeline ends its newest response.
-    if (this.hasBegun || !this.response.shouldKeepAlive) return
+    if (this.hasBegun || this.#isClosing) return
+    this.#isClosing = true
     // The header is written with the others; with setHeader(), Node would merge all of them one by one.
     this.response.shouldKeepAlive = false
     closeByHeader(this.response)
@@ -413,7 +415,9 @@ export class Exchange {
 
   /** Reverts `endConnection`, because another request follows on the connection. */
   keepConnection (): void {
-    if (!this.hasBegun) this.response.shouldKeepAlive = true
+    if (this.hasBegun) return
+    this.#isClosing = false
+    this.response.shouldKeepAlive = true
   }
 
   /**

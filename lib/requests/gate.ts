@@ -36,7 +36,7 @@ export class Gate {
 
   /** Whether this request may continue; if not, it is refused. Not called in the phase `running`. */
   admits (exchange: Exchange): boolean {
-    if (exchange.isRefused) return false
+    if (exchange.isUnanswerable) return false
     if (exchange.hasOptedOut) {
       this.#inFlight.optOut(exchange)
       return true
@@ -99,7 +99,7 @@ export class Gate {
   /** Before connections are closed, answers what nothing waits for: requests that hooks hold, and those of routes that opted out. */
   refuseRest (): void {
     for (const exchange of this.#inFlight.uncounted) {
-      if (exchange.isGone || exchange.isCommitted || exchange.isRefused) continue
+      if (exchange.isGone || exchange.isCommitted || exchange.isUnanswerable) continue
       // It never reached the gate.
       if (exchange.reply === undefined) this.#count(exchange)
       sendRefusal(exchange)

@@ -4,7 +4,7 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import { mapFunction, tryRead, type AnyFunction } from '../values.ts'
 import { Exchange, type HandlerState } from './exchange.ts'
-import { isThenable, observeThenable } from './thenable.ts'
+import { isThenable, observeThenable, standInFor } from './thenable.ts'
 
 export class Handlers {
   readonly #inFlight: InFlight
@@ -14,8 +14,7 @@ export class Handlers {
   }
 
   /**
-   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. The plugin calls `then` only on a plain
-   * promise; for any other thenable, it observes Fastify's call.
+   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done.
    */
   readonly observe = (handler: AnyFunction): AnyFunction => {
     const handlers = this
@@ -32,7 +31,7 @@ export class Handlers {
         handlers.#ended(exchange, callNumber, 'settled')
         throw error
       }
-      return handlers.#returned(exchange, callNumber, reply, result)
+      return handlers.#returned(exchange, callNumber, reply, result, third !== undefined)
     }
     return likeAuthors(observed, handler)
   }
@@ -62,14 +61,16 @@ export class Handlers {
     return exchange
   }
 
-  #returned (exchange: Exchange, callNumber: number, reply: unknown, result: unknown): unknown {
+  #returned (exchange: Exchange, callNumber: number, reply: unknown, result: unknown, isErrorHandler: boolean): unknown {
     // A reply also has a `then`, which waits for the response.
     if (result === reply || !isThenable(result)) {
       this.#ended(exchange, callNumber, 'returned')
       return result
     }
     const settled = () => { this.#ended(exchange, callNumber, exchange.isReplyAwaited ? 'returned' : 'settled') }
-    // Otherwise only the answer shows that the handler is done.
+    // Only Fastify gets it. Cheaper than another call of `then`, which makes another promise.
+    if (!isErrorHandler) return standInFor(result, settled)
+    // Other code may call an error handler, as `fastify.errorHandler()`. Otherwise only the answer shows that the handler is done.
     if (!observeThenable(result, settled, settled)) this.#ended(exchange, callNumber, 'returned')
     return result
   }

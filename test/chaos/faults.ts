@@ -169,7 +169,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'connections are kept alive',
-    change: ['if (this.hasBegun || !this.response.shouldKeepAlive) return;', 'return;'],
+    change: ['if (this.hasBegun || this.#isClosing) return;', 'return;'],
     violates: 'closesConnections'
   },
   {
@@ -245,7 +245,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'what follows the last response is handled',
-    change: ['if (previous?.isLast === true) this.#inFlight.optOut(exchange);', ''],
+    change: ['socket?.writableEnded === true || previous?.isLast === true || previous?.isUnanswerable === true', 'false'],
     violates: 'answersWhatItAccepts', scenario: BEHIND_LAST
   },
   {
