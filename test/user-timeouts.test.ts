@@ -12,7 +12,9 @@ import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Strea
 import { connect as connectTcp } from 'node:net'
 import { Duplex, duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { connect as connectTls } from 'node:tls'
 import Fastify from 'fastify'
+import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
 import { collect, createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
 
@@ -769,18 +771,23 @@ for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
   }
 }
 
-t.test('requests whose connections the application closes with closeAllConnections() during a shutdown are named as cut', async t => {
-  const { app, log } = await createApp(t)
-  const { entered, release } = heldRoute(app)
-  app.addHook('preClose', async () => { app.server.closeAllConnections() })
-  const client = new RawClient(await listen(app)).get('/held')
-  await entered
-  const report = app.gracefulShutdown.shutdown()
-  await client.closed
-  release()
-  t.match(await report, { cut: [{ route: '/held' }], exitCode: 1 })
-  t.match(await log.line(/^Request cut: The application has called closeAllConnections\(\)/), { code: 'FST_ERR_GRACEFUL_CONNECTION_CLOSED' })
-})
+for (const protocol of ['HTTP', 'HTTPS']) {
+  t.test(`${protocol}: requests whose connections the application closes with closeAllConnections() during a shutdown are named as cut`, async t => {
+    const isTls = protocol === 'HTTPS'
+    const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+    const { app, log } = await createApp(t, {}, isTls ? { https: { key, cert } } as object : {})
+    const { entered, release } = heldRoute(app)
+    app.addHook('preClose', async () => { app.server.closeAllConnections() })
+    const port = await listen(app)
+    const client = new RawClient(isTls ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }) : port).get('/held')
+    await entered
+    const report = app.gracefulShutdown.shutdown()
+    await client.closed
+    release()
+    t.match(await report, { cut: [{ route: '/held' }], exitCode: 1 })
+    t.match(await log.line(/^Request cut: The application has called closeAllConnections\(\)/), { code: 'FST_ERR_GRACEFUL_CONNECTION_CLOSED' })
+  })
+}
 
 t.test('a client that leaves after closeAllConnections() of another listener of the instance is not named as cut', async t => {
   const { app } = await createApp(t)

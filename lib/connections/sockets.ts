@@ -88,8 +88,8 @@ export class Connections {
       session.on('close', () => { this.#sessions.delete(session) })
     })
 
-    // The method of its class is called only here and by other code. HTTP/2 servers lack it.
-    if (server instanceof HttpServer) beforeCall(server, 'closeAllConnections', () => {
+    // Only other code calls it: the plugin calls that of the class. HTTP/2 servers lack it.
+    if ('closeAllConnections' in server) beforeCall(server as HttpServer, 'closeAllConnections', () => {
       for (const { socket } of this.#speaking) this.#noteClosing(socket, new ConnectionClosedError())
     })
 
