@@ -124,6 +124,25 @@ for (const spread of [0, 100]) {
   })
 }
 
+for (const protocol of ['HTTP/1', 'HTTP/2']) {
+  t.test(`${protocol}: onShutdown: 'end' ends an event stream that is read although HEAD has been answered`, async t => {
+    const { app } = await createApp(t, {}, protocol === 'HTTP/2' ? { http2: true } as object : {})
+    const events = new PassThrough()
+    app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => reply.type('text/event-stream').send(events))
+    const port = await listen(app)
+    if (protocol === 'HTTP/1') {
+      await new RawClient(port).send('HEAD / HTTP/1.1\r\nHost: x\r\n\r\n').until(/^HTTP\/1\.1 200 /)
+    } else {
+      const session = connectHttp2(`http://127.0.0.1:${port}`)
+      t.teardown(() => { session.destroy() })
+      await once(session.request({ ':path': '/', ':method': 'HEAD' }), 'response')
+    }
+    t.equal(app.inFlightRequests, 1, 'Fastify still reads it')
+    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.equal(events.destroyed, true)
+  })
+}
+
 t.test("a stream that onShutdown: 'end' cannot end, because its end() has been replaced and throws, is cut at the drain timeout", async t => {
   const { app } = await createApp(t, { drainTimeout: 200 })
   app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => {

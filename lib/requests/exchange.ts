@@ -474,10 +474,14 @@ export class Exchange {
 
   /**
    * Ends a response that has begun, in its handler's place; not one with a `content-length`, because that would truncate it. Later writes
-   * by Fastify or the handler are ignored.
+   * by Fastify or the handler are ignored. Of one that has ended, as that to HEAD, it ends the stream.
    */
   end (): void {
     const { response } = this
+    if (response.writableEnded) {
+      this.source?.destroy()
+      return
+    }
     if (this.#stream?.sentHeaders['content-length'] !== undefined) return
     const { strictContentLength } = response
     // HTTP/1: Node does not show a length that was passed to writeHead(). With this, end() throws if there is one, because Node has not

@@ -252,10 +252,11 @@ export class InFlight {
     this.#settleIdle()
   }
 
-  /** What ends each response that has begun, of routes that ask for it. */
+  /** What ends each response that has begun, of routes that ask for it, and each stream that is read although HEAD has been answered. */
   longLived (): LongLived[] {
     return this.exchanges
-      .filter(({ options, response, hasBegun }) => options.onShutdown === 'end' && hasBegun && !response.writableEnded)
+      .filter(({ options, response, hasBegun, isSourceActive }) =>
+        options.onShutdown === 'end' && hasBegun && (!response.writableEnded || isSourceActive))
       .map(exchange => [exchange, () => { exchange.end() }])
   }
 
