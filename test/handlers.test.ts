@@ -464,6 +464,14 @@ for (const [name, create] of thenables) {
   })
 }
 
+t.test('an error handler may return a frozen thenable', async t => {
+  const { app } = await createApp(t)
+  app.setErrorHandler(() => Object.freeze({ then: (callback: Callback) => { callback('frozen') } }))
+  app.get('/', async () => { throw new Error('on purpose') })
+  t.equal((await app.inject('/')).body, 'frozen')
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 t.test('a handler may return a thenable whose `then` cannot be read or replaced', async t => {
   const { app } = await createApp(t, { drainTimeout: 2_000 })
   app.get('/proxy', () => remote('remote').proxy)

@@ -773,6 +773,17 @@ class LazyWork {
   }
 }
 
+t.test('an onResponse hook that takes no callback and returns no promise keeps no request in flight', async t => {
+  const { app } = await createApp(t)
+  const ran = new Deferred()
+  // Fastify waits forever before it runs the next hook.
+  app.addHook('onResponse', (_request, _reply): any => { ran.resolve() }) // oxlint-disable-line no-explicit-any
+  app.get('/', async () => 'answer')
+  await new RawClient(await listen(app)).get('/').until(/answer/)
+  await ran.promise
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 1, exitCode: 0 })
+})
+
 for (const [name, kind, make] of [
   ['onResponse', '', (thenable: object) => thenable],
   ['onRequestAbort', '', (thenable: object) => thenable],
