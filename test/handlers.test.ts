@@ -464,6 +464,29 @@ for (const [name, create] of thenables) {
   })
 }
 
+t.test('code that calls the handler of a route itself gets its promise, and may use it more than once', async t => {
+  const { app } = await createApp(t)
+  const entered = new Deferred()
+  const released = new Deferred()
+  const direct = async (request: FastifyRequest, reply: FastifyReply) => {
+    const call = request.routeOptions.handler as unknown as (...args: unknown[]) => Promise<unknown>
+    const result = call(request, reply)
+    t.equal(await result, await result.catch(() => 'failed'))
+  }
+  let calls = 0
+  app.get('/', { preHandler: direct }, async (_request, reply) => {
+    if (++calls === 1) return 'called by the hook'
+    void reply.send('answer')
+    entered.resolve()
+    return await released.promise
+  })
+  await new RawClient(await listen(app)).get('/').until(/answer/)
+  await entered.promise
+  t.equal(app.inFlightRequests, 1, 'the handler is still running')
+  released.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 t.test('an error handler may return a frozen thenable', async t => {
   const { app } = await createApp(t)
   app.setErrorHandler(() => Object.freeze({ then: (callback: Callback) => { callback('frozen') } }))

@@ -143,6 +143,47 @@ for (const protocol of ['HTTP/1', 'HTTP/2']) {
   })
 }
 
+t.test("onShutdown: 'end' leaves a stream alone that is still read after another answer", async t => {
+  const { app } = await createApp(t)
+  const rows: string[] = []
+  const upload = new PassThrough()
+  app.addHook('onSend', async (_request, _reply, payload) => {
+    (payload as PassThrough).on('data', (row: Buffer) => { rows.push(row.toString()) })
+    return 'accepted'
+  })
+  app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => reply.code(202).send(upload))
+  await new RawClient(await listen(app)).get('/').until(/accepted/)
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await sleep(20)
+  upload.end('last')
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
+  t.strictSame(rows, ['last'])
+})
+
+t.test("onShutdown: 'end': the drain goes on although the destroy() of a stream that is read for HEAD throws", async t => {
+  const { app } = await createApp(t)
+  const { entered, release } = heldRoute(app)
+  const events = new PassThrough()
+  app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => reply.type('text/event-stream').send(events))
+  const port = await listen(app)
+  await new RawClient(port).send('HEAD / HTTP/1.1\r\nHost: x\r\n\r\n').until(/^HTTP\/1\.1 200 /)
+  const { destroy } = events
+  events.destroy = () => { throw new Error('on purpose') }
+  const client = new RawClient(port).get('/held')
+  await entered
+  const report = app.gracefulShutdown.shutdown()
+  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await sleep(20)
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  events.destroy = destroy
+  events.destroy()
+  release()
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 /)
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+})
+
 t.test("a stream that onShutdown: 'end' cannot end, because its end() has been replaced and throws, is cut at the drain timeout", async t => {
   const { app } = await createApp(t, { drainTimeout: 200 })
   app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => {

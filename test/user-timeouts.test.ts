@@ -785,7 +785,7 @@ for (const protocol of ['HTTP', 'HTTPS']) {
     await client.closed
     release()
     t.match(await report, { cut: [{ route: '/held' }], exitCode: 1 })
-    t.match(await log.line(/^Request cut: The application has called closeAllConnections\(\)/), { code: 'FST_ERR_GRACEFUL_CONNECTION_CLOSED' })
+    t.match(await log.line(/^Request cut: closeAllConnections\(\) has closed the connection/), { code: 'FST_ERR_GRACEFUL_CONNECTION_CLOSED' })
   })
 }
 

@@ -60,7 +60,7 @@ export class Connection {
   /** Adds the next request on this connection. */
   push (exchange: Exchange): void {
     const { newest } = this
-    // Not a finished one: each would keep the one before it. But nothing can follow the last one, and a response may be finished at once.
+    // Not a finished one, or each would keep the one before it. A last one is kept: it may be finished while Node parses what follows.
     if (newest !== undefined && (!newest.isFinished || newest.isLast)) exchange.previous = newest
     this.newest = exchange
     this.#isReceiving = true

@@ -30,7 +30,7 @@ export class Connections {
   /** The raw sockets below TLS. One without a secure socket above it has not completed its handshake. */
   readonly #beneathTls = new Set<Transport>()
   readonly #sessions = new Set<ServerHttp2Session>()
-  /** What in this process has closed a socket, if that is a timer, since `disableKeepAlive()`, or the application. */
+  /** Why this process has closed a socket: one of its timers, noted since `disableKeepAlive()`, or `closeAllConnections()`. */
   readonly #closedBy = new WeakMap<Transport, FastifyError>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Transport>()
@@ -88,9 +88,10 @@ export class Connections {
       session.on('close', () => { this.#sessions.delete(session) })
     })
 
-    // Only other code calls it: the plugin calls that of the class. HTTP/2 servers lack it.
+    // Fastify and the application call it; the plugin calls that of the class. HTTP/2 servers lack it.
     if ('closeAllConnections' in server) beforeCall(server as HttpServer, 'closeAllConnections', () => {
-      for (const { socket } of this.#speaking) this.#noteClosing(socket, new ConnectionClosedError())
+      const error = new ConnectionClosedError()
+      for (const { socket } of this.#speaking) this.#noteClosing(socket, error)
     })
 
     const { close } = server
@@ -165,7 +166,10 @@ export class Connections {
     socket.prependListener('timeout', () => { this.#noteClosing(socket, new ConnectionTimeoutError()) })
   }
 
-  /** Node destroys the socket next, but not on a timeout for which the application has a listener, and not that of another server. */
+  /**
+   * Noted before it happens. It may not happen: the application may have a listener for the timeout, or the socket belongs to another
+   * listener.
+   */
   #noteClosing (socket: Transport, error: FastifyError): void {
     this.#closedBy.set(socket, error)
     process.nextTick(() => { if (!socket.destroyed) this.#closedBy.delete(socket) })
@@ -236,19 +240,19 @@ export class Connections {
     this.noteArrivals()
     if (exchange.isStream) {
       if (!exchange.isSessionClosing) return
-      this.#drop(exchange)
+      this.#leaveUnanswered(exchange)
       exchange.refuseStream()
       return
     }
     const { previous, request, socket } = exchange
     if (this.#stoppedAt > -Infinity && asksForWebSocket(request)) this.#inFlight.optOut(exchange)
     previous?.keepConnection()
-    if (socket?.writableEnded === true || previous?.isLast === true || previous?.isUnanswerable === true) this.#drop(exchange)
+    if (socket?.writableEnded === true || previous?.isLast === true || previous?.isUnanswerable === true) this.#leaveUnanswered(exchange)
     this.endAfter(exchange)
   }
 
-  /** The gate lets it reach no handler. Its client gets no answer, and may send it again over another connection. */
-  #drop (exchange: Exchange): void {
+  /** No answer can be sent, so the gate lets it reach no handler. Its client may send it again over another connection. */
+  #leaveUnanswered (exchange: Exchange): void {
     exchange.isUnanswerable = true
     this.#inFlight.optOut(exchange)
   }

@@ -70,7 +70,7 @@ export class Exchange {
   reply: FastifyReply | undefined = undefined
   /** HTTP/1 only, if one of our listeners accepted it. */
   connection: Connection | undefined = undefined
-  /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival, or the last one. */
+  /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival, or if nothing can follow it. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
   handlerState: HandlerState = 'uncalled'
@@ -474,12 +474,13 @@ export class Exchange {
 
   /**
    * Ends a response that has begun, in its handler's place; not one with a `content-length`, because that would truncate it. Later writes
-   * by Fastify or the handler are ignored. Of one that has ended, as that to HEAD, it ends the stream.
+   * by Fastify or the handler are ignored. If HEAD has been answered, it destroys the stream that is still
+   * read.
    */
   end (): void {
     const { response } = this
     if (response.writableEnded) {
-      this.source?.destroy()
+      tryRead(() => this.source?.destroy())
       return
     }
     if (this.#stream?.sentHeaders['content-length'] !== undefined) return

@@ -4,7 +4,7 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import { mapFunction, tryRead, type AnyFunction } from '../values.ts'
 import { Exchange, type HandlerState } from './exchange.ts'
-import { isThenable, observeThenable, standInFor } from './thenable.ts'
+import { isThenable, observeThenable } from './thenable.ts'
 
 export class Handlers {
   readonly #inFlight: InFlight
@@ -14,7 +14,8 @@ export class Handlers {
   }
 
   /**
-   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done.
+   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. The plugin calls `then` only on a plain
+   * promise; for any other thenable, it observes Fastify's call.
    */
   readonly observe = (handler: AnyFunction): AnyFunction => {
     const handlers = this
@@ -31,7 +32,7 @@ export class Handlers {
         handlers.#ended(exchange, callNumber, 'settled')
         throw error
       }
-      return handlers.#returned(exchange, callNumber, reply, result, third !== undefined)
+      return handlers.#returned(exchange, callNumber, reply, result)
     }
     return likeAuthors(observed, handler)
   }
@@ -61,16 +62,14 @@ export class Handlers {
     return exchange
   }
 
-  #returned (exchange: Exchange, callNumber: number, reply: unknown, result: unknown, isErrorHandler: boolean): unknown {
+  #returned (exchange: Exchange, callNumber: number, reply: unknown, result: unknown): unknown {
     // A reply also has a `then`, which waits for the response.
     if (result === reply || !isThenable(result)) {
       this.#ended(exchange, callNumber, 'returned')
       return result
     }
     const settled = () => { this.#ended(exchange, callNumber, exchange.isReplyAwaited ? 'returned' : 'settled') }
-    // Only Fastify gets it. Cheaper than another call of `then`, which makes another promise.
-    if (!isErrorHandler) return standInFor(result, settled)
-    // Other code may call an error handler, as `fastify.errorHandler()`. Otherwise only the answer shows that the handler is done.
+    // Otherwise only the answer shows that the handler is done.
     if (!observeThenable(result, settled, settled)) this.#ended(exchange, callNumber, 'returned')
     return result
   }

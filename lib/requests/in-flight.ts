@@ -252,11 +252,11 @@ export class InFlight {
     this.#settleIdle()
   }
 
-  /** What ends each response that has begun, of routes that ask for it, and each stream that is read although HEAD has been answered. */
+  /** What ends each response that has begun, of routes that ask for it. Fastify reads the stream of a HEAD request after its answer. */
   longLived (): LongLived[] {
     return this.exchanges
-      .filter(({ options, response, hasBegun, isSourceActive }) =>
-        options.onShutdown === 'end' && hasBegun && (!response.writableEnded || isSourceActive))
+      .filter(({ options, request, response, hasBegun, isSourceActive }) =>
+        options.onShutdown === 'end' && hasBegun && (!response.writableEnded || (request.method === 'HEAD' && isSourceActive)))
       .map(exchange => [exchange, () => { exchange.end() }])
   }
 

@@ -7,7 +7,7 @@ import type { Tasks } from './tasks.ts'
 import { Deferred } from '../deferred.ts'
 import { nameOf, type AnyFunction } from '../values.ts'
 import { Exchange } from './exchange.ts'
-import { isThenable, standInFor } from './thenable.ts'
+import { isThenable, observeThenable } from './thenable.ts'
 
 /** How many parameters such a hook has if it takes a callback. The drain does not wait for a callback: it may never be called. */
 const WITH_CALLBACK = { onResponse: 3, onTimeout: 3, onRequestAbort: 2 }
@@ -31,9 +31,12 @@ export class LateHooks {
     return new Proxy(hook, {
       apply: (_hook, instance, args: unknown[]) => {
         const result: unknown = Reflect.apply(hook, instance, args)
-        if (!isThenable(result)) return result
-        // If it rejects, Fastify logs the error.
-        return standInFor(result, name === 'onRequestAbort' ? this.#track(hook) : this.#count(Exchange.of(args[1] as FastifyReply)))
+        if (isThenable(result)) {
+          const ended = name === 'onRequestAbort' ? this.#track(hook) : this.#count(Exchange.of(args[1] as FastifyReply))
+          // If it rejects, Fastify logs the error.
+          if (!observeThenable(result, ended, ended)) ended()
+        }
+        return result
       }
     })
   }

@@ -53,21 +53,15 @@ function observePromise (promise: Promise<unknown>, fulfilled: Settled, rejected
   else void nativeThen.call(promise, fulfilled, rejected)
 }
 
-/** Takes the place of a thenable for Fastify, which calls its `then` once; reports how it settles. */
-export function standInFor (thenable: PromiseLike<unknown>, settled: Settled): PromiseLike<unknown> {
-  const then = (onFulfilled?: Callback | null, onRejected?: Callback | null) => thenFor(thenable, onFulfilled, onRejected, settled, settled)
-  return { then } as PromiseLike<unknown>
-}
-
 /**
  * Observes the next call of a thenable's `then`, whichever code makes it. The thenable itself stays what it is: other code may
  * call its other methods.
  * @throws if its `then` cannot be replaced: it is frozen, or a proxy that does not show what is set on it
  */
 function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: Settled, rejected: Settled): void {
-  const value = (onFulfilled?: Callback | null, onRejected?: Callback | null) => {
+  const value = (...callbacks: [Callback?, Callback?]) => {
     restore()
-    return thenFor(thenable, onFulfilled, onRejected, fulfilled, rejected)
+    return thenFor(thenable, callbacks, fulfilled, rejected)
   }
   const restore = replaceMethod(thenable, 'then', value)
   if (thenable.then === value) return
@@ -76,10 +70,8 @@ function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: Settled, re
 }
 
 /** Calls `then` for other code and reports how it settles, also if `then` throws. */
-function thenFor (
-  thenable: PromiseLike<unknown>, onFulfilled: Callback | null | undefined, onRejected: Callback | null | undefined,
-  fulfilled: Settled, rejected: Settled
-): PromiseLike<unknown> {
+function thenFor (thenable: PromiseLike<unknown>, [onFulfilled, onRejected]: [Callback?, Callback?],
+  fulfilled: Settled, rejected: Settled): PromiseLike<unknown> {
   try {
     return thenable.then(value => {
       fulfilled(value)
