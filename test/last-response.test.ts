@@ -113,7 +113,7 @@ for (const [what, head] of [
     t.match(client.text, /^HTTP\/1\.1 200 [^]*end/)
     t.strictSame(headersOf(client, 'connection'), ['close'])
     t.strictSame(headersOf(client, 'keep-alive'), [])
-    t.match(await end(), { completed: 1, refused: 0, cut: [], exitCode: 0 })
+    t.match(await end(), { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
   })
 }
 

@@ -138,7 +138,7 @@ for (const protocol of ['HTTP/1', 'HTTP/2']) {
       await once(session.request({ ':path': '/', ':method': 'HEAD' }), 'response')
     }
     t.equal(app.inFlightRequests, 1, 'Fastify still reads it')
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
     t.equal(events.destroyed, true)
   })
 }

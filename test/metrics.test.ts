@@ -132,6 +132,7 @@ t.test('counts cut requests by route and code, and background work', async t => 
   t.equal(await value('requests_cut_total{route="/held",code="FST_ERR_GRACEFUL_DRAIN_TIMEOUT"}'), 1)
   t.equal(await value('requests_cut_total{route="/held",code="FST_ERR_GRACEFUL_WRITE_TIMEOUT"}'), 0)
   t.equal(await value('requests_cut_total{route="/held",code="FST_ERR_GRACEFUL_CONNECTION_TIMEOUT"}'), 0)
+  t.equal(await value('requests_cut_total{route="/held",code="FST_ERR_GRACEFUL_CONNECTION_CLOSED"}'), 0)
   t.equal(await value('tasks_cut_total'), 1)
 })
 

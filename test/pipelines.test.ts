@@ -6,7 +6,7 @@ import type { Test } from 'tap'
 import type { GracefulOptions, ShutdownReport } from '../index.ts'
 import type { TestApp } from './helpers.ts'
 import { once } from 'node:events'
-import { PassThrough } from 'node:stream'
+import { Duplex, PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { generate } from 'selfsigned'
@@ -258,7 +258,7 @@ t.test('what is pipelined behind a response that has said Connection: close reac
   ended.resolve()
   await client.closed
   app.gracefulShutdown.skipDelay()
-  t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 }, 'refused are those that were answered with 503')
+  t.match(await report, { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 }, 'refused are those that were answered with 503')
   t.equal(served, 0)
   t.strictSame(statuses(client), ['200'])
 })
@@ -273,7 +273,7 @@ t.test('of requests that are pipelined while draining, those that are counted as
   t.strictSame(statuses(late), ['503'], 'it says Connection: close, so nothing can follow')
   release()
   await client.closed
-  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, refused: 1, cut: { length: 0 }, exitCode: 0 })
   t.equal(refusals.filter(({ fastify }) => fastify === app).length, 1)
 })
 
@@ -316,7 +316,38 @@ t.test('a request behind a body that is still being received, once its answer ha
   await client.closed
   t.strictSame(arrived, ['/quick'])
   app.gracefulShutdown.skipDelay()
-  t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
   t.equal(served, 0)
   t.strictSame(statuses(client), ['200'])
+})
+
+t.test('a request that arrives after the connection has been ended for writing reaches no handler', async t => {
+  const { app } = await createApp(t, { shutdownDelay: 60_000, shutdownTimeout: 120_000 })
+  const served: string[] = []
+  app.get('/:name', async ({ url }) => {
+    served.push(url)
+    return 'answer'
+  })
+  await listen(app)
+  const ended = new Deferred()
+  const released = new Deferred()
+  const stream = new Duplex({
+    read () {},
+    write (_chunk, _encoding, done) { done() },
+    final (done) {
+      ended.resolve()
+      void released.promise.then(() => { done() })
+    }
+  })
+  app.server.emit('connection', stream)
+  const report = app.gracefulShutdown.shutdown()
+  stream.push('GET /first HTTP/1.1\r\nHost: x\r\n\r\n')
+  await ended.promise
+  const arrived = once(app.server, 'request')
+  stream.push('GET /second HTTP/1.1\r\nHost: x\r\n\r\n')
+  await arrived
+  released.resolve()
+  app.gracefulShutdown.skipDelay()
+  t.match(await report, { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
+  t.strictSame(served, ['/first'])
 })

@@ -16,6 +16,7 @@ import { connect as connectTls } from 'node:tls'
 import Fastify from 'fastify'
 import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
+import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { collect, createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
 
 // Most of the time they wait.
@@ -790,12 +791,14 @@ for (const protocol of ['HTTP', 'HTTPS']) {
 }
 
 t.test('a client that leaves after closeAllConnections() of another listener of the instance is not named as cut', async t => {
+  t.teardown(resolveToBothLoopbacks())
   const { app } = await createApp(t)
+  const gone = new Deferred()
+  app.addHook('onRequest', async ({ raw }) => { raw.socket.on('close', () => { gone.resolve() }) })
   const { entered, release } = heldRoute(app)
   await app.listen({ port: 0, host: 'localhost' })
   const { address } = app.server.address() as AddressInfo
-  const other = (app.addresses() as AddressInfo[]).find(listener => listener.address !== address)
-  if (other === undefined) return t.pass('localhost has only one address')
+  const other = app.addresses().find(listener => (listener as AddressInfo).address !== address) as AddressInfo
   const client = new RawClient(connectTcp(other.port, other.address)).get('/held')
   await entered
   const report = app.gracefulShutdown.shutdown()
@@ -803,9 +806,25 @@ t.test('a client that leaves after closeAllConnections() of another listener of 
   await new Promise(setImmediate)
   t.equal(client.socket.closed, false)
   client.socket.destroy()
+  await gone.promise
+  release()
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
+})
+
+t.test('with forceCloseConnections: true, requests that Fastify loses after other code has closed the first listener are named as cut', async t => {
+  t.teardown(resolveToBothLoopbacks())
+  const { app } = await createApp(t, {}, { forceCloseConnections: true })
+  const { entered, release } = heldRoute(app)
+  app.addHook('preClose', async () => { app.server.close() })
+  await app.listen({ port: 0, host: 'localhost' })
+  const { address } = app.server.address() as AddressInfo
+  const other = app.addresses().find(listener => (listener as AddressInfo).address !== address) as AddressInfo
+  const client = new RawClient(connectTcp(other.port, other.address)).get('/held')
+  await entered
+  const report = app.gracefulShutdown.shutdown()
   await client.closed
   release()
-  return t.match(await report, { cut: [], exitCode: 0 })
+  t.match(await report, { cut: [{ route: '/held' }], exitCode: 1 })
 })
 
 t.test('a request that requestTimeout ends during a shutdown is named as cut', async t => {

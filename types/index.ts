@@ -141,7 +141,8 @@ export type GracefulRouteOptions = false | {
   /**
    * With `'end'`, a response that has begun, such as an event stream or NDJSON, is ended as draining starts, or over the time of
    * {@link GracefulOptions.spread}. A response that begins later is ended within a second. A response with a `content-length` is never
-   * ended this way. What the handler writes then is ignored. Default: the drain waits for the handler to end it.
+   * ended this way. A stream that Fastify still reads after its answer to HEAD is destroyed. What the handler writes then is ignored.
+   * Default: the drain waits for the handler to end it.
    */
   onShutdown?: 'end'
   /**

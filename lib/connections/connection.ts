@@ -37,6 +37,8 @@ export class Connection {
   newest: Exchange | undefined = undefined
   /** Whether a request has arrived, or was being received, since `noteReceived()`. */
   #isReceiving = false
+  /** Whether a request has arrived behind a response that has said that it is the last one. */
+  #hasSentLast = false
   #isLingering = false
   #bytesRead = 0
 
@@ -60,8 +62,9 @@ export class Connection {
   /** Adds the next request on this connection. */
   push (exchange: Exchange): void {
     const { newest } = this
-    // Not a finished one, or each would keep the one before it. A last one is kept: it may be finished while Node parses what follows.
-    if (newest !== undefined && (!newest.isFinished || newest.isLast)) exchange.previous = newest
+    if (newest?.isLast === true) this.#hasSentLast = true
+    // Not a finished one: each would keep the one before it.
+    if (newest !== undefined && !newest.isFinished) exchange.previous = newest
     this.newest = exchange
     this.#isReceiving = true
   }
@@ -69,6 +72,11 @@ export class Connection {
   /** A request answered before its body is received still needs the connection: closing it would reset it. */
   responded (exchange: Exchange): void {
     if (this.newest === exchange && exchange.request.complete) this.newest = undefined
+  }
+
+  /** Whether the newest request can get no answer. Node parses what arrives until the connection is closed. */
+  get isEnding (): boolean {
+    return this.#hasSentLast || this.socket.writableEnded
   }
 
   /** Closes it if nothing arrives for a time. Node's keepAliveTimeout would lose a request that waits while the event loop is blocked. */

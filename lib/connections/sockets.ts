@@ -176,8 +176,8 @@ export class Connections {
   }
 
   /**
-   * After `disableKeepAlive()`: the error of a request whose HTTP/1 connection this process has closed: by `closeAllConnections()`, by
-   * the timer of `connectionTimeout`, `requestTimeout` or `server.timeout`, or by one that a handler has set.
+   * After `disableKeepAlive()`: why the HTTP/1 connection of a request has been closed by this process. That is `closeAllConnections()`,
+   * the timer of `connectionTimeout`, `requestTimeout` or `server.timeout`, or one that a handler has set.
    */
   closingErrorOf ({ socket }: Exchange): FastifyError | undefined {
     if (socket?.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT') return new ConnectionTimeoutError()
@@ -244,10 +244,10 @@ export class Connections {
       exchange.refuseStream()
       return
     }
-    const { previous, request, socket } = exchange
+    const { connection, previous, request } = exchange
     if (this.#stoppedAt > -Infinity && asksForWebSocket(request)) this.#inFlight.optOut(exchange)
     previous?.keepConnection()
-    if (socket?.writableEnded === true || previous?.isLast === true || previous?.isUnanswerable === true) this.#leaveUnanswered(exchange)
+    if (connection?.isEnding === true) this.#leaveUnanswered(exchange)
     this.endAfter(exchange)
   }
 

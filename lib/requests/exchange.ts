@@ -70,7 +70,7 @@ export class Exchange {
   reply: FastifyReply | undefined = undefined
   /** HTTP/1 only, if one of our listeners accepted it. */
   connection: Connection | undefined = undefined
-  /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival, or if nothing can follow it. */
+  /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
   handlerState: HandlerState = 'uncalled'
@@ -106,8 +106,8 @@ export class Exchange {
   #keptConfig: unknown = undefined
   /** Whether what arrives is counted by a listener; HTTP/2 only. */
   #isCounting = false
-  /** Whether its head will say that it is the last response, unless that is reverted. HTTP/1 only. */
-  #isClosing = false
+  /** Whether `endConnection()` is in effect. HTTP/1 only. */
+  #saysClose = false
   /** Stops the timer that watches the progress of the response; undefined if there is none. */
   #unwatch: (() => void) | undefined = undefined
 
@@ -396,8 +396,8 @@ export class Exchange {
       return
     }
     // Once: each cut of a pipeline ends its newest response.
-    if (this.hasBegun || this.#isClosing) return
-    this.#isClosing = true
+    if (this.hasBegun || this.#saysClose) return
+    this.#saysClose = true
     // The header is written with the others; with setHeader(), Node would merge all of them one by one.
     this.response.shouldKeepAlive = false
     closeByHeader(this.response)
@@ -410,13 +410,13 @@ export class Exchange {
 
   /** Whether its head says that it is the last response on its connection. HTTP/1 only. */
   get isLast (): boolean {
-    return this.hasBegun && !this.response.shouldKeepAlive
+    return !this.response.shouldKeepAlive && this.hasBegun
   }
 
   /** Reverts `endConnection`, because another request follows on the connection. */
   keepConnection (): void {
     if (this.hasBegun) return
-    this.#isClosing = false
+    this.#saysClose = false
     this.response.shouldKeepAlive = true
   }
 
@@ -474,8 +474,7 @@ export class Exchange {
 
   /**
    * Ends a response that has begun, in its handler's place; not one with a `content-length`, because that would truncate it. Later writes
-   * by Fastify or the handler are ignored. If HEAD has been answered, it destroys the stream that is still
-   * read.
+   * by Fastify or the handler are ignored. If HEAD has been answered, it destroys the stream that is still read.
    */
   end (): void {
     const { response } = this

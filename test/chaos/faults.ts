@@ -169,7 +169,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'connections are kept alive',
-    change: ['if (this.hasBegun || this.#isClosing) return;', 'return;'],
+    change: ['if (this.hasBegun || this.#saysClose) return;', 'return;'],
     violates: 'closesConnections'
   },
   {
@@ -245,7 +245,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'what follows the last response is handled',
-    change: ['socket?.writableEnded === true || previous?.isLast === true || previous?.isUnanswerable === true', 'false'],
+    change: ['if (connection?.isEnding === true) this.#leaveUnanswered(exchange);', ''],
     violates: 'answersWhatItAccepts', scenario: BEHIND_LAST
   },
   {
