@@ -116,9 +116,9 @@ export const ConnectionTimeoutError = createError(
 export const ConnectionClosedError = createError(
   'FST_ERR_GRACEFUL_CONNECTION_CLOSED', 'closeAllConnections() has closed the connection', 503)
 
-/** Only in the log: the process exits, so no client can be answered. */
+/** Only in the log and the report: the process exits, so no client can be answered. */
 export const ExitError = createError(
-  'FST_ERR_GRACEFUL_EXIT', 'The process exited while the request was in flight', 503)
+  'FST_ERR_GRACEFUL_EXIT', 'The process exited before the shutdown was complete', 503)
 
 /** An error in the format that Fastify sends. */
 export function errorBody ({ statusCode = 500, code, message }: FastifyError): string {

@@ -487,6 +487,29 @@ t.test('code that calls the handler of a route itself gets its promise, and may 
   await eventually(() => app.inFlightRequests === 0)
 })
 
+t.test('after a handler whose thenable settles twice, the drain still waits for async onResponse hooks', async t => {
+  const { app, log } = await createApp(t)
+  const entered = new Deferred()
+  const released = new Deferred()
+  app.addHook('onResponse', async () => {
+    entered.resolve()
+    await released.promise
+  })
+  app.get('/', () => ({
+    then (fulfilled: Callback, rejected: Callback) {
+      fulfilled('answer')
+      rejected(new Error('too late'))
+    }
+  }))
+  await new RawClient(await listen(app)).get('/').until(/answer/)
+  await entered.promise
+  const closed = app.close()
+  await log.line(/^Waiting for 1 in-flight request to complete/)
+  released.resolve()
+  await closed
+  t.match(await app.gracefulShutdown.wait(), { cut: { length: 0 }, exitCode: 0 })
+})
+
 t.test('an error handler may return a frozen thenable', async t => {
   const { app } = await createApp(t)
   app.setErrorHandler(() => Object.freeze({ then: (callback: Callback) => { callback('frozen') } }))

@@ -111,6 +111,45 @@ t.test('gracefulShutdown.signal takes any number of listeners without a warning'
   t.strictSame(warnings, [])
 })
 
+t.test('the report of a shutdown that ends during a forced exit has its exit code', async t => {
+  const program = runNode(t, ['--input-type=module', '--eval', `
+    import { stat } from 'node:fs'
+    import { Writable } from 'node:stream'
+    import Fastify from 'fastify'
+    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+    const app = Fastify({ logger: { stream: new Writable({ write (line, _encoding, done) { process.stdout.write(line, done) } }) } })
+    await app.register(gracefulPlugin)
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    let forced
+    app.registerShutdownCallback(async () => { await new Promise(resolve => { forced = resolve }) })
+    process.emit('SIGTERM', 'SIGTERM')
+    await new Promise(resolve => { setTimeout(resolve, ${SIGNAL_COPY + 50}) })
+    // An operation on files may be that of the log, for which a forced exit waits.
+    const next = () => { stat(process.execPath, next) }
+    next()
+    process.emit('SIGHUP', 'SIGHUP')
+    forced()`])
+  t.strictSame(await program.exit, { code: 1, signal: null })
+  t.strictSame(program.log.messages(/^Graceful shutdown complete/), [])
+  t.match(await program.log.line(/^Shutdown complete, with errors/), { report: { exitCode: 1, errors: ['The process exited before the shutdown was complete'] } })
+})
+
+t.test('wait() that is called after a signal resolves before the process exits', async t => {
+  const program = runNode(t, ['--input-type=module', '--eval', `
+    import Fastify from 'fastify'
+    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+    const app = Fastify({ logger: true })
+    await app.register(gracefulPlugin)
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    const wait = async () => await app.gracefulShutdown.wait()
+    process.emit('SIGTERM', 'SIGTERM')
+    await new Promise(resolve => { setImmediate(resolve) })
+    const { exitCode } = await wait()
+    app.log.info('waited for exit code ' + exitCode)`])
+  t.strictSame(await program.exit, { code: 0, signal: null })
+  t.strictSame(program.log.messages(/^waited/), ['waited for exit code 0'])
+})
+
 t.test('a third signal while the log is written does not disturb the exit', async t => {
   const program = runNode(t, ['--input-type=module', '--eval', `
     import Fastify from 'fastify'

@@ -10,7 +10,7 @@ import cluster from 'node:cluster'
 import process from 'node:process'
 import { isMainThread } from 'node:worker_threads'
 import closeWithGrace from 'close-with-grace'
-import { now, setLateTimeout, setTimeout } from '../clock.ts'
+import { now, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
 import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
 import { LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
@@ -206,6 +206,8 @@ async function endAll (reason: string): Promise<void> {
   do {
     known = closing.size
     await Promise.all([...closing].map(async ({ shutdown }) => await shutdown.ended))
+    // Code that has awaited `wait()` goes on, at least for a turn.
+    await wholeTurn()
   } while (closing.size > known)
   // Before the exit, so that all exit listeners get the right code.
   worsenExitCode(registry.exitCode)

@@ -208,9 +208,12 @@ export class Shutdown {
 
   /** The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged. Returns its exit code. */
   noteExit (): ShutdownReport['exitCode'] {
-    const { phase, cuts, callbacks, log } = this.#parts
+    const { phase, cuts, callbacks, outcome, log } = this.#parts
     if (phase.current !== 'closed') {
-      cuts.nameAll(new ExitError())
+      const error = new ExitError()
+      cuts.nameAll(error)
+      // A forced exit waits for the log. If the shutdown ends meanwhile, its report has this exit code, too.
+      outcome.addError(error)
       log.error('The process exits before the shutdown is complete', { phase: phase.current, callbacks: callbacks.unfinished })
     }
     return this.#exitCode

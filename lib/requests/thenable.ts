@@ -69,20 +69,28 @@ function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: Settled, re
   throw new TypeError('then cannot be observed')
 }
 
-/** Calls `then` for other code and reports how it settles, also if `then` throws. */
+/**
+ * Calls `then` for other code and reports how it settles, also if `then` throws. Only once, although a faulty thenable may call back
+ * repeatedly: other code gets each call.
+ */
 function thenFor (thenable: PromiseLike<unknown>, [onFulfilled, onRejected]: [Callback?, Callback?],
   fulfilled: Settled, rejected: Settled): PromiseLike<unknown> {
+  let isReported = false
+  const report = (settled: Settled, outcome: unknown) => {
+    if (!isReported) settled(outcome)
+    isReported = true
+  }
   try {
     return thenable.then(value => {
-      fulfilled(value)
+      report(fulfilled, value)
       return onFulfilled == null ? value : onFulfilled(value)
     }, reason => {
-      rejected(reason)
+      report(rejected, reason)
       if (onRejected == null) throw reason
       return onRejected(reason)
     })
   } catch (error) {
-    rejected(error)
+    report(rejected, error)
     throw error
   }
 }
