@@ -192,7 +192,7 @@ t.test("callbacks with when: 'start' run at the same time as the shutdown starts
   await log.line(/Waiting for 1 background task to complete/)
   slow.resolve()
   t.match(await report, {
-    callbacks: [{ name: 'consumer' }, { name: 'worker' }, { name: 'pool' }, { name: 'late' }], cut: [], errors: [], exitCode: 0
+    callbacks: [{ name: 'consumer' }, { name: 'worker' }, { name: 'pool' }, { name: 'late' }], cut: { length: 0 }, errors: { length: 0 }, exitCode: 0
   })
   t.strictSame(ran.slice(2), ['worker ends', 'pool', 'late'])
 })

@@ -266,7 +266,7 @@ t.test('an onClose hook that takes long leaves callbacks their time', async t =>
     ran.push('callback')
   })
   await listen(app)
-  t.match(await app.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { errors: { length: 0 }, exitCode: 0 })
   t.strictSame(ran, ['onClose', 'callback'])
 })
 

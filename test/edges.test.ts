@@ -105,7 +105,7 @@ t.test('names what it waits for each second: by its URL, by its route, or as hel
   passed.resolve()
   held.release()
   await Promise.all(clients.map(async ({ closed }) => { await closed }))
-  t.match(await report, { completed: 2, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 2, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('after a cut, a handler may write and end its response, and gets its events', async t => {
@@ -156,7 +156,7 @@ t.test('an upgrade whose reply the handler hijacks does not count, and no respon
   const client = new RawClient(port).get('/ws', ['Connection: Upgrade', 'Upgrade: other'])
   await client.until(/101 Switching/)
   t.equal(app.inFlightRequests, 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   await client.closed
   t.notMatch(client.text, '503')
 })
@@ -185,7 +185,7 @@ for (const when of ['its handler', 'a hook ahead of it']) {
     await sleep(50)
     go.resolve()
     await eventually(() => app.inFlightRequests === 0)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -236,7 +236,7 @@ for (const answer of ['accepts', 'rejects']) {
     // @fastify/websocket accepts no more handshakes once its preClose hook has run.
     await client.until(answer === 'accepts' ? /^HTTP\/1\.1 503 Service Unavailable/ : /401 Unauthorized[^]*no/)
     if (answer === 'rejects') client.socket.end()
-    t.match(await report, { cut: [], refused: 0, exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, refused: 0, exitCode: 0 })
   })
 }
 

@@ -103,7 +103,7 @@ t.test('an opted-out request does not delay the end of the drain', async t => {
   const client = new RawClient(await listen(app)).get('/stream')
   await stream.entered
   const report = await app.gracefulShutdown.shutdown()
-  t.match(report, { cut: [], exitCode: 0 })
+  t.match(report, { cut: { length: 0 }, exitCode: 0 })
   await client.closed
   stream.release()
 })
@@ -121,7 +121,7 @@ t.test('a request that a hook holds on a route that has opted out does not delay
   }, async () => 'served')
   const client = new RawClient(await listen(app)).get('/stream')
   await entered.promise
-  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: { length: 0 }, exitCode: 0 })
   await client.closed
   left.resolve()
 })
@@ -385,7 +385,7 @@ t.test('a rejected upload that readTimeout has cut is not answered twice', async
   t.match(client.text, /^HTTP\/1\.1 408 [^]*FST_ERR_GRACEFUL_READ_TIMEOUT/)
   held.release()
   await busy.closed
-  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, refused: 1, cut: { length: 0 }, exitCode: 0 })
   t.strictSame(log.messages(/already sent/), [])
 })
 
@@ -659,7 +659,7 @@ t.test('a large response ahead of a 503 on the same connection is sent completel
   t.equal(client.error, undefined)
   t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*\.HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_SHUTTING_DOWN[^]*\}$/)
   t.ok(client.text.length > size)
-  t.match(await report, { completed: 1, refused: 2, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, refused: 2, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('requests that a hook ahead of the plugin answers keep an adaptive delay going', async t => {
@@ -701,7 +701,7 @@ for (const plugin of ['closed by its plugin', "left open by a preClose option of
     t.match(upgrade.text, /running[^]*503 [^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
     held.release()
     await busy.closed
-    t.match(await report, { refused: 1, cut: [], exitCode: 0 })
+    t.match(await report, { refused: 1, cut: { length: 0 }, exitCode: 0 })
   })
 }
 

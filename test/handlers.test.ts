@@ -84,7 +84,7 @@ for (const [what, make] of Object.entries(lazy)) {
     t.equal(app.gracefulShutdown.phase, 'draining', 'its client has disconnected, and it continues to run')
     t.equal(app.inFlightRequests, 1)
     released.resolve()
-    t.match(await report, { cut: [], errors: [], exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
     t.equal(query.runs, 1)
   })
 
@@ -134,7 +134,7 @@ for (const [what, make] of Object.entries(lazy)) {
     t.match(gracefulShutdown.inFlight(), [{ kind: 'task', name: 'query' }])
     released.resolve()
     t.equal(await rows, 'rows')
-    t.match(await report, { cut: [], errors: [], exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
     t.equal(query.runs, 1)
     await query
     t.equal(query.runs, 2, 'its caller may run it again')
@@ -153,7 +153,7 @@ for (const [what, make] of Object.entries(lazy)) {
     const query = app.gracefulShutdown.track(make(() => { throw new Error('no such table') }), 'query')
     await t.rejects((async () => await query)(), { message: 'no such table' })
     t.match(await log.line(/query/), { level: 50, err: { message: 'no such table' } })
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 }, 'while the service ran, only its caller gets the error')
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 }, 'while the service ran, only its caller gets the error')
   })
 }
 
@@ -168,7 +168,7 @@ t.test('a tracked promise that rejects is logged at error, and is in the report 
   late.reject(new Error('while draining'))
   value.reject(undefined as unknown as Error)
   t.match(await log.line(/late/), { level: 50, err: { message: 'while draining' } })
-  t.match(await report, { cut: [], errors: [{ message: 'while draining' }, { message: /undefined/ }], exitCode: 1 })
+  t.match(await report, { cut: { length: 0 }, errors: [{ message: 'while draining' }, { message: /undefined/ }], exitCode: 1 })
   t.equal((await report).errors.length, 2)
 })
 
@@ -196,7 +196,7 @@ t.test('a tracked promise of another realm is observed, as those of `node:fs/pro
   resolve()
   reject(new Error('disk'))
   t.match(await Promise.race([log.line(/failing/), sleep(1_000)]), { level: 50 })
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a tracked proxy that shows what is set on it is observed, as those of Prisma are', async t => {
@@ -235,7 +235,7 @@ t.test('a tracked thenable whose `then` throws does not delay the end of the dra
   t.match(await log.line(/broken/), { level: 50, err: { message: 'broken' } })
   t.strictSame(app.gracefulShutdown.inFlight(), [])
   const report = await app.gracefulShutdown.shutdown()
-  t.match(report, { cut: [], exitCode: 0 })
+  t.match(report, { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('track() rejects what it cannot observe and does not count it', async t => {
@@ -265,7 +265,7 @@ t.test('a thenable whose `then` throws, returned by a handler, is answered with 
     t.match(client.text, /^HTTP\/1\.1 500[^]*broken/)
   }
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })
 
 /** The events so far, in order; cleanup must come last. */
@@ -354,7 +354,7 @@ for (const what of Object.keys(workers)) {
     t.strictSame(events, [])
     events.push('worked')
     done.resolve()
-    t.match(await report, { cut: [], errors: [], exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
     t.strictSame(events, ['worked', 'onClose', 'callback'])
     t.equal(app.inFlightRequests, 0)
   })
@@ -400,7 +400,7 @@ t.test('HTTP/2: an answered request counts until its handler is done', async t =
   await once(session, 'close')
   t.equal(app.gracefulShutdown.phase, 'draining')
   done.resolve()
-  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })
 
 t.test('HTTP/2: closing does not wait for an answered request whose handler has not ended at drainTimeout', async t => {
@@ -429,7 +429,7 @@ t.test('inject: an answered request counts until its handler is done', async t =
   await Promise.race([log.line(/Waiting for 1 in-flight request /), report])
   t.equal(app.gracefulShutdown.phase, 'draining')
   done.resolve()
-  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })
 
 class Subclass<T> extends Promise<T> {
@@ -527,7 +527,7 @@ t.test('a handler may return a thenable whose `then` cannot be read or replaced'
   t.equal((await app.inject('/frozen')).body, 'frozen')
   t.equal((await app.inject('/proxy')).body, 'remote')
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('handlers get as many arguments as from Fastify alone', async t => {

@@ -104,21 +104,31 @@ export async function listen (app: FastifyInstance): Promise<number> {
 }
 
 /**
- * A port of 127.0.0.1 on which nothing listens, for a program that cannot choose one itself. Below those that the system gives to
- * clients, so that no connection takes it before the program listens.
+ * A port on which nothing listens, for a program that cannot choose one itself. Below those that the system gives to clients, so that no
+ * connection takes it before the program listens.
  */
-export async function freePort (): Promise<number> {
+export async function freePort (hosts = ['127.0.0.1']): Promise<number> {
   for (;;) {
     const port = 10_000 + Math.floor(Math.random() * 20_000)
-    const server = createServer().listen(port, '127.0.0.1')
-    try {
-      await once(server, 'listening')
-    } catch {
-      continue
-    }
-    await new Promise(resolve => { server.close(resolve) })
-    return port
+    const areFree = await Promise.all(hosts.map(async host => await isFree(port, host)))
+    if (areFree.every(Boolean)) return port
   }
+}
+
+async function isFree (port: number, host: string): Promise<boolean> {
+  const server = createServer().listen(port, host)
+  try {
+    await once(server, 'listening')
+  } catch {
+    return false
+  }
+  await new Promise(resolve => { server.close(resolve) })
+  return true
+}
+
+/** Listens on both addresses of `localhost`; see `resolveToBothLoopbacks()`. With port 0, the second address may be in use. */
+export async function listenOnLocalhost (app: FastifyInstance): Promise<void> {
+  await app.listen({ port: await freePort(['127.0.0.1', '::1']), host: 'localhost' })
 }
 
 /** A promise with its resolve and reject functions. */

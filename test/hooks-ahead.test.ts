@@ -102,7 +102,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     await eventually(() => app.gracefulShutdown.phase === 'draining')
     hold.release()
     t.equal(await answer(), '200')
-    t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
+    t.match(await report, { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
   })
 
   t.test(`${protocol}: a request that a hook holds past the drain timeout gets a 503 and is named`, async t => {
@@ -141,7 +141,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
       hold.release()
       t.equal(await first.answer(), '200')
       t.equal(await second.answer(), '503')
-      t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+      t.match(await report, { completed: 1, refused: 1, cut: { length: 0 }, exitCode: 0 })
     })
   }
 
@@ -169,7 +169,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     t.strictSame(await Promise.all(answers.map(async ({ answer }) => await answer())), Object.values(expected))
     await eventually(() => app.inFlightRequests === 0)
     t.ok(isAnswerAwaited)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   })
 
   t.test(`${protocol}: a request whose onResponse hook fails ahead of the plugin's does not count any longer`, async t => {
@@ -182,7 +182,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     t.strictSame(await Promise.all(answers.map(async ({ answer }) => await answer())), ['200', '200', '404'])
     await eventually(() => app.inFlightRequests === 0)
     const report = await app.gracefulShutdown.shutdown()
-    t.match(report, { cut: [], exitCode: 0 })
+    t.match(report, { cut: { length: 0 }, exitCode: 0 })
     t.ok(report.phases.closing < 700, `closing took ${report.phases.closing}ms`)
   })
 
@@ -198,7 +198,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     await eventually(() => app.gracefulShutdown.phase === 'draining')
     hold.release()
     t.equal(await answer(), '200')
-    t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+    t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
     t.ok((await report).phases.draining < 2_000, `drained for ${(await report).phases.draining}ms`)
   })
 }
@@ -258,7 +258,7 @@ t.test('a request whose client disconnects while a hook holds it does not count 
   await client.closed
   hold.release()
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a request that a hook holds for longer than writeTimeout is cut, and the service continues', async t => {
@@ -271,7 +271,7 @@ t.test('a request that a hook holds for longer than writeTimeout is cut, and the
   t.match(client.text, /^HTTP\/1\.1 503/)
   hold.release()
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('of a pipeline, requests that a hook holds are each waited for', async t => {
@@ -285,7 +285,7 @@ t.test('of a pipeline, requests that a hook holds are each waited for', async t 
   hold.release()
   await client.closed
   t.equal(client.text.match(/200 OK/g)?.length, 3)
-  t.match(await report, { completed: 3, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 3, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('of a pipeline, requests that a hook holds past the drain timeout are each answered with 503 and named', async t => {
@@ -314,7 +314,7 @@ t.test('a request behind one in flight that is held while draining is answered w
   released.resolve()
   await client.closed
   t.strictSame(client.text.match(/(?<=HTTP\/1\.1 )\d+/g), ['200', '503'])
-  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, refused: 1, cut: { length: 0 }, exitCode: 0 })
   hold.release()
 })
 
@@ -337,7 +337,7 @@ t.test('an upload that a hook holds while draining gets its 503', async t => {
   await Promise.all([first.closed, upload.closed])
   t.match(first.text, /^HTTP\/1\.1 200/)
   t.match(upload.text, /^HTTP\/1\.1 503/)
-  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, refused: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('an injected request that a hook holds is answered, and does not count forever', async t => {
@@ -348,6 +348,6 @@ t.test('an injected request that a hook holds is answered, and does not count fo
   const report = app.gracefulShutdown.shutdown()
   hold.release()
   t.ok([200, 503].includes((await answer).statusCode))
-  t.match(await report, { cut: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
   t.equal(app.inFlightRequests, 0)
 })

@@ -153,7 +153,7 @@ for (const reusePort of [false, true]) {
       await once(client, 'close')
       t.ok(named.every(stream => stream === 1))
       t.equal(served, 0)
-      t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
+      t.match(await report, { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
       t.equal(app.inFlightRequests, 0)
     })
   }

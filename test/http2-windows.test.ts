@@ -84,7 +84,7 @@ for (const [what, act] of Object.entries(activities)) {
     const named = log.lines.filter(({ code }) => code === 'FST_ERR_GRACEFUL_WRITE_TIMEOUT')
     t.strictSame(named.map(({ url }) => url), Array.from({ length: 5 }, () => '/large'))
     await eventually(() => app.inFlightRequests === 0)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -122,7 +122,7 @@ for (const path of ['/slow', '/file']) {
     t.ok(performance.now() - start > 2 * WRITE_TIMEOUT, `read for ${Math.round(performance.now() - start)}ms`)
     t.strictSame(log.messages(/^Request cut/), [])
     await eventually(() => app.inFlightRequests === 0)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -197,7 +197,7 @@ for (const trigger of ['shutdown', 'close'] as const) {
     await closed
     t.equal(received, SLOW_LINK_SIZE)
     await ended
-    t.match(await app.gracefulShutdown.wait(), { cut: [], errors: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.wait(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   })
 }
 

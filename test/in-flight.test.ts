@@ -54,7 +54,7 @@ async function expectNoneInFlight (t: Test, { app }: Pick<TestApp, 'app'>): Prom
   await eventually(() => app.inFlightRequests === 0)
   t.strictSame(app.gracefulShutdown.inFlight(), [])
   const report = await app.gracefulShutdown.shutdown()
-  t.match(report, { cut: [], exitCode: 0 })
+  t.match(report, { cut: { length: 0 }, exitCode: 0 })
   t.equal(app.inFlightRequests, 0, 'never negative')
 }
 
@@ -151,7 +151,7 @@ t.test('a handler whose client has disconnected counts until it settles', async 
     t.equal(app.inFlightRequests, 1, style)
     const report = app.gracefulShutdown.shutdown()
     released.resolve()
-    t.match(await report, { cut: [], completed: 0, exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, completed: 0, exitCode: 0 })
     t.ok(settled, `${style}: the shutdown has waited`)
     t.equal(app.inFlightRequests, 0)
   }
@@ -232,14 +232,14 @@ for (const http2 of [false, true]) {
     t.equal(app.inFlightRequests, 1)
     const report = app.gracefulShutdown.shutdown()
     finish()
-    t.match(await report, { completed: 0, cut: [], exitCode: 0 })
+    t.match(await report, { completed: 0, cut: { length: 0 }, exitCode: 0 })
     t.equal(app.inFlightRequests, 0)
   })
 
   t.test(`${protocol}: a request whose client disconnects during such a hook, before its body is read, does not count`, async t => {
     const { app } = await visitWithHookAhead(t, 'POST')
     await eventually(() => app.inFlightRequests === 0)
-    t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -276,7 +276,7 @@ t.test('a request that arrived before the shutdown is served, also if a hook ahe
   second.release()
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 200 [^]*first[^]*HTTP\/1\.1 200 [^]*connection: close[^]*\{"held":true\}$/i)
-  t.match(await report, { completed: 2, refused: 0, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 2, refused: 0, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('requests on one connection that a hook reorders each end once', async t => {
@@ -382,7 +382,7 @@ t.test('HTTP/2: streams that are answered while their session closes do not coun
   const closed = Promise.all(sessions.map(async session => { if (!session.destroyed) await once(session, 'close') }))
   await Promise.race([closed, sleep(10_000, undefined, { ref: false })])
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a request that ends leaves the other entries unchanged', async t => {
@@ -416,7 +416,7 @@ t.test('a hook that hijacks the reply and destroys the connection leaves no requ
   app.get('/', async () => 'never')
   await new RawClient(await listen(app)).get('/').closed
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a request with raw writes whose client disconnects does not count', async t => {
@@ -460,7 +460,7 @@ t.test('a request whose client disconnects after half of the body counts again w
   await sleep(20)
   t.equal(app.gracefulShutdown.phase, 'draining')
   released.resolve()
-  t.match(await report, { cut: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a handler that still reads the body after its answer ends when its client disconnects', async t => {
@@ -491,7 +491,7 @@ t.test('a request whose client disconnects after the handler, before it has read
   t.equal(app.inFlightRequests, 1)
   const report = app.gracefulShutdown.shutdown()
   client.socket.destroy()
-  t.match(await report, { completed: 0, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 0, cut: { length: 0 }, exitCode: 0 })
   await expectNoneInFlight(t, target)
 })
 
@@ -792,7 +792,7 @@ t.test('keeps nothing of a rejected request whose client disconnects while a hoo
   await collected(requests)
   t.equal(app.inFlightRequests, 1)
   release()
-  t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
   t.match(held.text, /200 OK/)
 })
 
@@ -823,7 +823,7 @@ t.test('HTTP/2: counts streams, and one that its client resets until its handler
   held.release()
   await eventually(() => app.inFlightRequests === 0)
   const report = await app.gracefulShutdown.shutdown()
-  t.match(report, { completed: 0, cut: [], exitCode: 0 })
+  t.match(report, { completed: 0, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('HTTP/2: a response that its handler sends with methods of the stream counts until it has been sent, and is then completed', async t => {
@@ -857,7 +857,7 @@ t.test('HTTP/2: a response that its handler sends with methods of the stream cou
   await eventually(() => app.inFlightRequests === 1)
   t.match(app.gracefulShutdown.inFlight(), [{ url: '/file' }], 'its client has not read it')
   big.resume()
-  t.match(await report, { completed: 2, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 2, cut: { length: 0 }, exitCode: 0 })
 })
 
 for (const when of ['while it is read', 'during a hook before it is read'] as const) {
@@ -884,7 +884,7 @@ for (const when of ['while it is read', 'during a hook before it is read'] as co
     // Fastify now listens for a body that receives no further events.
     hookDone.resolve()
     await eventually(() => app.inFlightRequests === 0)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -945,7 +945,7 @@ t.test('HTTP/2: an upload that arrives together with its reset, and that Fastify
   await sleep(50)
   t.strictSame(events, [])
   released.resolve()
-  t.match(await report, { cut: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
   t.strictSame(events, ['handled {"id":1}', 'closed'])
 })
 
@@ -982,7 +982,7 @@ for (const method of ['GET', 'POST']) {
     t.equal(app.inFlightRequests, 1, 'the handler still runs')
     handlerDone.resolve()
     await eventually(() => app.inFlightRequests === 0)
-    t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -1005,7 +1005,7 @@ t.test('HTTP/2: a request whose handler gets the upload as a stream counts until
   t.equal(app.inFlightRequests, 1, 'the handler still runs')
   released.resolve()
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('an injected request counts, also when it is aborted', async t => {
@@ -1037,7 +1037,7 @@ t.test('track() makes the drain wait for background work, and shows it', async t
   t.equal(gracefulShutdown.phase, 'draining')
   t.notOk(done)
   work.resolve(1)
-  t.match(await report, { cut: [], completed: 0, errors: [{ message: 'failed work is over, too' }], exitCode: 1 })
+  t.match(await report, { cut: { length: 0 }, completed: 0, errors: [{ message: 'failed work is over, too' }], exitCode: 1 })
   for (const value of [undefined, null, 1, {}]) {
     t.throws(() => { void gracefulShutdown.track(value as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
   }
@@ -1061,7 +1061,7 @@ t.test('track() with a function starts the work, passes the signal, and returns 
   t.equal(gracefulShutdown.phase, 'draining')
   work.resolve(1)
   t.equal(await result, 1)
-  t.match(await report, { cut: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a request from a server of the application counts, also if its client disconnects', async t => {
@@ -1081,7 +1081,7 @@ t.test('a request from a server of the application counts, also if its client di
   t.equal(app.inFlightRequests, 1, 'its handler still runs')
   held.release()
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, cut: { length: 0 }, exitCode: 0 })
 })
 
 for (const protocol of ['HTTP/1', 'HTTP/2']) {
@@ -1109,7 +1109,7 @@ for (const protocol of ['HTTP/1', 'HTTP/2']) {
         client.socket.destroy()
       }
       await eventually(() => app.inFlightRequests === 0)
-      t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+      t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
     })
   }
 }
@@ -1159,7 +1159,7 @@ for (const [what, make] of Object.entries(fromWeb)) {
         await log.line(/Waiting for 3 in-flight requests/)
         leave()
       }
-      t.match(await report, { cut: [], exitCode: 0 })
+      t.match(await report, { cut: { length: 0 }, exitCode: 0 })
     })
   }
 }
@@ -1221,7 +1221,7 @@ t.test('a stream that Fastify leaves open, because its HTTP/2 client has disconn
   session.destroy()
   await gone.promise
   await afterCollecting(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a handler that may still go on counts, although only a timer refers to it', async t => {
@@ -1239,7 +1239,7 @@ t.test('a handler that may still go on counts, although only a timer refers to i
   // The sweep runs each second.
   await sleep(1_500)
   t.equal(app.inFlightRequests, 1)
-  t.match(await app.gracefulShutdown.shutdown(), { completed: 1, cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test("with waitFor: 'response', a request is over when it has been answered", async t => {
@@ -1259,14 +1259,14 @@ t.test("with waitFor: 'response', a request is over when it has been answered", 
   t.equal(app.inFlightRequests, 1)
   held.resolve()
   await client.until(/answered/)
-  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('requests that were answered without a hook before the shutdown are not in its report', async t => {
   const { app } = await createApp(t)
   const client = new RawClient(await listen(app))
   await client.get('/%zz').until(/Bad Request/)
-  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, slowest: [], cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { completed: 0, slowest: { length: 0 }, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('requests that are answered without a hook are over as soon as they are answered', async t => {
@@ -1290,7 +1290,7 @@ for (const paths of [['/held', '/%zz'], ['/held', '/%zz', '/nowhere']]) {
     await entered
     const report = app.gracefulShutdown.shutdown()
     release()
-    t.match(await report, { completed: paths.length, cut: [], exitCode: 0 })
+    t.match(await report, { completed: paths.length, cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -1305,7 +1305,7 @@ t.test("with waitFor: 'response', a request whose client has disconnected is ove
   await eventually(() => app.inFlightRequests === 1)
   client.socket.destroy()
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('requests that another server passes on, or that are injected, do not count forever', async t => {

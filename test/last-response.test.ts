@@ -98,7 +98,7 @@ for (const [way, handler] of Object.entries(ways)) {
     t.strictSame(headersOf(client, 'connection'), ['close'])
     t.strictSame(headersOf(client, 'keep-alive'), [])
     t.strictSame(headersOf(client, 'x-own'), ['kept'])
-    t.match(await end(), { completed: 1, refused: 0, cut: [], exitCode: 0 })
+    t.match(await end(), { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -216,7 +216,7 @@ t.test('a synchronous response to an upload that was arriving as the shutdown st
   await client.closed
   t.match(client.text, /\r\nconnection: close\r\n[^]*served$/i)
   app.gracefulShutdown.skipDelay()
-  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 /** What answers without having read the body of its request. */
@@ -262,7 +262,7 @@ for (const [what, [status, add]] of Object.entries(UNREAD)) {
       client.socket.end()
       await client.closed
       t.equal(client.error, undefined)
-      t.match(await end(), { cut: [], exitCode: 0 })
+      t.match(await end(), { cut: { length: 0 }, exitCode: 0 })
     })
   }
 }

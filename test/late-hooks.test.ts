@@ -79,7 +79,7 @@ async function expectCleanupAfter (t: Test, app: FastifyInstance, hook: SlowHook
   t.equal(app.gracefulShutdown.phase, 'draining')
   events.push('hook ends')
   hook.left.resolve()
-  t.match(await report, { errors: [], cut: [], exitCode: 0 })
+  t.match(await report, { errors: { length: 0 }, cut: { length: 0 }, exitCode: 0 })
   t.strictSame(events, ['hook ends', 'cleanup'])
   t.equal(app.inFlightRequests, 0)
   return await report
@@ -259,7 +259,7 @@ t.test('a web stream that Fastify stops reading, because its response is destroy
   const client = new RawClient(await listen(app)).get('/')
   await client.closed
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 for (const isHttp2 of [false, true]) {
@@ -312,7 +312,7 @@ for (const isHttp2 of [false, true]) {
     visitOver(t, isHttp2, await listen(app))
     await called.promise
     await eventually(() => app.inFlightRequests === 0)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -550,7 +550,7 @@ for (const isHttp2 of [false, true]) {
     await sent.promise
     leave()
     await eventually(() => app.inFlightRequests === 0)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -630,7 +630,7 @@ t.test('an onRequestAbort hook with a callback runs, and is not waited for', asy
   await entered.promise
   leave()
   await called.promise
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 for (const [where, add] of Object.entries({
@@ -702,7 +702,7 @@ t.test('onResponse hooks of probes, of opted-out routes and of rejected requests
   t.match(app.gracefulShutdown.inFlight(), [{ url: '/held' }])
   release()
   await client.closed
-  t.match(await report, { completed: 1, refused: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, refused: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('cleanup waits for an async onTimeout hook', async t => {
@@ -725,7 +725,7 @@ t.test('an onResponse hook with a callback runs, and is not waited for', async t
   app.get('/', async () => 'answer')
   const client = new RawClient(await listen(app)).get('/')
   await hook.entered.promise
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   await client.closed
   hook.left.resolve()
 })
@@ -754,7 +754,7 @@ t.test("with waitFor: 'response', an async onResponse hook is not waited for", a
   await new RawClient(await listen(app)).get('/').until(/answer/)
   await hook.entered.promise
   const { phases, ...report } = await app.gracefulShutdown.shutdown()
-  t.match(report, { cut: [], exitCode: 0 })
+  t.match(report, { cut: { length: 0 }, exitCode: 0 })
   t.ok(phases.draining < 700, `drained for ${phases.draining}ms`)
   hook.left.resolve()
 })
@@ -812,7 +812,7 @@ for (const name of ['onResponse', 'onRequestAbort'] as const) {
     t.equal(app.gracefulShutdown.phase, 'draining')
     route.release()
     work.hook.left.resolve()
-    t.match(await report, { cut: [], exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, exitCode: 0 })
     t.equal(work.calls, 1)
   })
 }
@@ -991,7 +991,7 @@ for (const [why, { status, give, leaves = false }] of Object.entries(endless)) {
     if (leaves) client.socket.destroy()
     await eventually(() => app.inFlightRequests === 0)
     t.equal(stream.closed, false)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -1007,7 +1007,7 @@ t.test('a request whose stream never closes no longer counts after drainTimeout,
     t.match(await log.line(/^A handler or its stream has not ended since/), { route: '/' })
     t.equal(app.inFlightRequests, 0)
     hook.left.resolve()
-    t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   }
 })
 

@@ -58,7 +58,7 @@ for (const where of ['root', 'encapsulated']) {
     t.equal(app.gracefulShutdown.phase, 'draining', 'before the requests in flight have ended')
     held.release()
     await busy.closed
-    t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+    t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -120,7 +120,7 @@ for (const spread of [0, 100]) {
     client.close()
     await app.close()
     t.strictSame(ran, ['onClose', 'callback'])
-    t.match(await app.gracefulShutdown.wait(), { errors: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.wait(), { errors: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -193,7 +193,7 @@ t.test("a stream that onShutdown: 'end' cannot end, because its end() has been r
   })
   const client = new RawClient(await listen(app)).get('/')
   await client.until(/begun/)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [{ url: '/' }], errors: [], exitCode: 1 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: [{ url: '/' }], errors: { length: 0 }, exitCode: 1 })
   await client.closed
 })
 
@@ -255,7 +255,7 @@ for (const isHttp2 of [false, true]) {
       await eventually(() => log.messages(/^Waiting for 1 in-flight/).length === 2)
       end('half whole')
       t.equal(await body, 'half whole')
-      t.match(await report, { cut: [], completed: 1, exitCode: 0 })
+      t.match(await report, { cut: { length: 0 }, completed: 1, exitCode: 0 })
     })
   }
 }
@@ -278,7 +278,7 @@ t.test('injectWS() works, and its WebSocket gets 1001', async t => {
   const closed = once(client, 'close') as Promise<[number]>
   const report = app.gracefulShutdown.shutdown()
   t.equal((await closed)[0], 1001)
-  t.match(await report, { errors: [], exitCode: 0 })
+  t.match(await report, { errors: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a WebSocket client that does not answer the close frame is not waited for', async t => {
@@ -293,7 +293,7 @@ t.test('a WebSocket client that does not answer the close frame is not waited fo
   const report = await app.gracefulShutdown.shutdown()
   await client.closed
   t.match(client.text, /\x88\x02\x03\xe9$/, '1001') // oxlint-disable-line no-control-regex
-  t.match(report, { cut: [], exitCode: 0 })
+  t.match(report, { cut: { length: 0 }, exitCode: 0 })
   t.ok(report.phases.closing < 2_000, `closing took ${report.phases.closing}ms`)
 })
 
@@ -322,7 +322,7 @@ t.test('event streams and long polls see the signal at once, while the server st
   t.match(await poll, { status: 200, headers: { connection: 'close' }, body: '{"messages":[]}' })
   t.match(await events.response, { body: 'data: hello\n\ndata: bye\n\n', error: undefined })
   t.strictSame(phases, ['delaying', 'delaying'])
-  t.match(await shutdown.report, { completed: 2, cut: [], exitCode: 0 })
+  t.match(await shutdown.report, { completed: 2, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('an event stream that ignores the signal may continue until the drain timeout', async t => {
@@ -365,7 +365,7 @@ t.test('HTTP/2: sessions are served while delaying, and get GOAWAY when the dela
   held.release()
   stream.resume()
   await once(busy, 'close')
-  t.match(await report, { completed: 7, refused: 0, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 7, refused: 0, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('HTTP/2: a new stream on a session opened before the drain gets REFUSED_STREAM, which the client may retry elsewhere', async t => {
@@ -385,7 +385,7 @@ t.test('HTTP/2: a new stream on a session opened before the drain gets REFUSED_S
   t.equal(headers[':status'], 200)
   inFlight.resume()
   await once(session, 'close')
-  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('HTTP/2: a stream of an opted-out route ends with its session', async t => {
@@ -401,7 +401,7 @@ t.test('HTTP/2: a stream of an opted-out route ends with its session', async t =
   const closed = once(session, 'close')
   const report = await app.gracefulShutdown.shutdown()
   await closed
-  t.match(report, { completed: 0, cut: [], exitCode: 0 })
+  t.match(report, { completed: 0, cut: { length: 0 }, exitCode: 0 })
   t.ok(report.phases.closing < 1_900, `closing took ${report.phases.closing}ms`)
   held.release()
 })
@@ -487,7 +487,7 @@ for (const event of ['message', 'close'] as const) {
     const mask = Buffer.alloc(4)
     client.socket.write(Buffer.concat([Buffer.from([0x81, 0x82]), mask, Buffer.from('hi')]))
     client.socket.write(Buffer.concat([Buffer.from([0x88, 0x82]), mask, Buffer.from([0x03, 0xe9])]))
-    t.match(await report, { cut: [], exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, exitCode: 0 })
     t.strictSame(order, [`${event} saved`, 'onClose', 'callback'])
   })
 }
@@ -507,5 +507,5 @@ t.test('HTTP/2: a CONNECT stream that the application has taken is not waited fo
   t.equal(app.inFlightRequests, 0)
   const [report, received] = await Promise.all([app.gracefulShutdown.shutdown(), text(stream)])
   t.equal(received, 'bye')
-  t.match(report, { cut: [], errors: [], exitCode: 0 })
+  t.match(report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })

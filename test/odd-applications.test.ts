@@ -14,7 +14,9 @@ import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { COVERED, createApp, Deferred, eventually, heldRoute, listen, portOf, RawClient, runNode, visit } from './helpers.ts'
+import {
+  COVERED, createApp, Deferred, eventually, heldRoute, listen, listenOnLocalhost, portOf, RawClient, runNode, visit
+} from './helpers.ts'
 
 /** What a handler does to Fastify's objects, and how its request is named afterwards. */
 const damages: Record<string, { code: string, url: string | undefined }> = {
@@ -127,7 +129,7 @@ t.test('an async error handler is waited for, also if the client has disconnecte
   t.equal(app.inFlightRequests, 1)
   t.equal(app.gracefulShutdown.phase, 'draining')
   finish()
-  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   t.strictSame(events, ['worked', 'cleanup'])
 })
 
@@ -178,7 +180,7 @@ for (const [what, { status, add }] of Object.entries(nested)) {
     await Promise.race([sleep(100), report])
     t.equal(app.gracefulShutdown.phase, 'draining')
     finish()
-    t.match(await report, { cut: [], errors: [], exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
     t.strictSame(events, ['worked', 'cleanup'])
   })
 }
@@ -211,7 +213,7 @@ t.test('an upload that has arrived and that no parser has read counts until its 
   await Promise.race([sleep(100), report])
   t.equal(app.gracefulShutdown.phase, 'draining')
   finish()
-  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   t.strictSame(events, ['worked', 'cleanup'])
 })
 
@@ -250,7 +252,7 @@ for (const [what, add] of Object.entries(holds)) {
     t.equal(app.inFlightRequests, 1)
     const report = app.gracefulShutdown.shutdown()
     released.resolve()
-    t.match(await report, { cut: [], callbacks: [{}], exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, callbacks: [{}], exitCode: 0 })
   })
 }
 
@@ -302,7 +304,7 @@ t.test('instances that share connections each count their own requests, also whe
   t.match(front.gracefulShutdown.inFlight(), [{ url: '/here' }])
   const report = front.gracefulShutdown.shutdown()
   here.release()
-  t.match(await report, { cut: [], errors: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   await staying.closed
   t.match(staying.text, /^HTTP\/1\.1 200 /)
 })
@@ -335,7 +337,7 @@ for (const [what, add] of Object.entries(upgraders)) {
     held.release()
     await client.closed
     t.match(client.text, /^HTTP\/1\.1 200 OK[^]*\{"held":true\}$/)
-    t.match(await report, { completed: 1, refused: 1, cut: [], errors: [], exitCode: 0 })
+    t.match(await report, { completed: 1, refused: 1, cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -438,7 +440,7 @@ t.test('an event stream is recognized although headersSent of its response is no
   t.strictSame(log.messages(/^Request cut/), [])
   left.socket.destroy()
   await eventually(() => app.inFlightRequests === 1)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   await client.closed
   t.match(client.text, /\r\n0\r\n\r\n$/)
 })
@@ -447,7 +449,7 @@ t.test('unref() on a server that listens on both loopback addresses of localhost
   t.teardown(resolveToBothLoopbacks())
   const { app, log } = await createApp(t)
   app.get('/', async () => 'served')
-  await app.listen({ port: 0, host: 'localhost' })
+  await listenOnLocalhost(app)
   t.equal(app.addresses().length, 2)
   app.server.unref()
   // The event of a closed server comes in a later turn.
@@ -457,7 +459,7 @@ t.test('unref() on a server that listens on both loopback addresses of localhost
   await client.until(/served$/)
   t.equal(app.gracefulShutdown.phase, 'running')
   t.strictSame(log.messages(/shut(?:ting)? down/i), [])
-  t.match(await app.gracefulShutdown.shutdown(), { reason: 'shutdown', cut: [], errors: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { reason: 'shutdown', cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })
 
 /** Ways to take a socket out of a server. */
@@ -487,9 +489,9 @@ for (const [what, { event, head }] of Object.entries(handovers)) {
       held.release()
       await client.closed
       t.match(client.text, /\{"held":true\}$/)
-      t.match(await report, { completed: 1, cut: [], errors: [], exitCode: 0 })
+      t.match(await report, { completed: 1, cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
       const other = receiver === app ? another : app
-      t.match(await other.gracefulShutdown.shutdown(), { cut: [], errors: [], exitCode: 0 })
+      t.match(await other.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
       t.strictSame([app.inFlightRequests, another.inFlightRequests], [0, 0])
     })
   }
@@ -589,7 +591,7 @@ for (const [what, { expect, status, handle }] of Object.entries(ownListeners)) {
       t.equal(app.gracefulShutdown.phase, 'draining')
       left.resolve()
       t.equal(await answered.promise, status)
-      t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+      t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
     })
   }
 }
@@ -604,7 +606,7 @@ t.test('work that an onClose hook tracks ends before shutdown callbacks run', as
   })
   app.registerShutdownCallback(() => { events.push('database closed') })
   await listen(app)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   t.strictSame(events, ['flushed', 'database closed'])
 })
 
@@ -622,7 +624,7 @@ t.test('work that follows tracked work in the next turn of the event loop is wai
       await new Promise(resolve => { setImmediate(resolve) })
     }
   })()
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   t.strictSame(events, ['first', 'second', 'third', 'database closed'])
 })
 
@@ -670,6 +672,6 @@ t.test('an opted-out request whose client has disconnected, and whose handler ne
   await entered.promise
   await leave()
   const report = await app.gracefulShutdown.shutdown()
-  t.match(report, { cut: [], errors: [], exitCode: 0 })
+  t.match(report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   t.ok(report.time < 1_000, `took ${report.time}ms`)
 })

@@ -50,7 +50,7 @@ t.test("each hook runs once, in each context, in Fastify's order and with Fastif
   await eventually(() => ran.length === expected.length)
   t.equal(app.gracefulShutdown.phase, 'draining')
   held.release()
-  t.match(await report, { completed: 1, errors: [], exitCode: 0 })
+  t.match(await report, { completed: 1, errors: { length: 0 }, exitCode: 0 })
   await client.closed
   t.strictSame(ran, expected)
 })
@@ -325,7 +325,7 @@ for (const [name, add] of streams) {
     await add(app)
     const time = await closeStream(app)
     t.ok(time < alone + 250, `took ${time}ms, Fastify alone ${alone}ms`)
-    t.match(await app.gracefulShutdown.wait(), { cut: [], errors: [], completed: 1, exitCode: 0 })
+    t.match(await app.gracefulShutdown.wait(), { cut: { length: 0 }, errors: { length: 0 }, completed: 1, exitCode: 0 })
   })
 }
 

@@ -71,7 +71,7 @@ t.test('no hook that is registered later answers a probe, while running and whil
     const end = await drain(app)
     t.equal((await app.inject('/health')).body, '{"status":"shutting_down"}', name)
     t.equal((await app.inject('/ready')).body, '{"ready":false,"reason":"shutting_down"}', name)
-    t.match(await end(), { refused: 0, cut: [], exitCode: 0 })
+    t.match(await end(), { refused: 0, cut: { length: 0 }, exitCode: 0 })
   }
 })
 
@@ -246,7 +246,7 @@ t.test('@fastify/under-pressure does not answer a probe if it is registered late
   t.equal((await app.inject('/ready')).body, '{"ready":false,"reason":"check_failed","checks":["pressure"]}', 'as a check, it makes the instance not ready')
   const end = await drain(app)
   t.equal((await app.inject('/health')).body, '{"status":"shutting_down"}')
-  t.match(await end(), { cut: [], exitCode: 0 })
+  t.match(await end(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('@fastify/under-pressure answers the probes if it is registered before the plugin', async t => {
@@ -302,7 +302,7 @@ t.test('a browser can read the 503 of a rejected request if @fastify/cors is reg
   t.match(await refused.json(), { code: 'FST_ERR_GRACEFUL_SHUTTING_DOWN' })
   const ready = await fetch(`http://127.0.0.1:${port}/ready`, { headers: ORIGIN })
   t.equal(ready.headers.get('access-control-allow-origin'), ORIGIN.origin, 'a browser can also read a probe')
-  t.match(await end(), { refused: 1, cut: [], exitCode: 0 })
+  t.match(await end(), { refused: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('if @fastify/cors is registered after the plugin, rejections and probes do not have its headers', async t => {

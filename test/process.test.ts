@@ -79,7 +79,7 @@ for (const [path, event, message] of [
     await Promise.all([client.closed, culprit.closed])
     for (const { text } of [client, culprit]) t.match(text, /200 OK[^]*slow$/)
     t.strictSame(await service.exit, { code: 1, signal: null })
-    t.match(await service.log.line(/^Shutdown complete, with errors/), { report: { reason: 'SIGTERM', completed: 2, cut: [], errors: [message] } })
+    t.match(await service.log.line(/^Shutdown complete, with errors/), { report: { reason: 'SIGTERM', completed: 2, cut: { length: 0 }, errors: [message] } })
   })
 }
 

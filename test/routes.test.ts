@@ -140,7 +140,7 @@ t.test('hooks that are pushed to the onRequestAbort list of a route are called, 
   app.gracefulShutdown.onShutdown(() => { called.push('callback') })
   const report = app.gracefulShutdown.shutdown()
   left.resolve()
-  t.match(await report, { cut: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
   t.strictSame(called, ['hook', 'callback'])
 })
 
@@ -165,7 +165,7 @@ t.test('code that wraps the hooks that plugins add, such as @fastify/otel, chang
   await eventually(() => app.inFlightRequests === 1)
   client.socket.destroy()
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a handler that an onRoute hook puts in place counts until it is done, although it has answered', async t => {
@@ -184,7 +184,7 @@ t.test('a handler that an onRoute hook puts in place counts until it is done, al
   t.equal(app.inFlightRequests, 1)
   t.equal(app.gracefulShutdown.phase, 'draining')
   released.resolve()
-  t.match(await report, { cut: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('an onSend hook that an onRoute hook adds is waited for, although the client has disconnected', async t => {
@@ -206,7 +206,7 @@ t.test('an onSend hook that an onRoute hook adds is waited for, although the cli
   const report = app.gracefulShutdown.shutdown()
   t.equal(app.inFlightRequests, 1)
   released.resolve()
-  t.match(await report, { cut: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('an onRoute hook of a context that is older than the plugin is called as with Fastify alone', async t => {

@@ -14,7 +14,10 @@ import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
 import { SETTLE_TIMEOUT } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient, runCommand, socketPath } from './helpers.ts'
+import {
+  commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, heldRoute, listen, listenOnLocalhost, RawClient, runCommand,
+  socketPath
+} from './helpers.ts'
 import { openListener } from './inherited.ts'
 
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
@@ -24,7 +27,7 @@ t.test('covers the second listener of localhost, which Fastify does not expose',
   t.teardown(resolveToBothLoopbacks())
   const { app } = await createApp(t, { readTimeout: 200, writeTimeout: 10_000 })
   const held = heldRoute(app)
-  await app.listen({ port: 0, host: 'localhost' })
+  await listenOnLocalhost(app)
   const addresses = app.addresses() as AddressInfo[]
   t.strictSame(addresses.map(({ address }) => address).sort(), ['127.0.0.1', '::1'])
   const slow = addresses.map(({ address, port }) => new RawClient(connect(port, address)).send('POST / HTTP/1.1\r\nContent-Le'))
@@ -101,7 +104,7 @@ for (const [what, pass] of Object.entries<<T extends object>(object: T, of: 'req
     t.equal(app.inFlightRequests, 3)
     const report = app.gracefulShutdown.shutdown()
     released.resolve()
-    t.match(await report, { completed: 3, cut: [], exitCode: 0 })
+    t.match(await report, { completed: 3, cut: { length: 0 }, exitCode: 0 })
     for (const client of clients) {
       await client.closed
       t.match(client.text, /answered/)
@@ -162,7 +165,7 @@ t.test('a server that failed to listen at first is covered once', async t => {
   const client = new RawClient(await listen(app)).get('/')
   await client.until(/served/)
   t.strictSame(app.gracefulShutdown.inFlight(), [])
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   await client.closed
 })
 
@@ -180,7 +183,7 @@ t.test('a server of the application that shares the routing is drained and stays
   t.equal(app.inFlightRequests, 1)
   const report = app.gracefulShutdown.shutdown()
   held.release()
-  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
   await client.until(/200 OK[^]*\{"held":true\}$/)
   t.ok(server.listening)
   t.notOk(app.server.listening)
@@ -201,7 +204,7 @@ t.test('a server from serverFactory on which the application listens stays open,
   await held.entered
   const report = app.gracefulShutdown.shutdown()
   held.release()
-  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
   await client.until(/\{"held":true\}$/)
   t.ok(server.listening)
   await new Promise(resolve => { server.close(resolve) })
@@ -218,7 +221,7 @@ t.test('a server of Fastify on which the application listens is closed by Fastif
   await Promise.all([idle.until(/served/), held.entered, once(silent.socket, 'connect')])
   const report = app.gracefulShutdown.shutdown()
   held.release()
-  t.match(await report, { completed: 1, cut: [], errors: [], exitCode: 0 })
+  t.match(await report, { completed: 1, cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   await Promise.all([idle, busy, silent].map(async ({ closed }) => { await closed }))
   t.match(busy.text, /200 OK[^]*\{"held":true\}$/)
   t.notOk(app.server.listening)
@@ -375,7 +378,7 @@ async function closesWhileDraining (t: Test, app: FastifyInstance, whileDraining
   whileDraining()
   held.release()
   await client.until(/"held":true/)
-  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
 }
 
 t.test('with reusePort, the listener is closed as draining starts, also while an onListen hook ahead of the plugin runs', async t => {
@@ -455,7 +458,7 @@ t.test('with reusePort, new connections go to the other process while draining',
   }
   held.release()
   await client.until(/"held":true/)
-  t.match(await report, { completed: 1, refused: 0, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
 })
 
 for (const form of ['a promise', 'a callback']) {
@@ -609,7 +612,7 @@ for (const host of ['localhost', '127.0.0.1']) {
         else await new Promise(resolve => { app.listen({ port: 0, host }, resolve) })
         await closed.promise
         t.notOk(app.server.listening)
-        t.match(await app.gracefulShutdown.wait(), { errors: [], exitCode: 0 })
+        t.match(await app.gracefulShutdown.wait(), { errors: { length: 0 }, exitCode: 0 })
       })
     }
   }
@@ -620,7 +623,7 @@ for (const host of ['localhost', '127.0.0.1']) {
     const opened = once(app.server, 'listening')
     const listened = app.listen({ port: 0, host })
     await opened
-    t.match(await app.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
+    t.match(await app.gracefulShutdown.shutdown(), { errors: { length: 0 }, exitCode: 0 })
     await listened
     t.notOk(app.server.listening)
   })
@@ -669,7 +672,7 @@ t.test('a listen() before the plugin is loaded is noticed although a serverFacto
   const listened = app.listen({ port: 0, host: '127.0.0.1' })
   void app.close()
   await Promise.all([opened, listened])
-  t.match(await app.gracefulShutdown.wait(), { errors: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.wait(), { errors: { length: 0 }, exitCode: 0 })
   t.notOk(app.server.listening)
 })
 

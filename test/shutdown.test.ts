@@ -166,7 +166,7 @@ t.test('a close() that was saved before the registration, called before the inst
   work.resolve()
   await closed
   t.strictSame(happened, ['work done', 'pool closed'])
-  t.match(await app.gracefulShutdown.wait(), { reason: 'close', cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.wait(), { reason: 'close', cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('closing before anything was loaded, or ready, also runs the callbacks', async t => {
@@ -305,7 +305,7 @@ t.test('the signal tells long-lived responses to end', async t => {
   const report = await app.gracefulShutdown.shutdown()
   await client.closed
   t.match(client.text, /data: bye/)
-  t.match(report, { cut: [], completed: 1, exitCode: 0 })
+  t.match(report, { cut: { length: 0 }, completed: 1, exitCode: 0 })
 })
 
 t.test('an aborted listen signal starts the same shutdown', async t => {

@@ -145,7 +145,7 @@ for (const [what, open] of Object.entries({ WebSockets: openWebSocket, 'event st
     if (what === 'WebSockets') t.ok(clients.every(({ code }) => code === 1001))
     t.equal(await (await fetch(`http://127.0.0.1:${port}/`)).text(), 'delaying')
     app.gracefulShutdown.skipDelay()
-    t.match(await report, { cut: [], exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, exitCode: 0 })
   })
 }
 
@@ -168,7 +168,7 @@ t.test('HTTP/2 sessions get GOAWAY evenly, whether they send requests or not, an
   t.equal(late.code, undefined)
   app.gracefulShutdown.skipDelay()
   await late.told
-  t.match(await report, { completed: served + 1, refused: 0, cut: [], exitCode: 0 })
+  t.match(await report, { completed: served + 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('HTTP/2 sessions get GOAWAY evenly while draining, also if other processes share the port', async t => {
@@ -182,7 +182,7 @@ t.test('HTTP/2 sessions get GOAWAY evenly while draining, also if other processe
   t.strictSame(new Set(await Promise.all(clients.slice(CLIENTS / 2).map(async client => await client.get()))), new Set(['draining']))
   assertEven(t, await toldAfter(start, clients))
   t.ok(clients.every(({ code }) => code === 0), 'no error')
-  t.match(await report, { cut: [], exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
   t.notOk(app.server.listening)
 })
 
@@ -196,7 +196,7 @@ t.test('what opens meanwhile is also told within the time', async t => {
   assertEven(t, times)
   t.equal(app.gracefulShutdown.phase, 'delaying')
   app.gracefulShutdown.skipDelay()
-  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a spread longer than the delay goes on while draining, and preClose hooks wait for its end', async t => {
@@ -233,7 +233,7 @@ t.test('HTTP/2: a request that arrives after the delay is refused, and the sprea
   t.ok(untold > 5, `${untold} sessions have not been told`)
   app.gracefulShutdown.skipDelay()
   await toldAfter(0, clients)
-  t.match(await report, { refused: 1, cut: [], exitCode: 0 })
+  t.match(await report, { refused: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('the drain timeout limits the spread, also if the delay has ended early', async t => {
@@ -258,7 +258,7 @@ t.test('event streams that the spread has not told when the drain timeout comes 
   const clients = await openAll(async () => await openStream(port), 10)
   const report = await app.gracefulShutdown.shutdown()
   await toldAfter(0, clients)
-  t.match(report, { cut: [], completed: 10, exitCode: 0 })
+  t.match(report, { cut: { length: 0 }, completed: 10, exitCode: 0 })
 })
 
 t.test('if other code calls the original close(), WebSockets that are left at the drain timeout get 1001', async t => {
@@ -386,6 +386,6 @@ t.test('without a spread, all are told at once as draining starts', async t => {
     t.ok(apart < 2_000, `${apart} ms`)
     t.strictSame(phases.filter(phase => phase === 'delaying'), [])
     t.strictSame(log.messages(/long-lived/), [])
-    t.match(await report, { cut: [], exitCode: 0 })
+    t.match(await report, { cut: { length: 0 }, exitCode: 0 })
   }
 })

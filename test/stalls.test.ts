@@ -91,7 +91,7 @@ for (const [what, how, time] of stalls) {
       await client.closed
       t.match(client.text, /200 OK[^]*held$/)
       t.strictSame(program.log.messages(/callback/), CALLBACKS)
-      t.match(await program.log.line(/^report/), { cut: 0, errors: [], exitCode: 0 })
+      t.match(await program.log.line(/^report/), { cut: 0, errors: { length: 0 }, exitCode: 0 })
     })
   }
 }

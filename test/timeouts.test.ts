@@ -108,7 +108,7 @@ t.test('a handler that does not answer is cut: its client gets a 503, and the lo
   t.equal(app.inFlightRequests, 1, 'its handler still runs')
   held.release()
   await eventually(() => app.inFlightRequests === 0)
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 }, 'it does not concern the shutdown')
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 }, 'it does not concern the shutdown')
 })
 
 t.test('a connection that waits for a handler has no timer, one that receives or sends data has one', async t => {
@@ -353,7 +353,7 @@ t.test('a body parser that does not notice that its client has disconnected stop
   await eventually(() => app.inFlightRequests === 1)
   client.socket.destroy()
   t.match(await log.line(/has not ended since its client disconnected/), { level: 40, reqId: 'req-1', route: '/' })
-  t.match(await app.gracefulShutdown.shutdown(), { cut: [], exitCode: 0 })
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a request whose client has disconnected counts while hooks process its response, however long its handler has run', async t => {

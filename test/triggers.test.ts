@@ -127,7 +127,7 @@ for (const when of ['before it listens', 'while it starts to', 'with a request i
       await eventually(() => app.gracefulShutdown.phase === 'draining')
     }
     held.release()
-    t.match(await app.gracefulShutdown.wait(), { reason: 'close', cut: [], exitCode: 0, completed: client === undefined ? 0 : 1 })
+    t.match(await app.gracefulShutdown.wait(), { reason: 'close', cut: { length: 0 }, exitCode: 0, completed: client === undefined ? 0 : 1 })
     t.equal(ran, 1)
     t.notOk(app.server.listening)
     if (client === undefined) return

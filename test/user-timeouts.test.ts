@@ -17,7 +17,7 @@ import Fastify from 'fastify'
 import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { collect, createApp, Deferred, eventually, heldRoute, type Log, listen, RawClient, visit } from './helpers.ts'
+import { collect, createApp, Deferred, eventually, heldRoute, listen, listenOnLocalhost, RawClient, visit, type Log } from './helpers.ts'
 
 // Most of the time they wait.
 t.jobs = 4
@@ -511,7 +511,7 @@ t.test('over a stream that is not a socket, a client that reads slowly is not cu
   t.strictSame(log.messages(/^Request cut/), [])
   release.resolve()
   await eventually(() => fastify.inFlightRequests === 0)
-  t.match(await fastify.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
+  t.match(await fastify.gracefulShutdown.shutdown(), { errors: { length: 0 }, exitCode: 0 })
 })
 
 t.test('over a stream that is not a socket, an upload that is complete when its refusal has been sent is closed', async t => {
@@ -533,7 +533,7 @@ t.test('over a stream that is not a socket, an upload that is complete when its 
   fastify.server.emit('connection', stream)
   stream.push(POST.slice(0, -1))
   t.match(await ended.promise, /^HTTP\/1\.1 408 [^]*\}$/)
-  t.match(await fastify.gracefulShutdown.shutdown(), { errors: [], exitCode: 0 })
+  t.match(await fastify.gracefulShutdown.shutdown(), { errors: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a handler that has replaced a property of its reply is cut as usual', async t => {
@@ -796,7 +796,7 @@ t.test('a client that leaves after closeAllConnections() of another listener of 
   const gone = new Deferred()
   app.addHook('onRequest', async ({ raw }) => { raw.socket.on('close', () => { gone.resolve() }) })
   const { entered, release } = heldRoute(app)
-  await app.listen({ port: 0, host: 'localhost' })
+  await listenOnLocalhost(app)
   const { address } = app.server.address() as AddressInfo
   const other = app.addresses().find(listener => (listener as AddressInfo).address !== address) as AddressInfo
   const client = new RawClient(connectTcp(other.port, other.address)).get('/held')
@@ -816,7 +816,7 @@ t.test('with forceCloseConnections: true, requests that Fastify loses after othe
   const { app } = await createApp(t, {}, { forceCloseConnections: true })
   const { entered, release } = heldRoute(app)
   app.addHook('preClose', async () => { app.server.close() })
-  await app.listen({ port: 0, host: 'localhost' })
+  await listenOnLocalhost(app)
   const { address } = app.server.address() as AddressInfo
   const other = app.addresses().find(listener => (listener as AddressInfo).address !== address) as AddressInfo
   const client = new RawClient(connectTcp(other.port, other.address)).get('/held')
@@ -877,7 +877,7 @@ t.test('a listener for a timeout that keeps the connection, during a shutdown: n
   await eventually(() => expired > 0)
   held.release()
   await client.until(/"held":true/)
-  t.match(await report, { cut: [], completed: 1, exitCode: 0 })
+  t.match(await report, { cut: { length: 0 }, completed: 1, exitCode: 0 })
 })
 
 t.test("keepAliveTimeout: 0 set on the server is kept; Fastify and the plugin treat 0 in Fastify's options as not given", async t => {
@@ -909,7 +909,7 @@ for (const server of [{ forceCloseConnections: true }, { forceCloseConnections: 
     await idle.get('/').until(/^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
     held.release()
     await client.until(/"held":true/)
-    t.match(await report, { exitCode: 0, completed: 1, refused: 1, cut: [] })
+    t.match(await report, { exitCode: 0, completed: 1, refused: 1, cut: { length: 0 } })
     await Promise.all([idle.closed, client.closed])
   })
 }

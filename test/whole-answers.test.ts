@@ -36,7 +36,7 @@ async function stop (service: Program, requests = 1): Promise<void> {
 
 async function exited (t: Test, service: Program, completed = 1): Promise<void> {
   t.strictSame(await service.exit, { code: 0, signal: null })
-  t.match(await service.log.line(/^Graceful shutdown complete$/), { report: { reason: 'SIGTERM', completed, cut: [], errors: [] } })
+  t.match(await service.log.line(/^Graceful shutdown complete$/), { report: { reason: 'SIGTERM', completed, cut: { length: 0 }, errors: { length: 0 } } })
 }
 
 interface Answer {
@@ -247,7 +247,7 @@ for (const phase of ['delaying', 'draining'] as const) {
     await client.closed
     t.match(client.text, /^HTTP\/1\.1 401 Unauthorized[^]*who are you$/)
     t.equal(client.error, undefined)
-    t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+    t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
   })
 }
 

@@ -86,7 +86,7 @@ for (const [what, wrap] of Object.entries(wraps)) {
       release()
       await client.closed
       t.match(client.text, /^HTTP\/1\.1 200[^]*late$/)
-      t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+      t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
     })
   }
 }
@@ -100,7 +100,7 @@ t.test('a request to a route that was registered before the plugin is waited for
   release()
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 200[^]*late$/)
-  t.match(await report, { completed: 1, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a request to a route that was registered before the plugin still counts after its client has disconnected', async t => {
@@ -112,6 +112,6 @@ t.test('a request to a route that was registered before the plugin still counts 
   await leave()
   t.equal(app.inFlightRequests, 1)
   release()
-  t.match(await report, { completed: 0, cut: [], exitCode: 0 })
+  t.match(await report, { completed: 0, cut: { length: 0 }, exitCode: 0 })
   t.equal(app.inFlightRequests, 0)
 })

@@ -17,6 +17,6 @@ t.test('an application that fastify-cli starts answers requests in flight, and t
 
   t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   t.match(await rows, { status: 200, complete: true, body: /^row$/ })
-  const report = { completed: 1, refused: 1, cut: [], callbacks: [{ name: 'database' }] }
-  t.match(await service.ended(), { code: 0, report, complaints: [] })
+  const report = { completed: 1, refused: 1, cut: { length: 0 }, callbacks: [{ name: 'database' }] }
+  t.match(await service.ended(), { code: 0, report, complaints: { length: 0 } })
 })

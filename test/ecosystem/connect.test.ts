@@ -19,5 +19,5 @@ t.test('RPCs in flight are answered, and the drain waits for no RPC that has bee
 
   t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   t.match(await held, { status: 200, complete: true, body: /hello world/ })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
 })

@@ -16,5 +16,5 @@ t.test('if it is registered before the plugin, a browser can read both the respo
 
   t.match(refused, { status: 503, complete: true, headers: { ...READABLE, 'retry-after': '1' } })
   t.match(await held, { status: 200, complete: true, headers: READABLE })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
 })

@@ -15,5 +15,5 @@ t.test('requests that middleware holds at SIGTERM are answered, by the middlewar
   const [legacy, route] = await Promise.all(answers)
   t.match(legacy, { status: 200, complete: true, body: /^legacy$/ })
   t.match(route, { status: 200, complete: true, body: /^route$/ })
-  t.match(await service.ended(), { code: 0, report: { completed: 2, refused: 2, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { completed: 2, refused: 2, cut: { length: 0 } }, complaints: { length: 0 } })
 })

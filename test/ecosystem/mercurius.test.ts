@@ -20,5 +20,5 @@ t.test('queries in flight are answered, and subscriptions are closed with 1001',
 
   t.match(await query, { status: 200, complete: true, body: /^\{"data":\{"slow":"answered"\}\}$/ })
   t.match(await socket.closed, { code: 1001 })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, cut: { length: 0 } }, complaints: { length: 0 } })
 })

@@ -13,7 +13,7 @@ t.test('without enableShutdownHooks(), requests in flight are answered, and the 
 
   t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
 })
 
 for (const options of [{}, { useProcessExit: true }]) {
@@ -30,7 +30,7 @@ for (const options of [{}, { useProcessExit: true }]) {
     const { code, signal, ...ended } = await service.ended()
     // NestJS ends the process by sending the signal again or by process.exit().
     t.ok(code === 0 || signal === 'SIGTERM', `exit code ${code}, signal ${signal}`)
-    t.match(ended, { report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+    t.match(ended, { report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
     t.strictSame(service.log.messages(/^onApplicationShutdown/), ['onApplicationShutdown is done'])
   })
 }
@@ -48,6 +48,6 @@ t.test('beside a second Nest application, which sends the signal again when it i
 
   t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
-  t.match(await service.ended(), { signal: 'SIGTERM', report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { signal: 'SIGTERM', report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
   t.strictSame(service.log.messages(/^onApplicationShutdown/), ['onApplicationShutdown is done'])
 })

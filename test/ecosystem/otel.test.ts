@@ -14,8 +14,8 @@ for (const FIRST of ['otel', 'graceful']) {
 
     t.match(refused, { status: 503, complete: true })
     t.match(await placed, { status: 200, complete: true })
-    const report = { completed: 1, refused: 1, cut: [], callbacks: [{ name: 'traces' }] }
-    t.match(await service.ended(), { code: 0, report, complaints: [] })
+    const report = { completed: 1, refused: 1, cut: { length: 0 }, callbacks: [{ name: 'traces' }] }
+    t.match(await service.ended(), { code: 0, report, complaints: { length: 0 } })
     const spans = service.log.messages(/^exported: /)
     for (const span of ['exported: request 200', 'exported: handler - placeOrder']) t.ok(spans.includes(span), spans.join(', '))
   })

@@ -16,7 +16,7 @@ t.test('requests in flight are answered, and while draining a client over its li
 
   t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   t.match(await held, { status: 200, complete: true })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
 })
 
 t.test('probes are not limited', async t => {
@@ -25,5 +25,5 @@ t.test('probes are not limited', async t => {
   for (let times = 0; times < 5; times++) statuses.push((await service.get('/health')).status, (await service.get('/ready')).status)
   t.strictSame(new Set(statuses), new Set([200]))
   await service.sigterm()
-  t.match(await service.ended(), { code: 0, report: { cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { cut: { length: 0 } }, complaints: { length: 0 } })
 })

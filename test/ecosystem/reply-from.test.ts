@@ -21,5 +21,5 @@ t.test('requests that are proxied at SIGTERM are answered completely', async t =
   const [report, uploaded] = await Promise.all(answers)
   t.match(report, { status: 200, complete: true, body: /^first last $/ })
   t.match(uploaded, { status: 200, complete: true, body: /^first last half an upload, and the rest$/ })
-  t.match(await service.ended(), { code: 0, report: { completed: 2, refused: 1, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { completed: 2, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
 })

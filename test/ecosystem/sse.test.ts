@@ -18,6 +18,6 @@ for (const [what, path] of [
 
     t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*data: "first"\n\n[^]*event: bye\ndata: "last"\n\n\r\n0\r\n\r\n$/)
     t.match(await held, { status: 200, complete: true })
-    t.match(await service.ended(), { code: 0, report: { completed: 2, cut: [] }, complaints: [] })
+    t.match(await service.ended(), { code: 0, report: { completed: 2, cut: { length: 0 } }, complaints: { length: 0 } })
   })
 }

@@ -19,5 +19,5 @@ t.test('a download that its client reads slowly at SIGTERM is sent completely', 
   t.match(refused, { status: 503, complete: true })
   t.match(client.text.slice(0, 1_000), /^HTTP\/1\.1 200 OK\r\n/)
   t.equal(client.text.length - client.text.indexOf('\r\n\r\n') - 4, SIZE)
-  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
 })

@@ -15,5 +15,5 @@ t.test('the routes are described as without the plugin, and requests in flight a
 
   t.match(refused, { status: 503, complete: true })
   t.match(await held, { status: 200, complete: true })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: [] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
 })

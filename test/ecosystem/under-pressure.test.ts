@@ -19,7 +19,7 @@ t.test('a service under pressure still answers requests in flight, and its clien
 
   t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   t.match(await uploaded, { status: 200, complete: true, body: /^half, whole$/ })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: [] } })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } } })
 })
 
 t.test('a service under pressure is alive', async t => {
@@ -36,5 +36,5 @@ t.test('a service under pressure is alive', async t => {
   body.end('whole')
 
   t.match(await uploaded, { status: 200, complete: true })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 0, cut: [] } })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 0, cut: { length: 0 } } })
 })

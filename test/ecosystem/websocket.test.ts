@@ -21,7 +21,7 @@ for (const [what, env, closed] of [
 
     t.match(await held, { status: 200, complete: true })
     t.strictSame(await socket.closed, closed)
-    t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
+    t.match(await service.ended(), { code: 0, report: { completed: 1, cut: { length: 0 } }, complaints: { length: 0 } })
   })
 }
 
@@ -37,6 +37,6 @@ for (const [env, closed] of [[{}, { code: 1001, reason: '' }], [{ PRE_CLOSE: '1'
     await service.release()
 
     t.match(await held, { status: 200, complete: true })
-    t.match(await service.ended(), { code: 0, report: { completed: 1, cut: [] }, complaints: [] })
+    t.match(await service.ended(), { code: 0, report: { completed: 1, cut: { length: 0 } }, complaints: { length: 0 } })
   })
 }

@@ -12,6 +12,6 @@ t.test('the job that runs at SIGTERM is finished, and no other job is taken', as
   t.match(await service.post('/jobs/c', Readable.from([])), { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   await service.release()
 
-  t.match(await service.ended(), { code: 0, report: { refused: 1, cut: [], callbacks: [{ name: 'queue' }] }, complaints: [] })
+  t.match(await service.ended(), { code: 0, report: { refused: 1, cut: { length: 0 }, callbacks: [{ name: 'queue' }] }, complaints: { length: 0 } })
   t.strictSame(service.log.messages(/^finished/), ['finished: a; waiting: b'])
 })
