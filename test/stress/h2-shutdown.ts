@@ -1,7 +1,7 @@
 // HTTP/2 shutdowns under load: sessions that read slowly, upload, reset streams and leave. On Node 20, a session that is
 // closed inside a request handler corrupts the heap, and the process ends with SIGABRT or SIGSEGV after some rounds.
 //
-//   node --import tsx test/stress/h2-shutdown.ts [rounds]
+//   npm run test:stress [-- rounds]     300 by default, in two processes at a time
 
 import type { ClientHttp2Session } from 'node:http2'
 import { spawn } from 'node:child_process'
@@ -98,7 +98,10 @@ async function request (session: ClientHttp2Session): Promise<void> {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { rounds, code, signal, stderr } = await stressHttp2(Number(process.argv[2] ?? 300))
-  console.log(`${process.version}: ${signal ?? `exit code ${code}`} after ${rounds} rounds ${stderr.trim().split('\n')[0]}`)
-  process.exit(code ?? 1)
+  const share = Math.ceil(Number(process.argv[2] ?? 300) / 2)
+  const outcomes = await Promise.all([stressHttp2(share), stressHttp2(share)])
+  for (const { rounds, code, signal, stderr } of outcomes) {
+    console.log(`${process.version}: ${signal ?? `exit code ${code}`} after ${rounds} shutdowns ${stderr.trim().split('\n')[0]}`)
+    if (code !== 0 || rounds !== share) process.exitCode = 1
+  }
 }
