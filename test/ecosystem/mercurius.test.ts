@@ -16,9 +16,11 @@ t.test('queries in flight are answered, and subscriptions are closed with 1001',
   const query = service.post('/graphql', Readable.from(['{"query":"{ slow }"}']), { 'content-type': 'application/json' })
   await service.holds('/graphql')
   await service.sigterm()
+  const refused = await service.get('/graphql')
   await service.release()
 
+  t.match(refused, { status: 503, complete: true })
   t.match(await query, { status: 200, complete: true, body: /^\{"data":\{"slow":"answered"\}\}$/ })
   t.match(await socket.closed, { code: 1001 })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, cut: { length: 0 } }, complaints: { length: 0 } })
+  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
 })

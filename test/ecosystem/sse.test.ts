@@ -14,10 +14,12 @@ for (const [what, path] of [
     await Promise.all([service.holds(path), service.holds('/held')])
     await service.sigterm()
     await client.closed
+    const refused = await service.get('/held')
     await service.release()
 
+    t.match(refused, { status: 503, complete: true })
     t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*data: "first"\n\n[^]*event: bye\ndata: "last"\n\n\r\n0\r\n\r\n$/)
     t.match(await held, { status: 200, complete: true })
-    t.match(await service.ended(), { code: 0, report: { completed: 2, cut: { length: 0 } }, complaints: { length: 0 } })
+    t.match(await service.ended(), { code: 0, report: { completed: 2, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
   })
 }

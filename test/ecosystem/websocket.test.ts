@@ -17,11 +17,13 @@ for (const [what, env, closed] of [
     const held = service.get('/held')
     await service.holds('/held')
     await service.sigterm()
+    const refused = await service.get('/held')
     await service.release()
 
+    t.match(refused, { status: 503, complete: true })
     t.match(await held, { status: 200, complete: true })
     t.strictSame(await socket.closed, closed)
-    t.match(await service.ended(), { code: 0, report: { completed: 1, cut: { length: 0 } }, complaints: { length: 0 } })
+    t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
   })
 }
 
@@ -34,9 +36,11 @@ for (const [env, closed] of [[{}, { code: 1001, reason: '' }], [{ PRE_CLOSE: '1'
     await service.holds('/held')
     await service.sigterm()
     t.strictSame(await socket.closed, closed)
+    const refused = await service.get('/held')
     await service.release()
 
+    t.match(refused, { status: 503, complete: true })
     t.match(await held, { status: 200, complete: true })
-    t.match(await service.ended(), { code: 0, report: { completed: 1, cut: { length: 0 } }, complaints: { length: 0 } })
+    t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
   })
 }

@@ -1,7 +1,7 @@
 // Foreign test suites: the unmodified tests of Fastify and of its plugins, with this plugin on every instance.
 // `npm run test:foreign -- --help` shows the options.
 //
-// Exits with 1 if there is a difference that differences.ts does not list, or if a listed one has disappeared.
+// Exits with 1 if there is a difference that differences.ts does not list. A listed one that has disappeared is printed.
 
 import type { Suite } from './suites.ts'
 import { readdirSync } from 'node:fs'

@@ -39,7 +39,7 @@ for (const [name, command] of runners) {
       if (tries < TRIES && service.log.messages(/Second signal/).length > 0) continue
       await client.closed
       t.match(client.text, /200 OK[^]*slow$/)
-      t.strictSame(service.log.messages(/received|Second signal|callback runs|complete$/),
+      t.strictSame(service.log.messages(/received|Second signal|still serving|callback runs|complete$/),
         ['SIGINT received, shutting down', 'callback runs: SIGINT', 'Graceful shutdown complete'])
       return
     }
