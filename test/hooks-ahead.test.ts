@@ -1,7 +1,7 @@
 // Hooks registered before the plugin may hold a request, answer it or fail before the plugin's own hook runs.
 
 import t from 'tap'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Test } from 'tap'
 import type { GracefulOptions } from '../index.ts'
 import { connect as connectHttp2 } from 'node:http2'
@@ -52,7 +52,8 @@ function createHold (): Hold {
 /** Sends a request and returns how it was answered. */
 interface Sender {
   server: object
-  send: (port: number, path: string) => Promise<{ answer: () => Promise<string> }>
+  /** `answer()`: the status. `whole()`: the status and the body, once no more can come. */
+  send: (port: number, path: string) => Promise<{ answer: () => Promise<string>, whole: () => Promise<string> }>
 }
 
 const senders: Record<string, Sender> = {
@@ -64,6 +65,11 @@ const senders: Record<string, Sender> = {
         answer: async () => {
           await Promise.race([client.until(/^HTTP\/1\.1 \d+ /), client.closed])
           return client.text.split('\r\n')[0]?.slice(9, 12) ?? ''
+        },
+        whole: async () => {
+          await client.closed
+          const [head = '', ...body] = client.text.split('\r\n\r\n')
+          return `${head.slice(9, 12)} ${body.join('\r\n\r\n')}`
         }
       }
     }
@@ -74,21 +80,87 @@ const senders: Record<string, Sender> = {
       const session = connectHttp2(`http://127.0.0.1:${port}`)
       session.on('error', () => {})
       const stream = session.request({ ':path': path })
-      let status = ''
-      stream.on('response', headers => { status = String(headers[':status']) }).on('error', () => {}).resume()
+      let [status, body, hasEnded] = ['', '', false]
+      stream.on('response', headers => { status = String(headers[':status']) }).on('error', () => {}).setEncoding('latin1')
+      stream.on('data', chunk => { body += chunk }).on('end', () => { hasEnded = true })
       const closed = new Promise<void>(resolve => { stream.on('close', () => { resolve() }) })
-      return {
-        answer: async () => {
-          await closed
-          session.close()
-          return stream.rstCode === 0 ? status : `${status}, but reset with ${stream.rstCode}`
-        }
+      const answer = async () => {
+        await closed
+        session.close()
+        return stream.rstCode === 0 ? status : `${status}, but reset with ${stream.rstCode}`
       }
+      return { answer, whole: async () => `${await answer()}${hasEnded ? '' : ', without its end'} ${body}` }
     }
   }
 }
 
+const LARGE = `${'x'.repeat(300_000)}end`
+
+/** How a hook ends a request that it has held, and what the client then reads. */
+const endings: Array<[how: string, end: (reply: FastifyReply) => unknown, answer: string]> = [
+  ['answers', reply => reply.code(401).send(LARGE), `401 ${LARGE}`],
+  ['fails', () => { throw new Error(LARGE) }, `500 ${JSON.stringify({ statusCode: 500, error: 'Internal Server Error', message: LARGE })}`],
+  ['hijacks and answers', reply => {
+    reply.hijack()
+    reply.raw.writeHead(418, { 'content-length': LARGE.length })
+    reply.raw.end(LARGE)
+  }, `418 ${LARGE}`]
+]
+
+/** When a hook ends it: what begins the shutdown, whether that has begun, and whether the request arrives only while draining. */
+type Moment = [when: string, begin: (app: FastifyInstance) => void, hasBegun: (app: FastifyInstance) => boolean, isLate: boolean]
+const moments: Moment[] = [
+  ['the drain has begun', app => { void app.gracefulShutdown.shutdown() }, app => app.gracefulShutdown.phase === 'draining', false],
+  ['the application has closed the listener', app => { app.server.close() }, app => !app.server.listening, false],
+  ['the drain is over', app => { void app.gracefulShutdown.shutdown() }, app => app.gracefulShutdown.phase === 'closing', true],
+  ['the plugin has closed the listener', app => { void app.gracefulShutdown.shutdown() }, app => !app.server.listening, true]
+]
+
 for (const [protocol, { server, send }] of Object.entries(senders)) {
+  for (const [when, begin, hasBegun, isLate] of moments) {
+    for (const [how, end, expected] of endings) {
+      t.test(`${protocol}: the client gets the answer of a hook that ${how} only once ${when}`, async t => {
+        const hold = createHold()
+        const released = new Deferred()
+        let isHeld = false
+        const { app } = await createBehind(t, instance => {
+          instance.addHook('onRequest', async (request, reply) => {
+            if (request.url !== '/ahead') return
+            isHeld = true
+            await released.promise
+            await end(reply)
+          })
+          hold.addHook(instance)
+        }, {}, server)
+        t.teardown(released.resolve)
+        const port = await listen(app)
+        // It keeps the drain open until the other one has arrived.
+        const other = await send(port, '/held')
+        await eventually(() => hold.entered() === 1)
+        const report = app.gracefulShutdown.wait()
+        if (isLate) {
+          begin(app)
+          await eventually(() => app.gracefulShutdown.phase === 'draining')
+        }
+        const { whole } = await send(port, '/ahead')
+        await eventually(() => isHeld)
+        if (!isLate) begin(app)
+        else hold.release()
+        // At once, because a client that waits for its answer is only waited for a short time.
+        while (!hasBegun(app)) await new Promise(resolve => { setImmediate(resolve) })
+        released.resolve()
+        const answer = await whole()
+        t.equal(answer.slice(0, 100), expected.slice(0, 100))
+        t.ok(answer === expected, `whole: ${answer.length} of ${expected.length}`)
+        hold.release()
+        t.equal(await other.answer(), '200')
+        t.match(await report, { completed: isLate ? 1 : 2, refused: 0, cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+        t.equal(app.inFlightRequests, 0)
+        t.strictSame(app.gracefulShutdown.inFlight(), [])
+      })
+    }
+  }
+
   t.test(`${protocol}: a request that a hook holds before the shutdown is waited for`, async t => {
     const hold = createHold()
     const { app } = await createBehind(t, hold.addHook, {}, server)

@@ -51,6 +51,19 @@ function visitOver (t: Test, isHttp2: boolean, port: number, method = 'GET'): ()
   return () => { stream.close(constants.NGHTTP2_CANCEL) }
 }
 
+/** Makes a client send half of an upload, and returns what makes it leave. */
+function uploadHalf (t: Test, isHttp2: boolean, port: number): () => void {
+  if (!isHttp2) {
+    const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf,')
+    return () => { client.socket.destroy() }
+  }
+  const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
+  t.teardown(() => { session.destroy() })
+  const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' }).on('error', () => {})
+  stream.write('half,')
+  return () => { stream.close(constants.NGHTTP2_CANCEL) }
+}
+
 /** Makes a client send a request, and leave while the hook runs. */
 async function leaveDuring (t: Test, app: FastifyInstance, hook: SlowHook, isHttp2 = false): Promise<void> {
   const gone = new Deferred()
@@ -607,6 +620,51 @@ for (const [where, add] of Object.entries({
     await hook.entered.promise
     t.match(app.gracefulShutdown.inFlight(), [{ kind: 'request' }, { kind: 'task', name: /^onRequestAbort hook/ }])
     await expectCleanupAfter(t, app, hook)
+  })
+}
+
+for (const isHttp2 of [false, true]) {
+  const over = `HTTP/${isHttp2 ? 2 : 1}`
+  const start = async (t: Test) => {
+    const created = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
+    const hook = new SlowHook()
+    t.teardown(() => { hook.left.resolve() })
+    applicationHook('onRequestAbort')(created.app, hook)
+    return { ...created, hook }
+  }
+
+  for (const heldBy of ['its handler', 'a hook']) {
+    t.test(`the drain does not wait for an onRequestAbort hook of a route that has opted out, whose request ${heldBy} holds (${over})`, async t => {
+      const { app, hook } = await start(t)
+      const arrived = new Deferred()
+      const hold = async () => {
+        arrived.resolve()
+        await hook.left.promise
+      }
+      const options = { config: { gracefulShutdown: false as const }, ...heldBy === 'a hook' ? { onRequest: hold } : {} }
+      app.get('/', options, heldBy === 'a hook' ? async () => 'served' : hold)
+      const leave = visitOver(t, isHttp2, await listen(app))
+      await arrived.promise
+      leave()
+      await hook.entered.promise
+      t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
+    })
+  }
+
+  t.test(`the drain does not wait for an onRequestAbort hook of a rejected request (${over})`, async t => {
+    const { app, log, hook } = await start(t)
+    const work = new Deferred()
+    void app.gracefulShutdown.track(work.promise, 'work')
+    app.post('/', async () => 'served')
+    const port = await listen(app)
+    const report = app.gracefulShutdown.shutdown()
+    await log.line(/^Waiting for 1 background task/)
+    const leave = uploadHalf(t, isHttp2, port)
+    await log.line(/^incoming request$/)
+    leave()
+    await hook.entered.promise
+    work.resolve()
+    t.match(await report, { cut: { length: 0 }, exitCode: 0 })
   })
 }
 

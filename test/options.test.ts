@@ -393,6 +393,20 @@ t.test('rejects registration in a child context, where it would protect no other
   await app.close()
 })
 
+t.test('rejects registration in a plugin that @fastify/autoload gives a context of its own, and names the wrapper that it needs', async t => {
+  const dir = new URL('fixtures/autoloaded-child', import.meta.url).pathname
+  const app = Fastify()
+  await t.rejects(async () => { await app.register(autoload, { dir }) }, {
+    code: 'FST_ERR_GRACEFUL_NOT_ROOT', message: /wrap each plugin that it is registered from in fastify-plugin: one that @fastify\/autoload loads/
+  })
+  await app.close().catch(() => {})
+  // As fastify-plugin does for a single plugin.
+  const unwrapped = Fastify()
+  t.teardown(async () => { await unwrapped.close() })
+  await unwrapped.register(autoload, { dir, encapsulate: false })
+  t.equal((await unwrapped.inject('/health')).statusCode, 200)
+})
+
 t.test('an instance whose registration failed closes', async t => {
   for (const options of [{}, { shutdownTimeout: 1, drainTimeout: 1 }, { health: { path: '/h', logLevel: 'no level' } }]) {
     const app = Fastify({ logger: { stream: new Writable({ write (_chunk, _encoding, done) { done() } }) } })

@@ -316,3 +316,43 @@ t.test('a signal after an uncaught error joins the shutdown, and a second one ex
   t.strictSame(await service.exit, { code: 1, signal: null })
   await service.log.line(/Second signal, SIG(?:INT|TERM)/)
 })
+
+for (const [what, given, reason, code] of [
+  ["new Error('reason on purpose')", 'error', 'reason on purpose', 1], ['null', 'null', 'shutdown', 0], ['{}', 'object', '{}', 0]
+] as const) {
+  t.test(`a signal after shutdown(${what}) joins the shutdown: requests are answered, and the process exits`, async t => {
+    const service = fork(t, 'service')
+    const port = await portOf(service)
+    const client = new RawClient(port).get('/slow?ms=600&until=shutdown')
+    await service.log.line(/slow request is in/)
+    await new RawClient(port).get(`/shutdown/${given}`).until(/shutting down$/)
+    await service.log.line(/^Waiting for 2 in-flight requests/)
+    t.equal(client.text, '')
+    service.kill('SIGTERM')
+    await client.closed
+    t.match(client.text, /200 OK[^]*slow$/)
+    t.strictSame(await service.exit, { code, signal: null })
+    t.strictSame(service.log.messages(/^callback runs|^Second signal/), [`callback runs: ${reason}`])
+    const { report } = await service.log.line(/^(?:Graceful s|S)hutdown complete/)
+    t.match(report, { reason, completed: 2, cut: { length: 0 }, exitCode: code })
+  })
+
+  t.test(`a second signal after shutdown(${what}) exits at once`, async t => {
+    const service = fork(t, 'service')
+    const port = await portOf(service)
+    const client = new RawClient(port).get('/stuck')
+    await service.log.line(/stuck request is in/)
+    await new RawClient(port).get(`/shutdown/${given}`).until(/shutting down$/)
+    service.kill('SIGTERM')
+    await new Promise(resolve => { setTimeout(resolve, 3 * SIGNAL_COPY) })
+    t.strictSame(service.log.messages(/^Second signal|before the shutdown is complete/), [], 'the first one does not')
+    const start = performance.now()
+    service.kill('SIGTERM')
+    t.strictSame(await service.exit, { code: 1, signal: null })
+    // Not at shutdownTimeout, after 30 s.
+    t.ok(performance.now() - start < 10_000)
+    await client.closed
+    t.equal(client.text, '')
+    await service.log.line(/^Second signal, SIGTERM: exiting at once/)
+  })
+}

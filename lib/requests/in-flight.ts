@@ -33,6 +33,8 @@ export class InFlight {
   readonly #garbage = new FinalizationRegistry<Remains>(remains => { this.#forget(remains) })
   /** Refused, opted out, upgraded, or arrived after the gate shut: the drain does not wait for them. */
   readonly #uncounted = new Set<Exchange>()
+  /** All that have been uncounted, for their hooks, which may run later. */
+  readonly #setAside = new WeakSet<IncomingMessage>()
   /** The newest request to arrive. Usually its onRequest hook runs before the next one arrives. */
   #newest: Exchange | undefined
   /** The requests before it that hooks registered before the plugin still hold. */
@@ -79,7 +81,7 @@ export class InFlight {
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
     const exchange = new Exchange(request, response, this.arrived++)
     if (this.#isCounting) this.#add(exchange)
-    else this.#uncounted.add(exchange)
+    else this.#uncount(exchange)
     const before = this.#newest
     if (before !== undefined && before.reply === undefined) this.#hold(before)
     this.#newest = exchange
@@ -187,8 +189,18 @@ export class InFlight {
   /** This request no longer counts: its route has opted out, or another protocol has taken its connection. */
   optOut (exchange: Exchange): void {
     if (!this.#delete(exchange)) return
-    this.#uncounted.add(exchange)
+    this.#uncount(exchange)
     this.#settleIdle()
+  }
+
+  #uncount (exchange: Exchange): void {
+    this.#uncounted.add(exchange)
+    this.#setAside.add(exchange.request)
+  }
+
+  /** Whether the drain does not wait for this request, nor for its hooks. */
+  isSetAside (request: IncomingMessage): boolean {
+    return this.#setAside.has(request)
   }
 
   /** An upgrade is requested. It counts until another protocol takes the connection; no other code reports that. */

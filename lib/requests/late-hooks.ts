@@ -1,11 +1,11 @@
 // Async hooks that Fastify runs once a response has been sent, a connection has timed out, or the client has disconnected. The drain
 // waits for their promises.
 
-import type { FastifyReply } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
 import { Deferred } from '../deferred.ts'
-import { nameOf, type AnyFunction } from '../values.ts'
+import { nameOf, tryRead, type AnyFunction } from '../values.ts'
 import { Exchange } from './exchange.ts'
 import { isThenable, observeThenable } from './thenable.ts'
 
@@ -32,7 +32,9 @@ export class LateHooks {
       apply: (_hook, instance, args: unknown[]) => {
         const result: unknown = Reflect.apply(hook, instance, args)
         if (isThenable(result)) {
-          const ended = name === 'onRequestAbort' ? this.#track(hook) : this.#count(Exchange.of(args[1] as FastifyReply))
+          const ended = name === 'onRequestAbort'
+            ? this.#track(hook, args[0] as FastifyRequest)
+            : this.#count(Exchange.of(args[1] as FastifyReply))
           // If it rejects, Fastify logs the error.
           if (!observeThenable(result, ended, ended)) ended()
         }
@@ -41,8 +43,11 @@ export class LateHooks {
     })
   }
 
-  /** An onRequestAbort hook gets no reply, so its request is not known: it counts as background work. Returns what ends that. */
-  #track ({ name }: AnyFunction): () => void {
+  /** An onRequestAbort hook gets no reply, so its exchange is not known: it counts as background work. Returns what ends that. */
+  #track ({ name }: AnyFunction, request: FastifyRequest): () => void {
+    // A route that has opted out is not set aside until its handler is called.
+    const hasOptedOut = tryRead(() => request.routeOptions.config.gracefulShutdown) === false
+    if (hasOptedOut || this.#inFlight.isSetAside(request.raw)) return () => {}
     const { promise, resolve } = new Deferred<void>()
     this.#tasks.track(promise, `onRequestAbort hook ${nameOf(name)}`.trim())
     return resolve

@@ -16,6 +16,9 @@ const faults = [
   ...existsSync('/dev/full') ? ['is full', 'is full, in sync'] : []
 ]
 
+/** Those that cause no error: pino's own destination ignores EPIPE. All others cause an uncaught one, from a tick or a line of Fastify. */
+const harmless = new Set(['takes long for each line', 'has no reader: default'])
+
 for (const fault of faults) {
   for (const when of ['before the signal', 'in a callback']) {
     const hasNoReader = fault.startsWith('has no reader')
@@ -27,7 +30,7 @@ for (const fault of faults) {
       await program.log.line(/^held is in/)
       if (hasNoReader) program.stopReading()
       else if (when === 'before the signal') await new RawClient(port).get('/break').until(/broken/)
-      await exitInTime(t, program, 2_000, 'SIGTERM')
+      t.equal(await exitInTime(t, program, 2_000, 'SIGTERM'), harmless.has(fault) ? 0 : 1)
       await client.closed
       t.match(client.text, /200 OK[^]*held$/)
       t.strictSame(program.log.messages(/runs$/), ['onClose runs', 'first callback runs', 'second callback runs', 'last callback runs'])

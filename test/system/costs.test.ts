@@ -21,11 +21,12 @@ interface Crowd {
   /** The level of its logger, if it has one. */
   log?: string
   options: object
+  nodeOptions?: readonly string[]
 }
 
 /** Shuts a service down with this number of requests in flight. */
-async function shutDownCrowd (t: Test, { requests, connections, how, late = false, log = '', options }: Crowd): Promise<{ cost: Partial<LogLine>, time: number }> {
-  const program = fork(t, 'crowd', { REQUESTS: String(requests), HOW: how, LOG: log, OPTIONS: JSON.stringify(options) })
+async function shutDownCrowd (t: Test, { requests, connections, how, late = false, log = '', options, nodeOptions }: Crowd): Promise<{ cost: Partial<LogLine>, time: number }> {
+  const program = fork(t, 'crowd', { REQUESTS: String(requests), HOW: how, LOG: log, OPTIONS: JSON.stringify(options) }, nodeOptions)
   const port = await portOf(program)
   const each = requests / connections
   let start = performance.now()
@@ -65,6 +66,34 @@ for (const { requests, how, late, options } of [
     const costs = `${String(one['cpu'])}ms over one, ${String(many['cpu'])}ms over 400`
     t.comment(costs)
     t.ok(Number(one['cpu']) <= 2 * Number(many['cpu']), costs)
+  })
+}
+
+/** Without the optimizing compiler, and with room for all that is new, a request costs the same among few requests as among many. */
+const EVEN = ['--min-semi-space-size=256', '--max-semi-space-size=256', '--no-opt', '--always-sparkplug']
+/** With more than 16384 in a pipeline, Node's own cost is not linear: its queue of responses becomes a large object. */
+const FEW = 3_000
+/** Of four times as many. A cost that is quadratic grows by up to 16. */
+const MOST_GROWTH = 4 * 1.6
+
+for (const how of ['answered', 'answered, the last one first', 'cut'] as const) {
+  t.test(`requests in a pipeline that are ${how}: a shutdown with four times as many costs about four times as much`, async t => {
+    const options = how === 'cut' ? { drainTimeout: 500 } : { drainTimeout: 20_000 }
+    const least = new Map<number, number>()
+    const growth = () => {
+      const [none = 0, few = 0, many = 0] = least.values()
+      return (many - none) / (few - none)
+    }
+    // Other programs on the machine make a round dearer, so the cheapest one counts. One that is too dear gets further rounds.
+    for (let round = 1; round <= 2 || round <= 4 && growth() > MOST_GROWTH; round++) {
+      for (const requests of [1, FEW, 4 * FEW]) {
+        const { cost } = await shutDownCrowd(t, { requests, connections: 1, how, options, nodeOptions: EVEN })
+        least.set(requests, Math.min(Number(cost['cpu']), least.get(requests) ?? Infinity))
+      }
+    }
+    const costs = `${[...least].map(([requests, cpu]) => `${requests} requests cost ${cpu}ms`).join(', ')}: ${growth().toFixed(1)} times as much`
+    t.comment(costs)
+    t.ok(growth() <= MOST_GROWTH, costs)
   })
 }
 

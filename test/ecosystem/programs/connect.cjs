@@ -1,21 +1,14 @@
 'use strict'
 
-// @connectrpc/connect-fastify, with a service that is described here instead of in a generated file.
+// @connectrpc/connect-fastify. With ABORT_AFTER, its own preClose hook aborts RPCs that time after the drain has begun, in milliseconds.
 
-const { create, createFileRegistry } = require('@bufbuild/protobuf')
-const { FileDescriptorProtoSchema, StringValueSchema, file_google_protobuf_wrappers: wrappers } = require('@bufbuild/protobuf/wkt')
+const { create } = require('@bufbuild/protobuf')
+const { StringValueSchema } = require('@bufbuild/protobuf/wkt')
 const { fastifyConnectPlugin } = require('@connectrpc/connect-fastify')
+const { greeter } = require('./greeter.cjs')
 const { hold, serve } = require('./serve.cjs')
 
-const type = '.google.protobuf.StringValue'
-const file = create(FileDescriptorProtoSchema, {
-  name: 'greeter.proto',
-  package: 'greeter',
-  syntax: 'proto3',
-  dependency: [wrappers.proto.name],
-  service: [{ name: 'Greeter', method: [{ name: 'Greet', inputType: type, outputType: type }, { name: 'Hold', inputType: type, outputType: type }] }]
-})
-const greeter = createFileRegistry(file, () => wrappers.proto).getService('greeter.Greeter')
+const { ABORT_AFTER, STREAM } = process.env
 const greeting = ({ value }) => create(StringValueSchema, { value: `hello ${value}` })
 
 serve(async app => {
@@ -23,11 +16,20 @@ serve(async app => {
     if (route.url.startsWith('/greeter.')) route.config = { ...route.config, gracefulShutdown: { waitFor: 'response' } }
   })
   await app.register(fastifyConnectPlugin, {
+    ...ABORT_AFTER !== undefined && { shutdownTimeoutMs: Number(ABORT_AFTER) },
     routes: router => router.service(greeter, {
       greet: greeting,
       hold: async name => {
         await hold({ log: app.log, url: '/greeter.Greeter/Hold' })
         return greeting(name)
+      },
+      // Goes on until connect aborts its signal.
+      async * stream (name, { signal }) {
+        yield greeting(name)
+        app.log.info('holds /greeter.Greeter/Stream')
+        await new Promise(resolve => { signal.addEventListener('abort', resolve) })
+        if (STREAM === 'fails') signal.throwIfAborted()
+        yield greeting({ value: 'for the last time' })
       }
     })
   })
