@@ -150,6 +150,23 @@ t.test('wait() that is called after a signal resolves before the process exits',
   t.strictSame(program.log.messages(/^waited/), ['waited for exit code 0'])
 })
 
+for (const call of ['close', 'gracefulShutdown.shutdown']) {
+  t.test(`${call}() after wait() has resolved leaves the exit as it was`, async t => {
+    const program = runNode(t, ['--input-type=module', '--eval', `
+      import Fastify from 'fastify'
+      import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+      const app = Fastify({ logger: true })
+      await app.register(gracefulPlugin)
+      await app.listen({ port: 0, host: '127.0.0.1' })
+      setInterval(() => {}, 1000)
+      process.emit('SIGTERM', 'SIGTERM')
+      await app.gracefulShutdown.wait()
+      await app.${call}()`])
+    t.strictSame(await program.exit, { code: 0, signal: null })
+    t.strictSame(program.log.messages(/has not ended/), [])
+  })
+}
+
 t.test('a third signal while the log is written does not disturb the exit', async t => {
   const program = runNode(t, ['--input-type=module', '--eval', `
     import Fastify from 'fastify'

@@ -119,6 +119,8 @@ export class Shutdown {
 
   /** Hooks and callbacks of a shutdown may shut down other instances; they are waited for anyway. */
   #noteCaller (): void {
+    // Once the shutdown has ended, it is decided when the process exits.
+    if (this.#parts.phase.current === 'closed') return
     this.hasCaller ||= Shutdown.#around().length === 0
   }
 
