@@ -39,28 +39,21 @@ const applicationHook = (name: 'onSend' | 'preSerialization' | 'onError' | 'onRe
   return {}
 }
 
-/** Makes a client send a request over HTTP/1 or HTTP/2, and returns what makes it leave. */
-function visitOver (t: Test, isHttp2: boolean, port: number, method = 'GET'): () => void {
+/**
+ * Makes a client send a request over HTTP/1 or HTTP/2, and returns what makes it leave.
+ * @param part of a text body of 10 bytes; without one, there is no body
+ */
+function visitOver (t: Test, isHttp2: boolean, port: number, method = 'GET', part = ''): () => void {
   if (!isHttp2) {
-    const client = new RawClient(port).send(`${method} / HTTP/1.1\r\nHost: test\r\n\r\n`)
+    const body = part === '' ? '\r\n' : `Content-Type: text/plain\r\nContent-Length: 10\r\n\r\n${part}`
+    const client = new RawClient(port).send(`${method} / HTTP/1.1\r\nHost: test\r\n${body}`)
     return () => { client.socket.destroy() }
   }
   const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
   t.teardown(() => { session.destroy() })
-  const stream = session.request({ ':path': '/', ':method': method }).on('error', () => {})
-  return () => { stream.close(constants.NGHTTP2_CANCEL) }
-}
-
-/** Makes a client send half of an upload, and returns what makes it leave. */
-function uploadHalf (t: Test, isHttp2: boolean, port: number): () => void {
-  if (!isHttp2) {
-    const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf,')
-    return () => { client.socket.destroy() }
-  }
-  const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
-  t.teardown(() => { session.destroy() })
-  const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/plain' }).on('error', () => {})
-  stream.write('half,')
+  const headers = { ':path': '/', ':method': method, ...part === '' ? {} : { 'content-type': 'text/plain' } }
+  const stream = session.request(headers).on('error', () => {})
+  if (part !== '') stream.write(part)
   return () => { stream.close(constants.NGHTTP2_CANCEL) }
 }
 
@@ -633,16 +626,21 @@ for (const isHttp2 of [false, true]) {
     return { ...created, hook }
   }
 
-  for (const heldBy of ['its handler', 'a hook']) {
-    t.test(`the drain does not wait for an onRequestAbort hook of a route that has opted out, whose request ${heldBy} holds (${over})`, async t => {
+  for (const heldBy of ['its handler', 'a hook', 'the not-found handler']) {
+    t.test(`the drain does not wait for an onRequestAbort hook if ${heldBy} holds a request of a route that has opted out (${over})`, async t => {
       const { app, hook } = await start(t)
       const arrived = new Deferred()
       const hold = async () => {
         arrived.resolve()
         await hook.left.promise
       }
-      const options = { config: { gracefulShutdown: false as const }, ...heldBy === 'a hook' ? { onRequest: hold } : {} }
-      app.get('/', options, heldBy === 'a hook' ? async () => 'served' : hold)
+      const config = { gracefulShutdown: false as const }
+      if (heldBy === 'its handler') app.get('/', { config }, hold)
+      if (heldBy === 'a hook') app.get('/', { config, onRequest: hold }, async () => 'served')
+      if (heldBy === 'the not-found handler') {
+        app.setNotFoundHandler(hold)
+        app.get('/', { config, preHandler: (_request, reply) => { reply.callNotFound() } }, async () => 'served')
+      }
       const leave = visitOver(t, isHttp2, await listen(app))
       await arrived.promise
       leave()
@@ -659,7 +657,7 @@ for (const isHttp2 of [false, true]) {
     const port = await listen(app)
     const report = app.gracefulShutdown.shutdown()
     await log.line(/^Waiting for 1 background task/)
-    const leave = uploadHalf(t, isHttp2, port)
+    const leave = visitOver(t, isHttp2, port, 'POST', 'half,')
     await log.line(/^incoming request$/)
     leave()
     await hook.entered.promise

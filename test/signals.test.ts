@@ -6,12 +6,24 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { createApp, eventually, fork, portOf, RawClient, runNode } from './helpers.ts'
+import { createApp, eventually, fork, portOf, RawClient, runNode, type Program } from './helpers.ts'
 
 function directoryOf (t: Test): string {
   const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
   t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
   return directory
+}
+
+/** Runs an instance, `app`, and then this code. */
+function runService (t: Test, code: string, logger = 'true'): Program {
+  return runNode(t, ['--input-type=module', '--eval', `
+    import { Writable } from 'node:stream'
+    import Fastify from 'fastify'
+    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+    const app = Fastify({ logger: ${logger} })
+    await app.register(gracefulPlugin)
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    ${code}`])
 }
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const) {
@@ -112,14 +124,8 @@ t.test('gracefulShutdown.signal takes any number of listeners without a warning'
 })
 
 t.test('the report of a shutdown that ends during a forced exit has its exit code', async t => {
-  const program = runNode(t, ['--input-type=module', '--eval', `
+  const program = runService(t, `
     import { stat } from 'node:fs'
-    import { Writable } from 'node:stream'
-    import Fastify from 'fastify'
-    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
-    const app = Fastify({ logger: { stream: new Writable({ write (line, _encoding, done) { process.stdout.write(line, done) } }) } })
-    await app.register(gracefulPlugin)
-    await app.listen({ port: 0, host: '127.0.0.1' })
     let forced
     app.registerShutdownCallback(async () => { await new Promise(resolve => { forced = resolve }) })
     process.emit('SIGTERM', 'SIGTERM')
@@ -128,56 +134,41 @@ t.test('the report of a shutdown that ends during a forced exit has its exit cod
     const next = () => { stat(process.execPath, next) }
     next()
     process.emit('SIGHUP', 'SIGHUP')
-    forced()`])
+    forced()`, '{ stream: new Writable({ write (line, _encoding, done) { process.stdout.write(line, done) } }) }')
   t.strictSame(await program.exit, { code: 1, signal: null })
   t.strictSame(program.log.messages(/^Graceful shutdown complete/), [])
   t.match(await program.log.line(/^Shutdown complete, with errors/), { report: { exitCode: 1, errors: ['The process exited before the shutdown was complete'] } })
 })
 
 t.test('wait() that is called after a signal resolves before the process exits', async t => {
-  const program = runNode(t, ['--input-type=module', '--eval', `
-    import Fastify from 'fastify'
-    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
-    const app = Fastify({ logger: true })
-    await app.register(gracefulPlugin)
-    await app.listen({ port: 0, host: '127.0.0.1' })
+  const program = runService(t, `
     const wait = async () => await app.gracefulShutdown.wait()
     process.emit('SIGTERM', 'SIGTERM')
     await new Promise(resolve => { setImmediate(resolve) })
     const { exitCode } = await wait()
-    app.log.info('waited for exit code ' + exitCode)`])
+    app.log.info('waited for exit code ' + exitCode)`)
   t.strictSame(await program.exit, { code: 0, signal: null })
   t.strictSame(program.log.messages(/^waited/), ['waited for exit code 0'])
 })
 
 for (const call of ['close', 'gracefulShutdown.shutdown']) {
   t.test(`${call}() after wait() has resolved leaves the exit as it was`, async t => {
-    const program = runNode(t, ['--input-type=module', '--eval', `
-      import Fastify from 'fastify'
-      import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
-      const app = Fastify({ logger: true })
-      await app.register(gracefulPlugin)
-      await app.listen({ port: 0, host: '127.0.0.1' })
+    const program = runService(t, `
       setInterval(() => {}, 1000)
       process.emit('SIGTERM', 'SIGTERM')
       await app.gracefulShutdown.wait()
-      await app.${call}()`])
+      await app.${call}()`)
     t.strictSame(await program.exit, { code: 0, signal: null })
     t.strictSame(program.log.messages(/has not ended/), [])
   })
 }
 
 t.test('a third signal while the log is written does not disturb the exit', async t => {
-  const program = runNode(t, ['--input-type=module', '--eval', `
-    import Fastify from 'fastify'
-    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
-    const app = Fastify({ logger: true })
-    await app.register(gracefulPlugin)
-    await app.listen({ port: 0, host: '127.0.0.1' })
+  const program = runService(t, `
     app.registerShutdownCallback(async () => { await new Promise(() => {}) })
     process.emit('SIGTERM', 'SIGTERM')
     await new Promise(resolve => { setTimeout(resolve, ${SIGNAL_COPY + 50}) })
-    for (const signal of ['SIGHUP', 'SIGQUIT']) process.emit(signal, signal)`])
+    for (const signal of ['SIGHUP', 'SIGQUIT']) process.emit(signal, signal)`)
   t.strictSame(await program.exit, { code: 1, signal: null })
   t.strictSame(program.log.messages(/^Second signal/), ['Second signal, SIGHUP: exiting at once'])
 })

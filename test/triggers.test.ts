@@ -348,6 +348,9 @@ for (const [what, given, reason, code] of [
     t.strictSame(service.log.messages(/^Second signal|before the shutdown is complete/), [], 'the first one does not')
     const start = performance.now()
     service.kill('SIGTERM')
+    // The program may have been too busy to receive the first one before this one.
+    const again = setInterval(() => { service.kill('SIGTERM') }, 3 * SIGNAL_COPY)
+    t.teardown(() => { clearInterval(again) })
     t.strictSame(await service.exit, { code: 1, signal: null })
     // Not at shutdownTimeout, after 30 s.
     t.ok(performance.now() - start < 10_000)

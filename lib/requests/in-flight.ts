@@ -33,8 +33,8 @@ export class InFlight {
   readonly #garbage = new FinalizationRegistry<Remains>(remains => { this.#forget(remains) })
   /** Refused, opted out, upgraded, or arrived after the gate shut: the drain does not wait for them. */
   readonly #uncounted = new Set<Exchange>()
-  /** All that have been uncounted, for their hooks, which may run later. */
-  readonly #setAside = new WeakSet<IncomingMessage>()
+  /** Their requests. Kept when they are over, because an onRequestAbort hook may run later. */
+  readonly #uncountedRequests = new WeakSet<IncomingMessage>()
   /** The newest request to arrive. Usually its onRequest hook runs before the next one arrives. */
   #newest: Exchange | undefined
   /** The requests before it that hooks registered before the plugin still hold. */
@@ -195,12 +195,12 @@ export class InFlight {
 
   #uncount (exchange: Exchange): void {
     this.#uncounted.add(exchange)
-    this.#setAside.add(exchange.request)
+    this.#uncountedRequests.add(exchange.request)
   }
 
-  /** Whether the drain does not wait for this request, nor for its hooks. */
-  isSetAside (request: IncomingMessage): boolean {
-    return this.#setAside.has(request)
+  /** Whether the drain does not wait for this request, which may be over, nor for its hooks. */
+  isUncounted (request: IncomingMessage): boolean {
+    return this.#uncountedRequests.has(request)
   }
 
   /** An upgrade is requested. It counts until another protocol takes the connection; no other code reports that. */
@@ -327,6 +327,7 @@ export class InFlight {
   /** `reply.callNotFound()` is called. Fastify calls no handler if the request has been answered in the handler's place. */
   notFound (exchange: Exchange): void {
     exchange.keepConfig()
+    if (exchange.hasOptedOut) this.optOut(exchange)
     if (exchange.wire === 'orphaned' && exchange.response.writableEnded) this.#answered(exchange)
   }
 

@@ -45,9 +45,9 @@ export class LateHooks {
 
   /** An onRequestAbort hook gets no reply, so its exchange is not known: it counts as background work. Returns what ends that. */
   #track ({ name }: AnyFunction, request: FastifyRequest): () => void {
-    // A route that has opted out is not set aside until its handler is called.
+    // Its request counts until its handler is called, or a sweep notices.
     const hasOptedOut = tryRead(() => request.routeOptions.config.gracefulShutdown) === false
-    if (hasOptedOut || this.#inFlight.isSetAside(request.raw)) return () => {}
+    if (hasOptedOut || this.#inFlight.isUncounted(request.raw)) return () => {}
     const { promise, resolve } = new Deferred<void>()
     this.#tasks.track(promise, `onRequestAbort hook ${nameOf(name)}`.trim())
     return resolve

@@ -82,7 +82,8 @@ for (const how of ['answered', 'answered, the last one first', 'cut'] as const) 
     const least = new Map<number, number>()
     const growth = () => {
       const [none = 0, few = 0, many = 0] = least.values()
-      return (many - none) / (few - none)
+      // If few cost no more than none, nothing has been measured.
+      return few > none ? (many - none) / (few - none) : Infinity
     }
     // Other programs on the machine make a round dearer, so the cheapest one counts. One that is too dear gets further rounds.
     for (let round = 1; round <= 2 || round <= 4 && growth() > MOST_GROWTH; round++) {
