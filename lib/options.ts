@@ -3,6 +3,7 @@
 import type { FastifySchema } from 'fastify'
 import type { AdaptiveDelay, GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
 import type { GracefulMetricsOptions } from '../types/prometheus.ts'
+import { types } from 'node:util'
 import { isMainThread } from 'node:worker_threads'
 import { BudgetError, CrashSignalError, OptionInvalidError, OptionUnknownError, WorkerThreadError } from './errors.ts'
 import { CHECK_TIMEOUT, CLEANUP, LONGEST_TIMER, partOf } from './times.ts'
@@ -190,10 +191,11 @@ function processEvents (value: unknown): readonly ProcessEvent[] {
   if (value === false) return []
   const allowed = `true, false or a list out of ${PROCESS_EVENTS.join(', ')}`
   assertValid(Array.isArray(value) && value.length > 0, 'option "signals"', value, allowed)
+  // Without holes, which every() would skip.
+  const events = [...new Set<ProcessEvent>(value)]
   const crash = CRASH_SIGNALS.find(signal => value.includes(signal))
   if (crash !== undefined) throw new CrashSignalError(crash)
-  assertValid(value.every(event => PROCESS_EVENTS.includes(event as ProcessEvent)), 'option "signals"', value, allowed)
-  const events = [...new Set<ProcessEvent>(value)]
+  assertValid(events.every(event => PROCESS_EVENTS.includes(event)), 'option "signals"', value, allowed)
   const signal = events.find(event => event.startsWith('SIG'))
   if (signal !== undefined && !isMainThread) throw new WorkerThreadError(signal)
   return events
@@ -251,8 +253,11 @@ function distance (from: string, to: string): number {
   return row[to.length] as number
 }
 
+/** Objects without options as properties, such as the promise of a forgotten `await`: each option would silently get its default. */
+const NOT_OPTIONS = [Array.isArray, types.isPromise, types.isMap, types.isSet, types.isDate, types.isRegExp, types.isBoxedPrimitive]
+
 function isObject (value: unknown): value is object {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
+  return typeof value === 'object' && value !== null && !NOT_OPTIONS.some(is => is(value))
 }
 
 /** Whether all of its properties are its own: it is no instance of a class. In another realm, such as Jest's, Object is another one. */

@@ -93,6 +93,7 @@ t.test('exit listeners see the exit code of a shutdown that failed', async t => 
 
 t.test('an exit code that the application sets is kept', async t => {
   t.match(await endOf(t, 'sets exitCode'), { code: 3, signal: null, said: ['exit 3 3'] })
+  t.match(await endOf(t, "sets exitCode to '0'", { cuts: true }), { code: 1, signal: null, said: ['exit 1 1'] })
 })
 
 t.test('an instance that was closed before the signal and failed decides the exit code', async t => {

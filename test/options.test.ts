@@ -216,7 +216,8 @@ t.test('under @fastify/autoload, whose options are passed to each plugin, the er
 })
 
 t.test('rejects invalid signals', async t => {
-  for (const signals of ['SIGTERM', [], ['SIGKILL'], ['SIGTERM', 1], null, 1, {}]) {
+  const withHoles = [['SIGTERM', , 'SIGINT'], [,]] // oxlint-disable-line no-sparse-arrays
+  for (const signals of ['SIGTERM', [], ['SIGKILL'], ['SIGTERM', 1], ...withHoles, null, 1, {}]) {
     const error = await registrationError({ signals })
     t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
     t.match(error.message, 'option "signals"')
@@ -235,8 +236,9 @@ class Checks {
   }
 }
 
-t.test('rejects options that are not an object', async t => {
-  for (const options of ['30s', 30_000, true, []]) {
+t.test('rejects options that are not an object with properties', async t => {
+  const withoutProperties = [Promise.resolve({}), new Map(), new Set(), new Date(), /30s/, Object(30)]
+  for (const options of ['30s', 30_000, true, [], ...withoutProperties]) {
     const error = await registrationError(options)
     t.equal(error.code, 'FST_ERR_GRACEFUL_OPTION_INVALID')
     t.match(error.message, 'Invalid options of fastify-graceful: got ')
@@ -250,7 +252,7 @@ t.test('rejects invalid probes', async t => {
   const cases: Array<[unknown, string]> = [
     ['health', 'leading slash'], ['', 'leading slash'], ['/a b', 'leading slash'], ['/:id', 'without parameters'],
     ['/*', 'without parameters'], ['/a?b', 'leading slash'], [true, 'a path, an object or false'], [1, 'a path, an object or false'],
-    [null, 'a path, an object or false'], [[], 'a path, an object or false'],
+    [null, 'a path, an object or false'], [[], 'a path, an object or false'], [Promise.resolve({}), 'a path, an object or false'],
     [{ path: 1 }, 'leading slash'], [{ path: 'x' }, 'leading slash'], [{ checks: [] }, 'named functions'],
     [{ checks: { db: true } }, 'named functions'], [{ checks: new Checks() }, 'a plain object of named functions'],
     [{ checks: new Map([['db', () => false]]) }, 'a plain object'], [{ checks: Object.create(new Checks()) }, 'a plain object'], [{ checkTimeout: '1' }, 'milliseconds'], [{ logLevel: 1 }, 'levels'],

@@ -243,9 +243,13 @@ function onExit (): void {
   if (registry.reason !== undefined) worsenExitCode(Math.max(registry.exitCode, ...codes))
 }
 
-/** Does not set 0: after an exit listener has thrown, Node exits with 1 unless a code is set. */
+/**
+ * Keeps a code other than 0 that other code has set. Does not set 0: after an exit listener has thrown, Node exits with 1 unless a code
+ * is set.
+ */
 function worsenExitCode (code: number): void {
-  if (code > 0) process.exitCode ||= code
+  // It may be a string, and '0' is true.
+  if (code > 0 && !Number(process.exitCode)) process.exitCode = code
 }
 
 function exitAtDeadline (): void {
