@@ -260,8 +260,11 @@ for (const [name, server, connect] of protocols) {
       app.addHook('onTimeout', async ({ url }) => { timedOut.push(url) })
       app.get('/', async (_request, reply) => {
         const source = new Readable({ read () {} })
-        // More than the client takes unread. On HTTP/2, it is one write, and must be received within writeTimeout.
-        source.push(`data: ${'x'.repeat(name === 'HTTP/1' ? 8_000_000 : 1_000_000)}\n\n`)
+        // More than the client takes unread. On HTTP/2, each write must be received within writeTimeout, however slow the machine is.
+        const [writes, length] = name === 'HTTP/1' ? [1, 8_000_000] : [64, 16_000]
+        source.push('data: ')
+        for (let write = 1; write < writes; write++) source.push('x'.repeat(length))
+        source.push(`${'x'.repeat(length)}\n\n`)
         void ended.promise.then(() => source.push('data: last\n\n') && source.push(null))
         return reply.type('text/event-stream').send(source)
       })
