@@ -81,6 +81,7 @@ t.test('shutdownTimeout ends a process that the caller of close() does not end',
 
 t.test('code that closes the instance and sends itself the signal again dies by that signal, as without the plugin', async t => {
   t.match(await endOf(t, 'dies by the signal, as NestJS does'), { code: null, signal: 'SIGTERM', said: ['flushed'] })
+  t.match(await endOf(t, 'dies by the signal at once'), { code: null, signal: 'SIGTERM', said: { length: 0 } })
 })
 
 t.test('a callback that closes another instance leaves the exit to the plugin', async t => {

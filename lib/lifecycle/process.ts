@@ -203,18 +203,19 @@ async function endAll (reason: string): Promise<void> {
   const { members, closing } = registry
   for (const { shutdown } of members) void shutdown.start(reason)
   let known: number
+  let hasCaller: boolean
   do {
     known = closing.size
     await Promise.all([...closing].map(async ({ shutdown }) => await shutdown.ended))
+    hasCaller = [...closing].some(({ shutdown }) => shutdown.hasCaller)
+    // At once: the code that has called `close()` may send the process the signal again, as NestJS does.
+    if (hasCaller) registry.uninstall?.()
     // Code that has awaited `wait()` goes on, at least for a turn.
-    await wholeTurn()
+    else await wholeTurn()
   } while (closing.size > known)
   // Before the exit, so that all exit listeners get the right code.
   worsenExitCode(registry.exitCode)
-  if ([...closing].some(({ shutdown }) => shutdown.hasCaller)) {
-    registry.uninstall?.()
-    return
-  }
+  if (hasCaller) return
   dropUnwritableLines()
   process.exit()
 }
