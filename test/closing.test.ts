@@ -10,7 +10,7 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, every, heldRoute, listen, RawClient } from './helpers.ts'
 
 type Close = (app: FastifyInstance) => Promise<unknown>
 
@@ -216,17 +216,17 @@ for (const callback of [true, false]) {
     await entered
     const report = app.gracefulShutdown.shutdown()
     const clients: RawClient[] = []
-    const timers = [
-      // Clients that keep connecting, clients that send nothing, and slow uploads.
-      setInterval(() => { clients.push(new RawClient(port).get('/', ['Connection: close'])) }, 20),
-      setInterval(() => { clients.push(new RawClient(port)) }, 100)
+    // Clients that keep connecting, clients that send nothing, and slow uploads.
+    const stops = [
+      every(t, 20, () => { clients.push(new RawClient(port).get('/', ['Connection: close'])) }),
+      every(t, 100, () => { clients.push(new RawClient(port)) })
     ]
     await sleep(1_100)
     const upload = new RawClient(port).send('POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 100000\r\n\r\n')
     clients.push(upload)
-    timers.push(setInterval(() => { upload.send('x'.repeat(100)) }, 20))
+    stops.push(every(t, 20, () => { upload.send('x'.repeat(100)) }))
     const { cut, errors, exitCode, time } = await report
-    for (const timer of timers) clearInterval(timer)
+    for (const stop of stops) stop()
     for (const { socket } of clients) socket.destroy()
     await slow.closed
     t.match(slow.text, /200 OK[^]*ok$/)

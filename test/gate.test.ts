@@ -16,7 +16,7 @@ import { Gate } from '../lib/requests/gate.ts'
 import { InFlight } from '../lib/requests/in-flight.ts'
 import { QUIET } from '../lib/times.ts'
 import { testShutdown } from '../lib/testing/index.ts'
-import { createApp, createAppBehind, Deferred, eventually, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, every, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
 
 interface Timed {
   start: bigint
@@ -433,9 +433,9 @@ t.test('a rejected upload that trickles endlessly is answered, and closed after 
   void app.close()
   const start = performance.now()
   const client = new RawClient(port).send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n')
-  const trickle = setInterval(() => { client.send('1\r\nx\r\n') }, 50)
+  const stop = every(t, 50, () => { client.send('1\r\nx\r\n') })
   await client.closed
-  clearInterval(trickle)
+  stop()
   const time = performance.now() - start
   t.match(client.text, /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
   t.ok(time > 4_900 && time < 8_000, `closed after ${Math.round(time)}ms`)

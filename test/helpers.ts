@@ -260,6 +260,14 @@ export async function eventually (condition: () => boolean, limit = 10_000, inte
   }
 }
 
+/** Calls back at this interval, in milliseconds, until the returned function is called, or the test ends, even if it fails. */
+export function every (t: Test, interval: number, callback: () => void): () => void {
+  const timer = setInterval(callback, interval)
+  const stop = () => { clearInterval(timer) }
+  t.teardown(stop)
+  return stop
+}
+
 /** A path for a Unix socket. Not in t.testdir(), because it may have at most 107 characters, and a checkout's path may be long. */
 export function socketPath (t: Test): string {
   const directory = mkdtempSync(join(tmpdir(), 'graceful-'))

@@ -12,7 +12,7 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { HTTP2_READ_PAUSE } from '../lib/times.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, every, heldRoute, listen, RawClient } from './helpers.ts'
 import { frameReader, get, START, TYPES } from './http2.ts'
 
 const WRITE_TIMEOUT = 600
@@ -75,11 +75,10 @@ const activities: Record<string, (session: ClientHttp2Session) => void> = {
 for (const [what, act] of Object.entries(activities)) {
   t.test(`a stream whose window never opens is cut by writeTimeout, with ${what} on its session`, async t => {
     const { app, log, session, stuck } = await startWindows(t, 1_000)
-    const busy = setInterval(() => { if (!session.closed) act(session) }, 100)
-    t.teardown(() => { clearInterval(busy) })
+    const stop = every(t, 100, () => { if (!session.closed) act(session) })
     const streams = Array.from({ length: 5 }, stuck)
     const times = await Promise.all(streams.map(async ({ closedAfter }) => await closedAfter))
-    clearInterval(busy)
+    stop()
     for (const time of times) t.ok(time >= WRITE_TIMEOUT * 0.9 && time < WRITE_TIMEOUT * 4, `cut after ${Math.round(time)}ms`)
     const named = log.lines.filter(({ code }) => code === 'FST_ERR_GRACEFUL_WRITE_TIMEOUT')
     t.strictSame(named.map(({ url }) => url), Array.from({ length: 5 }, () => '/large'))
@@ -92,13 +91,12 @@ for (const path of ['/hang', '/begun']) {
   for (const [what, act] of Object.entries(activities)) {
     t.test(`a handler that hangs (${path}) is cut by writeTimeout, with ${what} on its session`, async t => {
       const { app, log, session } = await startWindows(t, 2 ** 16)
-      const busy = setInterval(() => { if (!session.closed) act(session) }, 100)
-      t.teardown(() => { clearInterval(busy) })
+      const stop = every(t, 100, () => { if (!session.closed) act(session) })
       const stream = session.request({ ':path': path }).on('error', () => {})
       const closed = new Promise(resolve => { stream.resume().on('close', resolve) })
       t.match(await log.line(/^Request cut/), { code: 'FST_ERR_GRACEFUL_WRITE_TIMEOUT', url: path })
       await closed
-      clearInterval(busy)
+      stop()
       await eventually(() => app.inFlightRequests === 0)
     })
   }
@@ -112,11 +110,10 @@ for (const path of ['/slow', '/file']) {
     let read = 0
     const start = performance.now()
     // Opens a window each 100 ms. The whole response takes longer than writeTimeout, each write does not.
-    const reader = setInterval(() => {
+    every(t, 100, () => {
       const chunk = stream.read(Math.min(STEP, stream.readableLength)) as Buffer | null
       read += chunk?.length ?? 0
-    }, 100)
-    t.teardown(() => { clearInterval(reader) })
+    })
     await eventually(() => read === SLOW_SIZE || stream.destroyed)
     t.equal(read, SLOW_SIZE)
     t.ok(performance.now() - start > 2 * WRITE_TIMEOUT, `read for ${Math.round(performance.now() - start)}ms`)
@@ -128,8 +125,7 @@ for (const path of ['/slow', '/file']) {
 
 t.test('a stream whose window never opens is cut while draining, and named', async t => {
   const { app, session, stuck } = await startWindows(t, 1_000)
-  const busy = setInterval(() => { if (!session.closed) session.ping(() => {}) }, 100)
-  t.teardown(() => { clearInterval(busy) })
+  every(t, 100, () => { if (!session.closed) session.ping(() => {}) })
   const { closedAfter } = stuck()
   await eventually(() => app.inFlightRequests === 1)
   const report = await app.gracefulShutdown.shutdown()

@@ -10,7 +10,7 @@ import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { fork, LONG, portOf, RawClient } from './helpers.ts'
+import { every, fork, LONG, portOf, RawClient } from './helpers.ts'
 
 /** How much longer than without any connection the process may take from SIGTERM to its exit, in milliseconds. */
 const LIMIT = 300
@@ -148,11 +148,11 @@ t.test('a client that sends headers slowly is disconnected when the drain is ove
       new RawClient(port).get('/stuck')
       await service.log.line(/request is in/)
     }
-    const dribble = setInterval(() => { client.send('x') }, 10)
+    const stopSending = every(t, 10, () => { client.send('x') })
     const told = performance.now()
     service.kill('SIGTERM')
     await client.closed
-    clearInterval(dribble)
+    stopSending()
     const time = performance.now() - told
     t.strictSame(await service.exit, { code: stuck ? 1 : 0, signal: null })
     t.ok(stuck ? time >= 990 && time < 2_500 : time < 1_000, `gone after ${Math.round(time)}ms`)

@@ -16,7 +16,7 @@ import type { Test } from 'tap'
 import type { TestApp } from './helpers.ts'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient, visit } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, every, heldRoute, listen, RawClient, visit } from './helpers.ts'
 
 async function http2App (t: Test): Promise<FastifyInstance> {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
@@ -1234,8 +1234,7 @@ t.test('a handler that may still go on counts, although only a timer refers to i
     t.equal(cleanedUp, false)
   })
   await new RawClient(await listen(app)).get('/').until(/answered/)
-  const garbage = setInterval(collectGarbage, 200)
-  t.teardown(() => { clearInterval(garbage) })
+  every(t, 200, collectGarbage)
   // The sweep runs each second.
   await sleep(1_500)
   t.equal(app.inFlightRequests, 1)

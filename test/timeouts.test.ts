@@ -13,7 +13,7 @@ import type { Test } from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { latenessOf } from '../lib/times.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient, visit } from './helpers.ts'
+import { createApp, Deferred, eventually, every, heldRoute, listen, RawClient, visit } from './helpers.ts'
 
 async function http2App (t: Test, options: GracefulOptions = {}, server: object = {}): Promise<FastifyInstance> {
   const app = Fastify({ http2: true, ...server }) as unknown as FastifyInstance
@@ -27,10 +27,10 @@ t.test('a client that sends its body slowly is answered with 408 and closed', as
   app.post('/', async () => 'never')
   const client = new RawClient(await listen(app))
   client.send('POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\n\r\n')
-  const dribble = setInterval(() => { client.send('x') }, 20)
+  const stop = every(t, 20, () => { client.send('x') })
   const start = performance.now()
   await client.closed
-  clearInterval(dribble)
+  stop()
   t.match(client.text, /^HTTP\/1\.1 408 /)
   const time = performance.now() - start
   t.ok(time >= 190 && time < 1_500, `closed after ${time}ms`)
@@ -167,12 +167,12 @@ t.test('a response that makes progress is not cut, however long it takes', async
   const source = new Readable({ read () {} })
   app.get('/', async () => source)
   let pushed = 0
-  const drip = setInterval(() => {
+  const stop = every(t, 30, () => {
     source.push(pushed++ < 40 ? 'x' : null)
-  }, 30)
+  })
   const client = new RawClient(await listen(app)).get('/', ['Connection: close'])
   await client.closed
-  clearInterval(drip)
+  stop()
   t.match(client.text, /\r\n0\r\n\r\n$/)
 })
 
@@ -485,8 +485,7 @@ t.test('a handler that blocks the event loop while the timeouts are about to be 
   // It expires together with the interval of the plugin, which starts in the same event.
   const tick = () => { setImmediate(() => { send() }) }
   app.server.once('listening', () => {
-    const timer = setInterval(tick, latenessOf(300))
-    t.teardown(() => { clearInterval(timer) })
+    every(t, latenessOf(300), tick)
   })
   const client = new RawClient(await listen(app)).get('/quick')
   await client.until(/quick$/)

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import { gracefulPlugin } from '../index.ts'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { COVERED, createApp, eventually, fork, heldRoute, listen, portOf, portOfWorkers, RawClient, TYPESCRIPT } from './helpers.ts'
+import { COVERED, createApp, eventually, every, fork, heldRoute, listen, portOf, portOfWorkers, RawClient, TYPESCRIPT } from './helpers.ts'
 
 t.jobs = 3
 
@@ -349,8 +349,7 @@ for (const [what, given, reason, code] of [
     const start = performance.now()
     service.kill('SIGTERM')
     // The program may have been too busy to receive the first one before this one.
-    const again = setInterval(() => { service.kill('SIGTERM') }, 3 * SIGNAL_COPY)
-    t.teardown(() => { clearInterval(again) })
+    every(t, 3 * SIGNAL_COPY, () => { service.kill('SIGTERM') })
     t.strictSame(await service.exit, { code: 1, signal: null })
     // Not at shutdownTimeout, after 30 s.
     t.ok(performance.now() - start < 10_000)
