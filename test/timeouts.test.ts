@@ -505,7 +505,8 @@ for (const [what, limit] of [
   t.test(`a timeout that a serverFactory sets for HTTP/2 sessions is kept: ${what}`, async t => {
     const app = await http2App(t, {}, { serverFactory: (handler: () => void) => limit(createHttp2Server(handler)) })
     const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`).on('error', () => {})
-    session.request({ ':path': '/' }).resume()
+    // On a loaded machine, the session may be closed before the request arrives.
+    session.request({ ':path': '/' }).on('error', () => {}).resume()
     await once(session, 'close')
     t.equal(app.gracefulShutdown.phase, 'running')
   })

@@ -2,12 +2,12 @@
 //
 // Exits with 1 if a text is too small, faint, cut off or covered, or if a picture differs from its last approved version.
 
-import type { Browser, Page } from 'playwright-core'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import type { Page } from 'playwright-core'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { chromium } from 'playwright-core'
+import { launchBrowser } from '../browser.ts'
 import { contrast, MIN_CONTRAST, rgb } from './contrast.ts'
 import { pictures } from './files.ts'
 import { otherTimelines } from './timelines.ts'
@@ -53,7 +53,7 @@ const withFont = ({ path, svg }: { path: string, svg: string }) => ({ path, svg:
 const all = pictures().map(withFont)
 const others = otherTimelines().map(withFont)
 const faults: string[] = []
-const browser = await start()
+const browser = await launchBrowser()
 try {
   for (const scheme of SCHEMES) {
     for (const width of WIDTHS) {
@@ -69,13 +69,6 @@ try {
 for (const fault of faults) console.error(fault)
 console.log(`${all.length + others.length} pictures, ${faults.length} faults`)
 process.exitCode = faults.length === 0 ? 0 : 1
-
-async function start (): Promise<Browser> {
-  const names = ['chromium', 'chromium-browser', 'google-chrome', 'chrome']
-  const found = (process.env['PATH'] ?? '').split(delimiter).flatMap(folder => names.map(name => join(folder, name))).find(existsSync)
-  if (found === undefined) throw new Error('There is no Chromium in the PATH: apt-get install chromium fonts-dejavu-core')
-  return await chromium.launch({ executablePath: found })
-}
 
 async function open (scheme: Scheme, width: number): Promise<Page> {
   return await browser.newPage({ colorScheme: scheme, viewport: { width, height: 800 } })
