@@ -19,6 +19,7 @@
 //     upgraded.ts, spread.ts       the WebSockets of @fastify/websocket; closes long-lived connections one after another
 //   lib/lifecycle/               how far the shutdown is
 //     phase.ts                     running, delaying, draining, closing, closed
+//     abort.ts                     abort signals for user code
 //     shutdown.ts                  the shutdown, step by step
 //     close.ts                     fastify.close()
 //     close-hooks.ts               the preClose and onClose hooks of other plugins

@@ -15,8 +15,8 @@ import { testShutdown } from '../lib/testing/index.ts'
 import { SETTLE_TIMEOUT } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import {
-  commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, heldRoute, listen, listenOnLocalhost, RawClient, runCommand,
-  socketPath
+  commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, freePort, heldRoute, listen, listenOnLocalhost, RawClient,
+  runCommand, socketPath
 } from './helpers.ts'
 import { openListener } from './inherited.ts'
 
@@ -189,6 +189,17 @@ t.test('a server of the application that shares the routing is drained and stays
   t.notOk(app.server.listening)
   const late = new RawClient(port).get('/')
   await late.until(/503 Service Unavailable/)
+})
+
+t.test('a server of the application on the port of the instance, at another loopback address, stays open, as with Fastify alone', async t => {
+  const { app } = await createApp(t)
+  const port = await freePort(['127.0.0.1', '::1'])
+  await app.listen({ port, host: '127.0.0.1' })
+  const server = createServer(app.routing)
+  t.teardown(() => server.close())
+  await once(server.listen(port, '::1'), 'listening')
+  await app.close()
+  t.ok(server.listening)
 })
 
 t.test('a server from serverFactory on which the application listens stays open, as with Fastify alone', async t => {

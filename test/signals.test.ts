@@ -2,6 +2,7 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
+import { once } from 'node:events'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -109,17 +110,24 @@ for (const signal of ['SIGSEGV', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGAB
   })
 }
 
-t.test('gracefulShutdown.signal takes any number of listeners without a warning', async t => {
+t.test('gracefulShutdown.signal, and that of a callback, take any number of listeners without a warning', async t => {
   const warnings: Error[] = []
   const warned = (warning: Error): void => { warnings.push(warning) }
   process.on('warning', warned)
   const { app } = await createApp(t)
   let aborted = 0
-  for (let index = 0; index < 50; index++) app.gracefulShutdown.signal.addEventListener('abort', () => { aborted++ })
+  const addListeners = (signal: AbortSignal): void => {
+    for (let index = 0; index < 50; index++) signal.addEventListener('abort', () => { aborted++ })
+  }
+  addListeners(app.gracefulShutdown.signal)
+  app.gracefulShutdown.onShutdown(async ({ signal }) => {
+    addListeners(signal)
+    await once(signal, 'abort')
+  }, { timeout: 1 })
   await app.close()
   await new Promise(resolve => { setImmediate(resolve) })
   process.off('warning', warned)
-  t.equal(aborted, 50)
+  t.equal(aborted, 100)
   t.strictSame(warnings, [])
 })
 

@@ -2,7 +2,7 @@
 // and ::1) and does not expose.
 
 import type { FastifyInstance } from 'fastify'
-import type { AddressInfo, ListenOptions, Server } from 'node:net'
+import type { ListenOptions, Server } from 'node:net'
 import type { AnyFunction } from '../values.ts'
 import cluster from 'node:cluster'
 import { subscribe } from 'node:diagnostics_channel'
@@ -40,7 +40,7 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
     adopted.add(server)
     adopt(server)
   }
-  onListen.set(fastify.routing, (server, options) => { if (isSecondOf(fastify.server, options)) take(server) })
+  onListen.set(fastify.routing, (server, options) => { if (server !== fastify.server && isFastifys(options)) take(server) })
   take(fastify.server)
   if (isWatching) return
   isWatching = true
@@ -49,6 +49,11 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
     const { server, options } = message as { server: Server, options: ListenOptions }
     for (const key of [server, ...server.listeners('request')]) onListen.get(key)?.(server, options)
   })
+}
+
+/** Whether Fastify's own listen() passes these options to Node: it adds `cb` to them. */
+function isFastifys (options: ListenOptions): boolean {
+  return 'cb' in options
 }
 
 /** Fastify's types lack some of it. */
@@ -71,10 +76,9 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
   const { listen } = fastify as unknown as { listen: AnyFunction }
   let hasBeenCalled = false
   let end = () => {}
-  // A listen() before the plugin was loaded takes effect when Fastify is ready. Fastify adds `cb` to its options; the application itself
-  // may open the server, too.
+  // A listen() before the plugin was loaded takes effect when Fastify is ready. The application itself may open the server, too.
   onListen.set(server, (_server, options) => {
-    if (hasBeenCalled || !('cb' in options)) return
+    if (hasBeenCalled || !isFastifys(options)) return
     const { promise, resolve } = new Deferred<void>()
     end = endOfListen(server, options, resolve)
     // Fastify's own listener for an abort has been added already.
@@ -139,10 +143,4 @@ async function whenSettled (result: unknown, settled: () => void): Promise<unkno
   } finally {
     settled()
   }
-}
-
-/** Fastify's second server listens on the port of the first one, at the other loopback address. */
-function isSecondOf (first: Server, { host, port }: ListenOptions): boolean {
-  const address = first.address() as AddressInfo | null
-  return address?.port === port && /^(?:127\.|::1$)/.test(String(host))
 }

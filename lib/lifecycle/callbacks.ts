@@ -9,6 +9,7 @@ import { Deferred } from '../deferred.ts'
 import { CallbackInvalidError, CallbackTimeoutError, CallbackTooLateError } from '../errors.ts'
 import { resolveCallbackOptions } from '../options.ts'
 import { show, toError } from '../values.ts'
+import { createAbortController } from './abort.ts'
 
 const DRAINED = Symbol('graceful.drained')
 
@@ -98,7 +99,7 @@ export class Callbacks {
 
   async #runOne ({ callback, name }: Registered, limit: number, reason: string, drainLimit?: number): Promise<CallbackReport> {
     const log = this.#log.child({ shutdownCallback: name })
-    const controller = new AbortController()
+    const controller = createAbortController()
     const context = { signal: controller.signal, deadline: Math.floor(Date.now() + limit), reason, log }
     const start = now()
     let error: Error | undefined

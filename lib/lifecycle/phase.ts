@@ -1,7 +1,7 @@
 // The phase of the shutdown.
 
 import type { Phase } from '../../types/index.ts'
-import { setMaxListeners } from 'node:events'
+import { createAbortController } from './abort.ts'
 
 /** In their order. */
 export const PHASES: readonly Phase[] = ['running', 'delaying', 'draining', 'closing', 'closed']
@@ -10,18 +10,9 @@ export const PHASES: readonly Phase[] = ['running', 'delaying', 'draining', 'clo
 export class PhaseClock {
   /** A plain field, because each request reads it. */
   current: Phase = 'running'
-  readonly #abort = new AbortController()
+  readonly #abort = createAbortController()
   /** Aborts when the instance leaves `running`. */
   readonly signal: AbortSignal = this.#abort.signal
-
-  constructor () {
-    try {
-      // Each event stream adds a listener. Node would warn of a leak at the eleventh.
-      setMaxListeners(0, this.signal)
-    } catch {
-      // Not Node's own: a test environment such as jsdom has replaced AbortController.
-    }
-  }
 
   /** Advances to a later phase. Phases may be skipped. */
   advance (next: Phase): void {
