@@ -48,8 +48,8 @@ export const QUIET = { milliseconds: 100, most: 200 }
 /** Tools that run a program (nodemon, tsx, npm) may deliver one Ctrl-C twice, so the first signal again within this time is a copy. */
 export const SIGNAL_COPY = 200
 
-/** An exit waits for at most this long until the last lines of the log are written. */
-export const LOG_FLUSH = 200
+/** An exit waits for at most this long until the last lines of the log are written. Other work may keep the thread pool busy. */
+export const LOG_FLUSH = 500
 
 /** How long responses may take to be read, and then upgraded connections to close: a part of the time for closing. */
 export const SETTLE_TIMEOUT = { part: 1 / 4, most: 1_000 }

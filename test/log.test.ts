@@ -90,6 +90,14 @@ for (const target of ['a pipe', 'a file']) {
   })
 }
 
+t.test('the report is the last line of the log if the process has been stopped, and the thread that writes it is busy', async t => {
+  const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
+  t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
+  const service = fork(t, 'busy-pool', { FIFO: join(directory, 'fifo'), BUSY: String(2 * LOG_FLUSH), UV_THREADPOOL_SIZE: '1' })
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.match(service.output(), /before the report[^]*Graceful shutdown complete"\}\n$/)
+})
+
 for (const [what, env] of [
   ['a failed callback', { CALLBACK: 'throws' }],
   ['a second signal', { CALLBACK: 'hangs' }]

@@ -4,7 +4,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { EventEmitter } from 'node:events'
 import { writeSync } from 'node:fs'
 import process from 'node:process'
-import { now, setTimeout } from '../clock.ts'
+import { setTimeout } from '../clock.ts'
 import { LOG_FLUSH } from '../times.ts'
 import { messageOf, show, tryRead } from '../values.ts'
 
@@ -72,12 +72,13 @@ export class SafeLog {
   }
 
   /**
-   * Calls back when the lines so far are written, after LOG_FLUSH at the latest. pino writes asynchronously, and the rest when the
-   * process exits. But that last write may overtake one in progress, and if the reader of a pipe has gone and no write has failed yet,
-   * it tries forever. Uses timers only: if errors are thrown again and again, promises do not settle.
+   * Calls back when the lines so far are written, after LOG_FLUSH at the latest; time in which the process is stopped does not count.
+   * pino writes asynchronously, and the rest when the process exits. But that last write may overtake one in progress, and if the reader
+   * of a pipe has gone and no write has failed yet, it tries forever. Uses timers only: if errors are thrown again and again, promises
+   * do not settle.
    */
   afterFlush (callback: () => void): void {
-    const end = now() + LOG_FLUSH
+    let left = LOG_FLUSH
     let sonicBoom: SonicBoom | undefined
     try {
       Promise.resolve(this.#log.flush?.()).catch(() => {})
@@ -89,7 +90,7 @@ export class SafeLog {
     const forget = isWriting && sonicBoom !== undefined ? onPause(sonicBoom, () => { isWriting = false }) : () => {}
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
-      if (isWriting && now() < end) {
+      if (isWriting && left-- > 0) {
         setTimeout(look, 1)
         return
       }

@@ -10,7 +10,7 @@ import { sumOf } from './lag.ts'
 import { workOf } from './scenario.ts'
 
 /** See lib/times.ts. */
-const LOG_FLUSH = 250
+const LOG_FLUSH = 550
 
 export const FORGOTTEN = /^A handler or its stream has not ended since its client disconnected/
 

@@ -17,7 +17,7 @@ export const LATE = 60
 /** Waits of the plugin, see lib/times.ts and docs/lifecycle.md#phases. */
 export const QUIET = 200
 export const DRAINING_KEEP_ALIVE = 100
-export const LOG_FLUSH = 200
+export const LOG_FLUSH = 500
 export const FIRST_REQUEST = 500
 export const CHECK_INTERVAL = 1_000
 export const SPREAD_INTERVAL = 50
