@@ -149,7 +149,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   adoptServers(fastify, server => {
     timeouts.apply(server)
-    connections.adopt(server, () => { shutdown.listenersClosed() })
+    // Only Fastify itself closes the second server for `localhost`.
+    connections.adopt(server, hasCallback => { shutdown.serverClosed(hasCallback && server === fastify.server) })
     // Not onListen: it runs after Fastify logs its address, and a signal may arrive before that.
     server.on('listening', () => {
       if (phase.current !== 'running') return

@@ -3,7 +3,7 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
-import { COVERED, fork, portOf, RawClient, runNode } from './helpers.ts'
+import { COVERED, fork, freePort, portOf, RawClient, runNode } from './helpers.ts'
 
 /** The second instance of the program. */
 const OTHERS = {
@@ -40,11 +40,22 @@ async function endOf (t: Test, how: string, { cuts = false, options = {}, other 
   return { service, code, signal, said: service.log.messages(/^(?:flushed|cleaned up|beforeExit .*|exit .*)$/) }
 }
 
-for (const how of ['closes all', 'closes one', 'closes with a kept close', 'calls shutdown()', 'aborts its listen signal and closes']) {
+for (const how of ['closes all', 'closes one', 'closes the server', 'closes with a kept close', 'calls shutdown()', 'aborts its listen signal and closes']) {
   t.test(`a signal handler that ${how} and then flushes is not cut off, and the process ends by itself`, async t => {
     t.match(await endOf(t, how), { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 undefined'] })
   })
 }
+
+t.test('a signal handler that closes the server during the drain, and then flushes, is not cut off, but the exit code is that of the shutdown', async t => {
+  const end = await endOf(t, 'closes the server during the drain', { cuts: true })
+  t.match(end, { code: 1, signal: null, said: ['flushed', 'beforeExit 1', 'exit 1 1'] })
+})
+
+t.test('on localhost, with two listeners, code that closes the server decides when the process exits; otherwise, the plugin does', async t => {
+  const other = { HOST: 'localhost', PORT: String(await freePort(['127.0.0.1', '::1'])) }
+  t.match(await endOf(t, 'closes the server', { other }), { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 undefined'] })
+  t.match(await endOf(t, 'does nothing', { other }), { code: 0, signal: null, said: ['exit 0 undefined'] })
+})
 
 t.test('a signal handler that only aborts the signal given to listen() leaves the exit to the plugin', async t => {
   t.match(await endOf(t, 'aborts its listen signal'), { code: 0, signal: null, said: ['exit 0 undefined'] })

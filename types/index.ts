@@ -117,8 +117,8 @@ export interface GracefulOptions {
   /**
    * Which process events start a shutdown: `true` for SIGTERM, SIGINT, SIGHUP, SIGQUIT and uncaught errors, a list for only
    * these events, `false` for none. A worker of `node:cluster` also shuts down when its primary disconnects it and, unless
-   * `signals` is `false`, when its primary exits. The process exits afterwards, unless other code has called `close()` or `shutdown()`:
-   * that code then has to end it.
+   * `signals` is `false`, when its primary exits. The process exits afterwards, unless other code has called `close()`, `shutdown()`
+   * or `server.close(callback)`: that code then has to end it.
    * Throws `FST_ERR_GRACEFUL_CRASH_SIGNAL` if the list has the signal of a crash, and `FST_ERR_GRACEFUL_WORKER_THREAD` if it has a
    * signal in a worker thread, which receives no signals. Default: true.
    */

@@ -63,9 +63,9 @@ export class Connections {
   /**
    * Takes charge of a listener's connections.
    * @param onServerClose is called when other code closes a listener that Fastify has opened, as node:cluster does in a worker
-   * that its primary disconnects
+   * that its primary disconnects; with whether it has passed a callback
    */
-  adopt (server: Server, onServerClose: () => void): void {
+  adopt (server: Server, onServerClose: (hasCallback: boolean) => void): void {
     this.#servers.add(server)
     watchArrivals()
     onStreamRequest(server, (request, response) => { this.arrive(request, response) })
@@ -107,7 +107,7 @@ export class Connections {
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       server.close = later => {
         void closed.promise.then(() => { later?.() })
-        onServerClose()
+        onServerClose(later !== undefined)
         return server
       }
       // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
@@ -122,8 +122,7 @@ export class Connections {
         restore()
       }
       if (this.#isClosing) this.closeAll()
-      // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
-      if (this.#stoppedAt === -Infinity && !this.isListening) onServerClose()
+      if (this.#stoppedAt === -Infinity) onServerClose(callback !== undefined)
       return server
     }
   }

@@ -106,6 +106,11 @@ export function mayBeDeploy (): boolean {
   return process.listenerCount('SIGTERM') > 0 && ![...registry.members].some(({ options }) => options.signals.includes('SIGTERM'))
 }
 
+/** Whether node:cluster is disconnecting this worker. It closes the listeners itself, with a callback. */
+export function isDisconnecting (): boolean {
+  return cluster.worker?.exitedAfterDisconnect === true
+}
+
 /**
  * Listens to the events that any member wants; they all shut down together, because the process does. New listeners are added
  * before old ones are removed: a signal that Node has received but not emitted yet is lost if there is no listener.

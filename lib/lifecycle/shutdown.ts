@@ -24,7 +24,7 @@ import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
 import { isError, messageOf, nameOf } from '../values.ts'
-import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
+import { isDisconnecting, mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
 
 interface Parts {
@@ -64,7 +64,7 @@ export class Shutdown {
   /** Resolved once other code has closed the listeners. */
   readonly #listenersClosed = new Deferred<void>()
   #closedBy: 'shutdown' | 'other code' | undefined
-  /** Whether other code has called `close()` or `shutdown()`. It continues when the call resolves, and decides when the process exits. */
+  /** Whether other code has closed the instance or its server. It goes on when that is done, and decides when the process exits. */
   hasCaller = false
   /** Aborted when the delay and the spread are to end, or to be skipped. */
   readonly #skipDelay = new AbortController()
@@ -149,8 +149,12 @@ export class Shutdown {
     this.#skipDelay.abort()
   }
 
-  /** Other code has closed the listeners, so there is nothing to delay for. */
-  listenersClosed (): void {
+  /** Other code has called `server.close()`. */
+  serverClosed (goesOn: boolean): void {
+    if (goesOn && !isDisconnecting()) this.#noteCaller()
+    // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
+    if (this.#parts.connections.isListening) return
+    // There is nothing to delay for.
     this.skipDelay()
     this.#listenersClosed.resolve()
     void this.start('close')
@@ -302,7 +306,9 @@ export class Shutdown {
 
   async #stopListening (): Promise<void> {
     await this.#listenEnded()
-    await this.#attempt(() => { this.#parts.connections.stopListening() })
+    await this.#attempt(async () => {
+      await this.runInside(async () => { this.#parts.connections.stopListening() })
+    })
   }
 
   /** Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address. */
