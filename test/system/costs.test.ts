@@ -73,7 +73,7 @@ for (const { requests, how, late, options } of [
 const EVEN = ['--min-semi-space-size=256', '--max-semi-space-size=256', '--no-opt', '--always-sparkplug']
 /** With more than 16384 in a pipeline, Node's own cost is not linear: its queue of responses becomes a large object. */
 const FEW = 3_000
-/** Of four times as many. A cost that is quadratic grows by up to 16; a linear one, on a machine with shared caches that is busy, by up to 7. */
+/** Of four times as many. A quadratic cost grows by up to 16; a linear one, on a busy machine with shared caches by up to 7. */
 const MOST_GROWTH = 4 * 2
 
 for (const how of ['answered', 'answered, the last one first', 'cut'] as const) {
