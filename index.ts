@@ -149,8 +149,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   adoptServers(fastify, server => {
     timeouts.apply(server)
-    // Only Fastify itself closes the second server for `localhost`.
-    connections.adopt(server, hasCallback => { shutdown.serverClosed(hasCallback && server === fastify.server) })
+    // Only Fastify closes the second server for `localhost`: after the first one, or if that is unref()ed.
+    connections.adopt(server, async hasCallback => {
+      if (server === fastify.server) await shutdown.serverClosed(hasCallback)
+    })
     // Not onListen: it runs after Fastify logs its address, and a signal may arrive before that.
     server.on('listening', () => {
       if (phase.current !== 'running') return

@@ -51,6 +51,13 @@ t.test('a signal handler that closes the server during the drain, and then flush
   t.match(end, { code: 1, signal: null, said: ['flushed', 'beforeExit 1', 'exit 1 1'] })
 })
 
+t.test('a signal handler that exits in the callback of server.close() does not cut off the cleanup', async t => {
+  t.match(await endOf(t, 'exits when the server is closed'), { code: 0, signal: null, said: ['cleaned up', 'exit 0 0'] })
+  const { said, ...end } = await endOf(t, 'exits when the server is closed', { cuts: true })
+  t.match(end, { code: 1, signal: null })
+  t.equal(said[0], 'cleaned up')
+})
+
 t.test('on localhost, with two listeners, code that closes the server decides when the process exits; otherwise, the plugin does', async t => {
   const other = { HOST: 'localhost', PORT: String(await freePort(['127.0.0.1', '::1'])) }
   t.match(await endOf(t, 'closes the server', { other }), { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 undefined'] })

@@ -543,7 +543,7 @@ function bareGate (app: FastifyInstance): Gate {
   const inFlight = new InFlight(app.log)
   const connections = new Connections(inFlight)
   const gate = new Gate(connections, inFlight, new Channels(app))
-  connections.adopt(app.server, () => {})
+  connections.adopt(app.server, async () => {})
   connections.disableKeepAlive()
   inFlight.stopCounting()
   app.addHook('onRequest', (request, reply, done) => {

@@ -719,6 +719,19 @@ t.test('after a listen() before the plugin was loaded, a server.close() by other
   t.match(await app.gracefulShutdown.wait(), { completed: 1, exitCode: 0 })
 })
 
+t.test('on localhost, with two listeners, server.close() does not wait for an idle connection of the first one', async t => {
+  t.teardown(resolveToBothLoopbacks())
+  const app = Fastify() as FastifyInstance
+  void app.register(gracefulPlugin)
+  app.get('/', async () => 'fine')
+  await listenOnLocalhost(app)
+  const client = new RawClient((app.server.address() as AddressInfo).port).get('/')
+  await client.until(/fine/)
+  await new Promise(resolve => { app.server.close(resolve) })
+  t.equal(app.gracefulShutdown.phase, 'closed')
+  await client.closed
+})
+
 for (const [what, replaced] of Object.entries({
   'calls back at once': (callback: (error?: Error) => void) => { callback() },
   'calls back a little later': (callback: (error?: Error) => void) => { process.nextTick(callback) },

@@ -63,9 +63,9 @@ export class Connections {
   /**
    * Takes charge of a listener's connections.
    * @param onServerClose is called when other code closes a listener that Fastify has opened, as node:cluster does in a worker
-   * that its primary disconnects; with whether it has passed a callback
+   * that its primary disconnects; with whether it has passed a callback. Returns what the callback waits for, besides the 'close' event
    */
-  adopt (server: Server, onServerClose: (hasCallback: boolean) => void): void {
+  adopt (server: Server, onServerClose: (hasCallback: boolean) => Promise<unknown>): void {
     this.#servers.add(server)
     watchArrivals()
     onStreamRequest(server, (request, response) => { this.arrive(request, response) })
@@ -102,27 +102,30 @@ export class Connections {
         if (this.#isClosing) this.closeAll()
         return server
       }
-      const closed = new Deferred<void>()
-      server.once('close', closed.resolve)
+      const closed = new Deferred<Error | undefined>()
+      server.once('close', () => { closed.resolve(undefined) })
+      // Tells the shutdown, and then the caller.
+      const notify = async (listener?: (error?: Error) => void) => {
+        if (this.#stoppedAt === -Infinity) await onServerClose(listener !== undefined)
+        const error = await closed.promise
+        // What it throws is an uncaught error, as without the plugin.
+        if (listener !== undefined) process.nextTick(listener, error)
+      }
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       server.close = later => {
-        void closed.promise.then(() => { later?.() })
-        onServerClose(later !== undefined)
+        void notify(later)
         return server
       }
       // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
       const restore = replaceMethod(server, 'closeIdleConnections', () => {})
       try {
-        close.call(server, error => {
-          // A replaced close() may call back although the server stays open.
-          closed.resolve()
-          callback?.(error)
-        })
+        // A replaced close() may call back although the server stays open.
+        close.call(server, error => { closed.resolve(error) })
       } finally {
         restore()
       }
       if (this.#isClosing) this.closeAll()
-      if (this.#stoppedAt === -Infinity) onServerClose(callback !== undefined)
+      void notify(callback)
       return server
     }
   }

@@ -117,11 +117,12 @@ export class Shutdown {
     return [...context.getStore() ?? []].filter(shutdown => shutdown.#parts.phase.current !== 'closed')
   }
 
-  /** Hooks and callbacks of a shutdown may shut down other instances; they are waited for anyway. */
-  #noteCaller (): void {
+  /** Returns whether other code goes on. Hooks and callbacks of a shutdown may shut down other instances; they are waited for anyway. */
+  #noteCaller (): boolean {
+    const goesOn = Shutdown.#around().length === 0
     // Once the shutdown has ended, it is decided when the process exits.
-    if (this.#parts.phase.current === 'closed') return
-    this.hasCaller ||= Shutdown.#around().length === 0
+    if (this.#parts.phase.current !== 'closed') this.hasCaller ||= goesOn
+    return goesOn
   }
 
   /** For users: starts the shutdown if necessary, and waits for its end. */
@@ -149,15 +150,18 @@ export class Shutdown {
     this.#skipDelay.abort()
   }
 
-  /** Other code has called `server.close()`. */
-  serverClosed (goesOn: boolean): void {
-    if (goesOn && !isDisconnecting()) this.#noteCaller()
-    // When the first listener is unref()ed, Fastify closes only the second one for `localhost`.
-    if (this.#parts.connections.isListening) return
-    // There is nothing to delay for.
+  /**
+   * `server.close()` is called, so there is nothing to delay for. Resolves when its callback may be called: if other code goes on with
+   * that, often to exit at once, when the shutdown is complete.
+   */
+  async serverClosed (hasCallback: boolean): Promise<void> {
+    // While closing, it is Fastify that calls it.
+    const isOthers = hasCallback && !['closing', 'closed'].includes(this.#parts.phase.current) && !isDisconnecting()
+    const goesOn = isOthers && this.#noteCaller()
     this.skipDelay()
     this.#listenersClosed.resolve()
     void this.start('close')
+    if (goesOn) await this.ended
   }
 
   /** A signal given to `listen()` is aborted. Fastify calls `close()` next, but no code goes on when that resolves. */
@@ -306,9 +310,7 @@ export class Shutdown {
 
   async #stopListening (): Promise<void> {
     await this.#listenEnded()
-    await this.#attempt(async () => {
-      await this.runInside(async () => { this.#parts.connections.stopListening() })
-    })
+    await this.#attempt(() => { this.#parts.connections.stopListening() })
   }
 
   /** Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address. */
