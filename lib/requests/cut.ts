@@ -91,7 +91,7 @@ export class Cuts {
     const { exchanges } = this.#inFlight
     // Selected before the first cut, because cutting moves a queued response to the front, where it looks stalled.
     for (const exchange of exchanges.filter(({ isWaitingForTurn }) => !isWaitingForTurn)) this.cut(exchange, error)
-    if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests were cut; not each has its own line. The report lists all of them`)
+    if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests were cut; only the first ${MOST_NAMED} have their own line`)
     this.cutTasks(error)
   }
 
