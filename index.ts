@@ -47,7 +47,7 @@ import { WebSockets } from './lib/connections/upgraded.ts'
 import { AlreadyRegisteredError, DecoratorTakenError, NotRootError } from './lib/errors.ts'
 import { Callbacks } from './lib/lifecycle/callbacks.ts'
 import { Channels } from './lib/lifecycle/channels.ts'
-import { closeWith, type CloseListener } from './lib/lifecycle/close.ts'
+import { closeWith, type Close } from './lib/lifecycle/close.ts'
 import { CloseHooks } from './lib/lifecycle/close-hooks.ts'
 import { SafeLog } from './lib/lifecycle/log.ts'
 import { PhaseClock } from './lib/lifecycle/phase.ts'
@@ -93,8 +93,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   const lateHooks = new LateHooks(inFlight, tasks)
   const connections = new Connections(inFlight)
   const webSockets = new WebSockets()
-  const gate = new Gate(connections, inFlight, channels)
-  const cuts = new Cuts(phase, inFlight, tasks, connections, outcome, log, channels)
+  const gate = new Gate(inFlight, channels)
+  const cuts = new Cuts(phase, inFlight, tasks, outcome, log, channels)
   const timeouts = new Timeouts(options, fastify, inFlight, connections, cuts, log)
   const closeHooks = new CloseHooks(fastify, (hook, error) => {
     if (outcome.addError(error)) log.error(`The ${hook} failed`, { err: error })
@@ -108,7 +108,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   handlers.observeReplies(fastify)
   handlers.observeSetters(fastify)
 
-  const close = fastify.close.bind(fastify) as (listener?: CloseListener) => Promise<void>
+  const close = fastify.close.bind(fastify) as Close
   const shutdown = new Shutdown({
     options, log, channels, phase, outcome, inFlight, tasks, connections, webSockets, cuts, gate, timeouts, closeHooks, callbacks, close
   })

@@ -19,7 +19,7 @@ export class Check {
   #running: Promise<boolean> | undefined
   /** How many runs have started. */
   #started = 0
-  /** The number of the newest run that has ended. What is left of those before it is lost, and holds up no other run. */
+  /** The number of the newest run that has ended. Older ones that are still pending are not waited for. */
   #ended = 0
   /** When the newest run started, on the clock of now(). */
   #startedAt = 0

@@ -1,4 +1,4 @@
-// The defaults, in one place, and the validation of options.
+// The options: their defaults, and their validation.
 
 import type { FastifySchema } from 'fastify'
 import type { AdaptiveDelay, GracefulOptions, HealthProbeOptions, ProcessEvent, GracefulRouteOptions, CallbackOptions } from '../types/index.ts'
@@ -105,10 +105,9 @@ export function resolveOptions (input: GracefulOptions): Options {
 
 /** The timeouts given that look as if they were meant in seconds. A short `shutdownDelay` makes sense. */
 export function perhapsSeconds (options: Options): Array<[name: string, value: number]> {
-  const { shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout, given } = options
-  const limits = Object.entries({ shutdownTimeout, drainTimeout, readTimeout, writeTimeout, idleTimeout })
-  return limits.map(([name, value]): [string, number] => [name, Number(value)])
-    .filter(([name, value]) => given.has(name) && value > 0 && value < 1_000)
+  const names = ['shutdownTimeout', 'drainTimeout', 'readTimeout', 'writeTimeout', 'idleTimeout'] as const
+  return names.map((name): [string, number] => [name, Number(options[name])])
+    .filter(([name, value]) => options.given.has(name) && value > 0 && value < 1_000)
 }
 
 /** Validates a route's `config.gracefulShutdown`. */
@@ -144,7 +143,7 @@ export function resolveCallbackOptions (options: CallbackOptions, shutdownTimeou
 }
 
 /** Validates the options of `fastify-graceful/prometheus`. */
-export function resolveMetricsOptions (options: GracefulMetricsOptions): GracefulMetricsOptions & { prefix: string } {
+export function resolveMetricsOptions (options: GracefulMetricsOptions): { register: GracefulMetricsOptions['register'], prefix: string } {
   assertObject(options, 'options of fastify-graceful/prometheus')
   known('option', options, ['register', 'prefix'], REGISTER_OPTIONS)
   const { register, prefix = 'fastify_graceful_' } = options
@@ -153,7 +152,7 @@ export function resolveMetricsOptions (options: GracefulMetricsOptions): Gracefu
   assertValid(isRegistry, 'option "register"', register, 'a Registry of prom-client')
   const isPrefix = typeof prefix === 'string' && /^[a-z_]\w*$/i.test(prefix)
   assertValid(isPrefix, 'option "prefix"', prefix, 'letters, digits and underscores, first a letter or an underscore')
-  return { ...register === undefined ? {} : { register }, prefix }
+  return { register, prefix }
 }
 
 export function assertValid (isValid: boolean, name: string, value: unknown, allowed: string): asserts isValid {

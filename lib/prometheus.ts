@@ -3,13 +3,13 @@
 
 import type { FastifyInstance } from 'fastify'
 import type { Metric } from 'prom-client'
-import type { DiagnosticsChannels, Phase } from '../types/index.ts'
+import type { Phase } from '../types/index.ts'
 import type { GracefulMetricsOptions } from '../types/prometheus.ts'
-import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import fp from 'fastify-plugin'
 import { Counter, Gauge, Histogram, register as globalRegistry } from 'prom-client'
 import { now } from './clock.ts'
 import { MetricsNotRootError, OptionInvalidError } from './errors.ts'
+import { follow } from './lifecycle/channels.ts'
 import { PHASES } from './lifecycle/phase.ts'
 import { resolveMetricsOptions } from './options.ts'
 
@@ -119,21 +119,6 @@ async function metrics (fastify: FastifyInstance, input: GracefulMetricsOptions)
     })
   ]
   void gracefulShutdown.wait().then(() => { for (const end of unsubscribers) end() })
-}
-
-type Name = keyof DiagnosticsChannels extends `fastify-graceful:${infer N}` ? N : never
-
-/** Subscribes to what one instance publishes. Returns what ends that. */
-function follow<N extends Name> (
-  fastify: FastifyInstance, name: N, listener: (message: DiagnosticsChannels[`fastify-graceful:${N}`]) => void
-): () => void {
-  const channel = `fastify-graceful:${name}` as const
-  const take = (data: unknown) => {
-    const message = data as DiagnosticsChannels[`fastify-graceful:${N}`]
-    if (message.fastify === fastify) listener(message)
-  }
-  subscribe(channel, take)
-  return () => { unsubscribe(channel, take) }
 }
 
 /** The plugin, for `fastify.register()`: after `gracefulPlugin`, before the routes. */

@@ -542,7 +542,7 @@ t.test('a rejected upload that still arrives when connections are closed gets it
 function bareGate (app: FastifyInstance): Gate {
   const inFlight = new InFlight(app.log)
   const connections = new Connections(inFlight)
-  const gate = new Gate(connections, inFlight, new Channels(app))
+  const gate = new Gate(inFlight, new Channels(app))
   connections.adopt(app.server, async () => {})
   connections.disableKeepAlive()
   inFlight.stopCounting()

@@ -5,6 +5,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Exchange } from '../requests/exchange.ts'
+import type { Connections } from './sockets.ts'
 import { subscribe } from 'node:diagnostics_channel'
 import { setLateTimeout } from '../clock.ts'
 import { dropBody } from '../requests/body.ts'
@@ -22,15 +23,9 @@ export interface Transport extends Duplex, Partial<Pick<Socket, SocketMember>> {
  */
 const connections = new Map<Transport, Connection>()
 
-/** Is notified of requests and closed connections. */
-export interface ConnectionOwner {
-  arrive: (request: IncomingMessage, response: ServerResponse, connection: Connection) => void
-  closed: (connection: Connection) => void
-}
-
 export class Connection {
   readonly socket: Transport
-  readonly owner: ConnectionOwner
+  readonly owner: Connections
   /** Whether it speaks HTTP/2. Node closes all HTTP/1 connections of a server, but not these. */
   readonly isHttp2: boolean
   /** The newest request that still needs the connection. `Exchange.previous` is the one before it. */
@@ -42,7 +37,7 @@ export class Connection {
   #isLingering = false
   #bytesRead = 0
 
-  constructor (socket: Transport, owner: ConnectionOwner, isHttp2: boolean) {
+  constructor (socket: Transport, owner: Connections, isHttp2: boolean) {
     this.socket = socket
     this.owner = owner
     this.isHttp2 = isHttp2
@@ -54,7 +49,7 @@ export class Connection {
   }
 
   /** The connection of a socket, if this owner has accepted it: another instance may pass a request on. */
-  static of (socket: Transport | undefined, owner: ConnectionOwner): Connection | undefined {
+  static of (socket: Transport | undefined, owner: Connections): Connection | undefined {
     const connection = socket === undefined ? undefined : connections.get(socket)
     return connection?.owner === owner ? connection : undefined
   }
@@ -129,6 +124,12 @@ export class Connection {
   /** The pending requests, from the newest to the oldest. */
   * pipeline (): Generator<Exchange> {
     for (let exchange = this.newest; exchange !== undefined; exchange = exchange.previous) yield exchange
+  }
+
+  /** The requests after this one. */
+  following (exchange: Exchange): Exchange[] {
+    const pipeline = [...this.pipeline()]
+    return pipeline.slice(0, Math.max(0, pipeline.indexOf(exchange)))
   }
 }
 

@@ -145,7 +145,6 @@ export class Connections {
     })
   }
 
-  /** A connection has closed. */
   closed (connection: Connection): void {
     this.#speaking.delete(connection)
     for (const exchange of connection.pipeline()) this.#inFlight.closed(exchange)
@@ -191,7 +190,6 @@ export class Connections {
     return [...this.#servers].some(server => server.listening)
   }
 
-  /** Whether any connection is open. */
   get isAnyOpen (): boolean {
     return this.#speaking.size > 0 || this.#beneathTls.size > 0
   }
@@ -250,7 +248,7 @@ export class Connections {
     if (this.#stoppedAt > -Infinity && asksForWebSocket(request)) this.#inFlight.optOut(exchange)
     previous?.keepConnection()
     if (connection?.isEnding === true) this.#leaveUnanswered(exchange)
-    this.endAfter(exchange)
+    exchange.endConnection()
   }
 
   /** No answer can be sent, so the gate lets it reach no handler. Its client may send it again over another connection. */
@@ -277,39 +275,18 @@ export class Connections {
   /** Notes how much of each request has arrived. */
   noteReceived (): void {
     for (const connection of this.#speaking) connection.noteReceived()
-    for (const exchange of this.#receivingStreams()) exchange.noteReceived()
+    for (const exchange of this.#streams) if (exchange.isReceiving) exchange.noteReceived()
   }
 
   /** The requests that are being received, whether they count or not; on HTTP/1, also those that have been answered. */
   * receiving (): Generator<Exchange> {
     for (const { newest } of this.#speaking) if (newest?.isReceiving === true) yield newest
-    yield * this.#receivingStreams()
+    for (const exchange of this.#streams) if (exchange.isReceiving) yield exchange
   }
 
-  * #receivingStreams (): Generator<Exchange> {
-    if (this.#sessions.size === 0) return
-    for (const exchange of this.#inFlight.unfinished) {
-      if (exchange.isStream && exchange.isReceiving) yield exchange
-    }
-  }
-
-  /**
-   * This response becomes the last one on its connection, even if the request body is arriving. Only the newest of a pipeline may say
-   * `Connection: close`, because Node drops everything after it.
-   */
-  endAfter (exchange: Exchange): void {
-    if ((exchange.connection?.newest ?? exchange) === exchange) exchange.endConnection()
-  }
-
-  /** Makes the newest response on this request's connection the last one. */
-  endConnectionOf (exchange: Exchange): void {
-    exchange.connection?.newest?.endConnection()
-  }
-
-  /** The later requests on the connection of this one; none on HTTP/2, where each has its own stream. */
-  following (exchange: Exchange): Exchange[] {
-    const pipeline = [...exchange.connection?.pipeline() ?? []]
-    return pipeline.slice(0, Math.max(0, pipeline.indexOf(exchange)))
+  /** The HTTP/2 requests that are not over. */
+  get #streams (): Exchange[] {
+    return this.#sessions.size === 0 ? [] : this.#inFlight.unfinished.filter(({ isStream }) => isStream)
   }
 
   /**
@@ -322,7 +299,7 @@ export class Connections {
     this.#isKeepAliveDisabled = true
     for (const connection of this.#speaking) {
       this.#watchTimer(connection)
-      if (connection.newest !== undefined) this.endAfter(connection.newest)
+      connection.newest?.endConnection()
     }
   }
 
@@ -406,10 +383,8 @@ export class Connections {
   /** The sockets and streams that are receiving a request or sending a response. */
   * #busy (): Generator<Closable> {
     for (const { socket, isBusy } of this.#speaking) if (isBusy) yield socket
-    if (this.#sessions.size === 0) return
-    for (const exchange of this.#inFlight.unfinished) {
-      const { isStream, isFinished, isGone } = exchange
-      if (isStream && !isFinished && !isGone) yield { once: (_event, callback) => { exchange.onClose(callback) } }
+    for (const exchange of this.#streams) {
+      if (!exchange.isFinished && !exchange.isGone) yield { once: (_event, callback) => { exchange.onClose(callback) } }
     }
   }
 

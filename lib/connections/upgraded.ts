@@ -24,17 +24,13 @@ interface WebSocketServer {
   clients?: Set<WebSocket>
 }
 
-/** The property that @fastify/websocket adds to an instance. */
-interface WithWebSockets {
-  websocketServer?: WebSocketServer
-}
-
 export class WebSockets {
   readonly #servers = new Set<WebSocketServer>()
 
   /** A connection has been upgraded on a route of this instance. */
   opened (instance: FastifyInstance): void {
-    const { websocketServer } = instance as WithWebSockets
+    // @fastify/websocket adds it.
+    const { websocketServer } = instance as { websocketServer?: WebSocketServer }
     if (websocketServer !== undefined) this.#servers.add(websocketServer)
   }
 

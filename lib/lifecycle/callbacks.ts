@@ -51,9 +51,8 @@ export class Callbacks {
     return this.#registered.filter(entry => entry.when === when)
   }
 
-  /** Whether there is none for the end of the shutdown. */
-  get isEmpty (): boolean {
-    return this.#of('end').length === 0
+  get hasAnyForEnd (): boolean {
+    return this.#of('end').length > 0
   }
 
   /** The names of the callbacks that have not ended. */

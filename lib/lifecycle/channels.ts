@@ -2,7 +2,7 @@
 
 import type { FastifyInstance } from 'fastify'
 import type { DiagnosticsChannels } from '../../types/index.ts'
-import { channel } from 'node:diagnostics_channel'
+import { channel, subscribe, unsubscribe } from 'node:diagnostics_channel'
 
 const CHANNELS = {
   phase: channel('fastify-graceful:phase'),
@@ -13,6 +13,7 @@ const CHANNELS = {
 }
 
 type Name = keyof typeof CHANNELS
+type Message<N extends Name> = DiagnosticsChannels[`fastify-graceful:${N}`]
 
 export class Channels {
   readonly #fastify: FastifyInstance
@@ -25,8 +26,18 @@ export class Channels {
    * Publishes a message, which is made only if there are subscribers. It never throws: Node rethrows the error of a subscriber in
    * process.nextTick, as an uncaught error.
    */
-  publish<N extends Name> (name: N, message: () => Omit<DiagnosticsChannels[`fastify-graceful:${N}`], 'fastify'>): void {
+  publish<N extends Name> (name: N, message: () => Omit<Message<N>, 'fastify'>): void {
     const { [name]: target } = CHANNELS
     if (target.hasSubscribers) target.publish({ fastify: this.#fastify, ...message() })
   }
+}
+
+/** Subscribes to what one instance publishes. Returns what ends that. */
+export function follow<N extends Name> (fastify: FastifyInstance, name: N, listener: (message: Message<N>) => void): () => void {
+  const take = (data: unknown) => {
+    const message = data as Message<N>
+    if (message.fastify === fastify) listener(message)
+  }
+  subscribe(`fastify-graceful:${name}`, take)
+  return () => { unsubscribe(`fastify-graceful:${name}`, take) }
 }

@@ -4,6 +4,7 @@
 
 import type { FastifyInstance } from 'fastify'
 import type { AddHook } from '../map-hooks.ts'
+import type { Shutdown } from './shutdown.ts'
 import { wholeTurn } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { nameOf, toError, tryRead } from '../values.ts'
@@ -12,14 +13,6 @@ type Done = (error?: Error | null) => void
 type Run = () => Promise<void>
 type Hook = (this: FastifyInstance, ...args: unknown[]) => unknown
 type OnClose = (this: FastifyInstance, hook: unknown) => FastifyInstance
-
-/** The shutdown that the hooks belong to. */
-interface Owner {
-  /** Resolves when Fastify may close. */
-  readonly beforeClose: Run
-  /** Calls a hook so that the shutdown recognizes it. */
-  readonly runInside: (call: Run) => Promise<void>
-}
 
 export class CloseHooks {
   readonly #fastify: FastifyInstance
@@ -30,7 +23,8 @@ export class CloseHooks {
   /** The errors of hooks, by what they have thrown. */
   readonly #errors = new Map<unknown, Error>()
   readonly #abandoned = new Deferred<void>()
-  #owner: Owner | undefined
+  /** The shutdown that the hooks belong to. */
+  #shutdown: Shutdown | undefined
   /** The run of all preClose hooks that have been added so far. Kept, because each onClose hook waits for it. */
   #preClosed: Promise<void> | undefined
   #preClosing = 0
@@ -62,7 +56,7 @@ export class CloseHooks {
       const run = async () => { await call(hook as Hook, [this].slice(0, hook.length), hook.length > 1, throwLater) }
       const [, name] = /^bound (.*)/.exec(nameOf(hook.name)) ?? []
       return onClose.call(this, async () => {
-        await hooks.#owner?.beforeClose()
+        await hooks.#shutdown?.beforeClose()
         // Fastify skips those after one that fails.
         await hooks.preClose()
         await (name === undefined ? run() : hooks.#call(hooks.#describe('onClose', name, this), run))
@@ -75,8 +69,8 @@ export class CloseHooks {
   }
 
   /** The hooks belong to this shutdown from now on. */
-  attach (owner: Owner): void {
-    this.#owner = owner
+  attach (shutdown: Shutdown): void {
+    this.#shutdown = shutdown
   }
 
   get isPreClosing (): boolean {
@@ -130,7 +124,7 @@ export class CloseHooks {
   async #call (name: string, run: Run): Promise<void> {
     this.#running.add(name)
     try {
-      await (this.#owner?.runInside(run) ?? run())
+      await (this.#shutdown?.runInside(run) ?? run())
     } catch (thrown) {
       const error = toError(thrown)
       this.#errors.set(thrown, error)

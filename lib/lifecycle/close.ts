@@ -5,9 +5,10 @@ import type { PhaseClock } from './phase.ts'
 import type { Shutdown } from './shutdown.ts'
 import { Deferred } from '../deferred.ts'
 
-export type CloseListener = (error: Error | null, ...args: unknown[]) => unknown
+type CloseListener = (error: Error | null, ...args: unknown[]) => unknown
 
-type Close = (listener?: CloseListener) => Promise<void>
+/** As Fastify's own: its types lack the listener's other arguments. */
+export type Close = (listener?: CloseListener) => Promise<void>
 
 /** `fastify.close()`, with a promise or a callback, as in Fastify: each call waits until the callbacks of earlier calls are done. */
 export function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: FastifyInstance, close: Close) {

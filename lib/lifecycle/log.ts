@@ -11,10 +11,8 @@ import { messageOf, show, tryRead } from '../values.ts'
 type Level = 'debug' | 'info' | 'warn' | 'error'
 type Write = (message: string, details?: object) => void
 
-/** A logger of pino or winston. */
-interface Leveled {
-  isLevelEnabled?: (level: Level) => boolean
-}
+/** Fastify's logger, with what those of pino and winston also have. */
+type Log = FastifyBaseLogger & { flush?: () => unknown, isLevelEnabled?: (level: Level) => boolean }
 
 /** The uncaught errors that stderr has shown: several instances without a logger get the same one. */
 const printed = new WeakSet<Error>()
@@ -27,7 +25,7 @@ const EMPTY = /\{\s*\}$/
  * may have a bug. An error that cannot be logged is then written to stderr, and so is every error if there is no logger.
  */
 export class SafeLog {
-  readonly #log: FastifyBaseLogger & { flush?: () => unknown }
+  readonly #log: Log
 
   constructor (log: FastifyBaseLogger) {
     this.#log = log
@@ -79,7 +77,7 @@ export class SafeLog {
    */
   afterFlush (callback: () => void): void {
     let left = LOG_FLUSH
-    let sonicBoom: SonicBoom | undefined
+    let sonicBoom: Destination | undefined
     try {
       Promise.resolve(this.#log.flush?.()).catch(() => {})
       sonicBoom = sonicBoomOf(this.#log)
@@ -105,7 +103,7 @@ export class SafeLog {
    * could not start, or there is no logger. The methods of Fastify's stand-in for one are empty functions.
    */
   get #isMute (): boolean {
-    const log = this.#log as Partial<FastifyBaseLogger> & Leveled
+    const log = this.#log
     return tryRead(() => EMPTY.test(String(log.error)) || log.isLevelEnabled?.('error') === false || streamOf(log)?.destroyed === true) === true
   }
 
@@ -129,12 +127,12 @@ export class SafeLog {
 }
 
 /** The destinations to which the last write has failed. */
-const failed = new WeakSet<SonicBoom>()
+const failed = new WeakSet<Destination>()
 
 /** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
-const waiters = new WeakMap<SonicBoom, Set<() => void>>()
+const waiters = new WeakMap<Destination, Set<() => void>>()
 
-function paused (this: SonicBoom, error?: unknown): void {
+function paused (this: Destination, error?: unknown): void {
   if (error === undefined) failed.delete(this)
   else failed.add(this)
   for (const done of waiters.get(this) as Set<() => void>) done()
@@ -144,7 +142,7 @@ function paused (this: SonicBoom, error?: unknown): void {
  * Calls back when a destination of pino pauses: it has written all, or failed. A full pipe makes it pause between writes. Returns the
  * undo function.
  */
-function onPause (destination: SonicBoom, done: () => void): () => void {
+function onPause (destination: Destination, done: () => void): () => void {
   const all = waiters.get(destination) ?? new Set()
   waiters.set(destination, all.add(done))
   if (all.size === 1) destination.on('drain', paused).on('error', paused)
@@ -158,9 +156,9 @@ function hasPendingFileIo (): boolean {
   return process.getActiveResourcesInfo().includes('FSReqCallback')
 }
 
-type Destination = EventEmitter & { destroyed?: boolean }
-
-interface SonicBoom extends EventEmitter {
+/** Where a logger writes to. */
+interface Destination extends EventEmitter {
+  destroyed?: boolean
   destroy: () => void
 }
 
@@ -173,9 +171,9 @@ function streamOf (log: object | null): Destination | undefined {
 }
 
 /** pino's default destination; undefined for any other. */
-function sonicBoomOf (log: object): SonicBoom | undefined {
+function sonicBoomOf (log: object): Destination | undefined {
   const stream = streamOf(log)
-  return stream !== undefined && 'minLength' in stream ? stream as unknown as SonicBoom : undefined
+  return stream !== undefined && 'minLength' in stream ? stream : undefined
 }
 
 function inOneLine (message: string, details: { err?: Error } | undefined): string {

@@ -1,6 +1,6 @@
 // The shutdown: one sequence for every trigger, run once.
 
-import type { DiagnosticsChannels, InFlightEntry, ShutdownReport } from '../../types/index.ts'
+import type { InFlightEntry, Phase, ShutdownReport } from '../../types/index.ts'
 import type { Connections } from '../connections/sockets.ts'
 import type { WebSockets } from '../connections/upgraded.ts'
 import type { Options } from '../options.ts'
@@ -72,14 +72,12 @@ export class Shutdown {
   #spread: Promise<void> | undefined
   /** While a shared listener is being closed: until then, its connections are served. */
   #listenerClosing: Promise<void> | undefined
-  #startCallbacksEnded: Promise<unknown> = Promise.resolve()
   #trigger: Trigger | undefined
   #isListenAborted = false
   #reason = ''
   #startedAt = 0
   #stepStartedAt = 0
   readonly #phases = { delaying: 0, draining: 0, closing: 0, callbacks: 0 }
-  #completedBefore = 0
   /** The shutdowns of other instances that its callbacks and hooks wait for. */
   readonly #awaited = new Set<Shutdown>()
   /** This shutdown, and those in which a hook or a callback started it. */
@@ -240,7 +238,7 @@ export class Shutdown {
       const error = connections.closingErrorOf(exchange)
       if (error !== undefined) cuts.name(exchange, error)
     }
-    this.#completedBefore = inFlight.completed
+    inFlight.completed = 0
     this.#reason = this.#resolveReason(given)
     log.info(Object.hasOwn(constants.signals, this.#reason) ? `${this.#reason} received, shutting down` : `Shutting down: ${this.#reason}`)
 
@@ -253,7 +251,7 @@ export class Shutdown {
 
     // With a shared listener, requests on open connections are still served: a client that got a 503 might have nowhere to go, because
     // with an inherited listener the next process may not run yet.
-    if (connections.isListenerShared) this.#listenerClosing = this.#stopListeningFirst()
+    if (connections.isListenerShared) this.#listenerClosing = this.#stopListening()
     else inFlight.stopCounting()
     this.#advance('draining')
     await this.#attempt(async () => { await this.#drain() })
@@ -298,17 +296,16 @@ export class Shutdown {
     try {
       await step()
     } catch (thrown) {
-      this.#noteCloseError(thrown)
+      const { outcome, log, closeHooks } = this.#parts
+      const error = closeHooks.errorOf(thrown)
+      this.#closeError = thrown
+      if (outcome.addError(error)) log.error('Fastify was not closed cleanly', { err: error })
     }
   }
 
-  /** Closes the listener during the drain. Since Node 24, that also sends GOAWAY on every HTTP/2 session, so the spread comes first. */
-  async #stopListeningFirst (): Promise<void> {
-    await this.#spread
-    await this.#stopListening()
-  }
-
+  /** Closes the listeners. Since Node 24, that also sends GOAWAY on every HTTP/2 session, so the spread comes first. */
   async #stopListening (): Promise<void> {
+    await this.#spread
     await this.#listenEnded()
     await this.#attempt(() => { this.#parts.connections.stopListening() })
   }
@@ -318,7 +315,7 @@ export class Shutdown {
     await within(partOf(this.#deadline - now(), LISTEN_TIMEOUT), this.#parts.connections.listenEnded)
   }
 
-  #advance (phase: DiagnosticsChannels['fastify-graceful:phase']['phase']): void {
+  #advance (phase: Exclude<Phase, 'running'>): void {
     this.#parts.phase.advance(phase)
     this.#parts.channels.publish('phase', () => ({ phase, reason: this.#reason }))
   }
@@ -345,7 +342,7 @@ export class Shutdown {
       reason: this.#reason,
       phases: { ...this.#phases },
       time: Math.round(end - this.#startedAt),
-      completed: inFlight.completed - this.#completedBefore,
+      completed: inFlight.completed,
       refused: gate.refused,
       callbacks: [...callbacks.reports]
     })
@@ -358,13 +355,13 @@ export class Shutdown {
     cuts.cutTasks(new DrainTimeoutError(drainTimeout))
   }
 
-  /** Starts the callbacks for the start of the shutdown; the drain waits for them. */
-  #startCallbacks (delay: number): void {
+  /** Starts the callbacks for the start of the shutdown; the drain waits for them. Resolves when all have ended. */
+  #startCallbacks (delay: number): Promise<unknown> {
     const { options: { drainTimeout }, callbacks, tasks } = this.#parts
-    context.run(this.#inside, () => {
+    return context.run(this.#inside, () => {
       const started = callbacks.start(this.#reason, delay + drainTimeout)
       for (const [name, work] of started) void tasks.track(work, name)
-      this.#startCallbacksEnded = Promise.all(started.map(([, work]) => work))
+      return Promise.all(started.map(([, work]) => work))
     })
   }
 
@@ -374,7 +371,7 @@ export class Shutdown {
     const isServing = connections.isListening && !this.#skipDelay.signal.aborted
     const delays = max > 0 && isServing
     // Before the phase changes, so that a listener of `signal` is too late to register one, with a delay or without.
-    this.#startCallbacks(delays ? max : 0)
+    const started = this.#startCallbacks(delays ? max : 0)
     // Before other code learns of the delay, because that may skip it at once.
     const skipped = once(this.#skipDelay.signal, 'abort')
     connections.disableKeepAlive()
@@ -383,7 +380,7 @@ export class Shutdown {
     this.#advance('delaying')
     const until = quiet < max ? `until no request has arrived for ${quiet}ms, at most ` : 'for '
     log.info(`Not ready any more, still serving ${until}${max}ms`)
-    return this.#delay(skipped)
+    return this.#delay(skipped, started)
   }
 
   /** Starts to close long-lived connections, evenly over `spread`. The drain closes those that this does not reach. */
@@ -399,11 +396,11 @@ export class Shutdown {
   }
 
   /** Waits until the delay is over or skipped. */
-  async #delay (skipped: Promise<unknown>): Promise<void> {
+  async #delay (skipped: Promise<unknown>, started: Promise<unknown>): Promise<void> {
     const { options: { shutdownDelay: { max, quiet } }, gate, connections } = this.#parts
     const start = now()
     // Callbacks for the start of the shutdown have been told that they may use all of it.
-    await within(max, Promise.race([skipped, this.#startCallbacksEnded]))
+    await within(max, Promise.race([skipped, started]))
     const left = () => Math.min(start + max, Math.max(start, gate.lastAdmitted) + quiet) - now()
     do {
       await within(left(), skipped)
@@ -443,10 +440,9 @@ export class Shutdown {
   /** Ends long-lived connections, and waits until nothing is in flight. False if that takes too long. */
   async #becomesIdle (end: number, preClosed: Promise<void>): Promise<boolean> {
     const { options: { drainTimeout }, log, outcome, inFlight, tasks, closeHooks } = this.#parts
-    const noteEnd = (what: object, entry: InFlightEntry) => {
+    inFlight.onEnd = tasks.onEnd = (what: object, entry: InFlightEntry) => {
       outcome.addDrained(what, { ...entry, after: Math.round(now() - this.#startedAt) })
     }
-    inFlight.onEnd = tasks.onEnd = noteEnd
     this.#endLongLived()
     const others = () => this.#spread !== undefined ? 'long-lived connections' : closeHooks.isPreClosing ? 'the preClose hooks' : ''
     const tell = () => { log.info(`Waiting for ${countOf(inFlight.count, tasks.count, others())} to complete...`) }
@@ -513,19 +509,10 @@ export class Shutdown {
   async #close (): Promise<void> {
     const { callbacks, closeHooks } = this.#parts
     const left = Math.max(0, this.#deadline - now())
-    const limit = callbacks.isEmpty ? left : left / 2
-    try {
+    const limit = callbacks.hasAnyForEnd ? left / 2 : left
+    await this.#attempt(async () => {
       if (await within(limit, this.#closeAll(limit)) === TIMED_OUT) throw new CloseTimeoutError(Math.round(limit), closeHooks.hanging)
-    } catch (thrown) {
-      this.#noteCloseError(thrown)
-    }
-  }
-
-  #noteCloseError (thrown: unknown): void {
-    const { outcome, log, closeHooks } = this.#parts
-    const error = closeHooks.errorOf(thrown)
-    this.#closeError = thrown
-    if (outcome.addError(error)) log.error('Fastify was not closed cleanly', { err: error })
+    })
   }
 
   async #closeAll (limit: number): Promise<void> {

@@ -2,7 +2,6 @@
 // `Exchange.answer` is called only here, by the gate and by the probes.
 
 import type { FastifyError } from '@fastify/error'
-import type { Connections } from '../connections/sockets.ts'
 import type { Channels } from '../lifecycle/channels.ts'
 import type { SafeLog } from '../lifecycle/log.ts'
 import type { PhaseClock } from '../lifecycle/phase.ts'
@@ -19,7 +18,6 @@ export class Cuts {
   readonly #phase: PhaseClock
   readonly #inFlight: InFlight
   readonly #tasks: Tasks
-  readonly #connections: Connections
   readonly #outcome: Outcome
   readonly #log: SafeLog
   readonly #channels: Channels
@@ -27,13 +25,10 @@ export class Cuts {
   /** The begun responses that are to be aborted in their turn. */
   readonly #waiting = new WeakSet<Exchange>()
 
-  constructor (
-    phase: PhaseClock, inFlight: InFlight, tasks: Tasks, connections: Connections, outcome: Outcome, log: SafeLog, channels: Channels
-  ) {
+  constructor (phase: PhaseClock, inFlight: InFlight, tasks: Tasks, outcome: Outcome, log: SafeLog, channels: Channels) {
     this.#phase = phase
     this.#inFlight = inFlight
     this.#tasks = tasks
-    this.#connections = connections
     this.#outcome = outcome
     this.#log = log
     this.#channels = channels
@@ -52,7 +47,7 @@ export class Cuts {
       return
     }
     this.#inFlight.orphan(exchange)
-    this.#connections.endConnectionOf(exchange)
+    exchange.connection?.newest?.endConnection()
     exchange.keepSignal()
     exchange.answer(error.statusCode as number, errorBody(error))
     this.#inFlight.awaitAnswer(exchange)
@@ -61,7 +56,7 @@ export class Cuts {
 
   /** Closing the connection also loses the later requests of a pipeline. */
   #abort (exchange: Exchange, error: FastifyError): void {
-    for (const other of this.#connections.following(exchange)) this.name(other, error)
+    for (const other of exchange.connection?.following(exchange) ?? []) this.name(other, error)
     if (exchange.isQueued) {
       this.#abortInTurn(exchange)
       return

@@ -7,10 +7,6 @@ import { nameOf, tryRead } from '../values.ts'
 /** Where pino keeps the serializers of a logger, `pino.symbols.serializersSym`; other loggers have none. */
 const kSerializers = Symbol.for('pino.serializers')
 
-interface WithSerializers {
-  [kSerializers]?: { req?: (request: unknown) => unknown }
-}
-
 /** @param log the instance's logger, for a request that a hook registered before the plugin still holds */
 export function describe (exchange: Exchange, log: unknown): RequestInFlight {
   const { request, reply } = exchange
@@ -34,7 +30,7 @@ function idOf (id: unknown): string {
 
 /** The URL as the user's `req` serializer shows it, undefined if it shows none; without a serializer, without the query. */
 function urlOf (request: { url?: unknown }, log: unknown): string | undefined {
-  const serialize = (log as WithSerializers | null)?.[kSerializers]?.req
+  const serialize = (log as { [kSerializers]?: { req?: (request: unknown) => unknown } } | null)?.[kSerializers]?.req
   // Not originalUrl: it has what `rewriteUrl` may have removed, such as a token.
   if (serialize === undefined) return withoutQuery(text(() => request.url))
   return text(() => (serialize(request) as { url?: unknown }).url)

@@ -1,10 +1,10 @@
 // A request and its response. Only this file knows how HTTP/1 and HTTP/2 requests differ; others ask for properties such as isStream.
 //
 // in-flight.ts decides when a request is over. The fields that it reads, and the files that change them:
-//   wire                                        the state of the response: only in-flight.ts
-//   runningHandlers, handlerState, hasAnswered  handlers and late hooks: handlers.ts, in-flight.ts
-//   isSending                                   the hooks that process the answer: handlers.ts, in-flight.ts
-//   isBodyLost, source                          only in-flight.ts
+//   wire                            the state of the response: only in-flight.ts
+//   runningHandlers, handlerState   handlers and late hooks: handlers.ts, late-hooks.ts
+//   hasAnswered, isSending          the answer, and the hooks that process it: handlers.ts, in-flight.ts
+//   isBodyLost, source              only in-flight.ts
 
 import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
@@ -25,7 +25,7 @@ import { closeByHeader, isHeadSent } from './last-response.ts'
  * - `finished`: the handler's whole answer has been sent to the client.
  * - `orphaned`: no client waits for the handler: the client has disconnected, or was answered in the handler's place.
  */
-export type Wire = 'open' | 'finished' | 'orphaned'
+type Wire = 'open' | 'finished' | 'orphaned'
 
 /**
  * - `uncalled`: hooks are running, no route matched, or the route was added before the plugin.
@@ -255,7 +255,6 @@ export class Exchange {
     return routeOptionsOf(this.#config)
   }
 
-  /** Whether the route has opted out. */
   get hasOptedOut (): boolean {
     return this.#config === false
   }
@@ -401,10 +400,6 @@ export class Exchange {
     // The header is written with the others; with setHeader(), Node would merge all of them one by one.
     this.response.shouldKeepAlive = false
     closeByHeader(this.response)
-    this.#linger()
-  }
-
-  #linger (): void {
     if (this.isReceiving) this.connection?.linger()
   }
 
@@ -429,15 +424,19 @@ export class Exchange {
    */
   answer (status: number, body: string, own: Record<string, unknown> = {}): void {
     const stream = this.#stream
-    if (stream === undefined) this.#linger()
-    // RFC 9113, section 8.1: the client need not send the rest, and keeps the response.
-    else if (this.isReceiving) {
-      stream.once('finish', () => {
+    if (this.isReceiving) {
+      this.connection?.linger()
+      // RFC 9113, section 8.1: the client need not send the rest, and keeps the response.
+      stream?.once('finish', () => {
         this.#tellBodyCut(stream)
         closeOnceEnded(stream)
       })
     }
-    if (this.isUpgrade) this.#endUpgrade()
+    // Node has detached the socket of an upgrade, and the plugin that took it may not have seen the request.
+    if (this.isUpgrade) {
+      this.response.shouldKeepAlive = false
+      this.response.once('finish', () => { this.socket?.end() })
+    }
     try {
       this.#send(status, body, own)
     } catch {
@@ -445,12 +444,6 @@ export class Exchange {
       this.abort()
     }
     seal(this.response)
-  }
-
-  /** Node has detached the socket of an upgrade, and the plugin that took it may not have seen the request. */
-  #endUpgrade (): void {
-    this.response.shouldKeepAlive = false
-    this.response.once('finish', () => { this.socket?.end() })
   }
 
   #send (status: number, body: string, own: Record<string, unknown>): void {

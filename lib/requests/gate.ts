@@ -1,6 +1,5 @@
 // The gate: handles requests that arrive after a shutdown has started.
 
-import type { Connections } from '../connections/sockets.ts'
 import type { Channels } from '../lifecycle/channels.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
@@ -14,10 +13,8 @@ const RETRY_AFTER_SECONDS = '1'
 const BODY = errorBody(new ShuttingDownError())
 
 export class Gate {
-  readonly #connections: Connections
   readonly #inFlight: InFlight
   readonly #channels: Channels
-  /** Refused requests. */
   refused = 0
   /** When a request was last admitted while delaying, on the clock of now(). Probes and routes that have opted out do not count. */
   lastAdmitted = -Infinity
@@ -28,8 +25,7 @@ export class Gate {
   /** Refused uploads, answered when the body is received or connections are about to be closed; the value stops the reading. */
   readonly #uploading = new Map<Exchange, () => void>()
 
-  constructor (connections: Connections, inFlight: InFlight, channels: Channels) {
-    this.#connections = connections
+  constructor (inFlight: InFlight, channels: Channels) {
     this.#inFlight = inFlight
     this.#channels = channels
   }
@@ -107,11 +103,10 @@ export class Gate {
   }
 
   #refuse (exchange: Exchange): void {
-    if (this.#isDeferring) this.#defer(exchange)
-    else this.#send(exchange)
-  }
-
-  #defer (exchange: Exchange): void {
+    if (!this.#isDeferring) {
+      this.#send(exchange)
+      return
+    }
     const { previous } = exchange
     if (previous !== undefined && this.#deferred.delete(previous)) this.#send(previous)
     this.#deferred.add(exchange)
@@ -120,7 +115,8 @@ export class Gate {
   #send (exchange: Exchange): void {
     // While its upload was read or its refusal was deferred, `readTimeout` may have cut it.
     if (exchange.isCommitted) return
-    this.#connections.endAfter(exchange)
+    // Only the newest of a pipeline may say `Connection: close`, because Node drops everything after it.
+    if ((exchange.connection?.newest ?? exchange) === exchange) exchange.endConnection()
     sendRefusal(exchange)
   }
 }

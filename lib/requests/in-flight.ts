@@ -39,10 +39,7 @@ export class InFlight {
   #newest: Exchange | undefined
   /** The requests before it that hooks registered before the plugin still hold. */
   readonly #held = new Map<IncomingMessage, Exchange>()
-  /**
-   * The uncounted ones that were over before they reached the plugin's hook. A hook that still lets one pass has kept its request until
-   * then; it must not arrive again.
-   */
+  /** The uncounted ones that were over before they reached the plugin's hook. If they reach it later, they must not arrive again. */
   readonly #over = new WeakMap<IncomingMessage, Exchange>()
   readonly #log: unknown
   #isCounting = true
@@ -53,7 +50,7 @@ export class InFlight {
   onEnd: ((exchange: Exchange, entry: RequestInFlight) => void) | undefined
   /** Called when the connection of a request is gone before it has been answered in full; set only during a shutdown. */
   onGone: ((exchange: Exchange) => void) | undefined
-  /** The number of requests answered in full. */
+  /** The number of requests answered in full; a shutdown starts at 0. */
   completed = 0
 
   /** @param log its serializer shows requests that a hook registered before the plugin holds */
@@ -61,7 +58,6 @@ export class InFlight {
     this.#log = log
   }
 
-  /** Requests in flight. */
   get count (): number {
     this.#checkHeld()
     return this.#size
@@ -77,7 +73,6 @@ export class InFlight {
     for (const exchange of this.unfinished) if (exchange.hasOptedOut) this.optOut(exchange)
   }
 
-  /** A request has arrived. */
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
     const exchange = new Exchange(request, response, this.arrived++)
     if (this.#isCounting) this.#add(exchange)
@@ -234,8 +229,7 @@ export class InFlight {
       }
     }
     // Nothing waits for the handler of a request that does not count.
-    if (exchange.wire !== 'open' && !this.counts(exchange)) this.leave(exchange)
-    else if (isOver(exchange)) this.leave(exchange)
+    if ((exchange.wire !== 'open' && !this.counts(exchange)) || isOver(exchange)) this.leave(exchange)
   }
 
   /** Checks every request that is not over. */
@@ -300,7 +294,7 @@ export class InFlight {
     this.reenter(exchange)
     if (exchange.isSending) this.#sendingAgain(exchange)
     exchange.isSending = exchange.hasAnswered = true
-    if (isStream(payload)) this.#observeSource(exchange, payload)
+    if (isReadable(payload)) this.#observeSource(exchange, payload)
   }
 
   /** It may end after the response: one that answers HEAD is still read, and a query has to close its cursor. */
@@ -411,19 +405,6 @@ export class InFlight {
     if (exchange.hasEnded && !this.counts(exchange)) this.#add(exchange)
   }
 
-  /** An async hook of a request that may be over begins. */
-  hookStarted (exchange: Exchange): void {
-    this.reenter(exchange)
-    exchange.keepAge()
-    exchange.runningHandlers++
-  }
-
-  hookEnded (exchange: Exchange): void {
-    exchange.runningHandlers--
-    // After Fastify has called the next hook, in the same microtask.
-    if (exchange.wire !== 'open') queueMicrotask(() => { this.check(exchange) })
-  }
-
   /** Resolves once no request is in flight. */
   async idle (): Promise<void> {
     if (this.count === 0) return
@@ -437,7 +418,7 @@ export class InFlight {
   }
 }
 
-function isStream (payload: unknown): payload is Readable {
+function isReadable (payload: unknown): payload is Readable {
   if (typeof payload !== 'object' || payload === null) return false
   const { pipe, once, destroy } = payload as Partial<Readable>
   // Fastify destroys it, or the stream itself does.

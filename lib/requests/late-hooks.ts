@@ -55,7 +55,14 @@ export class LateHooks {
 
   #count (exchange: Exchange | undefined): () => void {
     if (exchange?.arePromisesAwaited !== true) return () => {}
-    this.#inFlight.hookStarted(exchange)
-    return () => { this.#inFlight.hookEnded(exchange) }
+    // The request may be over.
+    this.#inFlight.reenter(exchange)
+    exchange.keepAge()
+    exchange.runningHandlers++
+    return () => {
+      exchange.runningHandlers--
+      // After Fastify has called the next hook, in the same microtask.
+      if (exchange.wire !== 'open') queueMicrotask(() => { this.#inFlight.check(exchange) })
+    }
   }
 }

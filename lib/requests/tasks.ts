@@ -52,7 +52,7 @@ export class Tasks {
   }
 
   list (): TaskInFlight[] {
-    return [...this.entries()].map(([, entry]) => entry)
+    return Array.from(this.#tasks, describe)
   }
 
   /** Each with its identity. */

@@ -26,11 +26,6 @@ const NODE_DEFAULTS = createServer()
 /** Fastify's own timeout options; its types lack some. */
 type Configured = Partial<Record<'requestTimeout' | 'keepAliveTimeout' | 'connectionTimeout', number>>
 
-/** Node's types lack the property. */
-interface TimedServer extends HttpServer {
-  connectionsCheckingInterval: number
-}
-
 export class Timeouts {
   readonly #options: Options
   readonly #fastify: FastifyInstance
@@ -61,7 +56,8 @@ export class Timeouts {
 
   /** Sets a listener's timeouts, before it listens. */
   apply (listener: Server): void {
-    const server = listener as TimedServer
+    // Node's types lack the property.
+    const server = listener as HttpServer & { connectionsCheckingInterval: number }
     const { given, readTimeout, idleTimeout } = this.#options
     const { requestTimeout, keepAliveTimeout, connectionTimeout } = this.#fastify.initialConfig as Configured
     /** The user's Fastify options, by the names of Node's properties. */

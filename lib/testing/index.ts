@@ -2,10 +2,10 @@
 // list of signals, and the diagnostics channels.
 
 import type { FastifyInstance } from 'fastify'
-import type { DiagnosticsChannels, GracefulShutdown, Phase } from '../../types/index.ts'
+import type { GracefulShutdown, Phase } from '../../types/index.ts'
 import type { testShutdown as TestShutdown } from '../../types/testing.ts'
-import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { PhaseSkippedError } from '../errors.ts'
+import { follow } from '../lifecycle/channels.ts'
 import { PHASES } from '../lifecycle/phase.ts'
 import { assertValid, kSignals } from '../options.ts'
 import { Client } from './client.ts'
@@ -23,16 +23,13 @@ export const testShutdown: typeof TestShutdown = async given => {
   const reached = new Set<Phase>(['running'])
   const waiting = new Set<() => void>()
 
-  const onPhase = (message: unknown) => {
-    const { fastify: other, phase } = message as DiagnosticsChannels['fastify-graceful:phase']
-    if (other !== fastify) return
+  const unfollow = follow(fastify, 'phase', ({ phase }) => {
     reached.add(phase)
     for (const check of waiting) check()
     if (phase !== 'closed') return
-    unsubscribe('fastify-graceful:phase', onPhase)
+    unfollow()
     holds.end()
-  }
-  subscribe('fastify-graceful:phase', onPhase)
+  })
 
   return {
     hold: async (path, options) => {
