@@ -114,7 +114,7 @@ export const ConnectionTimeoutError = createError(
 
 /** Only in the log: the connection is closed, so the client cannot be answered. */
 export const ConnectionClosedError = createError(
-  'FST_ERR_GRACEFUL_CONNECTION_CLOSED', 'closeAllConnections() has closed the connection', 503)
+  'FST_ERR_GRACEFUL_CONNECTION_CLOSED', 'Other code in this process has closed the connection', 503)
 
 /** Only in the log and the report: the process exits, so no client can be answered. */
 export const ExitError = createError(

@@ -1,10 +1,10 @@
 // Healthy traffic and the user's own limits, which the plugin's timeouts do not affect.
 
 import t from 'tap'
-import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import type { GracefulOptions } from '../types/index.ts'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -789,8 +789,43 @@ for (const protocol of ['HTTP', 'HTTPS']) {
     await client.closed
     release()
     t.match(await report, { cut: [{ route: '/held' }], exitCode: 1 })
-    t.match(await log.line(/^Request cut: closeAllConnections\(\) has closed the connection/), { code: 'FST_ERR_GRACEFUL_CONNECTION_CLOSED' })
+    t.match(await log.line(/^Request cut: Other code in this process has closed the connection/), { code: 'FST_ERR_GRACEFUL_CONNECTION_CLOSED' })
   })
+}
+
+/** Who ends the connection of a request in flight during a shutdown, and how; and whether the request is then named as cut. */
+const ENDS: Record<string, { isCut: boolean, end: (request: FastifyRequest, reply: FastifyReply, client: Socket) => unknown }> = {
+  'other code destroys its socket': { isCut: true, end: ({ raw }) => raw.socket.destroy() },
+  'the handler destroys its response': { isCut: false, end: (_request, { raw }) => raw.destroy() },
+  'the handler destroys its request': { isCut: false, end: ({ raw }) => raw.destroy() },
+  'the client disconnects': { isCut: false, end: (_request, _reply, client) => client.destroy() },
+  'the client resets the connection': { isCut: false, end: (_request, _reply, client) => client.resetAndDestroy() }
+}
+
+for (const isTls of [false, true]) {
+  for (const [what, { isCut, end }] of Object.entries(ENDS)) {
+    t.test(`${isTls ? 'HTTPS' : 'HTTP'}: if ${what} during a shutdown, the requests of the connection are ${isCut ? '' : 'not '}named as cut`, async t => {
+      const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+      const { app, log } = await createApp(t, {}, isTls ? { https: { key, cert } } as object : {})
+      const entered = new Deferred<[FastifyRequest, FastifyReply]>()
+      const gone = new Deferred()
+      app.get('/', async (request, reply) => {
+        request.raw.socket.once('close', gone.resolve)
+        entered.resolve([request, reply])
+        await gone.promise
+        return 'too late'
+      })
+      const port = await listen(app)
+      const transport = connectTcp(port, '127.0.0.1')
+      const client = isTls ? connectTls({ socket: transport, rejectUnauthorized: false }) : transport
+      client.on('error', () => {}).resume().write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+      const [request, reply] = await entered.promise
+      const report = app.gracefulShutdown.shutdown()
+      end(request, reply, transport)
+      t.match(await report, { cut: { length: isCut ? 1 : 0 }, exitCode: isCut ? 1 : 0 })
+      t.equal(log.messages(/^Request cut: Other code in this process has closed the connection/).length, isCut ? 1 : 0)
+    })
+  }
 }
 
 t.test('a client that leaves after closeAllConnections() of another listener of the instance is not named as cut', async t => {

@@ -9,7 +9,7 @@ import type { Exchange } from '../requests/exchange.ts'
 import type { LongLived } from './spread.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
-import { beforeCall, replaceMethod } from '../before-call.ts'
+import { replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { ConnectionClosedError, ConnectionTimeoutError } from '../errors.ts'
@@ -30,8 +30,8 @@ export class Connections {
   /** The raw sockets below TLS. One without a secure socket above it has not completed its handshake. */
   readonly #beneathTls = new Set<Transport>()
   readonly #sessions = new Set<ServerHttp2Session>()
-  /** Why this process has closed a socket: one of its timers, noted since `disableKeepAlive()`, or `closeAllConnections()`. */
-  readonly #closedBy = new WeakMap<Transport, FastifyError>()
+  /** The sockets that a timer has closed since `disableKeepAlive()`. */
+  readonly #timedOut = new WeakSet<Transport>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Transport>()
   #accepted = 0
@@ -86,12 +86,6 @@ export class Connections {
     server.on('session', (session: ServerHttp2Session) => {
       this.#sessions.add(session)
       session.on('close', () => { this.#sessions.delete(session) })
-    })
-
-    // Fastify and the application call it; the plugin calls that of the class. HTTP/2 servers lack it.
-    if ('closeAllConnections' in server) beforeCall(server as HttpServer, 'closeAllConnections', () => {
-      const error = new ConnectionClosedError()
-      for (const { socket } of this.#speaking) this.#noteClosing(socket, error)
     })
 
     const { close } = server
@@ -164,25 +158,22 @@ export class Connections {
 
   /** Notes, from now on, whether a timer closes the connection. */
   #watchTimer ({ socket }: Connection): void {
-    socket.prependListener('timeout', () => { this.#noteClosing(socket, new ConnectionTimeoutError()) })
+    socket.prependListener('timeout', () => {
+      this.#timedOut.add(socket)
+      // If the application has a listener for the timeout, Node does not close the connection.
+      process.nextTick(() => { if (!socket.destroyed) this.#timedOut.delete(socket) })
+    })
   }
 
   /**
-   * Noted before it happens. It may not happen: the application may have a listener for the timeout, or the socket belongs to another
-   * listener.
+   * After `disableKeepAlive()`: why the HTTP/1 connection of a request has been closed by this process. That is the timer of
+   * `connectionTimeout`, `requestTimeout` or `server.timeout`, one that a handler has set, or any code, as with `closeAllConnections()`.
    */
-  #noteClosing (socket: Transport, error: FastifyError): void {
-    this.#closedBy.set(socket, error)
-    process.nextTick(() => { if (!socket.destroyed) this.#closedBy.delete(socket) })
-  }
-
-  /**
-   * After `disableKeepAlive()`: why the HTTP/1 connection of a request has been closed by this process. That is `closeAllConnections()`,
-   * the timer of `connectionTimeout`, `requestTimeout` or `server.timeout`, or one that a handler has set.
-   */
-  closingErrorOf ({ socket }: Exchange): FastifyError | undefined {
-    if (socket?.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT') return new ConnectionTimeoutError()
-    return socket && this.#closedBy.get(socket)
+  closingErrorOf (exchange: Exchange): FastifyError | undefined {
+    const { socket } = exchange
+    if (socket === undefined) return undefined
+    if (socket.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT' || this.#timedOut.has(socket)) return new ConnectionTimeoutError()
+    return exchange.isClosedHere ? new ConnectionClosedError() : undefined
   }
 
   /** Whether any listener accepts connections. */

@@ -167,6 +167,16 @@ export class Exchange {
     return socket?.destroyed === true || (response.destroyed && !response.writableFinished)
   }
 
+  /**
+   * HTTP/1: whether code of this process has closed the connection. A client that disconnects leaves the end or an error, and Node then
+   * destroys the request with an error. A handler may destroy its own request or response: that is its answer.
+   */
+  get isClosedHere (): boolean {
+    const { request, response, socket } = this
+    const hasClientLeft = socket?.errored !== null || socket.readableEnded
+    return !hasClientLeft && !response.destroyed && (!request.destroyed || request.errored !== null)
+  }
+
   get #hasBody (): boolean {
     if (this.#stream !== undefined) return !this.#stream.endAfterHeaders
     const { headers } = this.request
