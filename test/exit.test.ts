@@ -58,6 +58,16 @@ t.test('a signal handler that exits in the callback of server.close() does not c
   t.equal(said[0], 'cleaned up')
 })
 
+t.test('nor does one that calls server.close() while the instance closes, as http-terminator does', async t => {
+  const end = await endOf(t, 'exits when the server is closed, and calls it while closing')
+  t.match(end, { code: 0, signal: null, said: ['cleaned up', 'exit 0 0'] })
+})
+
+t.test('a signal handler that closes a shared listener during the drain, and then flushes, is not cut off', async t => {
+  const end = await endOf(t, 'closes the server during the drain', { cuts: true, other: { REUSE: 'true' } })
+  t.match(end, { code: 1, signal: null, said: ['flushed', 'beforeExit 1', 'exit 1 1'] })
+})
+
 t.test('on localhost, with two listeners, code that closes the server decides when the process exits; otherwise, the plugin does', async t => {
   const other = { HOST: 'localhost', PORT: String(await freePort(['127.0.0.1', '::1'])) }
   t.match(await endOf(t, 'closes the server', { other }), { code: 0, signal: null, said: ['flushed', 'beforeExit 0', 'exit 0 undefined'] })

@@ -732,6 +732,14 @@ t.test('on localhost, with two listeners, server.close() does not wait for an id
   await client.closed
 })
 
+t.test('a callback of server.close() that is no function is ignored, as by Node', async t => {
+  const app = Fastify() as FastifyInstance
+  void app.register(gracefulPlugin)
+  await listen(app)
+  for (let call = 0; call < 2; call++) app.server.close(null as unknown as undefined)
+  t.match(await app.gracefulShutdown.wait(), { exitCode: 0 })
+})
+
 for (const [what, replaced] of Object.entries({
   'calls back at once': (callback: (error?: Error) => void) => { callback() },
   'calls back a little later': (callback: (error?: Error) => void) => { process.nextTick(callback) },

@@ -280,9 +280,10 @@ t.test('node:cluster: a worker that its primary disconnects finishes its request
     return client
   }))
   const client = new RawClient(port).get('/disconnect')
+  await service.log.line(/^Shutting down/)
+  await Promise.all(unused.map(async other => { await other.get('/').until(/served by/) }))
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 200 OK\r\n(?:.+\r\n)*connection: close\r\n[^]*disconnected$/i)
-  await Promise.all(unused.map(async other => { await other.get('/').until(/served by/) }))
   t.match(await service.log.line(/^worker exited/), { msg: 'worker exited: 0 null' })
   const [report] = service.log.lines.filter(({ msg }) => msg === 'Graceful shutdown complete') as unknown as Array<{ report: { phases: { delaying: number }, time: number } }>
   t.ok(report !== undefined && report.report.phases.delaying < 200 && report.report.time < 2_000, 'without a delay, and at once')

@@ -793,35 +793,61 @@ for (const protocol of ['HTTP', 'HTTPS']) {
   })
 }
 
+const UNREAD = 'GET / HTTP/1.1\r\nHost: x\r\n\r\n'
+const READ = 'POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}'
+
+interface End {
+  sent?: string
+  /** A TLS socket ends when its client has half-closed. */
+  isPlainOnly?: boolean
+  isCut: boolean
+  end: (request: FastifyRequest, reply: FastifyReply, client: { client: Socket, transport: Socket }) => unknown
+}
+
 /** Who ends the connection of a request in flight during a shutdown, and how; and whether the request is then named as cut. */
-const ENDS: Record<string, { isCut: boolean, end: (request: FastifyRequest, reply: FastifyReply, client: Socket) => unknown }> = {
+const ENDS: Record<string, End> = {
   'other code destroys its socket': { isCut: true, end: ({ raw }) => raw.socket.destroy() },
+  'other code destroys its socket with an error': { isCut: true, end: ({ raw }) => raw.socket.destroy(new Error('on purpose')) },
+  'other code destroys its socket after the body has been read': { sent: READ, isCut: true, end: ({ raw }) => raw.socket.destroy() },
+  'other code destroys its socket after the client has half-closed': {
+    isPlainOnly: true,
+    isCut: true,
+    end: async ({ raw, server: { server } }, _reply, { client }) => {
+      Object.assign(server, { httpAllowHalfOpen: true })
+      client.end()
+      await once(raw.socket, 'end')
+      raw.socket.destroy()
+    }
+  },
   'the handler destroys its response': { isCut: false, end: (_request, { raw }) => raw.destroy() },
+  'the handler destroys its response after the body has been read': { sent: READ, isCut: false, end: (_request, { raw }) => raw.destroy() },
   'the handler destroys its request': { isCut: false, end: ({ raw }) => raw.destroy() },
-  'the client disconnects': { isCut: false, end: (_request, _reply, client) => client.destroy() },
-  'the client resets the connection': { isCut: false, end: (_request, _reply, client) => client.resetAndDestroy() }
+  'the client disconnects after the body has been read': { sent: READ, isCut: false, end: (_request, _reply, { transport }) => transport.destroy() },
+  'the client disconnects': { isCut: false, end: (_request, _reply, { transport }) => transport.destroy() },
+  'the client resets the connection': { isCut: false, end: (_request, _reply, { transport }) => transport.resetAndDestroy() }
 }
 
 for (const isTls of [false, true]) {
-  for (const [what, { isCut, end }] of Object.entries(ENDS)) {
+  for (const [what, { isCut, end, sent = UNREAD, isPlainOnly = false }] of Object.entries(ENDS)) {
+    if (isTls && isPlainOnly) continue
     t.test(`${isTls ? 'HTTPS' : 'HTTP'}: if ${what} during a shutdown, the requests of the connection are ${isCut ? '' : 'not '}named as cut`, async t => {
       const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
       const { app, log } = await createApp(t, {}, isTls ? { https: { key, cert } } as object : {})
       const entered = new Deferred<[FastifyRequest, FastifyReply]>()
       const gone = new Deferred()
-      app.get('/', async (request, reply) => {
+      app.route({ method: ['GET', 'POST'], url: '/', handler: async (request, reply) => {
         request.raw.socket.once('close', gone.resolve)
         entered.resolve([request, reply])
         await gone.promise
         return 'too late'
-      })
+      } })
       const port = await listen(app)
       const transport = connectTcp(port, '127.0.0.1')
       const client = isTls ? connectTls({ socket: transport, rejectUnauthorized: false }) : transport
-      client.on('error', () => {}).resume().write('GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+      client.on('error', () => {}).resume().write(sent)
       const [request, reply] = await entered.promise
       const report = app.gracefulShutdown.shutdown()
-      end(request, reply, transport)
+      await end(request, reply, { client, transport })
       t.match(await report, { cut: { length: isCut ? 1 : 0 }, exitCode: isCut ? 1 : 0 })
       t.equal(log.messages(/^Request cut: Other code in this process has closed the connection/).length, isCut ? 1 : 0)
     })

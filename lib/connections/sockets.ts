@@ -62,8 +62,8 @@ export class Connections {
 
   /**
    * Takes charge of a listener's connections.
-   * @param onServerClose is called when other code closes a listener that Fastify has opened, as node:cluster does in a worker
-   * that its primary disconnects; with whether it has passed a callback. Returns what the callback waits for, besides the 'close' event
+   * @param onServerClose is called when any code calls `close()` of a listener that Fastify has opened, such as node:cluster in a worker
+   * that its primary disconnects; with whether it has passed a callback, which then waits for the returned promise and the 'close' event
    */
   adopt (server: Server, onServerClose: (hasCallback: boolean) => Promise<unknown>): void {
     this.#servers.add(server)
@@ -100,10 +100,10 @@ export class Connections {
       server.once('close', () => { closed.resolve(undefined) })
       // Tells the shutdown, and then the caller.
       const notify = async (listener?: (error?: Error) => void) => {
-        if (this.#stoppedAt === -Infinity) await onServerClose(listener !== undefined)
+        await onServerClose(typeof listener === 'function')
         const error = await closed.promise
         // What it throws is an uncaught error, as without the plugin.
-        if (listener !== undefined) process.nextTick(listener, error)
+        if (typeof listener === 'function') process.nextTick(listener, error)
       }
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       server.close = later => {
@@ -320,6 +320,11 @@ export class Connections {
       if (pause > 0 && this.#late.size > 0) await sleep(Math.max(0, Math.min(pause, end - now())))
       await wholeTurn()
     } while (this.#accepted !== before && now() < end)
+  }
+
+  /** Whether `stopListening()` has been called. */
+  get hasStopped (): boolean {
+    return this.#stoppedAt > -Infinity
   }
 
   /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */

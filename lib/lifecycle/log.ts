@@ -4,7 +4,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { EventEmitter } from 'node:events'
 import { writeSync } from 'node:fs'
 import process from 'node:process'
-import { setTimeout } from '../clock.ts'
+import { now, setTimeout } from '../clock.ts'
 import { LOG_FLUSH } from '../times.ts'
 import { messageOf, show, tryRead } from '../values.ts'
 
@@ -70,7 +70,7 @@ export class SafeLog {
   }
 
   /**
-   * Calls back when the lines so far are written, after LOG_FLUSH at the latest; time in which the process is stopped does not count.
+   * Calls back when the lines so far are written, after LOG_FLUSH at the latest. A time in which the process is stopped hardly counts.
    * pino writes asynchronously, and the rest when the process exits. But that last write may overtake one in progress, and if the reader
    * of a pipe has gone and no write has failed yet, it tries forever. Uses timers only: if errors are thrown again and again, promises
    * do not settle.
@@ -86,9 +86,13 @@ export class SafeLog {
     }
     let isWriting = !this.#isMute && hasPendingFileIo()
     const forget = isWriting && sonicBoom !== undefined ? onPause(sonicBoom, () => { isWriting = false }) : () => {}
+    let before = now()
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
-      if (isWriting && left-- > 0) {
+      // If the process has been stopped, most of that time does not count.
+      left -= Math.min(now() - before, LOG_FLUSH / 10)
+      before = now()
+      if (isWriting && left > 0) {
         setTimeout(look, 1)
         return
       }

@@ -106,9 +106,9 @@ export function mayBeDeploy (): boolean {
   return process.listenerCount('SIGTERM') > 0 && ![...registry.members].some(({ options }) => options.signals.includes('SIGTERM'))
 }
 
-/** Whether node:cluster is disconnecting this worker. It closes the listeners itself, with a callback. */
+/** Whether node:cluster is disconnecting this worker. It closes the listeners with a callback, and disconnects once they are closed. */
 export function isDisconnecting (): boolean {
-  return cluster.worker?.exitedAfterDisconnect === true
+  return cluster.worker?.exitedAfterDisconnect === true && cluster.worker.isConnected()
 }
 
 /**

@@ -46,7 +46,10 @@ interface Parts {
   readonly close: () => Promise<void>
 }
 
-/** What starts a shutdown. `close`: a call of `close()`, or a closed listener. `other`: an event of the process, or `shutdown()`. */
+/**
+ * What starts a shutdown. `close`: a call of `close()`, the instance's or Fastify's own, which tests also make. `other`: an event of the
+ * process, `shutdown()` or `server.close()`.
+ */
 type Trigger = 'close' | 'other'
 
 /** The current code runs in hooks or callbacks of these shutdowns, or has been started by them. */
@@ -153,11 +156,11 @@ export class Shutdown {
    * that, often to exit at once, when the shutdown is complete.
    */
   async serverClosed (hasCallback: boolean): Promise<void> {
-    // While closing, it is Fastify that calls it.
-    const isOthers = hasCallback && !['closing', 'closed'].includes(this.#parts.phase.current) && !isDisconnecting()
-    const goesOn = isOthers && this.#noteCaller()
+    // Other code has called Fastify's own close, which waits for this call.
+    const isFastifys = this.#closedBy === 'other code' && this.#parts.phase.current === 'closing'
+    const goesOn = hasCallback && !isFastifys && !isDisconnecting() && this.#noteCaller()
     this.skipDelay()
-    this.#listenersClosed.resolve()
+    if (!this.#parts.connections.hasStopped) this.#listenersClosed.resolve()
     void this.start('close')
     if (goesOn) await this.ended
   }
@@ -307,7 +310,7 @@ export class Shutdown {
   async #stopListening (): Promise<void> {
     await this.#spread
     await this.#listenEnded()
-    await this.#attempt(() => { this.#parts.connections.stopListening() })
+    await this.#attempt(() => { context.run(this.#inside, () => { this.#parts.connections.stopListening() }) })
   }
 
   /** Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address. */

@@ -168,13 +168,14 @@ export class Exchange {
   }
 
   /**
-   * HTTP/1: whether code of this process has closed the connection. A client that disconnects leaves the end or an error, and Node then
-   * destroys the request with an error. A handler may destroy its own request or response: that is its answer.
+   * HTTP/1: whether code of this process has closed the connection. If the client disconnects, its socket has an error of Node, or Node
+   * ends it. If the connection closes before the request has been read, Node destroys the request with an error. A handler may destroy its own
+   * response, or a request that it has not read to the end: that is its answer.
    */
   get isClosedHere (): boolean {
     const { request, response, socket } = this
-    const hasClientLeft = socket?.errored !== null || socket.readableEnded
-    return !hasClientLeft && !response.destroyed && (!request.destroyed || request.errored !== null)
+    const hasClientLeft = socket?.errored?.code !== undefined || (socket?.readableEnded === true && socket.writableEnded)
+    return !hasClientLeft && !response.destroyed && (!request.destroyed || request.readableEnded || request.errored !== null)
   }
 
   get #hasBody (): boolean {
