@@ -13,6 +13,7 @@ import { replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { ConnectionClosedError, ConnectionTimeoutError } from '../errors.ts'
+import { isDisconnecting } from '../lifecycle/process.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
@@ -63,9 +64,9 @@ export class Connections {
   /**
    * Takes charge of a listener's connections.
    * @param onServerClose is called when any code calls `close()` of a listener that Fastify has opened, such as node:cluster in a worker
-   * that its primary disconnects; with whether it has passed a callback, which then waits for the returned promise and the 'close' event
+   * that its primary disconnects; with whether that code goes on in a callback, which waits for the returned promise and the 'close' event
    */
-  adopt (server: Server, onServerClose: (hasCallback: boolean) => Promise<unknown>): void {
+  adopt (server: Server, onServerClose: (goesOn: boolean) => Promise<unknown>): void {
     this.#servers.add(server)
     watchArrivals()
     onStreamRequest(server, (request, response) => { this.arrive(request, response) })
@@ -99,8 +100,8 @@ export class Connections {
       const closed = new Deferred<Error | undefined>()
       server.once('close', () => { closed.resolve(undefined) })
       // Tells the shutdown, and then the caller.
-      const notify = async (listener?: (error?: Error) => void) => {
-        await onServerClose(typeof listener === 'function')
+      const notify = async (listener?: (error?: Error) => void, goesOn = typeof listener === 'function') => {
+        await onServerClose(goesOn)
         const error = await closed.promise
         // What it throws is an uncaught error, as without the plugin.
         if (typeof listener === 'function') process.nextTick(listener, error)
@@ -119,7 +120,8 @@ export class Connections {
         restore()
       }
       if (this.#isClosing) this.closeAll()
-      void notify(callback)
+      // The callback of node:cluster must not wait: it disconnects the worker.
+      void notify(callback, typeof callback === 'function' && !isDisconnecting())
       return server
     }
   }

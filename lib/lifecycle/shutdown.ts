@@ -24,7 +24,7 @@ import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
 import { isError, messageOf, nameOf } from '../values.ts'
-import { isDisconnecting, mayBeDeploy, noteShutdown, type Member } from './process.ts'
+import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
 
 interface Parts {
@@ -158,7 +158,7 @@ export class Shutdown {
   async serverClosed (hasCallback: boolean): Promise<void> {
     // Other code has called Fastify's own close, which waits for this call.
     const isFastifys = this.#closedBy === 'other code' && this.#parts.phase.current === 'closing'
-    const goesOn = hasCallback && !isFastifys && !isDisconnecting() && this.#noteCaller()
+    const goesOn = hasCallback && !isFastifys && this.#noteCaller()
     this.skipDelay()
     if (!this.#parts.connections.hasStopped) this.#listenersClosed.resolve()
     void this.start('close')

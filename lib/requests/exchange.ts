@@ -169,8 +169,8 @@ export class Exchange {
 
   /**
    * HTTP/1: whether code of this process has closed the connection. If the client disconnects, its socket has an error of Node, or Node
-   * ends it. If the connection closes before the request has been read, Node destroys the request with an error. A handler may destroy its own
-   * response, or a request that it has not read to the end: that is its answer.
+   * ends it. If the connection closes before the request has been read, Node destroys the request with an error. A handler may destroy its
+   * own response, or a request that it has not read to the end: that is its answer.
    */
   get isClosedHere (): boolean {
     const { request, response, socket } = this
