@@ -732,6 +732,16 @@ t.test('on localhost, with two listeners, server.close() does not wait for an id
   await client.closed
 })
 
+for (const http2 of [false, true]) {
+  t.test(`${http2 ? 'HTTP/2' : 'HTTP/1'}: to dispose of the server runs the whole shutdown`, async t => {
+    const app = Fastify({ http2 } as object) as FastifyInstance
+    void app.register(gracefulPlugin)
+    await listen(app)
+    await app.server[Symbol.asyncDispose]()
+    t.equal(app.gracefulShutdown.phase, 'closed')
+  })
+}
+
 t.test('a callback of server.close() that is no function is ignored, as by Node', async t => {
   const app = Fastify() as FastifyInstance
   void app.register(gracefulPlugin)

@@ -9,6 +9,7 @@ import type { Exchange } from '../requests/exchange.ts'
 import type { LongLived } from './spread.ts'
 import { Server as HttpServer } from 'node:http'
 import { Server as TlsServer } from 'node:tls'
+import { promisify } from 'node:util'
 import { replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
@@ -89,6 +90,8 @@ export class Connections {
       session.on('close', () => { this.#sessions.delete(session) })
     })
 
+    // That of an HTTP/2 server calls the close() of the class.
+    server[Symbol.asyncDispose] = async () => { await promisify(server.close).call(server) }
     const { close } = server
     server.close = callback => {
       // A server that the application itself listens with is closed as without the plugin; supertest does so after each request.
