@@ -742,6 +742,22 @@ for (const http2 of [false, true]) {
   })
 }
 
+t.test("a callback with `when: 'start'` that waits until the server is closed does not wait for idle connections", async t => {
+  const app = Fastify() as FastifyInstance
+  void app.register(gracefulPlugin)
+  app.get('/', async () => 'served')
+  await app.ready()
+  app.gracefulShutdown.onShutdown(async () => { await new Promise(resolve => { app.server.close(resolve) }) }, { when: 'start' })
+  const port = await listen(app)
+  const idle = new RawClient(port).get('/')
+  await idle.until(/served/)
+  const silent = new RawClient(port)
+  await once(silent.socket, 'connect')
+  const { exitCode, time } = await app.gracefulShutdown.shutdown()
+  t.equal(exitCode, 0)
+  t.ok(time < 5_000, `took ${time}ms`)
+})
+
 t.test('a callback of server.close() that is no function is ignored, as by Node', async t => {
   const app = Fastify() as FastifyInstance
   void app.register(gracefulPlugin)

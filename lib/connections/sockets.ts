@@ -307,6 +307,11 @@ export class Connections {
     this.#isClosingIdle = true
   }
 
+  /** Closes the HTTP/1 connections that are idle, unless a request arrives soon. */
+  endIdle (): void {
+    for (const connection of this.#speaking) if (!connection.isHttp2) connection.closeIfIdle(DRAINING_KEEP_ALIVE)
+  }
+
   /** What sends GOAWAY to each HTTP/2 session. */
   longLived (): LongLived[] {
     return [...this.#sessions].map(session => [session, () => { closeSession(session) }])

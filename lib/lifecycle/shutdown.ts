@@ -156,13 +156,16 @@ export class Shutdown {
    * that, often to exit at once, when the shutdown is complete.
    */
   async serverClosed (hasCallback: boolean): Promise<void> {
+    const { connections } = this.#parts
     // Other code has called Fastify's own close, which waits for this call.
     const isFastifys = this.#closedBy === 'other code' && this.#parts.phase.current === 'closing'
     const goesOn = hasCallback && !isFastifys && this.#noteCaller()
     this.skipDelay()
-    if (!this.#parts.connections.hasStopped) this.#listenersClosed.resolve()
+    if (!connections.hasStopped) this.#listenersClosed.resolve()
     void this.start('close')
     if (goesOn) await this.ended
+    // Hooks and callbacks wait for the connections, and the drain waits for them.
+    else if (hasCallback && !connections.hasStopped) connections.endIdle()
   }
 
   /** A signal given to `listen()` is aborted. Fastify calls `close()` next, but no code goes on when that resolves. */
