@@ -40,7 +40,7 @@ async function cutOne (t: Test, server: object, addRoute: (app: FastifyInstance,
     released.resolve()
     await app.close()
   })
-  await app.register(gracefulPlugin, { drainTimeout: 1_100 })
+  await app.register(gracefulPlugin, { drainTimeout: 1_600 })
   addRoute(app, async () => {
     entered.resolve()
     await released.promise
