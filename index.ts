@@ -150,8 +150,8 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   adoptServers(fastify, server => {
     timeouts.apply(server)
     // Only Fastify closes the second server for `localhost`: after the first one, or if that is unref()ed.
-    connections.adopt(server, async hasCallback => {
-      if (server === fastify.server) await shutdown.serverClosed(hasCallback)
+    connections.adopt(server, async isAwaited => {
+      if (server === fastify.server) await shutdown.serverClosed(isAwaited)
     })
     // Not onListen: it runs after Fastify logs its address, and a signal may arrive before that.
     server.on('listening', () => {

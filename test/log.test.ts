@@ -3,9 +3,9 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createWriteStream, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, createWriteStream, existsSync, mkdtempSync, open, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -96,6 +96,32 @@ t.test('the report is the last line of the log if the process has been stopped, 
   const service = fork(t, 'busy-pool', { FIFO: join(directory, 'fifo'), BUSY: String(2 * LOG_FLUSH), UV_THREADPOOL_SIZE: '1' })
   t.strictSame(await service.exit, { code: 0, signal: null })
   t.match(service.output(), /before the report[^]*Graceful shutdown complete"\}\n$/)
+})
+
+t.test('the wait for the log has a limit, also in a busy process', async t => {
+  const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
+  t.teardown(() => { rmSync(directory, { recursive: true, force: true }) })
+  const fifo = join(directory, 'fifo')
+  execFileSync('mkfifo', [fifo])
+  const app = Fastify({ logger: { stream: createWriteStream(join(directory, 'log')) } })
+  await app.register(gracefulPlugin)
+  await app.ready()
+  // Looks like a write that does not end.
+  const opened = new Promise<void>(resolve => {
+    open(fifo, 'r', (_error, descriptor) => {
+      closeSync(descriptor)
+      resolve()
+    })
+  })
+  const busy = setInterval(() => { Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20) }, 1)
+  const start = performance.now()
+  await app.gracefulShutdown.shutdown()
+  const time = performance.now() - start
+  clearInterval(busy)
+  closeSync(openSync(fifo, 'w'))
+  await opened
+  // With 20 ms a turn, LOG_FLUSH turns would take 20 times as long.
+  t.ok(time > LOG_FLUSH / 2 && time < 10 * LOG_FLUSH, `took ${Math.round(time)}ms`)
 })
 
 for (const [what, env] of [

@@ -291,6 +291,16 @@ t.test('node:cluster: a worker that its primary disconnects finishes its request
   for (const { socket } of [...idle, ...unused]) socket.destroy()
 })
 
+for (const what of ['disconnects its worker', 'is gone']) {
+  t.test(`node:cluster: if the primary ${what}, the application's own callback of server.close() waits for the shutdown`, async t => {
+    const service = fork(t, 'cluster', { ...COVERED, OWN_CLOSE: 'true' })
+    const port = await portOfWorkers(service)
+    if (what === 'is gone') service.kill('SIGKILL')
+    else new RawClient(port).get('/disconnect')
+    t.equal((await service.log.line(/^server closed/)).msg, 'server closed while closed')
+  })
+}
+
 t.test('a different signal directly after the first one exits at once', async t => {
   const service = fork(t, 'service')
   const port = await portOf(service)

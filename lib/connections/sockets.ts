@@ -65,9 +65,10 @@ export class Connections {
   /**
    * Takes charge of a listener's connections.
    * @param onServerClose is called when any code calls `close()` of a listener that Fastify has opened, such as node:cluster in a worker
-   * that its primary disconnects; with whether that code goes on in a callback, which waits for the returned promise and the 'close' event
+   * that its primary disconnects; with whether code waits for it, with a callback. That is called after the 'close' event, and when the
+   * returned promise has resolved
    */
-  adopt (server: Server, onServerClose: (goesOn: boolean) => Promise<unknown>): void {
+  adopt (server: Server, onServerClose: (isAwaited: boolean) => Promise<unknown>): void {
     this.#servers.add(server)
     watchArrivals()
     onStreamRequest(server, (request, response) => { this.arrive(request, response) })
@@ -103,8 +104,8 @@ export class Connections {
       const closed = new Deferred<Error | undefined>()
       server.once('close', () => { closed.resolve(undefined) })
       // Tells the shutdown, and then the caller.
-      const notify = async (listener?: (error?: Error) => void, goesOn = typeof listener === 'function') => {
-        await onServerClose(goesOn)
+      const notify = async (listener?: (error?: Error) => void, isAwaited = typeof listener === 'function') => {
+        await onServerClose(isAwaited)
         const error = await closed.promise
         // What it throws is an uncaught error, as without the plugin.
         if (typeof listener === 'function') process.nextTick(listener, error)

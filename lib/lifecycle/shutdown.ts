@@ -155,17 +155,17 @@ export class Shutdown {
    * `server.close()` is called, so there is nothing to delay for. Resolves when its callback may be called: if other code goes on with
    * that, often to exit at once, when the shutdown is complete.
    */
-  async serverClosed (hasCallback: boolean): Promise<void> {
+  async serverClosed (isAwaited: boolean): Promise<void> {
     const { connections } = this.#parts
     // Other code has called Fastify's own close, which waits for this call.
     const isFastifys = this.#closedBy === 'other code' && this.#parts.phase.current === 'closing'
-    const goesOn = hasCallback && !isFastifys && this.#noteCaller()
+    const goesOn = isAwaited && !isFastifys && this.#noteCaller()
     this.skipDelay()
     if (!connections.hasStopped) this.#listenersClosed.resolve()
     void this.start('close')
     if (goesOn) await this.ended
     // Hooks and callbacks wait for the connections, and the drain waits for them.
-    else if (hasCallback && !connections.hasStopped) connections.endIdle()
+    else if (isAwaited && !connections.hasStopped) connections.endIdle()
   }
 
   /** A signal given to `listen()` is aborted. Fastify calls `close()` next, but no code goes on when that resolves. */
