@@ -3,6 +3,8 @@ import type { FastifyInstance } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
+import type { DiagnosticsChannels } from '../index.ts'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp, createServer as createTcpServer } from 'node:net'
@@ -13,7 +15,7 @@ import { generate } from 'selfsigned'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { LINGERING_CLOSE } from '../lib/times.ts'
+import { ACCEPT_BACKLOG, LINGERING_CLOSE } from '../lib/times.ts'
 import { createApp, Deferred, eventually, heldRoute, heldShutdown, listen, RawClient, socketPath, visit } from './helpers.ts'
 
 async function secureApp (t: Test, options: object = {}, tls: object = {}): Promise<FastifyInstance> {
@@ -260,6 +262,28 @@ t.test('a connection accepted before the listener closes has a moment to send a 
     t.match(late.text, waited ? /^$/ : /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
     const { phases, exitCode } = await report
     t.ok(exitCode === 0 && phases.closing < 450, `closing took ${phases.closing}ms`)
+  }
+})
+
+t.test('connections that the kernel has taken while the process was blocked get a 503, also if the time for them is over', async t => {
+  const { app, port, client, release, report } = await heldShutdown(t)
+  const late: RawClient[] = []
+  const block = (message: unknown) => {
+    if ((message as DiagnosticsChannels['fastify-graceful:phase']).phase !== 'closing') return
+    setImmediate(() => {
+      for (let index = 0; index < 20; index++) late.push(new RawClient(port).get('/'))
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2 * ACCEPT_BACKLOG)
+    })
+  }
+  subscribe('fastify-graceful:phase', block)
+  t.teardown(() => { unsubscribe('fastify-graceful:phase', block) })
+  release()
+  await client.closed
+  t.equal((await report).refused, 20)
+  t.notOk(app.server.listening)
+  for (const each of late) {
+    await each.closed
+    t.match(each.text, /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
   }
 })
 

@@ -2,6 +2,8 @@
 
 import type { Dispatcher } from 'undici'
 import type { Call, InFlightCall, Recording } from './recording.ts'
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent, request } from 'undici'
 
@@ -119,20 +121,35 @@ type RequestOptions = Pick<Dispatcher.RequestOptions, 'headers' | 'body'> & { di
 async function settle (
   call: Call, url: string, path: string, options: RequestOptions, isRight: (status: number, body: unknown) => boolean
 ): Promise<void> {
+  let hasAnswer = false
   try {
     const { statusCode, body } = await request(url + path, { method: call.method, ...PATIENCE, ...options })
+    hasAnswer = true
     const text = await body.text()
     const answer: unknown = JSON.parse(text)
     if (isRight(statusCode, answer)) call.outcome = 'answered'
     else if ((answer as { code?: string }).code === 'FST_ERR_GRACEFUL_SHUTTING_DOWN') call.outcome = 'refused'
     else lose(call, `${statusCode} ${text}`)
   } catch (error) {
-    const { code, message, syscall } = error as NodeJS.ErrnoException
-    // Refused, or reset because the listener closed meanwhile: nothing has been sent.
-    if (code === 'ECONNREFUSED' || (code === 'ECONNRESET' && syscall === 'connect')) call.outcome = 'turned away'
+    const { code, message } = error as NodeJS.ErrnoException
+    // Refused, or reset with the listener: the kernel had taken the connection after the service had accepted all before it.
+    if (code === 'ECONNREFUSED' || (code === 'ECONNRESET' && !hasAnswer && await isRefused(url))) call.outcome = 'turned away'
     else lose(call, `${code ?? 'error'} ${message}`)
   }
   call.end = Date.now()
+}
+
+async function isRefused (url: string): Promise<boolean> {
+  const { port, hostname } = new URL(url)
+  const socket = connect(Number(port), hostname)
+  try {
+    await once(socket, 'connect')
+    return false
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ECONNREFUSED'
+  } finally {
+    socket.destroy()
+  }
 }
 
 function lose (call: Call, detail: string): void {

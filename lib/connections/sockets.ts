@@ -18,7 +18,7 @@ import { isDisconnecting } from '../lifecycle/process.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
-  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE
+  ACCEPT_BACKLOG, AFTER_GOAWAY, BACKLOG, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE
 } from '../times.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
@@ -48,7 +48,7 @@ export class Connections {
   isListenerShared = false
   /** Resolves when no listen() of Fastify is in progress. */
   listenEnded: Promise<unknown> = Promise.resolve()
-  /** When `stopListening()` was called, on the clock of now(). */
+  /** When `stopListening()` closes the listeners, on the clock of now(). */
   #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
   #isClosing = false
@@ -320,26 +320,34 @@ export class Connections {
 
   /**
    * Accepts the connections in the kernel's backlog. The event loop accepts one per iteration, so the backlog is empty after a whole
-   * iteration without any.
+   * iteration without any. What has come while the process was blocked is in time.
    * @param pause for how long clients that have been rejected, and connect again, are waited for
    */
   async acceptBacklog (deadline = Infinity, pause = 0): Promise<void> {
     const end = Math.min(deadline, now() + ACCEPT_BACKLOG)
     let before: number
+    let turns = 0
     do {
       before = this.#accepted
-      if (pause > 0 && this.#late.size > 0) await sleep(Math.max(0, Math.min(pause, end - now())))
+      const wait = Math.min(pause, end - now())
+      if (wait > 0 && this.#late.size > 0) await sleep(wait)
       await wholeTurn()
-    } while (this.#accepted !== before && now() < end)
+      if (now() > end) turns++
+    } while (this.#accepted !== before && turns < BACKLOG)
   }
 
-  /** Whether `stopListening()` has been called. */
+  /** Whether `stopListening()` closes the listeners, or has closed them. */
   get hasStopped (): boolean {
     return this.#stoppedAt > -Infinity
   }
 
-  /** Accepts no more connections. A listener that the application itself has opened is left to Fastify's close. */
-  stopListening (): void {
+  /**
+   * Accepts the connections in the kernel's backlog, and then no more. A listener that the application itself has opened is left to
+   * Fastify's close.
+   */
+  async stopListening (deadline?: number, pause?: number): Promise<void> {
+    // Closing a listener resets connections that have not been accepted, so it is closed in the same iteration of the event loop.
+    await this.acceptBacklog(deadline, pause)
     if (!this.isOpenedByFastify) return
     // A connection accepted just before may be about to send its first request.
     this.#stoppedAt = this.lastActivity = now()

@@ -310,10 +310,11 @@ export class Shutdown {
   }
 
   /** Closes the listeners. Since Node 24, that also sends GOAWAY on every HTTP/2 session, so the spread comes first. */
-  async #stopListening (): Promise<void> {
+  async #stopListening (acceptUntil?: number, pause?: number): Promise<void> {
     await this.#spread
     await this.#listenEnded()
-    await this.#attempt(() => { context.run(this.#inside, () => { this.#parts.connections.stopListening() }) })
+    const { connections } = this.#parts
+    await this.#attempt(async () => { await this.runInside(async () => { await connections.stopListening(acceptUntil, pause) }) })
   }
 
   /** Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address. */
@@ -547,9 +548,8 @@ export class Shutdown {
     const { options, connections, gate, cuts } = this.#parts
     const error = new DrainTimeoutError(options.drainTimeout)
     gate.deferRefusals()
-    // Closing the listener resets them. The rest of the time is for sending the refusals.
-    await connections.acceptBacklog((now() + end) / 2, RECONNECT_WINDOW)
-    await this.#stopListening()
+    // The rest of the time is for sending the refusals.
+    await this.#stopListening((now() + end) / 2, RECONNECT_WINDOW)
     gate.sendRefusals()
     if (connections.isAnyOpen) {
       await connections.settle(end)
