@@ -69,9 +69,6 @@ export const PRE_CLOSE_PART = 3 / 4
 /** New connections are accepted for at most this long before the listener closes. */
 export const ACCEPT_BACKLOG = 250
 
-/** And then in at most this many iterations of the event loop: by default, the kernel keeps 511 connections for Node. */
-export const BACKLOG = 511
-
 /** A rejected client that reconnects immediately does so within this time. */
 export const RECONNECT_WINDOW = 50
 

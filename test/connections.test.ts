@@ -267,11 +267,12 @@ t.test('a connection accepted before the listener closes has a moment to send a 
 
 t.test('connections that the kernel has taken while the process was blocked get a 503, also if the time for them is over', async t => {
   const { app, port, client, release, report } = await heldShutdown(t)
+  const LATE = 6
   const late: RawClient[] = []
   const block = (message: unknown) => {
     if ((message as DiagnosticsChannels['fastify-graceful:phase']).phase !== 'closing') return
     setImmediate(() => {
-      for (let index = 0; index < 20; index++) late.push(new RawClient(port).get('/'))
+      for (let index = 0; index < LATE; index++) late.push(new RawClient(port).get('/'))
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2 * ACCEPT_BACKLOG)
     })
   }
@@ -279,7 +280,7 @@ t.test('connections that the kernel has taken while the process was blocked get 
   t.teardown(() => { unsubscribe('fastify-graceful:phase', block) })
   release()
   await client.closed
-  t.equal((await report).refused, 20)
+  t.equal((await report).refused, LATE)
   t.notOk(app.server.listening)
   for (const each of late) {
     await each.closed

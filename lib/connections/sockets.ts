@@ -18,7 +18,7 @@ import { isDisconnecting } from '../lifecycle/process.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
-  ACCEPT_BACKLOG, AFTER_GOAWAY, BACKLOG, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE
+  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE
 } from '../times.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
@@ -320,20 +320,20 @@ export class Connections {
 
   /**
    * Accepts the connections in the kernel's backlog. The event loop accepts one per iteration, so the backlog is empty after a whole
-   * iteration without any. What has come while the process was blocked is in time.
+   * iteration without any. Time in which the process is blocked hardly counts.
    * @param pause for how long clients that have been rejected, and connect again, are waited for
    */
   async acceptBacklog (deadline = Infinity, pause = 0): Promise<void> {
-    const end = Math.min(deadline, now() + ACCEPT_BACKLOG)
+    let left = Math.min(ACCEPT_BACKLOG, deadline - now())
     let before: number
-    let turns = 0
     do {
+      const start = now()
       before = this.#accepted
-      const wait = Math.min(pause, end - now())
-      if (wait > 0 && this.#late.size > 0) await sleep(wait)
+      const wait = this.#late.size > 0 ? Math.max(0, Math.min(pause, left)) : 0
+      if (wait > 0) await sleep(wait)
       await wholeTurn()
-      if (now() > end) turns++
-    } while (this.#accepted !== before && turns < BACKLOG)
+      left -= Math.min(now() - start, wait + ACCEPT_BACKLOG / 10)
+    } while (this.#accepted !== before && left > 0)
   }
 
   /** Whether `stopListening()` closes the listeners, or has closed them. */
