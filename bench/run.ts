@@ -16,7 +16,7 @@ import { countInstructions } from './instructions.ts'
 import { measureLoading } from './loading.ts'
 import { measureMemory } from './memory.ts'
 import { median } from './numbers.ts'
-import { BUDGETS, judge, LOADS, PARTS, spread, type Counts, type LoadName, type Part, type Results, type Verdict } from './results.ts'
+import { BUDGETS, judge, LOADS, PARTS, type Counts, type LoadName, type Part, type Results, type Verdict } from './results.ts'
 import { OURS, PAIR, SUBJECTS, WATCHED } from './subjects.ts'
 import { grouped, tables } from './tables.ts'
 import { measureRefusals, measureThroughput } from './throughput.ts'
@@ -24,14 +24,13 @@ import { measureRefusals, measureThroughput } from './throughput.ts'
 const HELP = `npm run bench -- [--only ${PARTS.join(',')}] [--short]
 
   --only LIST  only these parts; writes nothing
-  --short      only instructions, of the plugin and of what its budgets compare it with; two processes each; writes nothing; eight minutes
+  --short      only instructions, of the plugin and of what its budgets compare it with; a process each; writes nothing; four minutes
 
 instructions needs valgrind, throughput and refusals need wrk. Without options, bench/results is written anew.
 `
 
 /** Several processes: V8 does not optimize the same code in each; with the logger, it differs most. */
 const PROCESSES: Record<LoadName, number> = { 'without a logger': 3, 'with the logger': 7, 'without a logger, pipelined 16 deep': 3 }
-const SHORT_PROCESSES = 2
 const SIZES = { warmUp: 60_000, settle: 10_000, window: 2_000, windows: 7 }
 const PLAN = { rounds: 5, seconds: 3 }
 /** Exits to measure, by the number of idle connections. Without idle connections an exit is short and needs more measurements. */
@@ -51,10 +50,10 @@ async function checkInstructions (): Promise<void> {
   if (isMissing('valgrind')) throw new Error('valgrind is missing')
   const instructions: Results['instructions'] = {}
   for (const { load, than, guard } of BUDGETS) {
-    const counts = await count([than, OURS], load, SHORT_PROCESSES)
+    const counts = await count([than, OURS], load, 1)
     instructions[load] = counts
     for (const [subject, processes] of Object.entries(counts)) {
-      console.log(`${subject}, ${load}: ${grouped(median(processes))} instructions a request, processes ${spread(processes).toFixed(1)} % apart`)
+      console.log(`${subject}, ${load}: ${grouped(median(processes))} instructions a request`)
     }
     const factor = median(counts[OURS] ?? []) / median(counts[than] ?? [])
     if (factor <= guard) continue
