@@ -46,9 +46,9 @@ export class Connections {
   isOpenedByFastify = false
   /** Whether new connections go to another process once this one has stopped listening. */
   isListenerShared = false
-  /** Resolves when no listen() of Fastify is in progress. */
-  listenEnded: Promise<unknown> = Promise.resolve()
-  /** When `stopListening()` closes the listeners, on the clock of now(). */
+  /** The listen() of Fastify that is in progress. */
+  listenInProgress: Promise<unknown> | undefined
+  /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
   #isClosing = false
@@ -159,7 +159,9 @@ export class Connections {
   listenCalled (isShared: boolean, ended: Promise<void>): void {
     this.isOpenedByFastify = true
     this.isListenerShared = isShared
-    this.listenEnded = Promise.all([this.listenEnded, ended])
+    const inProgress = this.listenInProgress = Promise.all([this.listenInProgress, ended]).then(() => {
+      if (this.listenInProgress === inProgress) this.listenInProgress = undefined
+    })
   }
 
   /** Notes, from now on, whether a timer closes the connection. */
@@ -336,18 +338,16 @@ export class Connections {
     } while (this.#accepted !== before && left > 0)
   }
 
-  /** Whether `stopListening()` closes the listeners, or has closed them. */
+  /** Whether `stopListening()` has been called. */
   get hasStopped (): boolean {
     return this.#stoppedAt > -Infinity
   }
 
   /**
-   * Accepts the connections in the kernel's backlog, and then no more. A listener that the application itself has opened is left to
-   * Fastify's close.
+   * Accepts no more connections. The kernel resets those that it has taken since the event loop has last looked. A listener that the
+   * application itself has opened is left to Fastify's close.
    */
-  async stopListening (deadline?: number, pause?: number): Promise<void> {
-    // Closing a listener resets connections that have not been accepted, so it is closed in the same iteration of the event loop.
-    await this.acceptBacklog(deadline, pause)
+  stopListening (): void {
     if (!this.isOpenedByFastify) return
     // A connection accepted just before may be about to send its first request.
     this.#stoppedAt = this.lastActivity = now()

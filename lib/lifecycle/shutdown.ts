@@ -310,16 +310,16 @@ export class Shutdown {
   }
 
   /** Closes the listeners. Since Node 24, that also sends GOAWAY on every HTTP/2 session, so the spread comes first. */
-  async #stopListening (acceptUntil?: number, pause?: number): Promise<void> {
+  async #stopListening (): Promise<void> {
     await this.#spread
     await this.#listenEnded()
-    const { connections } = this.#parts
-    await this.#attempt(async () => { await this.runInside(async () => { await connections.stopListening(acceptUntil, pause) }) })
+    await this.#attempt(() => { context.run(this.#inside, () => { this.#parts.connections.stopListening() }) })
   }
 
   /** Fastify throws an uncaught error if its server is closed before a listen() on `localhost` has looked up the second address. */
   async #listenEnded (): Promise<void> {
-    await within(partOf(this.#deadline - now(), LISTEN_TIMEOUT), this.#parts.connections.listenEnded)
+    const { listenInProgress } = this.#parts.connections
+    if (listenInProgress !== undefined) await within(partOf(this.#deadline - now(), LISTEN_TIMEOUT), listenInProgress)
   }
 
   #advance (phase: Exclude<Phase, 'running'>): void {
@@ -549,7 +549,9 @@ export class Shutdown {
     const error = new DrainTimeoutError(options.drainTimeout)
     gate.deferRefusals()
     // The rest of the time is for sending the refusals.
-    await this.#stopListening((now() + end) / 2, RECONNECT_WINDOW)
+    await connections.acceptBacklog((now() + end) / 2, RECONNECT_WINDOW)
+    // In the same iteration of the event loop, because that resets the connections that have not been accepted.
+    await this.#stopListening()
     gate.sendRefusals()
     if (connections.isAnyOpen) {
       await connections.settle(end)

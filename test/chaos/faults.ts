@@ -164,7 +164,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'connections are refused while it serves',
-    change: ['this.noteArrivals();\n    this.#isKeepAliveDisabled = true;', '$& void this.stopListening();'],
+    change: ['this.noteArrivals();\n    this.#isKeepAliveDisabled = true;', '$& this.stopListening();'],
     violates: 'resetsNothingEarly'
   },
   {
