@@ -225,3 +225,42 @@ for (const options of ['', "{ signals: ['SIGTERM'] }"]) {
     else t.match(service.output(), /Error: flush failed/)
   })
 }
+
+const THROWS = "process.on('exit', () => { throw new Error('flush failed') }); setInterval(() => {}, 1_000)"
+
+for (const [what, { code, exitCode, signals = [] }] of Object.entries<{ code: string, exitCode: number, signals?: NodeJS.Signals[] }>({
+  'after SIGTERM': { code: '', exitCode: 1, signals: ['SIGTERM'] },
+  'after SIGTERM, in an application that ignores rejections': {
+    code: "process.on('unhandledRejection', () => {})", exitCode: 1, signals: ['SIGTERM']
+  },
+  'after a second signal': { code: 'app.registerShutdownCallback(() => new Promise(() => {}))', exitCode: 1, signals: ['SIGTERM', 'SIGINT'] },
+  'after process.exit(4) of the application': { code: 'setTimeout(() => { process.exit(4) }, 300)', exitCode: 4 },
+  'after process.exit(0) of the application': { code: 'setTimeout(() => { process.exit(0) }, 300)', exitCode: 0 },
+  'after process.exit(4) of the application during the shutdown': {
+    code: 'app.registerShutdownCallback(() => { process.exit(4) })', exitCode: 4, signals: ['SIGTERM']
+  }
+})) {
+  t.test(`an exit listener of the application that throws does not stop the exit ${what}, as without the plugin`, async t => {
+    const service = runNode(t, ['--input-type=module', '--eval', programWith(`${code}\n${THROWS}`)], COVERED)
+    await portOf(service)
+    const start = performance.now()
+    for (const signal of signals) {
+      service.kill(signal)
+      await service.log.line(new RegExp(`${signal} received|^Graceful shutdown complete|Second signal`))
+    }
+    t.strictSame(await service.exit, { code: exitCode, signal: null })
+    t.ok(performance.now() - start < 4_000, 'at once')
+    if (!code.includes('unhandledRejection')) t.match(service.output(), /flush failed/)
+  })
+}
+
+t.test('other code that emits the event exit does not end the process', async t => {
+  const service = runNode(t, ['--input-type=module', '--eval', programWith("app.get('/emit', () => process.emit('exit', 3))")], COVERED)
+  const port = await portOf(service)
+  const client = new RawClient(port).get('/emit')
+  await client.until(/true$/)
+  await client.get('/', ['Connection: close']).closed
+  t.match(client.text, /200 OK[^]*answer$/)
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 0, signal: null })
+})

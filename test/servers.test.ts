@@ -758,6 +758,35 @@ t.test("a callback with `when: 'start'` that waits until the server is closed do
   t.ok(time < 5_000, `took ${time}ms`)
 })
 
+for (const [what, closeFirst] of Object.entries<(app: FastifyInstance) => unknown>({
+  'server.close()': app => app.server.close(),
+  'server.close(), while that is in progress': app => { app.server.close() },
+  'fastify.close()': async app => { await app.close() }
+})) {
+  t.test(`a callback of server.close() gets the error of Node after ${what}`, async t => {
+    for (const hasPlugin of [false, true]) {
+      const app = Fastify()
+      if (hasPlugin) await app.register(gracefulPlugin)
+      await listen(app)
+      const closed = once(app.server, 'close')
+      await closeFirst(app)
+      if (!what.includes('progress')) await closed
+      const error = await new Promise<Error | undefined>(resolve => { app.server.close(resolve) })
+      t.match(error, { code: 'ERR_SERVER_NOT_RUNNING' }, String(hasPlugin))
+      await app.close()
+    }
+  })
+}
+
+t.test('a callback of the first server.close() by other code gets no error, although the shutdown has closed the server', async t => {
+  const { app } = await createApp(t)
+  const errors: unknown[] = []
+  app.gracefulShutdown.onShutdown(async () => { errors.push(await new Promise(resolve => { app.server.close(resolve) })) })
+  await listen(app)
+  await app.gracefulShutdown.shutdown()
+  t.strictSame(errors, [undefined])
+})
+
 t.test('a callback of server.close() that is no function is ignored, as by Node', async t => {
   const app = Fastify() as FastifyInstance
   void app.register(gracefulPlugin)

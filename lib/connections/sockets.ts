@@ -48,6 +48,8 @@ export class Connections {
   isListenerShared = false
   /** The listen() of Fastify that is in progress. */
   listenInProgress: Promise<unknown> | undefined
+  /** Whether the shutdown is complete. */
+  isOver = false
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
   /** Whether `closeAll()` has been called. */
@@ -101,18 +103,20 @@ export class Connections {
         if (this.#isClosing) this.closeAll()
         return server
       }
+      const isClosedByOthers = !this.hasStopped
       const closed = new Deferred<Error | undefined>()
       server.once('close', () => { closed.resolve(undefined) })
       // Tells the shutdown, and then the caller.
-      const notify = async (listener?: (error?: Error) => void, isAwaited = typeof listener === 'function') => {
+      const notify = async (listener?: (error?: Error) => void, isAwaited = typeof listener === 'function', before = closed.promise) => {
         await onServerClose(isAwaited)
-        const error = await closed.promise
+        const error = await before
         // What it throws is an uncaught error, as without the plugin.
         if (typeof listener === 'function') process.nextTick(listener, error)
       }
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       server.close = later => {
-        void notify(later)
+        const isRunning = !isClosedByOthers && !this.isOver
+        void notify(later, undefined, isRunning ? undefined : closed.promise.then(notRunning))
         return server
       }
       // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
@@ -422,6 +426,11 @@ export class Connections {
     for (const { socket } of this.#speaking) socket.destroy()
     for (const socket of this.#beneathTls) socket.destroy()
   }
+}
+
+/** Node's own error for a server that is closed again. */
+async function notRunning (): Promise<Error | undefined> {
+  return await new Promise(resolve => { new HttpServer().close(resolve) })
 }
 
 interface Closable {

@@ -1,7 +1,8 @@
 // The only file that acts on `process`. All instances share one set of listeners and one close-with-grace, even across copies of
 // this package: with two of them, the first to finish would end the process under the other. The listeners exist only while an
-// instance listens (that of `exit`, while one shuts down), so that they do not disturb test runners. close-with-grace runs the shutdown,
-// but listens to no event: it would exit at once at any second signal, and also if other code has closed the instance and goes on.
+// instance listens (that of `exit`, also while one shuts down), so that they do not disturb test runners. close-with-grace runs the
+// shutdown, but listens to no event: it would exit at once at any second signal, and also if other code has closed the instance and
+// goes on.
 
 import type { Options } from '../options.ts'
 import type { SafeLog } from './log.ts'
@@ -10,7 +11,7 @@ import cluster from 'node:cluster'
 import process from 'node:process'
 import { isMainThread } from 'node:worker_threads'
 import closeWithGrace from 'close-with-grace'
-import { now, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
+import { now, setImmediate, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
 import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
 import { LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
@@ -85,16 +86,22 @@ export function leaveProcess (member: Member): void {
 export function noteShutdown (member: Member): void {
   const { closing } = registry
   closing.add(member)
-  // Before other listeners, because pino closes its destination on exit.
-  if (closing.size === 1) tryListen('exit', () => { process.prependListener('exit', registry.onExit) })
+  listenToExit()
   void member.shutdown.ended.then(({ exitCode }) => {
     registry.exitCode ||= exitCode
     // If the process shuts down, it stays, because endAll() asks whether other code has closed it.
     if (registry.reason !== undefined) return
     closing.delete(member)
-    if (closing.size === 0) process.off('exit', registry.onExit)
     leaveProcess(member)
+    listenToExit()
   })
+}
+
+/** Adds the exit listener, or removes it. Before other listeners: one may throw, and pino closes its destination on exit. */
+function listenToExit (): void {
+  const { members, closing, onExit: listener } = registry
+  process.off('exit', listener)
+  if (members.size + closing.size > 0) tryListen('exit', () => { process.prependListener('exit', listener) })
 }
 
 /**
@@ -119,6 +126,7 @@ function install (): void {
   const before = registry.uninstall
   registry.uninstall = registry.members.size > 0 ? listen() : undefined
   before?.()
+  listenToExit()
 }
 
 /** Returns the undo function. */
@@ -162,7 +170,7 @@ function tryListen (event: string, add: () => void): void {
   }
 }
 
-/** An uncaught error starts a shutdown, or makes the one in progress unclean, even if an exit listener of the application throws it. */
+/** An uncaught error starts a shutdown, or makes the one in progress unclean. */
 function fail (event: string, error: Error): void {
   registry.exitCode = 1
   for (const { shutdown } of registry.members) shutdown.noteError(error)
@@ -244,9 +252,24 @@ function allMembers (): Set<Member> {
  * Otherwise, the exit code is left to the code that ends the process.
  */
 function onExit (): void {
+  endExit()
   if (registry.isForced) return
   const codes = [...registry.closing].map(({ shutdown }) => shutdown.noteExit())
   if (registry.reason !== undefined) worsenExitCode(Math.max(registry.exitCode, ...codes))
+}
+
+/**
+ * If another exit listener throws, Node goes on, without `process.nextTick()`, until the next call of `exit()`; without a listener for
+ * uncaught errors, it would have ended. Other code may emit the event itself, while the process goes on.
+ */
+function endExit (): void {
+  let isExiting = true
+  process.nextTick(() => { isExiting = false })
+  setImmediate(() => {
+    if (!isExiting) return
+    process.exitCode ??= 1
+    process.exit()
+  })
 }
 
 /**

@@ -281,6 +281,7 @@ export class Shutdown {
     await this.#endTasks()
 
     timeouts.stop()
+    connections.isOver = true
     this.#advance('closed')
     this.#endStep('callbacks')
     const report = this.#reportSoFar(this.#stepStartedAt)
