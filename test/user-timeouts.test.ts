@@ -819,6 +819,14 @@ const ENDS: Record<string, End> = {
       raw.socket.destroy()
     }
   },
+  'other code ends its socket, and the client closes its side in reply': { isCut: true, end: ({ raw }) => { raw.socket.end() } },
+  'the handler has hijacked the reply, and ends the socket itself': {
+    isCut: false,
+    end: ({ raw }, reply) => {
+      reply.hijack()
+      raw.socket.end('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
+    }
+  },
   'the handler destroys its response': { isCut: false, end: (_request, { raw }) => raw.destroy() },
   'the handler destroys its response after the body has been read': { sent: READ, isCut: false, end: (_request, { raw }) => raw.destroy() },
   'the handler destroys its request': { isCut: false, end: ({ raw }) => raw.destroy() },

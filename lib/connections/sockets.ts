@@ -34,6 +34,8 @@ export class Connections {
   readonly #sessions = new Set<ServerHttp2Session>()
   /** The sockets that a timer has closed since `disableKeepAlive()`. */
   readonly #timedOut = new WeakSet<Transport>()
+  /** The sockets that this process has ended before their clients, since then. */
+  readonly #endedHere = new WeakSet<Transport>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Transport>()
   #accepted = 0
@@ -80,7 +82,7 @@ export class Connections {
     const speaks = (socket: Transport & { alpnProtocol?: unknown }) => {
       const connection = new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2')
       this.#speaking.add(connection)
-      if (this.#isKeepAliveDisabled) this.#watchTimer(connection)
+      if (this.#isKeepAliveDisabled) this.#watchEnd(connection)
     }
     server.on('connection', (socket: Transport) => {
       this.#accept(socket)
@@ -168,8 +170,10 @@ export class Connections {
     })
   }
 
-  /** Notes, from now on, whether a timer closes the connection. */
-  #watchTimer ({ socket }: Connection): void {
+  /** Notes, from now on, whether a timer closes the connection, or other code ends it before its client. */
+  #watchEnd ({ socket }: Connection): void {
+    // Before the listener with which Node ends its side, too.
+    socket.prependListener('end', () => { if (socket.writableEnded) this.#endedHere.add(socket) })
     socket.prependListener('timeout', () => {
       this.#timedOut.add(socket)
       // If the application has a listener for the timeout, Node does not close the connection.
@@ -185,7 +189,8 @@ export class Connections {
     const { socket } = exchange
     if (socket === undefined) return undefined
     if (socket.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT' || this.#timedOut.has(socket)) return new ConnectionTimeoutError()
-    return exchange.isClosedHere ? new ConnectionClosedError() : undefined
+    const isClosedHere = exchange.isClosedHere || (this.#endedHere.has(socket) && !exchange.isHijacked)
+    return isClosedHere ? new ConnectionClosedError() : undefined
   }
 
   /** Whether any listener accepts connections. */
@@ -301,7 +306,7 @@ export class Connections {
     this.noteArrivals()
     this.#isKeepAliveDisabled = true
     for (const connection of this.#speaking) {
-      this.#watchTimer(connection)
+      this.#watchEnd(connection)
       connection.newest?.endConnection()
     }
   }
