@@ -249,7 +249,7 @@ for (const [what, { code, exitCode, signals = [] }] of Object.entries<{ code: st
       await service.log.line(new RegExp(`${signal} received|^Graceful shutdown complete|Second signal`))
     }
     t.strictSame(await service.exit, { code: exitCode, signal: null })
-    t.ok(performance.now() - start < 4_000, 'at once')
+    t.ok(performance.now() - start < 10_000, 'long before shutdownTimeout')
     if (!code.includes('unhandledRejection')) t.match(service.output(), /flush failed/)
   })
 }
