@@ -24,7 +24,7 @@ import { measureRefusals, measureThroughput } from './throughput.ts'
 const HELP = `npm run bench -- [--only ${PARTS.join(',')}] [--short]
 
   --only LIST  only these parts; writes nothing
-  --short      only instructions, of the plugin and of what its budgets compare it with; a process each; writes nothing; four minutes
+  --short      only instructions, of the plugin and of what its budgets compare it with; one process per count; writes nothing
 
 instructions needs valgrind, throughput and refusals need wrk. Without options, bench/results is written anew.
 `

@@ -5,6 +5,8 @@ import timers from 'node:timers'
 
 export const { setTimeout, clearTimeout, setInterval, clearInterval, setImmediate } = timers
 
+export const nextTick: typeof process.nextTick = process.nextTick.bind(process)
+
 /** Milliseconds, with fractions, from an arbitrary start. */
 export const now: () => number = performance.now.bind(performance)
 

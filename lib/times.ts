@@ -66,6 +66,9 @@ export const FLUSH_TURNS = 50
 /** A preClose hook may take this part of the time for closing; the rest is left to onClose hooks. */
 export const PRE_CLOSE_PART = 3 / 4
 
+/** How long after the last uncaught error the process ends if it is exiting. */
+export const EXIT_CHECK = 100
+
 /** New connections are accepted for at most this long before the listener closes. */
 export const ACCEPT_BACKLOG = 250
 

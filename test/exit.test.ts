@@ -226,6 +226,9 @@ for (const options of ['', "{ signals: ['SIGTERM'] }"]) {
   })
 }
 
+/** In a timer: a hook may catch what is thrown. */
+const onListen = (code: string) => `app.addHook('onListen', async () => { setTimeout(() => { ${code} }, 10) })`
+
 const THROWS = "process.on('exit', () => { throw new Error('flush failed') }); setInterval(() => {}, 1_000)"
 
 for (const [what, { code, exitCode, signals = [] }] of Object.entries<{ code: string, exitCode: number, signals?: NodeJS.Signals[] }>({
@@ -234,10 +237,15 @@ for (const [what, { code, exitCode, signals = [] }] of Object.entries<{ code: st
     code: "process.on('unhandledRejection', () => {})", exitCode: 1, signals: ['SIGTERM']
   },
   'after a second signal': { code: 'app.registerShutdownCallback(() => new Promise(() => {}))', exitCode: 1, signals: ['SIGTERM', 'SIGINT'] },
-  'after process.exit(4) of the application': { code: 'setTimeout(() => { process.exit(4) }, 300)', exitCode: 4 },
-  'after process.exit(0) of the application': { code: 'setTimeout(() => { process.exit(0) }, 300)', exitCode: 0 },
-  'after process.exit(4) of the application during the shutdown': {
-    code: 'app.registerShutdownCallback(() => { process.exit(4) })', exitCode: 4, signals: ['SIGTERM']
+  'after process.exit(4) of the application, also if the listener is called first': {
+    code: `${onListen("process.prependListener('exit', () => { throw new Error('flush failed') })")}; ${onListen('process.exit(4)')}`, exitCode: 4
+  },
+  'after process.exit(4) of the application': { code: onListen('process.exit(4)'), exitCode: 4 },
+  'after process.exit(0) of the application': { code: onListen('process.exit(0)'), exitCode: 0 },
+  'after process.exit(4) in a timer during the shutdown': {
+    code: 'app.registerShutdownCallback(() => new Promise(() => { setTimeout(() => { process.exit(4) }, 50) }))',
+    exitCode: 4,
+    signals: ['SIGTERM']
   }
 })) {
   t.test(`an exit listener of the application that throws does not stop the exit ${what}, as without the plugin`, async t => {
@@ -250,9 +258,16 @@ for (const [what, { code, exitCode, signals = [] }] of Object.entries<{ code: st
     }
     t.strictSame(await service.exit, { code: exitCode, signal: null })
     t.ok(performance.now() - start < 10_000, 'long before shutdownTimeout')
-    if (!code.includes('unhandledRejection')) t.match(service.output(), /flush failed/)
+    t.match(service.output(), /flush failed/)
   })
 }
+
+t.test('an exit listener of the application that throws makes the exit code of a process that ends by itself 1', async t => {
+  const code = "app.server.unref(); process.on('exit', () => { throw new Error('flush failed') })"
+  const service = runNode(t, ['--input-type=module', '--eval', programWith(code)], COVERED)
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  t.match(service.output(), /flush failed/)
+})
 
 t.test('other code that emits the event exit does not end the process', async t => {
   const service = runNode(t, ['--input-type=module', '--eval', programWith("app.get('/emit', () => process.emit('exit', 3))")], COVERED)
@@ -263,4 +278,17 @@ t.test('other code that emits the event exit does not end the process', async t 
   t.match(client.text, /200 OK[^]*answer$/)
   service.kill('SIGTERM')
   t.strictSame(await service.exit, { code: 0, signal: null })
+})
+
+t.test('an error that is thrown as other code emits the event exit starts the shutdown, as any other uncaught error', async t => {
+  const emits = `process.on('exit', code => { if (code === 3) throw new Error('flush failed') })
+    app.get('/emit', () => { setTimeout(() => { process.emit('exit', 3) }) })`
+  const service = runNode(t, ['--input-type=module', '--eval', programWith(emits)], COVERED)
+  const client = new RawClient(await portOf(service)).get('/')
+  await service.log.line(/^request is in$/)
+  new RawClient(await portOf(service)).get('/emit')
+  await client.closed
+  t.match(client.text, /200 OK[^]*answer$/)
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  t.strictSame(service.log.messages(/^cleaned up$/), ['cleaned up'])
 })

@@ -820,6 +820,30 @@ const ENDS: Record<string, End> = {
     }
   },
   'other code ends its socket, and the client closes its side in reply': { isCut: true, end: ({ raw }) => { raw.socket.end() } },
+  'other code ends its socket, and the client resets the connection': {
+    isPlainOnly: true,
+    isCut: true,
+    end: ({ raw }, _reply, { client, transport }) => {
+      client.allowHalfOpen = true
+      client.once('end', () => { transport.resetAndDestroy() })
+      raw.socket.end()
+    }
+  },
+  'the handler has hijacked the reply, and ends and destroys the socket itself': {
+    isCut: false,
+    end: ({ raw }, reply) => {
+      reply.hijack()
+      raw.socket.end('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n', () => { raw.socket.destroy() })
+    }
+  },
+  'other code ends the socket of a hijacked reply that has begun': {
+    isCut: true,
+    end: ({ raw }, reply) => {
+      reply.hijack()
+      reply.raw.write('begun')
+      raw.socket.end()
+    }
+  },
   'the handler has hijacked the reply, and ends the socket itself': {
     isCut: false,
     end: ({ raw }, reply) => {

@@ -8,6 +8,7 @@ import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
 import type { LongLived } from './spread.ts'
 import { Server as HttpServer } from 'node:http'
+import { Server as NetServer } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import { promisify } from 'node:util'
 import { replaceMethod } from '../before-call.ts'
@@ -69,8 +70,8 @@ export class Connections {
   /**
    * Takes charge of a listener's connections.
    * @param onServerClose is called when any code calls `close()` of a listener that Fastify has opened, such as node:cluster in a worker
-   * that its primary disconnects; with whether code waits for it, with a callback. That is called after the 'close' event, and when the
-   * returned promise has resolved
+   * that its primary disconnects. `isAwaited`: whether a callback was given; it is called after the 'close' event and once the returned
+   * promise has resolved
    */
   adopt (server: Server, onServerClose: (isAwaited: boolean) => Promise<unknown>): void {
     this.#servers.add(server)
@@ -117,8 +118,8 @@ export class Connections {
       }
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       server.close = later => {
-        const isRunning = !isClosedByOthers && !this.isOver
-        void notify(later, undefined, isRunning ? undefined : closed.promise.then(notRunning))
+        const isFirstOfOthers = !isClosedByOthers && !this.isOver
+        void notify(later, undefined, isFirstOfOthers ? undefined : closed.promise.then(notRunning))
         return server
       }
       // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
@@ -189,8 +190,10 @@ export class Connections {
     const { socket } = exchange
     if (socket === undefined) return undefined
     if (socket.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT' || this.#timedOut.has(socket)) return new ConnectionTimeoutError()
-    const isClosedHere = exchange.isClosedHere || (this.#endedHere.has(socket) && !exchange.isHijacked)
-    return isClosedHere ? new ConnectionClosedError() : undefined
+    const isEndedHere = this.#endedHere.has(socket) || (socket.writableEnded && !socket.readableEnded)
+    // The handler has hijacked the reply, and has written to the socket itself.
+    if (isEndedHere && exchange.isHijacked && !exchange.hasBegun) return undefined
+    return isEndedHere || exchange.isClosedHere ? new ConnectionClosedError() : undefined
   }
 
   /** Whether any listener accepts connections. */
@@ -331,7 +334,7 @@ export class Connections {
 
   /**
    * Accepts the connections in the kernel's backlog. The event loop accepts one per iteration, so the backlog is empty after a whole
-   * iteration without any. Time in which the process is blocked hardly counts.
+   * iteration without any. If the process is blocked, most of that time does not count.
    * @param pause for how long clients that have been rejected, and connect again, are waited for
    */
   async acceptBacklog (deadline = Infinity, pause = 0): Promise<void> {
@@ -353,7 +356,7 @@ export class Connections {
   }
 
   /**
-   * Accepts no more connections. The kernel resets those that it has taken since the event loop has last looked. A listener that the
+   * Accepts no more connections. The kernel resets those that it has taken since the event loop last looked. A listener that the
    * application itself has opened is left to Fastify's close.
    */
   stopListening (): void {
@@ -435,7 +438,7 @@ export class Connections {
 
 /** Node's own error for a server that is closed again. */
 async function notRunning (): Promise<Error | undefined> {
-  return await new Promise(resolve => { new HttpServer().close(resolve) })
+  return await new Promise(resolve => { new NetServer().close(resolve) })
 }
 
 interface Closable {

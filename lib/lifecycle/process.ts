@@ -1,8 +1,7 @@
 // The only file that acts on `process`. All instances share one set of listeners and one close-with-grace, even across copies of
 // this package: with two of them, the first to finish would end the process under the other. The listeners exist only while an
-// instance listens (that of `exit`, also while one shuts down), so that they do not disturb test runners. close-with-grace runs the
-// shutdown, but listens to no event: it would exit at once at any second signal, and also if other code has closed the instance and
-// goes on.
+// instance listens (that of `exit`, while one shuts down), so that they do not disturb test runners. close-with-grace runs the shutdown,
+// but listens to no event: it would exit at once at any second signal, and also if other code has closed the instance and goes on.
 
 import type { Options } from '../options.ts'
 import type { SafeLog } from './log.ts'
@@ -11,10 +10,10 @@ import cluster from 'node:cluster'
 import process from 'node:process'
 import { isMainThread } from 'node:worker_threads'
 import closeWithGrace from 'close-with-grace'
-import { now, setImmediate, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
+import { clearTimeout, nextTick, now, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
 import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
-import { LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
+import { EXIT_CHECK, LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
 import { toError } from '../values.ts'
 
 /** An instance, as the process sees it. */
@@ -86,22 +85,16 @@ export function leaveProcess (member: Member): void {
 export function noteShutdown (member: Member): void {
   const { closing } = registry
   closing.add(member)
-  listenToExit()
+  // Before other listeners, because pino closes its destination on exit.
+  if (closing.size === 1) tryListen('exit', () => { process.prependListener('exit', registry.onExit) })
   void member.shutdown.ended.then(({ exitCode }) => {
     registry.exitCode ||= exitCode
     // If the process shuts down, it stays, because endAll() asks whether other code has closed it.
     if (registry.reason !== undefined) return
     closing.delete(member)
+    if (closing.size === 0) process.off('exit', registry.onExit)
     leaveProcess(member)
-    listenToExit()
   })
-}
-
-/** Adds the exit listener, or removes it. Before other listeners: one may throw, and pino closes its destination on exit. */
-function listenToExit (): void {
-  const { members, closing, onExit: listener } = registry
-  process.off('exit', listener)
-  if (members.size + closing.size > 0) tryListen('exit', () => { process.prependListener('exit', listener) })
 }
 
 /**
@@ -126,7 +119,6 @@ function install (): void {
   const before = registry.uninstall
   registry.uninstall = registry.members.size > 0 ? listen() : undefined
   before?.()
-  listenToExit()
 }
 
 /** Returns the undo function. */
@@ -170,12 +162,28 @@ function tryListen (event: string, add: () => void): void {
   }
 }
 
-/** An uncaught error starts a shutdown, or makes the one in progress unclean. */
+/** An uncaught error starts a shutdown, or makes the one in progress unclean, even if an exit listener of the application throws it. */
 function fail (event: string, error: Error): void {
   registry.exitCode = 1
+  // If an exit listener has thrown it, no further one may follow.
+  process.exitCode ??= 1
   for (const { shutdown } of registry.members) shutdown.noteError(error)
+  endIfExiting()
   begin(event)
   if (now() > registry.deadline) exitAtDeadline()
+}
+
+let exitCheck: NodeJS.Timeout | undefined
+
+/**
+ * If an exit listener throws, `process.exit()` throws. Node then goes on until the next call, because there is a listener for uncaught
+ * errors, but runs no `process.nextTick()` callbacks. Errors that are thrown in such callbacks delay the next ones.
+ */
+function endIfExiting (): void {
+  let isExiting = true
+  nextTick(() => { isExiting = false })
+  clearTimeout(exitCheck)
+  exitCheck = setTimeout(() => { if (isExiting) process.exit() }, EXIT_CHECK).unref()
 }
 
 /** The first signal joins a shutdown in progress. A second one exits at once, unless it is a copy of the first. */
@@ -230,7 +238,8 @@ async function endAll (reason: string): Promise<void> {
   worsenExitCode(registry.exitCode)
   if (hasCaller) return
   dropUnwritableLines()
-  process.exit()
+  // An exit listener may throw, and the application may ignore rejections.
+  nextTick(() => { process.exit() })
 }
 
 function exitAtOnce (): void {
@@ -252,24 +261,9 @@ function allMembers (): Set<Member> {
  * Otherwise, the exit code is left to the code that ends the process.
  */
 function onExit (): void {
-  endExit()
   if (registry.isForced) return
   const codes = [...registry.closing].map(({ shutdown }) => shutdown.noteExit())
   if (registry.reason !== undefined) worsenExitCode(Math.max(registry.exitCode, ...codes))
-}
-
-/**
- * If another exit listener throws, Node goes on, without `process.nextTick()`, until the next call of `exit()`; without a listener for
- * uncaught errors, it would have ended. Other code may emit the event itself, while the process goes on.
- */
-function endExit (): void {
-  let isExiting = true
-  process.nextTick(() => { isExiting = false })
-  setImmediate(() => {
-    if (!isExiting) return
-    process.exitCode ??= 1
-    process.exit()
-  })
 }
 
 /**

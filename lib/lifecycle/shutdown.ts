@@ -551,7 +551,7 @@ export class Shutdown {
     gate.deferRefusals()
     // The rest of the time is for sending the refusals.
     await connections.acceptBacklog((now() + end) / 2, RECONNECT_WINDOW)
-    // In the same iteration of the event loop, because that resets the connections that have not been accepted.
+    // In the same iteration of the event loop: closing resets the connections that have not been accepted.
     await this.#stopListening()
     gate.sendRefusals()
     if (connections.isAnyOpen) {
