@@ -3,7 +3,7 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
-import { COVERED, fork, freePort, portOf, RawClient, runNode } from './helpers.ts'
+import { COVERED, exitInTime, fork, freePort, portOf, RawClient, runNode } from './helpers.ts'
 
 /** The second instance of the program. */
 const OTHERS = {
@@ -291,4 +291,17 @@ t.test('an error that is thrown as other code emits the event exit starts the sh
   t.match(client.text, /200 OK[^]*answer$/)
   t.strictSame(await service.exit, { code: 1, signal: null })
   t.strictSame(service.log.messages(/^cleaned up$/), ['cleaned up'])
+})
+
+t.test('a plugin that has replaced server.close(), and closes the server later, from an event, does not keep the process alive', async t => {
+  const replaces = `const queue = []
+    setInterval(() => { queue.shift()?.() }, 20)
+    const { close } = app.server
+    app.server.close = callback => {
+      queue.push(() => { close.call(app.server, callback) })
+      return app.server
+    }`
+  const service = runNode(t, ['--input-type=module', '--eval', programWith(replaces)], COVERED)
+  await portOf(service)
+  t.equal(await exitInTime(t, service, 10_000, 'SIGTERM'), 0)
 })

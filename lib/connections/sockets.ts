@@ -131,8 +131,9 @@ export class Connections {
         restore()
       }
       if (this.#isClosing) this.closeAll()
-      // The callback of node:cluster must not wait: it disconnects the worker.
-      void notify(callback, typeof callback === 'function' && !isDisconnecting())
+      // The shutdown's own call may come late, from an event, if another plugin has replaced close(), as @fastify/http-proxy does. The
+      // callback of node:cluster must not wait: it disconnects the worker.
+      void notify(callback, isClosedByOthers && typeof callback === 'function' && !isDisconnecting())
       return server
     }
   }
