@@ -273,7 +273,7 @@ t.test('connections that the kernel has taken while the process was blocked get 
     if ((message as DiagnosticsChannels['fastify-graceful:phase']).phase !== 'closing') return
     setImmediate(() => {
       for (let index = 0; index < LATE; index++) late.push(new RawClient(port).get('/'))
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2 * ACCEPT_BACKLOG)
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1.2 * ACCEPT_BACKLOG)
     })
   }
   subscribe('fastify-graceful:phase', block)

@@ -335,11 +335,12 @@ export class Connections {
 
   /**
    * Accepts the connections in the kernel's backlog. The event loop accepts one per iteration, so the backlog is empty after a whole
-   * iteration without any. If the process is blocked, most of that time does not count.
+   * iteration without any. If the process is blocked, it has up to twice the time.
    * @param pause for how long clients that have been rejected, and connect again, are waited for
    */
   async acceptBacklog (deadline = Infinity, pause = 0): Promise<void> {
     let left = Math.min(ACCEPT_BACKLOG, deadline - now())
+    const end = Math.min(deadline, now() + 2 * ACCEPT_BACKLOG)
     let before: number
     do {
       const start = now()
@@ -348,7 +349,7 @@ export class Connections {
       if (wait > 0) await sleep(wait)
       await wholeTurn()
       left -= Math.min(now() - start, wait + ACCEPT_BACKLOG / 10)
-    } while (this.#accepted !== before && left > 0)
+    } while (this.#accepted !== before && left > 0 && now() < end)
   }
 
   /** Whether `stopListening()` has been called. */
