@@ -113,13 +113,16 @@ t.test('the wait for the log has a limit, also in a busy process', async t => {
       resolve()
     })
   })
+  // Whatever happens: a thread waits until the other end is opened.
+  t.teardown(async () => {
+    closeSync(openSync(fifo, 'w'))
+    await opened
+  })
   const busy = setInterval(() => { Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20) }, 1)
   const start = performance.now()
   await app.gracefulShutdown.shutdown()
   const time = performance.now() - start
   clearInterval(busy)
-  closeSync(openSync(fifo, 'w'))
-  await opened
   // With 20 ms a turn, LOG_FLUSH turns would take 20 times as long.
   t.ok(time > LOG_FLUSH / 2 && time < 10 * LOG_FLUSH, `took ${Math.round(time)}ms`)
 })

@@ -110,16 +110,17 @@ export class Connections {
       const closed = new Deferred<Error | undefined>()
       server.once('close', () => { closed.resolve(undefined) })
       // Tells the shutdown, and then the caller.
-      const notify = async (listener?: (error?: Error) => void, isAwaited = typeof listener === 'function', before = closed.promise) => {
+      const notify = async (listener: ((error?: Error) => void) | undefined, isAwaited: boolean, result: Promise<Error | undefined>) => {
         await onServerClose(isAwaited)
-        const error = await before
+        const error = await result
         // What it throws is an uncaught error, as without the plugin.
         if (typeof listener === 'function') process.nextTick(listener, error)
       }
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       server.close = later => {
-        const isFirstOfOthers = !isClosedByOthers && !this.isOver
-        void notify(later, undefined, isFirstOfOthers ? undefined : closed.promise.then(notRunning))
+        // Other code does not know that the shutdown has closed it.
+        const isKnown = isClosedByOthers || this.isOver
+        void notify(later, typeof later === 'function', isKnown ? closed.promise.then(notRunning) : closed.promise)
         return server
       }
       // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
@@ -133,7 +134,7 @@ export class Connections {
       if (this.#isClosing) this.closeAll()
       // The shutdown's own call may come late, from an event, if another plugin has replaced close(), as @fastify/http-proxy does. The
       // callback of node:cluster must not wait: it disconnects the worker.
-      void notify(callback, isClosedByOthers && typeof callback === 'function' && !isDisconnecting())
+      void notify(callback, isClosedByOthers && typeof callback === 'function' && !isDisconnecting(), closed.promise)
       return server
     }
   }

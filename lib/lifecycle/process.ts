@@ -165,7 +165,7 @@ function tryListen (event: string, add: () => void): void {
 /** An uncaught error starts a shutdown, or makes the one in progress unclean, even if an exit listener of the application throws it. */
 function fail (event: string, error: Error): void {
   registry.exitCode = 1
-  // If an exit listener has thrown it, no further one may follow.
+  // Set at once: if an exit listener has thrown it, the plugin's own one may not be called.
   process.exitCode ??= 1
   for (const { shutdown } of registry.members) shutdown.noteError(error)
   endIfExiting()
@@ -176,8 +176,9 @@ function fail (event: string, error: Error): void {
 let exitCheck: NodeJS.Timeout | undefined
 
 /**
- * If an exit listener throws, `process.exit()` throws. Node then goes on until the next call, because there is a listener for uncaught
- * errors, but runs no `process.nextTick()` callbacks. Errors that are thrown in such callbacks delay the next ones.
+ * Ends the process if it is exiting. If an exit listener throws, `process.exit()` throws. Node then goes on until the next call, because
+ * there is a listener for uncaught errors, but calls no callbacks of `process.nextTick()` any more. The check comes late, and later after
+ * each further error, because an error in one such callback delays the others.
  */
 function endIfExiting (): void {
   let isExiting = true
