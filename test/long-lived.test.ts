@@ -3,7 +3,7 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { ClientHttp2Session, ServerHttp2Stream } from 'node:http2'
-import { once } from 'node:events'
+import { once, type EventEmitter } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
@@ -260,25 +260,64 @@ for (const isHttp2 of [false, true]) {
   }
 }
 
-t.test('injectWS() works, and its WebSocket gets 1001', async t => {
+for (const [listens, where] of [[true, 'that listens'], [false, 'that does not listen']] as const) {
+  for (const context of [{}, { socket: { remoteAddress: '192.0.2.1' } }]) {
+    const given = 'socket' in context ? ', with a socket of the test' : ''
+    t.test(`injectWS() works on an instance ${where}${given}, and its WebSocket gets 1001 without delay`, async t => {
+      const { app } = await createApp(t)
+      await app.register(websocket)
+      const served = new Deferred<EventEmitter>()
+      app.register(async instance => {
+        instance.get('/ws', { websocket: true }, socket => {
+          served.resolve(socket)
+          socket.on('message', (data: Buffer) => { socket.send(`echo ${data.toString()}`) })
+        })
+      })
+      await (listens ? listen(app) : app.ready())
+      const client = await app.injectWS('/ws', context as object)
+      const echo = once(client, 'message') as Promise<[Buffer]>
+      client.send('hello')
+      t.equal((await echo)[0].toString(), 'echo hello')
+      t.equal(app.inFlightRequests, 0)
+      const closed = once(client, 'close') as Promise<[number]>
+      const serverClosed = once(await served.promise, 'close')
+      await app.close()
+      t.equal((await closed)[0], 1001)
+      // Otherwise, its timer would keep the process for half a minute.
+      await serverClosed
+      const { cut, errors, phases, exitCode } = await app.gracefulShutdown.wait()
+      t.match({ cut, errors, exitCode }, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+      t.ok(phases.draining < 500, `${phases.draining} ms`)
+    })
+  }
+}
+
+t.test('a WebSocket of injectWS() that its client has closed does not delay the shutdown', async t => {
   const { app } = await createApp(t)
   await app.register(websocket)
-  app.register(async instance => {
-    instance.get('/ws', { websocket: true }, socket => {
-      // Its stream is not a socket and does not close when the client's does; ws would wait for that for half a minute.
-      t.teardown(() => { socket.terminate() })
-      socket.on('message', (data: Buffer) => { socket.send(`echo ${data.toString()}`) })
-    })
-  })
-  await app.ready()
+  app.register(async instance => { instance.get('/ws', { websocket: true }, () => {}) })
+  await listen(app)
   const client = await app.injectWS('/ws')
-  const echo = once(client, 'message') as Promise<[Buffer]>
-  client.send('hello')
-  t.equal((await echo)[0].toString(), 'echo hello')
-  const closed = once(client, 'close') as Promise<[number]>
+  client.close()
+  await once(client, 'close')
+  await app.close()
+  const { phases } = await app.gracefulShutdown.wait()
+  t.ok(phases.draining < 500, `${phases.draining} ms`)
+})
+
+t.test('injectWS() during the drain, with a socket of the test, is refused', async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket)
+  const held = heldRoute(app)
+  app.register(async instance => { instance.get('/ws', { websocket: true }, () => {}) })
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
   const report = app.gracefulShutdown.shutdown()
-  t.equal((await closed)[0], 1001)
-  t.match(await report, { errors: { length: 0 }, exitCode: 0 })
+  await t.rejects(app.injectWS('/ws', { socket: { remoteAddress: '192.0.2.1' } } as object), { message: 'Unexpected server response: 503' })
+  held.release()
+  await client.closed
+  t.match(client.text, /200 OK/)
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a WebSocket client that does not answer the close frame is not waited for', async t => {

@@ -49,6 +49,20 @@ for (const [what, env] of [['a callback', { CALLBACK: 'hangs' }], ["another plug
   })
 }
 
+for (const how of ['leaves a rejection', 'throws in an immediate']) {
+  for (const [what, env] of [['a callback', { CALLBACK: how }], ['an onClose hook', { ON_CLOSE: how }]] as const) {
+    t.test(`the report has the uncaught error if ${what} ${how} that nothing handles`, async t => {
+      const service = fork(t, 'service', env)
+      await portOf(service)
+      service.kill('SIGTERM')
+      t.strictSame(await service.exit, { code: 1, signal: null })
+      const messages = service.log.messages()
+      t.match(await service.log.line(/^Shutdown complete, with errors/), { report: { errors: ['later on purpose'], exitCode: 1 } })
+      t.match(messages.at(-1), /^Shutdown complete/, 'is the last line')
+    })
+  }
+}
+
 for (const [path, event, message] of [
   ['/throw', 'uncaughtException', 'uncaught on purpose'],
   ['/reject', 'unhandledRejection', 'unhandled on purpose'],

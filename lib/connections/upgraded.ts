@@ -3,8 +3,10 @@
 // drain wait for its answer, and closes them during a spread.
 
 import type { FastifyInstance } from 'fastify'
+import type { IncomingMessage } from 'node:http'
 import type { LongLived } from './spread.ts'
-import { TIMED_OUT, within } from '../clock.ts'
+import { wholeTurn, within } from '../clock.ts'
+import { isInjectedUpgrade } from '../requests/exchange.ts'
 
 /** 1001, "going away": RFC 6455's code for a server that goes down. */
 const GOING_AWAY = 1001
@@ -22,16 +24,21 @@ interface WebSocket {
 /** With the option `clientTracking: false`, it has no list of its clients. */
 interface WebSocketServer {
   clients?: Set<WebSocket>
+  on: (event: 'connection', listener: (client: WebSocket, request: IncomingMessage) => void) => void
 }
 
 export class WebSockets {
   readonly #servers = new Set<WebSocketServer>()
+  /** Those of `injectWS()`. What they send arrives at once, but their streams do not end, so the server does not see them close. */
+  readonly #injected = new WeakSet<WebSocket>()
 
   /** A connection has been upgraded on a route of this instance. */
   opened (instance: FastifyInstance): void {
     // @fastify/websocket adds it.
     const { websocketServer } = instance as { websocketServer?: WebSocketServer }
-    if (websocketServer !== undefined) this.#servers.add(websocketServer)
+    if (websocketServer === undefined || this.#servers.has(websocketServer)) return
+    this.#servers.add(websocketServer)
+    websocketServer.on('connection', (client, request) => { if (isInjectedUpgrade(request)) this.#injected.add(client) })
   }
 
   /** What closes each of them. */
@@ -56,9 +63,12 @@ export class WebSockets {
    */
   async closed (limit: number): Promise<void> {
     const closing = this.#clients.filter(({ readyState }) => readyState === CLOSING)
-    if (closing.length === 0) return
-    const all = Promise.all(closing.map(async client => { await new Promise<void>(resolve => { client.once('close', resolve) }) }))
-    if (await within(limit, all) === TIMED_OUT) for (const client of closing) client.terminate()
+    const answered = async (client: WebSocket) => {
+      if (this.#injected.has(client)) await wholeTurn()
+      else await new Promise<void>(resolve => { client.once('close', resolve) })
+    }
+    await within(limit, Promise.all(closing.map(answered)))
+    for (const client of closing) client.terminate()
   }
 
   get #clients (): WebSocket[] {

@@ -279,6 +279,8 @@ export class Shutdown {
       await callbacks.run(this.#reason, this.#deadline)
     })
     await this.#endTasks()
+    // Node tells of a rejection that a hook or a callback has not handled at the end of the turn.
+    await wholeTurn()
 
     timeouts.stop()
     connections.isOver = true

@@ -10,9 +10,9 @@ import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, Http2Session, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
-import type { Readable } from 'node:stream'
 import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
+import { Readable } from 'node:stream'
 import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, setImmediate, setLateInterval, setTimeout } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
@@ -446,7 +446,7 @@ export class Exchange {
     // Node has detached the socket of an upgrade, and the plugin that took it may not have seen the request.
     if (this.isUpgrade) {
       this.response.shouldKeepAlive = false
-      this.response.once('finish', () => { this.socket?.end() })
+      this.response.once('finish', () => { (this.socket as Partial<Transport> | undefined)?.end?.() })
     }
     try {
       this.#send(status, body, own)
@@ -640,13 +640,15 @@ export function isHttp2Request ({ httpVersionMajor }: IncomingMessage): boolean 
   return httpVersionMajor === 2
 }
 
-/**
- * Whether a request asks for an upgrade and the server listens for upgrades, so that Node has detached its socket. Node sets
- * the field, but its types lack it; a WebSocket injected by @fastify/websocket has no socket.
- */
+/** Whether a request asks for an upgrade and the server listens for upgrades, so that Node has detached its socket. */
 export function isUpgrade (request: IncomingMessage): boolean {
-  const { upgrade, socket } = request as { upgrade?: boolean, socket?: unknown }
-  return upgrade === true || socket === undefined
+  // Node sets the field, but its types lack it.
+  return (request as { upgrade?: boolean }).upgrade === true || isInjectedUpgrade(request)
+}
+
+/** Whether the `injectWS()` of @fastify/websocket has made it: not a stream, and with a socket only if a test has given it one. */
+export function isInjectedUpgrade (request: IncomingMessage): boolean {
+  return !(request instanceof Readable)
 }
 
 /**
