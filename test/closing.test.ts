@@ -4,7 +4,8 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import type { GracefulOptions } from '../index.ts'
-import { once } from 'node:events'
+import { AsyncResource } from 'node:async_hooks'
+import { EventEmitter, once } from 'node:events'
 import { connect, constants } from 'node:http2'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -78,6 +79,22 @@ for (const [closeName, close] of closes) {
     })
   }
 
+  t.test(`${closeName} in a listener of an object that is older does not wait for itself if AsyncResource.bind() wraps the listener`, async t => {
+    const { app, ran } = await createWatched(t)
+    const older = new EventEmitter()
+    // Its timer has no context of the shutdown.
+    const timer = setInterval(() => { older.emit('event') }, 5)
+    t.teardown(() => { clearInterval(timer) })
+    app.addHook('onClose', async () => {
+      const { promise, resolve } = new Deferred()
+      older.once('event', AsyncResource.bind(() => { void close(app).then(() => { resolve() }) }))
+      await promise
+    })
+    await listen(app)
+    await app.close()
+    await isClean(t, app, ran)
+  })
+
   t.test(`${closeName} awaited in callbacks and hooks of another instance: each closes the other, and neither waits for itself`, async t => {
     for (const start of ['one', 'both']) {
       const { app: first, ran: ranFirst } = await createWatched(t)
@@ -132,6 +149,22 @@ t.test('close() called outside of callbacks and hooks waits for all of them, als
   t.strictSame(ran, ['onClose', 'callback', 'last'])
   await Promise.all([first, second])
 })
+
+for (const [place, add] of places.slice(0, 2)) {
+  t.test(`work that ${place} tracks a turn after it has ended is waited for`, async t => {
+    const { app } = await createApp(t)
+    let isDone = false
+    const work = async () => {
+      await sleep(50)
+      isDone = true
+    }
+    add(app, async () => { setImmediate(() => { void app.gracefulShutdown.track(work(), 'late') }) })
+    await listen(app)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
+    t.ok(isDone)
+    t.strictSame(app.gracefulShutdown.inFlight(), [])
+  })
+}
 
 t.test('a callback that awaits the report gets the report so far', async t => {
   const { app } = await createApp(t)

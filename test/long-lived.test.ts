@@ -305,6 +305,47 @@ t.test('a WebSocket of injectWS() that its client has closed does not delay the 
   t.ok(phases.draining < 500, `${phases.draining} ms`)
 })
 
+for (const spread of [0, 100]) {
+  t.test(`beside one of injectWS(), the answer of a real WebSocket client is waited for (spread ${spread})`, async t => {
+    const { app } = await createApp(t, { spread })
+    await app.register(websocket)
+    app.register(async instance => { instance.get('/ws', { websocket: true }, socket => { socket.send('hello') }) })
+    const real = new RawClient(await listen(app))
+    real.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+    await real.until(/hello/)
+    const injected = once(await app.injectWS('/ws'), 'close') as Promise<[number]>
+    const shutdown = app.gracefulShutdown.shutdown()
+    await real.until(/\x88\x02\x03\xe9/) // oxlint-disable-line no-control-regex
+    await sleep(100)
+    // Masked, as those of each client.
+    real.socket.write(Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]))
+    t.equal((await injected)[0], 1001)
+    const { phases, exitCode } = await shutdown
+    t.equal(exitCode, 0)
+    t.ok(phases.draining >= 95 && phases.draining < 900, `${phases.draining} ms`)
+  })
+}
+
+t.test('a WebSocket of which code of the application tells without its request is waited for', async t => {
+  const { app } = await createApp(t)
+  await app.register(websocket)
+  app.register(async instance => {
+    instance.get('/ws', { websocket: true }, socket => {
+      app.websocketServer.emit('connection', socket)
+      socket.send('hello')
+    })
+  })
+  const client = new RawClient(await listen(app))
+  client.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+  await client.until(/hello/)
+  const shutdown = app.gracefulShutdown.shutdown()
+  await client.until(/\x88\x02\x03\xe9/) // oxlint-disable-line no-control-regex
+  await sleep(50)
+  client.socket.write(Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]))
+  const { phases } = await shutdown
+  t.ok(phases.draining >= 45 && phases.draining < 900, `${phases.draining} ms`)
+})
+
 t.test('injectWS() during the drain, with a socket of the test, is refused', async t => {
   const { app } = await createApp(t)
   await app.register(websocket)

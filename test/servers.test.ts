@@ -4,7 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
-import { errorMonitor, once, type EventEmitter } from 'node:events'
+import { errorMonitor, EventEmitter, once } from 'node:events'
 import { existsSync, unlinkSync } from 'node:fs'
 import { createServer, type RequestListener } from 'node:http'
 import { connect, createServer as createTcpServer } from 'node:net'
@@ -70,6 +70,36 @@ t.test('works with a server factory and on a Unix socket', async t => {
   await Promise.all([client.closed, idle.closed])
   t.match(client.text, '{"held":true}')
   t.match(await report, { completed: 1, exitCode: 0 })
+})
+
+t.test('a request that is an EventEmitter with a socket, as other servers than that of Node pass it on, counts until it is answered', async t => {
+  const { app } = await createApp(t)
+  const { promise: released, resolve: release } = new Deferred()
+  app.get('/hijacked', async (_request, reply) => {
+    reply.hijack()
+    await released
+    reply.raw.end('late')
+  })
+  await app.ready()
+  const server = createServer((request, response) => {
+    const { method, url, headers, socket, httpVersion, httpVersionMajor } = request
+    const passed = Object.assign(new EventEmitter(), { method, url, headers, socket, httpVersion, httpVersionMajor })
+    app.routing(passed as unknown as IncomingMessage, response)
+  })
+  t.teardown(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const client = new RawClient((server.address() as AddressInfo).port).get('/hijacked', ['Connection: close'])
+  await eventually(() => app.inFlightRequests === 1)
+  const report = app.gracefulShutdown.shutdown()
+  t.equal(app.inFlightRequests, 1)
+  release()
+  await client.closed
+  t.match(client.text, 'late')
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
 })
 
 /** As code that observes servers may pass it to Fastify: methods of the object itself, and its properties. */

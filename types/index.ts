@@ -199,7 +199,7 @@ export interface RequestInFlight {
   /**
    * The URL as the logger's `req` serializer shows it; undefined if it shows none. The query is removed if there is no known
    * serializer (without a logger, or with a logger other than pino), and while a hook registered before the plugin holds the request.
-   * Without the mounted path while middleware that is mounted on a path has the request, as in `request.raw.url`.
+   * While middleware that is mounted on a path holds the request, the URL lacks that path, as `request.raw.url` does.
    */
   url: string | undefined
   /** Fastify's request id; undefined while a hook registered before the plugin holds the request. */

@@ -24,7 +24,7 @@ interface WebSocket {
 /** With the option `clientTracking: false`, it has no list of its clients. */
 interface WebSocketServer {
   clients?: Set<WebSocket>
-  on: (event: 'connection', listener: (client: WebSocket, request: IncomingMessage) => void) => void
+  on: (event: 'connection', listener: (client: WebSocket, request?: IncomingMessage) => void) => void
 }
 
 export class WebSockets {
@@ -38,7 +38,7 @@ export class WebSockets {
     const { websocketServer } = instance as { websocketServer?: WebSocketServer }
     if (websocketServer === undefined || this.#servers.has(websocketServer)) return
     this.#servers.add(websocketServer)
-    websocketServer.on('connection', (client, request) => { if (isInjectedUpgrade(request)) this.#injected.add(client) })
+    websocketServer.on('connection', (client, request) => { if (request !== undefined && isInjectedUpgrade(request)) this.#injected.add(client) })
   }
 
   /** What closes each of them. */
@@ -63,11 +63,12 @@ export class WebSockets {
    */
   async closed (limit: number): Promise<void> {
     const closing = this.#clients.filter(({ readyState }) => readyState === CLOSING)
-    const answered = async (client: WebSocket) => {
+    const untilAnswered = async (client: WebSocket) => {
       if (this.#injected.has(client)) await wholeTurn()
       else await new Promise<void>(resolve => { client.once('close', resolve) })
     }
-    await within(limit, Promise.all(closing.map(answered)))
+    await within(limit, Promise.all(closing.map(untilAnswered)))
+    // Without effect on those that have closed. Injected ones have answered, but do not close by themselves.
     for (const client of closing) client.terminate()
   }
 

@@ -278,9 +278,9 @@ export class Shutdown {
       this.#endStep('closing')
       await callbacks.run(this.#reason, this.#deadline)
     })
-    await this.#endTasks()
-    // Node tells of a rejection that a hook or a callback has not handled at the end of the turn.
+    // Only then does Node report a rejection that nothing handles, and run what the last hook or callback has left in an immediate.
     await wholeTurn()
+    await this.#endTasks()
 
     timeouts.stop()
     connections.isOver = true

@@ -10,9 +10,9 @@ import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, Http2Session, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
+import type { Readable } from 'node:stream'
 import type { Connection, Transport } from '../connections/connection.ts'
 import { constants } from 'node:http2'
-import { Readable } from 'node:stream'
 import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, setImmediate, setLateInterval, setTimeout } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
@@ -646,9 +646,9 @@ export function isUpgrade (request: IncomingMessage): boolean {
   return (request as { upgrade?: boolean }).upgrade === true || isInjectedUpgrade(request)
 }
 
-/** Whether the `injectWS()` of @fastify/websocket has made it: not a stream, and with a socket only if a test has given it one. */
-export function isInjectedUpgrade (request: IncomingMessage): boolean {
-  return !(request instanceof Readable)
+/** Whether the `injectWS()` of @fastify/websocket has made it: a plain object, with a socket only if a test has given it one. */
+export function isInjectedUpgrade (request: Partial<IncomingMessage>): boolean {
+  return typeof request.on !== 'function'
 }
 
 /**
