@@ -9,6 +9,12 @@ export const KEEP_ALIVE_BUFFER = 1_000
 /** By how much the timers that the plugin sets on sockets are shorter than they need to be: this tells them from those of a user. */
 export const OWN_TIMER = 2 ** -10
 
+/**
+ * If the stream of a response has been read within this part of writeTimeout, the response makes progress. Not all of it: what is sent as
+ * it is read is also progress of the socket, at the same time.
+ */
+export const READ_PART = 0.9
+
 /** The default of a probe's `checkTimeout`. */
 export const CHECK_TIMEOUT = 1_000
 

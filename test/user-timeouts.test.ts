@@ -7,12 +7,13 @@ import type { GracefulOptions } from '../types/index.ts'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
-import { createServer } from 'node:http'
+import { createServer, get as httpGet } from 'node:http'
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { Duplex, duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
+import { createGzip, gunzipSync } from 'node:zlib'
 import Fastify from 'fastify'
 import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
@@ -393,6 +394,75 @@ async function getText (t: Test, name: string, port: number, path: string, asks:
   stream.on('data', (chunk: Buffer) => { text += chunk.toString() }).on('error', () => {})
   await new Promise(resolve => { stream.on('close', resolve) })
   return text
+}
+
+/** What a client has read, and whether that was the whole answer. */
+type Download = (port: number) => Promise<{ body: Buffer, isWhole: boolean }>
+
+const downloads: Array<[name: string, server: object, download: Download]> = [
+  ['HTTP/1', {}, async port => await new Promise((resolve, reject) => {
+    httpGet({ port, agent: false }, message => {
+      const chunks: Buffer[] = []
+      message.on('data', (chunk: Buffer) => { chunks.push(chunk) }).on('error', () => {})
+      message.on('close', () => { resolve({ body: Buffer.concat(chunks), isWhole: message.complete }) })
+    }).on('error', reject)
+  })],
+  ['HTTP/2', HTTP2, async port => {
+    const session = connectHttp2(`http://127.0.0.1:${port}`)
+    const stream = session.request({ ':path': '/' })
+    const chunks: Buffer[] = []
+    stream.on('data', (chunk: Buffer) => { chunks.push(chunk) }).on('error', () => {})
+    await new Promise(resolve => { stream.once('close', resolve) })
+    session.destroy()
+    return { body: Buffer.concat(chunks), isWhole: stream.rstCode === 0 }
+  }]
+]
+
+const LIMIT = 1_000
+const ROWS = 100
+
+/** Sends rows at a steady pace, through an onSend hook that compresses them and so sends nothing for a long time. */
+async function startExport (t: Test, server: object, pauseAfter = Infinity): Promise<Started> {
+  return await start(t, { writeTimeout: LIMIT }, server, app => {
+    app.addHook('onSend', async (_request, _reply, payload) => (payload as Readable).pipe(createGzip()))
+    app.get('/', (_request, reply) => {
+      async function * rows (): AsyncGenerator<string> {
+        for (let row = 0; row < ROWS; row++) {
+          yield `row ${row}\n`
+          await (row < pauseAfter ? sleep(25) : new Promise(() => {}))
+        }
+      }
+      void reply.type('text/csv').send(Readable.from(rows()))
+    })
+  })
+}
+
+for (const [name, server, download] of downloads) {
+  t.test(`${name}: a stream that its handler feeds, and a compressor keeps for longer than writeTimeout, is not cut`, async t => {
+    const { port } = await startExport(t, server)
+    const { body, isWhole } = await download(port)
+    t.ok(isWhole)
+    t.match(gunzipSync(body).toString(), new RegExp(`^row 0\n[^]*row ${ROWS - 1}\n$`))
+  })
+
+  t.test(`${name}: the same one is not cut if a shutdown starts meanwhile`, async t => {
+    const { fastify, port } = await startExport(t, server)
+    const done = download(port)
+    await eventually(() => fastify.inFlightRequests === 1)
+    const report = fastify.gracefulShutdown.shutdown()
+    const { body, isWhole } = await done
+    t.ok(isWhole)
+    t.match(gunzipSync(body).toString(), new RegExp(`row ${ROWS - 1}\n$`))
+    t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
+  })
+
+  t.test(`${name}: one that its handler feeds no longer is cut`, async t => {
+    const { port, log } = await startExport(t, server, 20)
+    t.notOk((await download(port)).isWhole)
+    const cut = log.lines.find(({ msg }) => msg.startsWith('Request cut'))
+    const age = Number(cut?.age)
+    t.ok(age >= 500 + LIMIT * 0.9 && age < 500 + 3 * LIMIT, `after ${age} ms`)
+  })
 }
 
 t.test('a 408 is complete, and the client reads it although it continues to send', async t => {

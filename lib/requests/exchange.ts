@@ -16,7 +16,7 @@ import { constants } from 'node:http2'
 import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, setImmediate, setLateInterval, setTimeout } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
-import { HTTP2_END_CHECK, latenessOf, OWN_TIMER } from '../times.ts'
+import { HTTP2_END_CHECK, latenessOf, OWN_TIMER, READ_PART } from '../times.ts'
 import { tryRead } from '../values.ts'
 import { closeByHeader, isHeadSent } from './last-response.ts'
 
@@ -53,6 +53,9 @@ interface Timed {
 interface Methods extends Pick<ServerResponse, 'getHeaderNames' | 'removeHeader' | 'writeHead'> {
   end: (body?: string) => unknown
 }
+
+/** When a stream that has been given to `reply.send()` was last read, on the clock of now(). */
+const readTimes = new WeakMap<Readable, number>()
 
 /** A reply that has reached the plugin's onRequest hook. */
 interface Attached {
@@ -253,12 +256,28 @@ export class Exchange {
     return this.#stream === undefined && !this.hasBegun && !this.#hasBody
   }
 
-  /** While it is still: since when, as far as sweeps have seen. It arrived then, or has sent a 1xx response; on the clock of now(). */
+  /**
+   * Notes, from now on, when its stream is read. If an onSend hook compresses that, it may take long until there is something to send.
+   * What is read while the client does not take what has been written is not progress.
+   */
+  noteReads (): void {
+    const { source, response } = this
+    // A listener would make a stream flow that nothing reads yet.
+    if (source === undefined || readTimes.has(source) || typeof source.readableFlowing !== 'boolean') return
+    readTimes.set(source, -Infinity)
+    source.on('data', () => { if ((this.#stream ?? response).writableLength === 0) readTimes.set(source, now()) })
+  }
+
+  get #readAt (): number {
+    return (this.source && readTimes.get(this.source)) ?? -Infinity
+  }
+
+  /** While it is still: since when, as far as sweeps have seen. It arrived then, has sent a 1xx response, or its stream was read. */
   get stillSince (): number {
     const sent = Number(this.socket?.bytesWritten)
     if (sent !== this.#sent && this.#sent >= 0) this.#sentAt = now()
     this.#sent = sent
-    return Math.max(this.startedAt, this.#sentAt)
+    return Math.max(this.startedAt, this.#sentAt, this.#readAt)
   }
 
   /** What the route has set for itself. Not kept, because that would cost each request. */
@@ -512,7 +531,7 @@ export class Exchange {
     const { response, socket } = this
     if (this.#stream !== undefined) this.#unwatch = this.#watchStream(this.#stream, limit, callback)
     else if (socket?.setTimeout === undefined) this.#unwatch = this.#watchWrites(limit, callback)
-    else this.#unwatch = watchSocket(response, socket as Socket, limit, callback)
+    else this.#unwatch = watchSocket(response, socket as Socket, limit, () => { if (now() - this.#readAt >= limit * READ_PART) callback() })
   }
 
   /**
@@ -523,7 +542,7 @@ export class Exchange {
     const { response } = this
     this.#noteWrites(response, ['write'])
     const stop = setLateInterval(due => {
-      if (response.writableLength > 0 || due - this.#sentAt < limit) return
+      if (response.writableLength > 0 || due - Math.max(this.#sentAt, this.#readAt) < limit) return
       this.#sentAt = now()
       callback()
     }, latenessOf(limit))
@@ -555,7 +574,7 @@ export class Exchange {
       // If the client has closed the flow-control window, nothing changes.
       const moves = current !== before
       before = current
-      if (!moves && due - this.#sentAt < limit) return
+      if (!moves && due - Math.max(this.#sentAt, this.#readAt) < limit) return
       this.#sentAt = now()
       if (!moves) callback()
     }, latenessOf(limit))

@@ -163,6 +163,7 @@ export class Timeouts {
   }
 
   #enforceWrite (exchange: Exchange, due: number): void {
+    exchange.noteReads()
     if (exchange.isWatched) {
       // A timer of the connection also runs Fastify's onTimeout hooks.
       if (exchange.isPausing) exchange.unwatch()
