@@ -258,14 +258,16 @@ export class Exchange {
 
   /**
    * Notes, from now on, when its stream is read. If an onSend hook compresses that, it may take long until there is something to send.
-   * What is read while the client does not take what has been written is not progress.
+   * What is read while the client does not take what has been written is not progress. Not with a listener: with one, a stream that is
+   * piped flows on when its destination closes.
    */
   noteReads (): void {
     const { source, response } = this
-    // A listener would make a stream flow that nothing reads yet.
-    if (source === undefined || readTimes.has(source) || typeof source.readableFlowing !== 'boolean') return
+    if (source === undefined || readTimes.has(source)) return
     readTimes.set(source, -Infinity)
-    source.on('data', () => { if ((this.#stream ?? response).writableLength === 0) readTimes.set(source, now()) })
+    beforeCall(source, 'emit', event => {
+      if (event === 'data' && (this.#stream ?? response).writableLength === 0) readTimes.set(source, now())
+    })
   }
 
   get #readAt (): number {
