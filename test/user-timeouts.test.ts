@@ -22,6 +22,8 @@ import { collect, createApp, Deferred, eventually, every, heldRoute, listen, lis
 
 // Most of the time they wait.
 t.jobs = 4
+// For all of them, because some run at the same time.
+t.teardown(resolveToBothLoopbacks())
 
 const HTTP2 = { http2: true } as object
 const KIB = 'x'.repeat(1_024)
@@ -1002,7 +1004,6 @@ for (const isTls of [false, true]) {
 }
 
 t.test('a client that leaves after closeAllConnections() of another listener of the instance is not named as cut', async t => {
-  t.teardown(resolveToBothLoopbacks())
   const { app } = await createApp(t)
   const gone = new Deferred()
   app.addHook('onRequest', async ({ raw }) => { raw.socket.on('close', () => { gone.resolve() }) })
@@ -1023,7 +1024,6 @@ t.test('a client that leaves after closeAllConnections() of another listener of 
 })
 
 t.test('with forceCloseConnections: true, requests that Fastify loses after other code has closed the first listener are named as cut', async t => {
-  t.teardown(resolveToBothLoopbacks())
   const { app } = await createApp(t, {}, { forceCloseConnections: true })
   const { entered, release } = heldRoute(app)
   app.addHook('preClose', async () => { app.server.close() })
