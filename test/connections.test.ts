@@ -16,7 +16,7 @@ import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { ACCEPT_BACKLOG, LINGERING_CLOSE } from '../lib/times.ts'
-import { createApp, Deferred, eventually, heldRoute, heldShutdown, listen, RawClient, socketPath, visit } from './helpers.ts'
+import { createApp, Deferred, eventually, HANDSHAKE, heldRoute, heldShutdown, listen, RawClient, socketPath, visit } from './helpers.ts'
 
 async function secureApp (t: Test, options: object = {}, tls: object = {}): Promise<FastifyInstance> {
   const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
@@ -159,8 +159,7 @@ for (const [what, options] of [['HTTPS', {}], ['HTTP/2 that allows HTTP/1', { ht
     const port = await listen(app)
     const idle = secureClient(port).get('/')
     await idle.until(/served/)
-    const upgrade = ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==']
-    const client = secureClient(port).get('/ws', upgrade)
+    const client = secureClient(port).get('/ws', HANDSHAKE)
     await client.until(/hello/)
     client.text = ''
     const report = app.gracefulShutdown.shutdown()

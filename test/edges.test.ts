@@ -11,7 +11,7 @@ import { Writable } from 'node:stream'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { COVERED, createApp, Deferred, eventually, heldRoute, listen, Log, RawClient, runNode } from './helpers.ts'
+import { COVERED, createApp, Deferred, eventually, HANDSHAKE, heldRoute, listen, Log, RawClient, runNode } from './helpers.ts'
 
 t.test("waits for a route's own error handler", async t => {
   const { app } = await createApp(t)
@@ -211,8 +211,6 @@ t.test('a late request whose writeHead is replaced by one that throws is refused
   t.match(await report, { completed: 1, refused: 1, exitCode: 0 })
 })
 
-const handshake = ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==']
-
 for (const answer of ['accepts', 'rejects']) {
   t.test(`a WebSocket handshake is in flight until a hook ${answer} it`, async t => {
     const { app } = await createApp(t)
@@ -227,7 +225,7 @@ for (const answer of ['accepts', 'rejects']) {
         if (answer === 'rejects') await reply.code(401).send('no')
       }
     }, socket => { socket.send('hello') })
-    const client = new RawClient(await listen(app)).get('/ws', handshake)
+    const client = new RawClient(await listen(app)).get('/ws', HANDSHAKE)
     await entered.promise
     t.equal(app.inFlightRequests, 1)
     const report = app.gracefulShutdown.shutdown()
@@ -251,7 +249,7 @@ t.test('a WebSocket handshake that a hook holds for too long is cut', async t =>
       await sleep(5_000, undefined, { ref: false })
     }
   }, () => {})
-  const client = new RawClient(await listen(app)).get('/ws', handshake)
+  const client = new RawClient(await listen(app)).get('/ws', HANDSHAKE)
   await entered.promise
   const report = await app.gracefulShutdown.shutdown()
   await client.closed

@@ -16,7 +16,7 @@ import { Gate } from '../lib/requests/gate.ts'
 import { InFlight } from '../lib/requests/in-flight.ts'
 import { QUIET } from '../lib/times.ts'
 import { testShutdown } from '../lib/testing/index.ts'
-import { createApp, createAppBehind, Deferred, eventually, every, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, every, fork, HANDSHAKE, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
 
 interface Timed {
   start: bigint
@@ -696,7 +696,7 @@ for (const plugin of ['closed by its plugin', "left open by a preClose option of
     const report = app.gracefulShutdown.shutdown()
     await eventually(() => !app.server.listening)
     http.get('/')
-    upgrade.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+    upgrade.get('/ws', HANDSHAKE)
     await Promise.all([http.until(/draining/), upgrade.closed])
     t.match(upgrade.text, /running[^]*503 [^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)
     held.release()

@@ -172,6 +172,11 @@ export async function heldShutdown (t: Test): Promise<HeldShutdown> {
   return { app, port, client, release, report }
 }
 
+/** The headers of a request for a WebSocket. */
+export const HANDSHAKE = [
+  'Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='
+]
+
 /** A TCP client that keeps everything it reads. */
 export class RawClient {
   readonly socket: Socket

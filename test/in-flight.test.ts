@@ -16,7 +16,7 @@ import type { Test } from 'tap'
 import type { TestApp } from './helpers.ts'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, createAppBehind, Deferred, eventually, every, heldRoute, listen, RawClient, visit } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, every, HANDSHAKE, heldRoute, listen, RawClient, visit } from './helpers.ts'
 
 async function http2App (t: Test): Promise<FastifyInstance> {
   const app = Fastify({ http2: true }) as unknown as FastifyInstance
@@ -738,7 +738,7 @@ t.test('a WebSocket handshake while draining is rejected', async t => {
   const busy = new RawClient(port).get('/held')
   await held.entered
   const report = app.gracefulShutdown.shutdown()
-  const client = new RawClient(port).get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+  const client = new RawClient(port).get('/ws', HANDSHAKE)
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 503/)
   held.release()

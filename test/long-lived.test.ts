@@ -14,7 +14,10 @@ import Fastify from 'fastify'
 import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, HANDSHAKE, heldRoute, listen, RawClient } from './helpers.ts'
+
+/** The close frame with which a client answers 1001; masked with zeros. */
+const CLOSE_ANSWER = Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9])
 
 interface Greeted {
   client: WebSocket
@@ -311,14 +314,13 @@ for (const spread of [0, 100]) {
     await app.register(websocket)
     app.register(async instance => { instance.get('/ws', { websocket: true }, socket => { socket.send('hello') }) })
     const real = new RawClient(await listen(app))
-    real.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+    real.get('/ws', HANDSHAKE)
     await real.until(/hello/)
     const injected = once(await app.injectWS('/ws'), 'close') as Promise<[number]>
     const shutdown = app.gracefulShutdown.shutdown()
     await real.until(/\x88\x02\x03\xe9/) // oxlint-disable-line no-control-regex
     await sleep(100)
-    // Masked, as those of each client.
-    real.socket.write(Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]))
+    real.socket.write(CLOSE_ANSWER)
     t.equal((await injected)[0], 1001)
     const { phases, exitCode } = await shutdown
     t.equal(exitCode, 0)
@@ -326,7 +328,7 @@ for (const spread of [0, 100]) {
   })
 }
 
-t.test('a WebSocket of which code of the application tells without its request is waited for', async t => {
+t.test("a WebSocket for which the application emits 'connection' again, without a request, is waited for", async t => {
   const { app } = await createApp(t)
   await app.register(websocket)
   app.register(async instance => {
@@ -336,12 +338,12 @@ t.test('a WebSocket of which code of the application tells without its request i
     })
   })
   const client = new RawClient(await listen(app))
-  client.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+  client.get('/ws', HANDSHAKE)
   await client.until(/hello/)
   const shutdown = app.gracefulShutdown.shutdown()
   await client.until(/\x88\x02\x03\xe9/) // oxlint-disable-line no-control-regex
   await sleep(50)
-  client.socket.write(Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]))
+  client.socket.write(CLOSE_ANSWER)
   const { phases } = await shutdown
   t.ok(phases.draining >= 45 && phases.draining < 900, `${phases.draining} ms`)
 })
@@ -368,7 +370,7 @@ t.test('a WebSocket client that does not answer the close frame is not waited fo
     instance.get('/ws', { websocket: true }, socket => { socket.send('hello') })
   })
   const client = new RawClient(await listen(app))
-  client.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+  client.get('/ws', HANDSHAKE)
   await client.until(/hello/)
   const report = await app.gracefulShutdown.shutdown()
   await client.closed
@@ -558,7 +560,7 @@ for (const event of ['message', 'close'] as const) {
       })
     })
     const client = new RawClient(await listen(app))
-    client.get('/ws', ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=='])
+    client.get('/ws', HANDSHAKE)
     await client.until(/hello/)
     const report = app.gracefulShutdown.shutdown()
     // The close frame: 1001. Before its answer, the client sends what it still has to say, over a slow network.

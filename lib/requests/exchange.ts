@@ -257,9 +257,9 @@ export class Exchange {
   }
 
   /**
-   * Notes, from now on, when its stream is read. If an onSend hook compresses that, it may take long until there is something to send.
-   * What is read while the client does not take what has been written is not progress. Not with a listener: with one, a stream that is
-   * piped flows on when its destination closes.
+   * Notes, from now on, when its stream is read, unless something still waits to be sent. If an onSend hook compresses the stream, it may
+   * take long until there is something to send. Not with a listener: with one, a stream that is piped flows on when its destination
+   * closes, and one that is read in paused mode loses data.
    */
   noteReads (): void {
     const { source, response } = this
@@ -274,12 +274,17 @@ export class Exchange {
     return (this.source && readTimes.get(this.source)) ?? -Infinity
   }
 
+  /** When its handler was last seen to make progress. */
+  get #progressAt (): number {
+    return Math.max(this.#sentAt, this.#readAt)
+  }
+
   /** While it is still: since when, as far as sweeps have seen. It arrived then, has sent a 1xx response, or its stream was read. */
   get stillSince (): number {
     const sent = Number(this.socket?.bytesWritten)
     if (sent !== this.#sent && this.#sent >= 0) this.#sentAt = now()
     this.#sent = sent
-    return Math.max(this.startedAt, this.#sentAt, this.#readAt)
+    return Math.max(this.startedAt, this.#progressAt)
   }
 
   /** What the route has set for itself. Not kept, because that would cost each request. */
@@ -544,7 +549,7 @@ export class Exchange {
     const { response } = this
     this.#noteWrites(response, ['write'])
     const stop = setLateInterval(due => {
-      if (response.writableLength > 0 || due - Math.max(this.#sentAt, this.#readAt) < limit) return
+      if (response.writableLength > 0 || due - this.#progressAt < limit) return
       this.#sentAt = now()
       callback()
     }, latenessOf(limit))
@@ -576,7 +581,7 @@ export class Exchange {
       // If the client has closed the flow-control window, nothing changes.
       const moves = current !== before
       before = current
-      if (!moves && due - Math.max(this.#sentAt, this.#readAt) < limit) return
+      if (!moves && due - this.#progressAt < limit) return
       this.#sentAt = now()
       if (!moves) callback()
     }, latenessOf(limit))
