@@ -282,7 +282,7 @@ t.test('other code that emits the event exit does not end the process', async t 
 
 t.test('an error that is thrown as other code emits the event exit starts the shutdown, as any other uncaught error', async t => {
   const emits = `process.on('exit', code => { if (code === 3) throw new Error('flush failed') })
-    app.get('/emit', () => { setTimeout(() => { process.emit('exit', 3) }) })`
+    app.get('/emit', async () => { setTimeout(() => { process.emit('exit', 3) }) })`
   const service = runNode(t, ['--input-type=module', '--eval', programWith(emits)], COVERED)
   const client = new RawClient(await portOf(service)).get('/')
   await service.log.line(/^request is in$/)
