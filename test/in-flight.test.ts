@@ -709,6 +709,20 @@ t.test('a request with a hijacked reply is over when its response or its socket 
   await expectNoneInFlight(t, target)
 })
 
+t.test('a handler that waits for a response that it has detached from its connection goes on when its client disconnects', async t => {
+  const { app } = await createApp(t)
+  app.get('/', async (request, reply) => {
+    reply.hijack()
+    reply.raw.detachSocket(request.raw.socket)
+    await once(reply.raw, 'close')
+  })
+  const { client, leave } = await visit(app, await listen(app))
+  client.get('/')
+  await eventually(() => app.inFlightRequests === 1)
+  await leave()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 t.test('a WebSocket does not count, and is closed', async t => {
   const target = await createApp(t)
   const { app } = target
