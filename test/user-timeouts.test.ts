@@ -976,6 +976,7 @@ const ENDS: Record<string, End> = {
   'the handler destroys its response after the body has been read': { sent: READ, isCut: false, end: (_request, { raw }) => raw.destroy() },
   'the handler destroys its request': { isCut: false, end: ({ raw }) => raw.destroy() },
   'the client disconnects after the body has been read': { sent: READ, isCut: false, end: (_request, _reply, { transport }) => transport.destroy() },
+  'the client sends what Node cannot parse': { isCut: false, end: (_request, _reply, { client }) => { client.write('NONSENSE\r\n\r\n') } },
   'the client disconnects': { isCut: false, end: (_request, _reply, { transport }) => transport.destroy() },
   'the client resets the connection': { isCut: false, end: (_request, _reply, { transport }) => transport.resetAndDestroy() }
 }
