@@ -236,6 +236,35 @@ t.test('a preClose hook that never ends keeps neither later preClose hooks nor o
   t.match(await log.line(/^A preClose hook is not waited for/), { err: { code: 'FST_ERR_GRACEFUL_CLOSE_TIMEOUT' } })
 })
 
+/** What may keep the server from closing. */
+const stuck: Record<string, { before?: (app: FastifyInstance) => void, after?: (app: FastifyInstance) => void }> = {
+  'a server.close() that another plugin has replaced': { after: ({ server }) => { server.close = () => server } },
+  'a preClose hook added before the plugin': { before: app => { app.addHook('preClose', forever) } }
+}
+
+for (const [what, { before, after }] of Object.entries(stuck)) {
+  t.test(`${what}, and that never ends, keeps no onClose hook from running`, async t => {
+    const log = new Log()
+    const app = Fastify({ logger: { stream: { write: line => { log.write(line) } } } }) as FastifyInstance
+    const { close } = app.server
+    t.teardown(() => { close.call(app.server) })
+    before?.(app)
+    await app.register(gracefulPlugin, { drainTimeout: 100, shutdownTimeout: 2_000 })
+    after?.(app)
+    const ran: string[] = []
+    app.addHook('onClose', async () => { ran.push('onClose') })
+    app.registerShutdownCallback(() => { ran.push('cleanup') })
+    await listen(app)
+    const { errors, exitCode, time } = await app.gracefulShutdown.shutdown()
+    t.strictSame(ran, ['onClose', 'cleanup'])
+    t.equal(errors.length, 1)
+    t.match(errors[0]?.message, /^Closing did not end within \d+ ms: it still waits for a hook added before fastify-graceful, or the server$/)
+    t.equal(exitCode, 1)
+    t.ok(time < 2_000, `${time} ms`)
+    t.match(await log.line(/^The server is not waited for any longer/), { err: { code: 'FST_ERR_GRACEFUL_CLOSE_TIMEOUT' } })
+  })
+}
+
 t.test('all hooks that hang are named', async t => {
   const app = Fastify() as FastifyInstance
   await app.register(gracefulPlugin, { drainTimeout: 50, shutdownTimeout: 2_000 })

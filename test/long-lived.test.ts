@@ -8,9 +8,12 @@ import { connect as connectHttp2 } from 'node:http2'
 import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { connect as connectTls } from 'node:tls'
+import httpProxy from '@fastify/http-proxy'
 import sse from '@fastify/sse'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
+import { generate } from 'selfsigned'
 import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
@@ -378,6 +381,26 @@ t.test('a WebSocket client that does not answer the close frame is not waited fo
   t.match(report, { cut: { length: 0 }, exitCode: 0 })
   t.ok(report.phases.closing < 2_000, `closing took ${report.phases.closing}ms`)
 })
+
+for (const protocol of ['HTTP', 'HTTPS']) {
+  t.test(`${protocol}: a WebSocket through @fastify/http-proxy, whose client does not answer the close frame, is closed, and onClose hooks run`, async t => {
+    const { app: upstream } = await createApp(t)
+    await upstream.register(websocket)
+    upstream.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+    const isTls = protocol === 'HTTPS'
+    const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+    const { app } = await createApp(t, { shutdownTimeout: 8_000 }, isTls ? { https: { key, cert } } as object : {})
+    await app.register(httpProxy, { upstream: `http://127.0.0.1:${await listen(upstream)}`, websocket: true })
+    let isClosed = false
+    app.addHook('onClose', async () => { isClosed = true })
+    const port = await listen(app)
+    const client = new RawClient(isTls ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }) : port).get('/ws', HANDSHAKE)
+    await client.until(/101 Switching Protocols[^]*hello/)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+    t.ok(isClosed)
+    await client.closed
+  })
+}
 
 t.test('event streams and long polls see the signal at once, while the server still serves', async t => {
   const { app } = await createApp(t, { shutdownDelay: 200, drainTimeout: 2_000 })

@@ -431,11 +431,16 @@ export class Connections {
     if ([...this.#speaking].every(({ socket }) => socket.destroyed)) for (const socket of this.#beneathTls) socket.destroy()
   }
 
-  /** Destroys the rest: upgraded sockets that their owners have not closed. */
+  /**
+   * Destroys the rest: upgraded sockets that their owners have not closed. A close() that another plugin has replaced, and that waits for
+   * them, may still be listening; then connections in use, and new ones, stay open.
+   */
   destroy (): void {
-    if (this.isListening) return
-    for (const { socket } of this.#speaking) socket.destroy()
-    for (const socket of this.#beneathTls) socket.destroy()
+    const { isListening } = this
+    for (const { socket, isHttp2, isBusy } of this.#speaking) {
+      if (!isListening || !(isHttp2 || isBusy || socket.bytesRead === 0)) socket.destroy()
+    }
+    if (!isListening) for (const socket of this.#beneathTls) socket.destroy()
   }
 }
 

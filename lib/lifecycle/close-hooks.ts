@@ -22,12 +22,14 @@ export class CloseHooks {
   readonly #running = new Set<string>()
   /** The errors of hooks, by what they have thrown. */
   readonly #errors = new Map<unknown, Error>()
-  readonly #abandoned = new Deferred<void>()
+  readonly #preCloseAbandoned = new Deferred<void>()
+  readonly #serverAbandoned = new Deferred<void>()
   /** The shutdown that the hooks belong to. */
   #shutdown: Shutdown | undefined
   /** The run of all preClose hooks that have been added so far. Kept, because each onClose hook waits for it. */
   #preClosed: Promise<void> | undefined
   #preClosing = 0
+  #server: 'open' | 'closing' | 'closed' = 'open'
 
   /**
    * Notes each hook that is added to the instance or its children; those added before cannot be noted.
@@ -59,7 +61,7 @@ export class CloseHooks {
         await hooks.#shutdown?.beforeClose()
         // Fastify skips those after one that fails.
         await hooks.preClose()
-        await (name === undefined ? run() : hooks.#call(hooks.#describe('onClose', name, this), run))
+        await (name === undefined ? hooks.#handle(run) : hooks.#call(hooks.#describe('onClose', name, this), run))
       })
     }
     // Children inherit them.
@@ -75,6 +77,10 @@ export class CloseHooks {
 
   get isPreClosing (): boolean {
     return this.#preClosing > 0
+  }
+
+  get isServerClosing (): boolean {
+    return this.#server === 'closing'
   }
 
   /**
@@ -96,8 +102,14 @@ export class CloseHooks {
     for (const run of inOrder(this.#root)) void run().catch(() => {})
     await wholeTurn()
     const { hanging } = this
-    this.#abandoned.resolve()
+    this.#preCloseAbandoned.resolve()
     return hanging
+  }
+
+  /** Stops waiting for the server, or for preClose hooks added before the plugin. Returns what the close has waited for. */
+  abandonServer (): string {
+    this.#serverAbandoned.resolve()
+    return this.hanging
   }
 
   /** What has been thrown, as an error: the same one that a hook has been reported with. */
@@ -117,7 +129,21 @@ export class CloseHooks {
       const name = this.#describe('preClose', nameOf(hook.name), instance)
       const note = (thrown: unknown) => { this.#onError(name, toError(thrown)) }
       outcome ??= this.#call(name, async () => { await call(hook.bind(instance), [], hook.length === 1, note) })
-      await Promise.race([outcome, this.#abandoned.promise])
+      await Promise.race([outcome, this.#preCloseAbandoned.promise])
+    }
+  }
+
+  /** Runs a handler that is not a hook. The first one is Fastify's own. */
+  async #handle (run: Run): Promise<void> {
+    if (this.#server !== 'open') {
+      await run()
+      return
+    }
+    this.#server = 'closing'
+    try {
+      await Promise.race([run(), this.#serverAbandoned.promise])
+    } finally {
+      this.#server = 'closed'
     }
   }
 

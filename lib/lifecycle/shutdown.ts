@@ -526,7 +526,7 @@ export class Shutdown {
   }
 
   async #closeAll (limit: number): Promise<void> {
-    const { connections, closeHooks, close } = this.#parts
+    const { connections, close } = this.#parts
     const settleTimeout = partOf(limit, SETTLE_TIMEOUT)
     const start = now()
     const preCloseEnd = start + limit * PRE_CLOSE_PART
@@ -535,16 +535,18 @@ export class Shutdown {
     const closed = this.#closedBy === 'shutdown' ? close() : this.#onCloseDone.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
     if (await within(settleTimeout, closed) === TIMED_OUT) connections.destroy()
-    if (await within(preCloseEnd - now(), closed) === TIMED_OUT && closeHooks.isPreClosing) await this.#abandonPreClose(preCloseEnd - start)
+    if (await within(preCloseEnd - now(), closed) === TIMED_OUT) await this.#abandonClose(preCloseEnd - start)
     await closed
   }
 
-  /** A preClose hook hangs. Otherwise no onClose hook would run. */
-  async #abandonPreClose (time: number): Promise<void> {
+  /** A preClose hook, or a server.close() that other code has replaced, hangs. Otherwise no onClose hook would run. */
+  async #abandonClose (time: number): Promise<void> {
     const { log, outcome, closeHooks } = this.#parts
-    const error = new CloseTimeoutError(Math.round(time), await closeHooks.abandonPreClose())
+    const { isPreClosing, isServerClosing } = closeHooks
+    if (!isPreClosing && !isServerClosing) return
+    const error = new CloseTimeoutError(Math.round(time), isPreClosing ? await closeHooks.abandonPreClose() : closeHooks.abandonServer())
     outcome.addError(error)
-    log.error('A preClose hook is not waited for any longer', { err: error })
+    log.error(`${isPreClosing ? 'A preClose hook' : 'The server'} is not waited for any longer`, { err: error })
   }
 
   async #closeConnections (end: number): Promise<void> {
