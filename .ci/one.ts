@@ -8,7 +8,7 @@ const names = args.filter(arg => !arg.startsWith('-'))
 const files = names.map(name => `test/${name.replace(/^test\//, '').replace(/\.test\.ts$/, '')}.test.ts`)
 const missing = files.filter(file => !existsSync(file))
 if (files.length === 0 || missing.length > 0) {
-  const all = ['', 'system/'].flatMap(folder => readdirSync(`test/${folder}`).filter(file => file.endsWith('.test.ts')).map(file => folder + file.replace('.test.ts', '')))
+  const all = ['', 'process/', 'system/'].flatMap(folder => readdirSync(`test/${folder}`).filter(file => file.endsWith('.test.ts')).map(file => folder + file.replace('.test.ts', '')))
   console.error(`${missing.map(file => `There is no ${file}.\n`).join('')}Usage: npm run test:one -- NAME...\nNames: ${all.join(', ')}`)
   process.exit(1)
 }

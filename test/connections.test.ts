@@ -11,15 +11,15 @@ import { connect as connectTcp, createServer as createTcpServer } from 'node:net
 import { Duplex, PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { generate } from 'selfsigned'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { ACCEPT_BACKLOG, LINGERING_CLOSE } from '../lib/times.ts'
+import { createCredentials } from './credentials.ts'
 import { createApp, Deferred, eventually, HANDSHAKE, heldRoute, heldShutdown, listen, RawClient, socketPath, visit } from './helpers.ts'
 
 async function secureApp (t: Test, options: object = {}, tls: object = {}): Promise<FastifyInstance> {
-  const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
+  const { key, cert } = await createCredentials()
   const app = Fastify({ https: { key, cert, ...tls }, ...options }) as unknown as FastifyInstance
   t.teardown(async () => { await app.close() })
   await app.register(gracefulPlugin)

@@ -9,8 +9,8 @@ import { once } from 'node:events'
 import { Writable } from 'node:stream'
 import { connect as connectTls } from 'node:tls'
 import Fastify from 'fastify'
-import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
+import { createCredentials } from './credentials.ts'
 import { Deferred, eventually, listen, Log, RawClient } from './helpers.ts'
 
 /** An instance with hooks ahead of the plugin's. */
@@ -277,7 +277,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
 
 for (const protocol of ['HTTP', 'HTTPS']) {
   t.test(`${protocol}: pipelined requests that a hook holds until connections are closed all get their 503`, async t => {
-    const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keySize: 2048 })
+    const { key, cert } = await createCredentials()
     const hold = createHold()
     t.teardown(hold.release)
     const { app } = await createBehind(t, hold.addHook, { drainTimeout: 300, shutdownTimeout: 2_000 }, protocol === 'HTTPS' ? { https: { key, cert } } : {})

@@ -13,10 +13,10 @@ import httpProxy from '@fastify/http-proxy'
 import sse from '@fastify/sse'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
-import { generate } from 'selfsigned'
 import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
+import { createCredentials } from './credentials.ts'
 import { createApp, Deferred, eventually, HANDSHAKE, heldRoute, listen, RawClient } from './helpers.ts'
 
 /** The close frame with which a client answers 1001; masked with zeros. */
@@ -388,7 +388,7 @@ for (const protocol of ['HTTP', 'HTTPS']) {
     await upstream.register(websocket)
     upstream.get('/ws', { websocket: true }, socket => { socket.send('hello') })
     const isTls = protocol === 'HTTPS'
-    const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+    const { key, cert } = await createCredentials()
     const { app } = await createApp(t, { shutdownTimeout: 8_000 }, isTls ? { https: { key, cert } } as object : {})
     await app.register(httpProxy, { upstream: `http://127.0.0.1:${await listen(upstream)}`, websocket: true })
     let isClosed = false

@@ -4,12 +4,12 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import type { GracefulOptions, ShutdownReport } from '../index.ts'
+import { createCredentials } from './credentials.ts'
 import type { TestApp } from './helpers.ts'
 import { once } from 'node:events'
 import { Duplex, PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { generate } from 'selfsigned'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { collect, createApp, Deferred, eventually, heldRoute, heldShutdown, listen, RawClient } from './helpers.ts'
@@ -84,7 +84,7 @@ const orders = [
   ['/hang', '/%zz', '/quick']
 ]
 
-const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+const { key, cert } = await createCredentials()
 
 for (const paths of orders) {
   const hangs = paths.filter(path => path.startsWith('/hang'))

@@ -56,7 +56,7 @@ t.test('CI tests each supported Node.js line, and excludes on Windows only what 
   const excluded = env.NOT_ON_WINDOWS.split(' ').map(option => option.replace('--exclude=', ''))
   const starters = readdirSync(new URL('test', root)).filter(name => name.endsWith('.test.ts') && name !== 'project.test.ts' &&
     /\b(?:fork|runNode|runCommand|fixture|socketPath)\b|execFile|spawn/.test(read(`test/${name}`)))
-  t.strictSame(excluded.sort(), ['test/ecosystem/**', 'test/system/**', ...starters.map(name => `test/${name}`)].sort())
+  t.strictSame(excluded.sort(), ['test/ecosystem/**', 'test/process/**', 'test/system/**', ...starters.map(name => `test/${name}`)].sort())
 })
 
 t.test('the files for GitHub are well formed', async t => {

@@ -4,6 +4,7 @@ import t from 'tap'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import type { GracefulOptions, ShutdownReport } from '../index.ts'
+import { createCredentials } from './credentials.ts'
 import type { Log } from './helpers.ts'
 import { once } from 'node:events'
 import { createServer, request as requestHttp } from 'node:http'
@@ -12,7 +13,6 @@ import { request as requestHttps } from 'node:https'
 import { PassThrough } from 'node:stream'
 import httpProxy from '@fastify/http-proxy'
 import replyFrom from '@fastify/reply-from'
-import { generate } from 'selfsigned'
 import * as undici from 'undici'
 import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
 
@@ -131,7 +131,7 @@ const postHttp2: Post = (port, path) => {
   return { answer: answer.promise, leave: () => { session.destroy() } }
 }
 
-const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+const { key, cert } = await createCredentials()
 
 const protocols: Record<string, { server: object, post: Post }> = {
   'HTTP/1': { server: {}, post: postHttp1(requestHttp) },

@@ -8,9 +8,9 @@ import { channel } from 'node:diagnostics_channel'
 import process from 'node:process'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
-import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
+import { createCredentials } from './credentials.ts'
 import { createApp } from './helpers.ts'
 
 t.test('a request held over SIGTERM is handled before the cleanup, and later ones get what a client would get', async t => {
@@ -171,7 +171,7 @@ t.test('an instance that listens is tested where it listens', async t => {
 
 for (const http2 of [false, true]) {
   t.test(`an instance with TLS${http2 ? ' and HTTP/2' : ''} is tested over HTTP/1.1`, async t => {
-    const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+    const { key, cert } = await createCredentials()
     const { app } = await createApp(t, {}, { http2, https: { key, cert, allowHTTP1: true } } as object)
     app.get('/', async request => request.protocol)
     const shutdown = await testShutdown(app)

@@ -15,8 +15,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { createGzip, gunzipSync } from 'node:zlib'
 import Fastify from 'fastify'
-import { generate } from 'selfsigned'
 import gracefulPlugin from '../index.ts'
+import { createCredentials } from './credentials.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import { collect, createApp, Deferred, eventually, every, heldRoute, listen, listenOnLocalhost, RawClient, visit, type Log } from './helpers.ts'
 
@@ -899,7 +899,7 @@ for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
 for (const protocol of ['HTTP', 'HTTPS']) {
   t.test(`${protocol}: requests whose connections the application closes with closeAllConnections() during a shutdown are named as cut`, async t => {
     const isTls = protocol === 'HTTPS'
-    const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+    const { key, cert } = await createCredentials()
     const { app, log } = await createApp(t, {}, isTls ? { https: { key, cert } } as object : {})
     const { entered, release } = heldRoute(app)
     app.addHook('preClose', async () => { app.server.closeAllConnections() })
@@ -985,7 +985,7 @@ for (const isTls of [false, true]) {
   for (const [what, { isCut, end, sent = UNREAD, isPlainOnly = false }] of Object.entries(ENDS)) {
     if (isTls && isPlainOnly) continue
     t.test(`${isTls ? 'HTTPS' : 'HTTP'}: if ${what} during a shutdown, the requests of the connection are ${isCut ? '' : 'not '}named as cut`, async t => {
-      const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+      const { key, cert } = await createCredentials()
       const { app, log } = await createApp(t, {}, isTls ? { https: { key, cert } } as object : {})
       const entered = new Deferred<[FastifyRequest, FastifyReply]>()
       const gone = new Deferred()

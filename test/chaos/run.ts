@@ -6,7 +6,7 @@ import type { Scenario } from './scenario.ts'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { generate } from 'selfsigned'
+import { createCredentials } from '../credentials.ts'
 import { buildPlugin } from '../packages.ts'
 import { readFlags } from '../flags.ts'
 import { BUILT, bundleService } from './bundle.ts'
@@ -70,7 +70,7 @@ if (!values.built) buildPlugin()
 // Otherwise, only --self-test would notice that a fault no longer fits.
 const built = readFileSync(BUILT, 'utf8')
 for (const fault of FAULTS) inject(fault, built)
-const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
+const { key, cert } = await createCredentials()
 const stage = await createStage('service')
 let done = 0
 

@@ -17,7 +17,7 @@ import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { generate } from 'selfsigned'
+import { createCredentials } from '../credentials.ts'
 import { buildPlugin } from '../packages.ts'
 import { readFlags } from '../flags.ts'
 import { ATTACKS } from './attacks.ts'
@@ -66,7 +66,7 @@ process.on('exit', () => {
 })
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
 
-const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }])
+const { key, cert } = await createCredentials()
 writeFileSync(join(home, 'key.pem'), key)
 writeFileSync(join(home, 'cert.pem'), cert)
 const plugin = buildPlugin()

@@ -6,6 +6,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { ShutdownReport } from '../../types/index.ts'
 import type { LoadProtocol, LoadTarget } from '../load.ts'
+import { createCredentials } from '../credentials.ts'
 import type { Program } from '../helpers.ts'
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -16,7 +17,6 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectSecure } from 'node:tls'
 import { fileURLToPath } from 'node:url'
-import { generate } from 'selfsigned'
 import { LONG, RawClient, TYPESCRIPT, commandOf, eventually, freePort, portOf, runCommand, socketPath } from '../helpers.ts'
 import { openListener } from '../inherited.ts'
 import { Load } from '../load.ts'
@@ -25,7 +25,7 @@ const RESTARTS = LONG ? 5 : 2
 const PROTOCOLS = ['http', 'https', 'h2c', 'h2'] as const
 const RESTARTER = commandOf('restarter')
 
-const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], { keyType: 'ec' })
+const { key, cert } = await createCredentials()
 const CERTIFICATE = JSON.stringify({ key, cert })
 
 interface Activated {

@@ -85,7 +85,7 @@ const read = (path: string) => readFileSync(ROOT + path, 'utf8')
 
 mkdirSync(STATE, { recursive: true })
 const sources = await Promise.all(['index.ts', ...list('lib', /\.ts$/)].map(async file => await instrument(ROOT, file)))
-const testFiles = list('test', /^(?:system\/)?[^/]+\.test\.ts$/).filter(file => !OTHER_TESTS.includes(file))
+const testFiles = list('test', /^(?:(?:process|system)\/)?[^/]+\.test\.ts$/).filter(file => !OTHER_TESTS.includes(file))
 const sourceKey = hashOf(...sources.map(({ hash }) => hash))
 const helperKey = hashOf(...list('test', /^[^/.]+\.(?:ts|mjs)$|^fixtures\//).map(read))
 const testsKey = hashOf(helperKey, ...testFiles.map(read))

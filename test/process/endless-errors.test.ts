@@ -2,8 +2,8 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { Program } from './helpers.ts'
-import { COVERED, exitInTime, fork, portOf, RawClient } from './helpers.ts'
+import type { Program } from '../helpers.ts'
+import { COVERED, exitInTime, fork, portOf, RawClient } from '../helpers.ts'
 
 /** A process that fails endlessly does not fill its memory: one that kept each error would abort at this limit. */
 const boundedFork = (t: Test, name: string, env: Record<string, string>): Program => fork(t, name, env, ['--max-old-space-size=160'])

@@ -1,8 +1,8 @@
 import t from 'tap'
 import Fastify from 'fastify'
-import gracefulPlugin from '../index.ts'
-import { CRASH_SIGNALS, DEFAULT_EVENTS, PROCESS_EVENTS } from '../lib/options.ts'
-import { COVERED, eventually, exitInTime, fork, listen, portOf, RawClient } from './helpers.ts'
+import gracefulPlugin from '../../index.ts'
+import { CRASH_SIGNALS, DEFAULT_EVENTS, PROCESS_EVENTS } from '../../lib/options.ts'
+import { COVERED, eventually, exitInTime, fork, listen, portOf, RawClient } from '../helpers.ts'
 
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   t.test(`${signal} with a request in flight: answers it, cleans up, exits with 0`, async t => {

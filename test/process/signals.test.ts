@@ -6,8 +6,8 @@ import { once } from 'node:events'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { SIGNAL_COPY } from '../lib/times.ts'
-import { createApp, eventually, fork, portOf, RawClient, runNode, type Program } from './helpers.ts'
+import { SIGNAL_COPY } from '../../lib/times.ts'
+import { createApp, eventually, fork, portOf, RawClient, runNode, type Program } from '../helpers.ts'
 
 function directoryOf (t: Test): string {
   const directory = mkdtempSync(join(tmpdir(), 'graceful-'))
@@ -20,7 +20,7 @@ function runService (t: Test, code: string, logger = 'true'): Program {
   return runNode(t, ['--input-type=module', '--eval', `
     import { Writable } from 'node:stream'
     import Fastify from 'fastify'
-    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+    import gracefulPlugin from ${JSON.stringify(new URL('../../index.ts', import.meta.url).href)}
     const app = Fastify({ logger: ${logger} })
     await app.register(gracefulPlugin)
     await app.listen({ port: 0, host: '127.0.0.1' })

@@ -2,8 +2,8 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { Program } from './helpers.ts'
-import { COVERED, exitInTime, fork, freePort, portOf, RawClient, runNode } from './helpers.ts'
+import type { Program } from '../helpers.ts'
+import { COVERED, exitInTime, fork, freePort, portOf, RawClient, runNode } from '../helpers.ts'
 
 /** The second instance of the program. */
 const OTHERS = {
@@ -173,7 +173,7 @@ for (const [what, code] of Object.entries(throws)) {
     const outcomes = await Promise.all([false, true].map(async register => {
       const program = runNode(t, ['--input-type=module', '--eval', `
         import Fastify from 'fastify'
-        import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+        import gracefulPlugin from ${JSON.stringify(new URL('../../index.ts', import.meta.url).href)}
         const app = Fastify()
         ${register ? 'await app.register(gracefulPlugin)' : ''}
         ${code.includes('addHook') ? '' : 'await app.ready()'}
@@ -188,7 +188,7 @@ for (const [what, code] of Object.entries(throws)) {
 /** A program with a handler that takes 300 ms, and its own code before it listens. */
 const programWith = (code: string, options = '') => `
   import Fastify from 'fastify'
-  import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+  import gracefulPlugin from ${JSON.stringify(new URL('../../index.ts', import.meta.url).href)}
   const app = Fastify({ logger: true })
   await app.register(gracefulPlugin, ${options})
   app.registerShutdownCallback(() => { app.log.info('cleaned up') })

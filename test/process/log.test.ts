@@ -12,9 +12,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { build } from 'esbuild'
 import Fastify from 'fastify'
 import { destination, pino } from 'pino'
-import gracefulPlugin from '../index.ts'
-import { LOG_FLUSH, SIGNAL_COPY } from '../lib/times.ts'
-import { commandOf, COVERED, fork, listen, LONG, portOf, RawClient, runNode } from './helpers.ts'
+import gracefulPlugin from '../../index.ts'
+import { LOG_FLUSH, SIGNAL_COPY } from '../../lib/times.ts'
+import { commandOf, COVERED, fork, listen, LONG, portOf, RawClient, runNode } from '../helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
   const service = fork(t, 'no-logger', { ...['no logger', 'a logger that throws'].includes(LOGGER) && COVERED, LOGGER })
@@ -50,7 +50,7 @@ for (const options of ['', ', { logger: { level: "silent" } }']) {
           const app = Fastify(${options.slice(2)})
           app.register(gracefulPlugin)
           app.listen({ port: 0, host: '127.0.0.1' }).then(() => { setImmediate(() => { throw new Error('on purpose') }) })`,
-        resolveDir: new URL('..', import.meta.url).pathname
+        resolveDir: new URL('../..', import.meta.url).pathname
       },
       bundle: true, minify: true, platform: 'node', format: 'cjs', write: false, logLevel: 'error'
     })
@@ -200,7 +200,7 @@ for (const level of ['info', undefined]) {
 t.test('an uncaught error goes to stderr if the transport of the log cannot start', async t => {
   const program = runNode(t, ['--input-type=module', '--eval', `
     import Fastify from 'fastify'
-    import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+    import gracefulPlugin from ${JSON.stringify(new URL('../../index.ts', import.meta.url).href)}
     const app = Fastify({ logger: { transport: { target: 'pino/file', options: { destination: '/nonexistent/log' } } } })
     await app.register(gracefulPlugin)
     await app.listen({ port: 0, host: '127.0.0.1' })`])

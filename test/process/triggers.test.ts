@@ -2,17 +2,17 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { Program } from './helpers.ts'
+import type { Program } from '../helpers.ts'
 import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
-import { gracefulPlugin } from '../index.ts'
-import { SIGNAL_COPY } from '../lib/times.ts'
-import { COVERED, createApp, eventually, every, fork, heldRoute, listen, portOf, portOfWorkers, RawClient, TYPESCRIPT } from './helpers.ts'
+import { gracefulPlugin } from '../../index.ts'
+import { SIGNAL_COPY } from '../../lib/times.ts'
+import { COVERED, createApp, eventually, every, fork, heldRoute, listen, portOf, portOfWorkers, RawClient, TYPESCRIPT } from '../helpers.ts'
 
 t.jobs = 3
 
-const root = fileURLToPath(new URL('..', import.meta.url))
+const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /** How to get a service with a request in flight into a phase of its shutdown, and the log line that shows the phase. */
 const phases = [
