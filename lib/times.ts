@@ -69,8 +69,14 @@ export const SPREAD_MARGIN = { part: 1 / 4, most: 1_000 }
 /** How many iterations of the event loop the last refusals may take to be written. */
 export const FLUSH_TURNS = 50
 
-/** A preClose hook may take this part of the time for closing; the rest is left to onClose hooks. */
-export const PRE_CLOSE_PART = 3 / 4
+/** How often a listener is checked for whether it has stopped. */
+export const STOP_CHECK = 5
+
+/**
+ * Hooks or a server that do not end may take the first part of the time for closing; if hooks have taken that, a server may take the
+ * second one. The rest is left to onClose hooks.
+ */
+export const CLOSE_PARTS = [3 / 4, 7 / 8]
 
 /** How long after the last uncaught error the process ends if it is exiting. */
 export const EXIT_CHECK = 100

@@ -287,20 +287,6 @@ for (const [where, add] of [
   })
 }
 
-t.test('a function that a plugin has given to fastify.onClose(), instead of a hook, has all of the remaining time', async t => {
-  const { app } = await createApp(t, { shutdownTimeout: 3_000, drainTimeout: 400 })
-  let isDone = false
-  const { onClose } = app as unknown as { onClose: (close: () => Promise<void>) => void }
-  onClose.call(app, async () => {
-    await sleep(2_400)
-    isDone = true
-  })
-  await listen(app)
-  const { errors, exitCode } = await app.gracefulShutdown.shutdown()
-  t.ok(isDone)
-  t.strictSame({ errors, exitCode }, { errors: [], exitCode: 0 })
-})
-
 t.test('an onClose hook that takes long leaves callbacks their time', async t => {
   const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 400 })
   const ran: string[] = []

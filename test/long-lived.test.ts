@@ -3,6 +3,8 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { ClientHttp2Session, ServerHttp2Stream } from 'node:http2'
+import type { AddressInfo } from 'node:net'
+import type { Test } from 'tap'
 import { once, type EventEmitter } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { PassThrough } from 'node:stream'
@@ -382,25 +384,82 @@ t.test('a WebSocket client that does not answer the close frame is not waited fo
   t.ok(report.phases.closing < 2_000, `closing took ${report.phases.closing}ms`)
 })
 
-for (const protocol of ['HTTP', 'HTTPS']) {
-  t.test(`${protocol}: a WebSocket through @fastify/http-proxy, whose client does not answer the close frame, is closed, and onClose hooks run`, async t => {
-    const { app: upstream } = await createApp(t)
-    await upstream.register(websocket)
-    upstream.get('/ws', { websocket: true }, socket => { socket.send('hello') })
-    const isTls = protocol === 'HTTPS'
-    const { key, cert } = await createCredentials()
-    const { app } = await createApp(t, { shutdownTimeout: 8_000 }, isTls ? { https: { key, cert } } as object : {})
-    await app.register(httpProxy, { upstream: `http://127.0.0.1:${await listen(upstream)}`, websocket: true })
-    let isClosed = false
-    app.addHook('onClose', async () => { isClosed = true })
-    const port = await listen(app)
-    const client = new RawClient(isTls ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }) : port).get('/ws', HANDSHAKE)
-    await client.until(/101 Switching Protocols[^]*hello/)
-    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
-    t.ok(isClosed)
-    await client.closed
-  })
+interface Proxied {
+  app: FastifyInstance
+  port: number
+  /** The client of a WebSocket, which does not answer the close frame. */
+  client: RawClient
+  held: ReturnType<typeof heldRoute>
+  /** The onClose hooks that have run. */
+  ran: string[]
 }
+
+/** An instance with a WebSocket through @fastify/http-proxy, whose replaced server.close() stops listening once that has closed. */
+async function createProxied (t: Test, { isTls = false, isFirst = false, listenOptions = {} } = {}): Promise<Proxied> {
+  const { app: upstream } = await createApp(t)
+  await upstream.register(websocket)
+  upstream.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+  const proxy = { upstream: `http://127.0.0.1:${await listen(upstream)}`, websocket: true }
+  const app = Fastify(isTls ? { https: await createCredentials() } as object : {}) as FastifyInstance
+  t.teardown(async () => { await app.close() })
+  if (isFirst) await app.register(httpProxy, proxy)
+  await app.register(gracefulPlugin, { shutdownTimeout: 8_000, signals: false })
+  if (!isFirst) await app.register(httpProxy, proxy)
+  const held = heldRoute(app)
+  const ran: string[] = []
+  app.addHook('onClose', async () => { ran.push('onClose') })
+  await app.listen({ port: 0, host: '127.0.0.1', ...listenOptions } as object)
+  const { port } = app.server.address() as AddressInfo
+  const client = new RawClient(isTls ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }) : port).get('/ws', HANDSHAKE)
+  await client.until(/101 Switching Protocols[^]*hello/)
+  return { app, port, client, held, ran }
+}
+
+for (const isTls of [false, true]) {
+  for (const isFirst of [false, true]) {
+    const how = `${isTls ? 'HTTPS' : 'HTTP'}, registered ${isFirst ? 'before' : 'after'} the plugin`
+    t.test(`a WebSocket through @fastify/http-proxy whose client does not answer the close frame is destroyed, and onClose hooks run (${how})`, async t => {
+      const { app, port, client, ran } = await createProxied(t, { isTls, isFirst })
+      const idle = new RawClient(port)
+      await once(idle.socket, 'connect')
+      const report = await app.gracefulShutdown.shutdown()
+      t.match(report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+      t.ok(report.phases.closing < 3_000, `closing took ${report.phases.closing} ms`)
+      t.strictSame(ran, ['onClose'])
+      await Promise.all([client.closed, idle.closed])
+    })
+  }
+}
+
+t.test('new connections get 503 as long as a replaced server.close() waits for WebSockets', async t => {
+  const { app, port, client } = await createProxied(t)
+  const report = app.gracefulShutdown.shutdown()
+  await client.until(/\x88/) // oxlint-disable-line no-control-regex
+  t.equal(app.gracefulShutdown.phase, 'closing')
+  const late = new RawClient(port)
+  await once(late.socket, 'connect')
+  client.socket.write(CLOSE_ANSWER)
+  await client.closed
+  await eventually(() => !app.server.listening)
+  late.get('/')
+  await late.closed
+  t.match(late.text, /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL/)
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+})
+
+t.test('a shared listener is closed as draining starts, although a WebSocket through @fastify/http-proxy does not close', async t => {
+  // Node 20 ignores reusePort, but the plugin does not.
+  const { app, port, client, held } = await createProxied(t, { listenOptions: { reusePort: true } })
+  const busy = new RawClient(port).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  await client.closed
+  await eventually(() => !app.server.listening)
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  held.release()
+  await busy.until(/"held":true/)
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+})
 
 t.test('event streams and long polls see the signal at once, while the server still serves', async t => {
   const { app } = await createApp(t, { shutdownDelay: 200, drainTimeout: 2_000 })

@@ -6,10 +6,13 @@ import type { ServerResponse } from 'node:http'
 import { once } from 'node:events'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
+import httpProxy from '@fastify/http-proxy'
 import sse from '@fastify/sse'
+import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { Server as SocketServer } from 'socket.io'
 import { io as connectSocket } from 'socket.io-client'
+import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, Log, RawClient } from './helpers.ts'
 
@@ -328,6 +331,19 @@ for (const [name, add] of streams) {
     t.match(await app.gracefulShutdown.wait(), { cut: { length: 0 }, errors: { length: 0 }, completed: 1, exitCode: 0 })
   })
 }
+
+t.test('socket.io, whose close() in preClose waits for the HTTP server, beside a WebSocket through @fastify/http-proxy, delays nothing', async t => {
+  const { app: upstream } = await createApp(t)
+  await upstream.register(websocket)
+  upstream.get('/ws', { websocket: true }, socket => { socket.send('hello') })
+  const { app } = await createApp(t)
+  await app.register(httpProxy, { upstream: `http://127.0.0.1:${await listen(upstream)}`, websocket: true })
+  const io = new SocketServer(app.server)
+  app.addHook('preClose', async () => { await io.close() })
+  const client = new WebSocket(`ws://127.0.0.1:${await listen(app)}/ws`)
+  await once(client as unknown as EventTarget, 'message')
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+})
 
 for (const where of ['preClose', 'onClose'] as const) {
   t.test(`socket.io, whose close() in ${where} also closes the HTTP server, disconnects its clients, and nothing fails`, async t => {

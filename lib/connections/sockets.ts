@@ -11,7 +11,7 @@ import { Server as HttpServer } from 'node:http'
 import { Server as NetServer } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import { promisify } from 'node:util'
-import { replaceMethod } from '../before-call.ts'
+import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { ConnectionClosedError, ConnectionTimeoutError } from '../errors.ts'
@@ -19,7 +19,7 @@ import { isDisconnecting } from '../lifecycle/process.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
-  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE
+  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STOP_CHECK
 } from '../times.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
@@ -55,6 +55,8 @@ export class Connections {
   isOver = false
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
+  /** The listeners whose close() has been called and has not called back. */
+  readonly #stopping = new Set<Server>()
   /** Whether `closeAll()` has been called. */
   #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
@@ -137,6 +139,11 @@ export class Connections {
       void notify(callback, isClosedByOthers && typeof callback === 'function' && !isDisconnecting(), closed.promise)
       return server
     }
+  }
+
+  /** Calls back before each call of a listener's `close()`, also if another plugin has replaced that. */
+  beforeClose (callback: () => void): void {
+    for (const server of this.#servers) beforeCall(server, 'close', callback)
   }
 
   #accept (socket: Transport): void {
@@ -366,8 +373,26 @@ export class Connections {
     if (!this.isOpenedByFastify) return
     // A connection accepted just before may be about to send its first request.
     this.#stoppedAt = this.lastActivity = now()
-    // With a callback, as Fastify does: a replaced close() may rely on one.
-    for (const server of this.#servers) if (server.listening) server.close(() => {})
+    for (const server of this.#servers) {
+      if (!server.listening) continue
+      this.#stopping.add(server)
+      // A replaced close() may leave the server open.
+      server.close(() => { this.#stopping.delete(server) })
+    }
+  }
+
+  /**
+   * After `stopListening()`: a `close()` that another plugin has replaced may first wait until its WebSockets have closed, as that of
+   * @fastify/http-proxy does. After the limit, those whose clients have not answered are destroyed.
+   */
+  async stopped (limit: number): Promise<void> {
+    const end = now() + limit
+    // No event tells it.
+    const isStopping = () => [...this.#stopping].some(({ listening }) => listening)
+    while (isStopping() && now() < end) await sleep(STOP_CHECK)
+    if (!isStopping()) return
+    for (const { socket, isUpgraded } of this.#speaking) if (isUpgraded) socket.destroy()
+    while (isStopping() && now() < end + limit / 2) await sleep(STOP_CHECK)
   }
 
   /**
@@ -431,16 +456,18 @@ export class Connections {
     if ([...this.#speaking].every(({ socket }) => socket.destroyed)) for (const socket of this.#beneathTls) socket.destroy()
   }
 
-  /**
-   * Destroys the rest: upgraded sockets that their owners have not closed. A close() that another plugin has replaced, and that waits for
-   * them, may still be listening; then connections in use, and new ones, stay open.
-   */
+  /** Destroys the rest: upgraded sockets that their owners have not closed. */
   destroy (): void {
-    const { isListening } = this
-    for (const { socket, isHttp2, isBusy } of this.#speaking) {
-      if (!isListening || !(isHttp2 || isBusy || socket.bytesRead === 0)) socket.destroy()
-    }
-    if (!isListening) for (const socket of this.#beneathTls) socket.destroy()
+    if (this.isListening) return
+    for (const { socket } of this.#speaking) socket.destroy()
+    for (const socket of this.#beneathTls) socket.destroy()
+  }
+
+  /** Closes everything, also listeners whose `close()` has been replaced and does not end. */
+  closeForcibly (): void {
+    for (const server of this.#stopping) NetServer.prototype.close.call(server)
+    this.closeAll()
+    this.destroy()
   }
 }
 

@@ -23,13 +23,13 @@ export class CloseHooks {
   /** The errors of hooks, by what they have thrown. */
   readonly #errors = new Map<unknown, Error>()
   readonly #preCloseAbandoned = new Deferred<void>()
-  readonly #serverAbandoned = new Deferred<void>()
   /** The shutdown that the hooks belong to. */
   #shutdown: Shutdown | undefined
   /** The run of all preClose hooks that have been added so far. Kept, because each onClose hook waits for it. */
   #preClosed: Promise<void> | undefined
   #preClosing = 0
-  #server: 'open' | 'closing' | 'closed' = 'open'
+  #handlerAbandoned: Deferred<void> | undefined
+  #isServerClosing = false
 
   /**
    * Notes each hook that is added to the instance or its children; those added before cannot be noted.
@@ -68,6 +68,8 @@ export class CloseHooks {
     Object.assign(fastify, { addHook: noting, onClose: waiting })
     // Fastify runs the hooks of children in the order in which these are made.
     fastify.addHook('onRegister', instance => { this.#contextOf(instance) })
+    // Fastify's own handler runs them, and then closes the server.
+    addHook.call(fastify, 'preClose', async () => { this.#isServerClosing = true })
   }
 
   /** The hooks belong to this shutdown from now on. */
@@ -79,8 +81,9 @@ export class CloseHooks {
     return this.#preClosing > 0
   }
 
+  /** Whether Fastify waits for the server to close. */
   get isServerClosing (): boolean {
-    return this.#server === 'closing'
+    return this.#isServerClosing
   }
 
   /**
@@ -106,10 +109,9 @@ export class CloseHooks {
     return hanging
   }
 
-  /** Stops waiting for the server, or for preClose hooks added before the plugin. Returns what the close has waited for. */
-  abandonServer (): string {
-    this.#serverAbandoned.resolve()
-    return this.hanging
+  /** Stops waiting for the server to close. */
+  abandonServer (): void {
+    this.#handlerAbandoned?.resolve()
   }
 
   /** What has been thrown, as an error: the same one that a hook has been reported with. */
@@ -133,17 +135,13 @@ export class CloseHooks {
     }
   }
 
-  /** Runs a handler that is not a hook. The first one is Fastify's own. */
+  /** Runs a handler that is not a hook. */
   async #handle (run: Run): Promise<void> {
-    if (this.#server !== 'open') {
-      await run()
-      return
-    }
-    this.#server = 'closing'
+    const abandoned = this.#handlerAbandoned = new Deferred<void>()
     try {
-      await Promise.race([run(), this.#serverAbandoned.promise])
+      await Promise.race([run(), abandoned.promise])
     } finally {
-      this.#server = 'closed'
+      this.#isServerClosing = false
     }
   }
 

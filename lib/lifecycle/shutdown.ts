@@ -22,7 +22,7 @@ import { TIMED_OUT, clearInterval, clearTimeout, now, setInterval, setTimeout, w
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { EXIT_MARGIN, LISTEN_TIMEOUT, PRE_CLOSE_PART, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
+import { CLOSE_PARTS, EXIT_MARGIN, LISTEN_TIMEOUT, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
 import { isError, messageOf, nameOf } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
@@ -77,6 +77,8 @@ export class Shutdown {
   #listenerClosing: Promise<void> | undefined
   #trigger: Trigger | undefined
   #isListenAborted = false
+  /** Whether a hook or callback has called `server.close()`. */
+  #isClosedInside = false
   #reason = ''
   #startedAt = 0
   #stepStartedAt = 0
@@ -159,7 +161,7 @@ export class Shutdown {
     const { connections } = this.#parts
     // Other code has called Fastify's own close, which waits for this call.
     const isFastifys = this.#closedBy === 'other code' && this.#parts.phase.current === 'closing'
-    const goesOn = isAwaited && !isFastifys && this.#noteCaller()
+    const goesOn = isAwaited && !isFastifys && !this.#isClosedInside && this.#noteCaller()
     this.skipDelay()
     if (!connections.hasStopped) this.#listenersClosed.resolve()
     void this.start('close')
@@ -257,7 +259,7 @@ export class Shutdown {
 
     // With a shared listener, requests on open connections are still served: a client that got a 503 might have nowhere to go, because
     // with an inherited listener the next process may not run yet.
-    if (connections.isListenerShared) this.#listenerClosing = this.#stopListening()
+    if (connections.isListenerShared) this.#listenerClosing = this.#stopSharing()
     else inFlight.stopCounting()
     this.#advance('draining')
     await this.#attempt(async () => { await this.#drain() })
@@ -310,6 +312,12 @@ export class Shutdown {
       this.#closeError = thrown
       if (outcome.addError(error)) log.error('Fastify was not closed cleanly', { err: error })
     }
+  }
+
+  async #stopSharing (): Promise<void> {
+    const { connections, options } = this.#parts
+    await this.#stopListening()
+    await connections.stopped(partOf(options.drainTimeout, SETTLE_TIMEOUT))
   }
 
   /** Closes the listeners. Since Node 24, that also sends GOAWAY on every HTTP/2 session, so the spread comes first. */
@@ -422,8 +430,12 @@ export class Shutdown {
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
   async #runPreClose (): Promise<void> {
     if (this.#spread !== undefined) await this.#spread
-    const { options: { drainTimeout }, webSockets, closeHooks } = this.#parts
-    await this.#attempt(() => { webSockets.goAway() })
+    const { options: { drainTimeout }, connections, webSockets, closeHooks } = this.#parts
+    await this.#attempt(() => {
+      // Another plugin that has replaced close() may call Node's own later, from an event, where the context of the hook is lost.
+      connections.beforeClose(() => { this.#isClosedInside ||= Shutdown.#around().includes(this) })
+      webSockets.goAway()
+    })
     await closeHooks.preClose()
     await this.#attempt(async () => { await webSockets.closed(partOf(drainTimeout, SETTLE_TIMEOUT)) })
   }
@@ -529,37 +541,46 @@ export class Shutdown {
     const { connections, close } = this.#parts
     const settleTimeout = partOf(limit, SETTLE_TIMEOUT)
     const start = now()
-    const preCloseEnd = start + limit * PRE_CLOSE_PART
-    await this.#attempt(async () => { await this.#closeConnections(start + settleTimeout) })
+    await this.#attempt(async () => { await this.#closeConnections(settleTimeout) })
     this.#closedBy ??= 'shutdown'
     const closed = this.#closedBy === 'shutdown' ? close() : this.#onCloseDone.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
     if (await within(settleTimeout, closed) === TIMED_OUT) connections.destroy()
-    if (await within(preCloseEnd - now(), closed) === TIMED_OUT) await this.#abandonClose(preCloseEnd - start)
+    for (const part of CLOSE_PARTS) {
+      const time = limit * part
+      if (await within(start + time - now(), closed) === TIMED_OUT) await this.#abandon(time)
+    }
     await closed
   }
 
-  /** A preClose hook, or a server.close() that other code has replaced, hangs. Otherwise no onClose hook would run. */
-  async #abandonClose (time: number): Promise<void> {
-    const { log, outcome, closeHooks } = this.#parts
-    const { isPreClosing, isServerClosing } = closeHooks
-    if (!isPreClosing && !isServerClosing) return
-    const error = new CloseTimeoutError(Math.round(time), isPreClosing ? await closeHooks.abandonPreClose() : closeHooks.abandonServer())
-    outcome.addError(error)
-    log.error(`${isPreClosing ? 'A preClose hook' : 'The server'} is not waited for any longer`, { err: error })
+  /** A preClose hook hangs, or a close() of the server that other code has replaced. Otherwise no onClose hook would run. */
+  async #abandon (time: number): Promise<void> {
+    const { log, outcome, connections, closeHooks } = this.#parts
+    if (closeHooks.isPreClosing) {
+      const error = new CloseTimeoutError(Math.round(time), await closeHooks.abandonPreClose())
+      if (outcome.addError(error)) log.error('A preClose hook is not waited for any longer', { err: error })
+    } else if (closeHooks.isServerClosing) {
+      const error = new CloseTimeoutError(Math.round(time), 'the server, whose close() other code may have replaced')
+      if (outcome.addError(error)) log.error('The server is not waited for any longer', { err: error })
+      connections.closeForcibly()
+      closeHooks.abandonServer()
+    }
   }
 
-  async #closeConnections (end: number): Promise<void> {
+  async #closeConnections (limit: number): Promise<void> {
     const { options, connections, gate, cuts } = this.#parts
     const error = new DrainTimeoutError(options.drainTimeout)
+    const start = now()
     gate.deferRefusals()
     // The rest of the time is for sending the refusals.
-    await connections.acceptBacklog((now() + end) / 2, RECONNECT_WINDOW)
+    await connections.acceptBacklog(start + limit / 2, RECONNECT_WINDOW)
     // In the same iteration of the event loop: closing resets the connections that have not been accepted.
     await this.#stopListening()
     gate.sendRefusals()
+    const stopping = now()
+    await connections.stopped(limit)
     if (connections.isAnyOpen) {
-      await connections.settle(end)
+      await connections.settle(start + limit + now() - stopping)
       cuts.cutRest(error)
       gate.refuseRest()
       await connections.flush()
