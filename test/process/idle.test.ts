@@ -2,15 +2,15 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { ShutdownReport } from '../index.ts'
-import type { Program } from './helpers.ts'
+import type { ShutdownReport } from '../../index.ts'
+import type { Program } from '../helpers.ts'
 import type { Socket } from 'node:net'
 import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { every, fork, LONG, portOf, RawClient } from './helpers.ts'
+import { every, fork, LONG, portOf, RawClient } from '../helpers.ts'
 
 /** How much longer than without any connection the process may take from SIGTERM to its exit, in milliseconds. */
 const LIMIT = 300

@@ -2,14 +2,14 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { Program } from './helpers.ts'
+import type { Program } from '../helpers.ts'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import { createApp, Deferred, eventually, fork, listen, RawClient, socketPath } from './helpers.ts'
+import { createApp, Deferred, eventually, fork, listen, RawClient, socketPath } from '../helpers.ts'
 
 const MIB = 1024 * 1024
 

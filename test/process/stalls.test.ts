@@ -3,12 +3,12 @@
 import t from 'tap'
 import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
-import type { GracefulOptions } from '../types/index.ts'
-import type { Program } from './helpers.ts'
+import type { GracefulOptions } from '../../types/index.ts'
+import type { Program } from '../helpers.ts'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Deferred, exitInTime, fork, portOf, RawClient } from './helpers.ts'
+import { Deferred, exitInTime, fork, portOf, RawClient } from '../helpers.ts'
 
 // Most of the time they wait.
 t.jobs = 3
