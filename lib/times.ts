@@ -72,11 +72,8 @@ export const FLUSH_TURNS = 50
 /** How often a listener is checked for whether it has stopped. */
 export const STOP_CHECK = 5
 
-/**
- * Hooks or a server that do not end may take the first part of the time for closing; if hooks have taken that, a server may take the
- * second one. The rest is left to onClose hooks.
- */
-export const CLOSE_PARTS = [3 / 4, 7 / 8]
+/** preClose hooks, and a server whose close() has been replaced, may take this part of the time for closing; then onClose hooks run. */
+export const CLOSE_PART = 3 / 4
 
 /** How long after the last uncaught error the process ends if it is exiting. */
 export const EXIT_CHECK = 100

@@ -84,12 +84,12 @@ export class Connection {
   /** Whether a request is being received or answered. Not if it asks for an upgrade: the socket's new owner closes it. */
   get isBusy (): boolean {
     const { newest } = this
-    return newest !== undefined && !this.isUpgraded && !(newest.isFinished && newest.request.complete)
+    return newest !== undefined && !newest.isUpgrade && !(newest.isFinished && newest.request.complete)
   }
 
-  /** Whether its newest request has asked for an upgrade: it may speak another protocol by now. */
+  /** Whether other code has taken the connection for another protocol, at the request of its client. */
   get isUpgraded (): boolean {
-    return this.newest?.isUpgrade === true
+    return this.newest?.isUpgrade === true && this.newest.isHijacked
   }
 
   /**

@@ -11,7 +11,7 @@ import { Server as HttpServer } from 'node:http'
 import { Server as NetServer } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import { promisify } from 'node:util'
-import { beforeCall, replaceMethod } from '../before-call.ts'
+import { replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { ConnectionClosedError, ConnectionTimeoutError } from '../errors.ts'
@@ -55,8 +55,8 @@ export class Connections {
   isOver = false
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
-  /** The listeners whose close() has been called and has not called back. */
-  readonly #stopping = new Set<Server>()
+  /** The calls of a listener's `close()` that have not called back. */
+  readonly #pendingCloses = new Set<{ server: Server, callBack: (error?: Error) => void }>()
   /** Whether `closeAll()` has been called. */
   #isClosing = false
   /** How many requests had arrived when `lastActivity` was set. */
@@ -101,7 +101,10 @@ export class Connections {
     // That of an HTTP/2 server calls the close() of the class.
     server[Symbol.asyncDispose] = async () => { await promisify(server.close).call(server) }
     const { close } = server
-    server.close = callback => {
+    let again: typeof close | undefined
+    const own: typeof close = server.close = callback => {
+      // A plugin that has replaced this function may call it once more.
+      if (again !== undefined) return again(callback)
       // A server that the application itself listens with is closed as without the plugin; supertest does so after each request.
       if (!this.isOpenedByFastify || !server.listening) {
         close.call(server, callback)
@@ -119,7 +122,7 @@ export class Connections {
         if (typeof listener === 'function') process.nextTick(listener, error)
       }
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
-      server.close = later => {
+      again = server.close = later => {
         // Other code does not know that the shutdown has closed it.
         const isKnown = isClosedByOthers || this.isOver
         void notify(later, typeof later === 'function', isKnown ? closed.promise.then(notRunning) : closed.promise)
@@ -136,14 +139,43 @@ export class Connections {
       if (this.#isClosing) this.closeAll()
       // The shutdown's own call may come late, from an event, if another plugin has replaced close(), as @fastify/http-proxy does. The
       // callback of node:cluster must not wait: it disconnects the worker.
-      void notify(callback, isClosedByOthers && typeof callback === 'function' && !isDisconnecting(), closed.promise)
+      const isAwaited = isClosedByOthers && typeof callback === 'function' && !isDisconnecting()
+      void notify(callback, isAwaited && !this.#isClosePending(server), closed.promise)
       return server
+    }
+    server.on('listening', () => { if (server.close !== own) this.#watchClose(server, onServerClose) })
+  }
+
+  /**
+   * Another plugin has replaced `close()`. It may call Node's own later, from an event, where the context of the caller is lost, so who
+   * calls is noted here.
+   */
+  #watchClose (server: Server, onServerClose: (isAwaited: boolean) => Promise<unknown>): void {
+    const { close } = server
+    server.close = callback => {
+      if (!this.isOpenedByFastify) return close.call(server, callback)
+      const isAwaited = typeof callback === 'function'
+      const mayCallBack = onServerClose(isAwaited && !isDisconnecting())
+      // What the callback throws is an uncaught error, as without the plugin.
+      const callBack = isAwaited ? (error?: Error) => { void mayCallBack.then(() => { process.nextTick(callback, error) }) } : () => {}
+      return this.#callClose(server, close, callBack)
     }
   }
 
-  /** Calls back before each call of a listener's `close()`, also if another plugin has replaced that. */
-  beforeClose (callback: () => void): void {
-    for (const server of this.#servers) beforeCall(server, 'close', callback)
+  #isClosePending (server: Server): boolean {
+    return [...this.#pendingCloses].some(pending => pending.server === server)
+  }
+
+  /** Calls `close()`, and notes that it has not called back. */
+  #callClose (server: Server, close: Server['close'], callBack: (error?: Error) => void): Server {
+    const pending = { server, callBack }
+    this.#pendingCloses.add(pending)
+    try {
+      return close.call(server, error => { if (this.#pendingCloses.delete(pending)) callBack(error) })
+    } catch (thrown) {
+      this.#pendingCloses.delete(pending)
+      throw thrown
+    }
   }
 
   #accept (socket: Transport): void {
@@ -374,25 +406,30 @@ export class Connections {
     // A connection accepted just before may be about to send its first request.
     this.#stoppedAt = this.lastActivity = now()
     for (const server of this.#servers) {
-      if (!server.listening) continue
-      this.#stopping.add(server)
-      // A replaced close() may leave the server open.
-      server.close(() => { this.#stopping.delete(server) })
+      // With a callback, as Fastify does: a replaced close() may rely on one.
+      if (server.listening && !this.#isClosePending(server)) this.#callClose(server, server.close, () => {})
     }
   }
 
+  /** Whether `close()` of a listener has been called, but has neither closed it nor called back: other code has replaced it. */
+  get isStopping (): boolean {
+    return [...this.#pendingCloses].some(({ server }) => server.listening)
+  }
+
   /**
-   * After `stopListening()`: a `close()` that another plugin has replaced may first wait until its WebSockets have closed, as that of
-   * @fastify/http-proxy does. After the limit, those whose clients have not answered are destroyed.
+   * Resolves when no listener is stopping, at most after the limit. A `close()` that another plugin has replaced may first wait until its
+   * WebSockets have closed, as that of @fastify/http-proxy does.
+   * @param answerLimit for how long their clients may answer; then the WebSockets are destroyed
    */
-  async stopped (limit: number): Promise<void> {
-    const end = now() + limit
+  async whenStopped (answerLimit: number, limit: number): Promise<void> {
+    const start = now()
+    // If there are no WebSockets.
+    if (this.isStopping) await wholeTurn()
     // No event tells it.
-    const isStopping = () => [...this.#stopping].some(({ listening }) => listening)
-    while (isStopping() && now() < end) await sleep(STOP_CHECK)
-    if (!isStopping()) return
+    while (this.isStopping && now() < start + answerLimit) await sleep(STOP_CHECK)
+    if (!this.isStopping) return
     for (const { socket, isUpgraded } of this.#speaking) if (isUpgraded) socket.destroy()
-    while (isStopping() && now() < end + limit / 2) await sleep(STOP_CHECK)
+    while (this.isStopping && now() < start + limit) await sleep(STOP_CHECK)
   }
 
   /**
@@ -463,9 +500,15 @@ export class Connections {
     for (const socket of this.#beneathTls) socket.destroy()
   }
 
-  /** Closes everything, also listeners whose `close()` has been replaced and does not end. */
+  /** A replaced `close()` does not end: closes the listeners and all connections, and calls back. */
   closeForcibly (): void {
-    for (const server of this.#stopping) NetServer.prototype.close.call(server)
+    for (const { server, callBack } of this.#pendingCloses) {
+      const { close } = Object.getPrototypeOf(server) as Server
+      server.close = close
+      if (server.listening) server.close()
+      callBack()
+    }
+    this.#pendingCloses.clear()
     this.closeAll()
     this.destroy()
   }

@@ -22,14 +22,12 @@ export class CloseHooks {
   readonly #running = new Set<string>()
   /** The errors of hooks, by what they have thrown. */
   readonly #errors = new Map<unknown, Error>()
-  readonly #preCloseAbandoned = new Deferred<void>()
+  readonly #abandoned = new Deferred<void>()
   /** The shutdown that the hooks belong to. */
   #shutdown: Shutdown | undefined
   /** The run of all preClose hooks that have been added so far. Kept, because each onClose hook waits for it. */
   #preClosed: Promise<void> | undefined
   #preClosing = 0
-  #handlerAbandoned: Deferred<void> | undefined
-  #isServerClosing = false
 
   /**
    * Notes each hook that is added to the instance or its children; those added before cannot be noted.
@@ -61,15 +59,13 @@ export class CloseHooks {
         await hooks.#shutdown?.beforeClose()
         // Fastify skips those after one that fails.
         await hooks.preClose()
-        await (name === undefined ? hooks.#handle(run) : hooks.#call(hooks.#describe('onClose', name, this), run))
+        await (name === undefined ? run() : hooks.#call(hooks.#describe('onClose', name, this), run))
       })
     }
     // Children inherit them.
     Object.assign(fastify, { addHook: noting, onClose: waiting })
     // Fastify runs the hooks of children in the order in which these are made.
     fastify.addHook('onRegister', instance => { this.#contextOf(instance) })
-    // Fastify's own handler runs them, and then closes the server.
-    addHook.call(fastify, 'preClose', async () => { this.#isServerClosing = true })
   }
 
   /** The hooks belong to this shutdown from now on. */
@@ -79,11 +75,6 @@ export class CloseHooks {
 
   get isPreClosing (): boolean {
     return this.#preClosing > 0
-  }
-
-  /** Whether Fastify waits for the server to close. */
-  get isServerClosing (): boolean {
-    return this.#isServerClosing
   }
 
   /**
@@ -105,13 +96,8 @@ export class CloseHooks {
     for (const run of inOrder(this.#root)) void run().catch(() => {})
     await wholeTurn()
     const { hanging } = this
-    this.#preCloseAbandoned.resolve()
+    this.#abandoned.resolve()
     return hanging
-  }
-
-  /** Stops waiting for the server to close. */
-  abandonServer (): void {
-    this.#handlerAbandoned?.resolve()
   }
 
   /** What has been thrown, as an error: the same one that a hook has been reported with. */
@@ -131,17 +117,7 @@ export class CloseHooks {
       const name = this.#describe('preClose', nameOf(hook.name), instance)
       const note = (thrown: unknown) => { this.#onError(name, toError(thrown)) }
       outcome ??= this.#call(name, async () => { await call(hook.bind(instance), [], hook.length === 1, note) })
-      await Promise.race([outcome, this.#preCloseAbandoned.promise])
-    }
-  }
-
-  /** Runs a handler that is not a hook. */
-  async #handle (run: Run): Promise<void> {
-    const abandoned = this.#handlerAbandoned = new Deferred<void>()
-    try {
-      await Promise.race([run(), abandoned.promise])
-    } finally {
-      this.#isServerClosing = false
+      await Promise.race([outcome, this.#abandoned.promise])
     }
   }
 

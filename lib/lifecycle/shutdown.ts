@@ -22,7 +22,7 @@ import { TIMED_OUT, clearInterval, clearTimeout, now, setInterval, setTimeout, w
 import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
-import { CLOSE_PARTS, EXIT_MARGIN, LISTEN_TIMEOUT, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
+import { CLOSE_PART, EXIT_MARGIN, LISTEN_TIMEOUT, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
 import { isError, messageOf, nameOf } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
@@ -77,8 +77,6 @@ export class Shutdown {
   #listenerClosing: Promise<void> | undefined
   #trigger: Trigger | undefined
   #isListenAborted = false
-  /** Whether a hook or callback has called `server.close()`. */
-  #isClosedInside = false
   #reason = ''
   #startedAt = 0
   #stepStartedAt = 0
@@ -161,10 +159,11 @@ export class Shutdown {
     const { connections } = this.#parts
     // Other code has called Fastify's own close, which waits for this call.
     const isFastifys = this.#closedBy === 'other code' && this.#parts.phase.current === 'closing'
-    const goesOn = isAwaited && !isFastifys && !this.#isClosedInside && this.#noteCaller()
+    const goesOn = isAwaited && !isFastifys && this.#noteCaller()
     this.skipDelay()
     if (!connections.hasStopped) this.#listenersClosed.resolve()
     void this.start('close')
+    if (connections.isStopping) void this.#stopped()
     if (goesOn) await this.ended
     // Hooks and callbacks wait for the connections, and the drain waits for them.
     else if (isAwaited && !connections.hasStopped) connections.endIdle()
@@ -315,9 +314,14 @@ export class Shutdown {
   }
 
   async #stopSharing (): Promise<void> {
-    const { connections, options } = this.#parts
     await this.#stopListening()
-    await connections.stopped(partOf(options.drainTimeout, SETTLE_TIMEOUT))
+    await this.#stopped()
+  }
+
+  /** Waits until listeners that are stopping have stopped, for a part of the time for the drain. */
+  async #stopped (): Promise<void> {
+    const limit = partOf(this.#parts.options.drainTimeout, SETTLE_TIMEOUT)
+    await this.#attempt(async () => { await this.#parts.connections.whenStopped(limit, 2 * limit) })
   }
 
   /** Closes the listeners. Since Node 24, that also sends GOAWAY on every HTTP/2 session, so the spread comes first. */
@@ -430,12 +434,8 @@ export class Shutdown {
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
   async #runPreClose (): Promise<void> {
     if (this.#spread !== undefined) await this.#spread
-    const { options: { drainTimeout }, connections, webSockets, closeHooks } = this.#parts
-    await this.#attempt(() => {
-      // Another plugin that has replaced close() may call Node's own later, from an event, where the context of the hook is lost.
-      connections.beforeClose(() => { this.#isClosedInside ||= Shutdown.#around().includes(this) })
-      webSockets.goAway()
-    })
+    const { options: { drainTimeout }, webSockets, closeHooks } = this.#parts
+    await this.#attempt(() => { webSockets.goAway() })
     await closeHooks.preClose()
     await this.#attempt(async () => { await webSockets.closed(partOf(drainTimeout, SETTLE_TIMEOUT)) })
   }
@@ -538,36 +538,30 @@ export class Shutdown {
   }
 
   async #closeAll (limit: number): Promise<void> {
-    const { connections, close } = this.#parts
+    const { connections, closeHooks, close } = this.#parts
     const settleTimeout = partOf(limit, SETTLE_TIMEOUT)
     const start = now()
-    await this.#attempt(async () => { await this.#closeConnections(settleTimeout) })
+    const time = limit * CLOSE_PART
+    await this.#attempt(async () => { await this.#closeConnections(settleTimeout, time) })
     this.#closedBy ??= 'shutdown'
     const closed = this.#closedBy === 'shutdown' ? close() : this.#onCloseDone.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
-    if (await within(settleTimeout, closed) === TIMED_OUT) connections.destroy()
-    for (const part of CLOSE_PARTS) {
-      const time = limit * part
-      if (await within(start + time - now(), closed) === TIMED_OUT) await this.#abandon(time)
+    if (await within(Math.min(settleTimeout, start + time - now()), closed) === TIMED_OUT) connections.destroy()
+    if (await within(start + time - now(), closed) === TIMED_OUT && closeHooks.isPreClosing) {
+      this.#tellAbandoned('A preClose hook', time, await closeHooks.abandonPreClose())
     }
     await closed
   }
 
-  /** A preClose hook hangs, or a close() of the server that other code has replaced. Otherwise no onClose hook would run. */
-  async #abandon (time: number): Promise<void> {
-    const { log, outcome, connections, closeHooks } = this.#parts
-    if (closeHooks.isPreClosing) {
-      const error = new CloseTimeoutError(Math.round(time), await closeHooks.abandonPreClose())
-      if (outcome.addError(error)) log.error('A preClose hook is not waited for any longer', { err: error })
-    } else if (closeHooks.isServerClosing) {
-      const error = new CloseTimeoutError(Math.round(time), 'the server, whose close() other code may have replaced')
-      if (outcome.addError(error)) log.error('The server is not waited for any longer', { err: error })
-      connections.closeForcibly()
-      closeHooks.abandonServer()
-    }
+  /** Otherwise no onClose hook would run. */
+  #tellAbandoned (what: string, time: number, name: string): void {
+    const { log, outcome } = this.#parts
+    const error = new CloseTimeoutError(Math.round(time), name)
+    outcome.addError(error)
+    log.error(`${what} is not waited for any longer`, { err: error })
   }
 
-  async #closeConnections (limit: number): Promise<void> {
+  async #closeConnections (limit: number, stopTimeout: number): Promise<void> {
     const { options, connections, gate, cuts } = this.#parts
     const error = new DrainTimeoutError(options.drainTimeout)
     const start = now()
@@ -577,10 +571,13 @@ export class Shutdown {
     // In the same iteration of the event loop: closing resets the connections that have not been accepted.
     await this.#stopListening()
     gate.sendRefusals()
-    const stopping = now()
-    await connections.stopped(limit)
+    await connections.whenStopped(limit, start + stopTimeout - now())
+    if (connections.isStopping) {
+      this.#tellAbandoned('The server', stopTimeout, 'the server, whose close() other code has replaced')
+      connections.closeForcibly()
+    }
     if (connections.isAnyOpen) {
-      await connections.settle(start + limit + now() - stopping)
+      await connections.settle(Math.max(start + limit, now() + limit / 2))
       cuts.cutRest(error)
       gate.refuseRest()
       await connections.flush()
