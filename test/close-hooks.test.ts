@@ -240,6 +240,8 @@ for (const hangs of [false, true]) {
   t.test(`onClose hooks run although a replaced server.close() never calls back${hangs ? ', and a preClose hook hangs' : ''}`, async t => {
     const { app, log } = await createApp(t, { drainTimeout: 100, shutdownTimeout: 3_000 })
     app.server.close = () => app.server
+    let closings = 0
+    app.server.on('close', () => { closings++ })
     const ran: string[] = []
     if (hangs) app.addHook('preClose', async function endStreams () { await forever() })
     app.addHook('onClose', async () => { ran.push('onClose') })
@@ -251,18 +253,19 @@ for (const hangs of [false, true]) {
     t.strictSame(errors.map(({ message }) => message.replace(/^Closing did not end within \d+ ms: it still waits for /, '')), waited)
     t.equal(exitCode, 1)
     t.notOk(app.server.listening)
+    t.equal(closings, 1)
     t.match(await log.line(/^The server is not waited for any longer/), { err: { code: 'FST_ERR_GRACEFUL_CLOSE_TIMEOUT' } })
   })
 }
 
 for (const when of ['before', 'in']) {
-  t.test(`a function that is given to fastify.onClose() ${when} an onReady hook has all of the remaining time`, async t => {
-    const { app } = await createApp(t, { shutdownTimeout: 3_000, drainTimeout: 400 })
+  t.test(`a function that is given to fastify.onClose() before or in an onReady hook has all of the remaining time (${when})`, async t => {
+    const { app } = await createApp(t, { shutdownTimeout: 1_500, drainTimeout: 400 })
     const ran: string[] = []
     const { onClose } = app as unknown as { onClose: (close: () => Promise<void>) => void }
     const add = () => {
       onClose.call(app, async () => {
-        await sleep(2_400)
+        await sleep(1_200)
         ran.push('function')
       })
     }

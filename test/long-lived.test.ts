@@ -431,11 +431,13 @@ for (const isTls of [false, true]) {
   }
 }
 
-t.test('new connections get 503 as long as a replaced server.close() waits for WebSockets', async t => {
+t.test('new connections get 503 as long as a replaced server.close() waits for WebSockets, and those that it has accepted then, too', async t => {
   const { app, port, client } = await createProxied(t)
   const report = app.gracefulShutdown.shutdown()
   await client.until(/\x88/) // oxlint-disable-line no-control-regex
   t.equal(app.gracefulShutdown.phase, 'closing')
+  const rejected = new RawClient(port).get('/')
+  await rejected.closed
   const late = new RawClient(port)
   await once(late.socket, 'connect')
   client.socket.write(CLOSE_ANSWER)
@@ -443,7 +445,46 @@ t.test('new connections get 503 as long as a replaced server.close() waits for W
   await eventually(() => !app.server.listening)
   late.get('/')
   await late.closed
-  t.match(late.text, /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL/)
+  for (const { text } of [rejected, late]) t.match(text, /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL/)
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+})
+
+for (const phase of ['running', 'draining', 'closing']) {
+  for (const reusePort of [false, true]) {
+    const how = `${phase}, reusePort: ${reusePort}`
+    t.test(`beside such a WebSocket, the callback of an own server.close() is called after the shutdown, and 'close' is emitted once (${how})`, async t => {
+      const { app, client, held, port, ran } = await createProxied(t, { listenOptions: { reusePort } })
+      app.registerShutdownCallback(() => { ran.push('callback') })
+      let closings = 0
+      app.server.on('close', () => { closings++ })
+      const busy = new RawClient(port).get('/held')
+      await held.entered
+      const report = phase === 'running' ? undefined : app.gracefulShutdown.shutdown()
+      if (phase === 'closing') held.release()
+      await eventually(() => app.gracefulShutdown.phase === phase)
+      const called = new Deferred()
+      app.server.close(() => {
+        ran.push('own')
+        called.resolve()
+      })
+      held.release()
+      await Promise.all([called.promise, client.closed, busy.until(/"held":true/)])
+      t.strictSame(ran, ['onClose', 'callback', 'own'])
+      t.equal(app.gracefulShutdown.phase, 'closed')
+      t.equal(closings, 1)
+      t.match(await (report ?? app.gracefulShutdown.wait()), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+    })
+  }
+}
+
+t.test('a request that offers h2c, beside such a WebSocket, is answered', async t => {
+  const { app, client, held, port } = await createProxied(t, { listenOptions: { reusePort: true } })
+  const offering = new RawClient(port).get('/held', ['Connection: Upgrade', 'Upgrade: h2c'])
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  await client.closed
+  held.release()
+  await offering.until(/"held":true/)
   t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })
 

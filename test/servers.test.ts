@@ -369,6 +369,35 @@ t.test('an idle connection is closed at once if a wrapped server.close() closes 
   t.ok(performance.now() - start < SETTLE_TIMEOUT.most / 2)
 })
 
+t.test('a wrapped server.close() that takes long is called once, and until then new requests get the 503 of the plugin, and probes answer', async t => {
+  const { app } = await createApp(t, { shutdownTimeout: 8_000, health: { duringShutdown: 200 } })
+  app.get('/', async () => 'served')
+  const closing = new Deferred()
+  const released = new Deferred()
+  let calls = 0
+  const { close } = app.server
+  app.server.close = function (callback) {
+    calls++
+    closing.resolve()
+    void released.promise.then(() => { close.call(this, callback) })
+    return this
+  }
+  let closings = 0
+  app.server.on('close', () => { closings++ })
+  const port = await listen(app)
+  const report = app.gracefulShutdown.shutdown()
+  await closing.promise
+  // Longer than closing waits for anything else.
+  await sleep(2 * SETTLE_TIMEOUT.most)
+  const [rejected, probe] = [new RawClient(port).get('/'), new RawClient(port).get('/health')]
+  await Promise.all([rejected.closed, probe.closed])
+  t.match(rejected.text, /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL/)
+  t.match(probe.text, /^HTTP\/1\.1 200 /)
+  released.resolve()
+  t.match(await report, { errors: { length: 0 }, refused: 1, exitCode: 0 })
+  t.strictSame({ calls, closings }, { calls: 1, closings: 1 })
+})
+
 /** What other plugins do to the server. */
 const replacements: Record<string, (app: FastifyInstance) => void> = {
   // As @fastify/restartable does.

@@ -117,9 +117,7 @@ export class Connections {
       // Tells the shutdown, and then the caller.
       const notify = async (listener: ((error?: Error) => void) | undefined, isAwaited: boolean, result: Promise<Error | undefined>) => {
         await onServerClose(isAwaited)
-        const error = await result
-        // What it throws is an uncaught error, as without the plugin.
-        if (typeof listener === 'function') process.nextTick(listener, error)
+        await callLater(listener, result)
       }
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       again = server.close = later => {
@@ -143,7 +141,7 @@ export class Connections {
       void notify(callback, isAwaited && !this.#isClosePending(server), closed.promise)
       return server
     }
-    server.on('listening', () => { if (server.close !== own) this.#watchClose(server, onServerClose) })
+    server.once('listening', () => { if (server.close !== own) this.#watchClose(server, onServerClose) })
   }
 
   /**
@@ -154,11 +152,8 @@ export class Connections {
     const { close } = server
     server.close = callback => {
       if (!this.isOpenedByFastify) return close.call(server, callback)
-      const isAwaited = typeof callback === 'function'
-      const mayCallBack = onServerClose(isAwaited && !isDisconnecting())
-      // What the callback throws is an uncaught error, as without the plugin.
-      const callBack = isAwaited ? (error?: Error) => { void mayCallBack.then(() => { process.nextTick(callback, error) }) } : () => {}
-      return this.#callClose(server, close, callBack)
+      const mayCallBack = onServerClose(typeof callback === 'function' && !isDisconnecting())
+      return this.#callClose(server, close, result => { void callLater(callback, mayCallBack.then(() => result)) })
     }
   }
 
@@ -503,15 +498,24 @@ export class Connections {
   /** A replaced `close()` does not end: closes the listeners and all connections, and calls back. */
   closeForcibly (): void {
     for (const { server, callBack } of this.#pendingCloses) {
-      const { close } = Object.getPrototypeOf(server) as Server
-      server.close = close
-      if (server.listening) server.close()
+      if (server.listening) (Object.getPrototypeOf(server) as Server).close.call(server)
+      // Closing a closed server emits 'close' again.
+      server.close = later => {
+        void callLater(later, notRunning())
+        return server
+      }
       callBack()
     }
     this.#pendingCloses.clear()
     this.closeAll()
     this.destroy()
   }
+}
+
+/** What the callback throws is an uncaught error, as without the plugin. */
+async function callLater (callback: unknown, result: Promise<Error | undefined>): Promise<void> {
+  const error = await result
+  if (typeof callback === 'function') process.nextTick(callback, error)
 }
 
 /** Node's own error for a server that is closed again. */

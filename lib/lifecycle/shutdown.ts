@@ -163,7 +163,6 @@ export class Shutdown {
     this.skipDelay()
     if (!connections.hasStopped) this.#listenersClosed.resolve()
     void this.start('close')
-    if (connections.isStopping) void this.#stopped()
     if (goesOn) await this.ended
     // Hooks and callbacks wait for the connections, and the drain waits for them.
     else if (isAwaited && !connections.hasStopped) connections.endIdle()
