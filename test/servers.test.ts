@@ -398,6 +398,22 @@ t.test('a wrapped server.close() that takes long is called once, and until then 
   t.strictSame({ calls, closings }, { calls: 1, closings: 1 })
 })
 
+t.test('a wrapped server.close() of a server that the application itself listens with closes it as without the plugin', async t => {
+  const { app } = await createApp(t)
+  let calls = 0
+  const { close } = app.server
+  app.server.close = function (callback) {
+    calls++
+    return close.call(this, callback)
+  }
+  await app.ready()
+  app.server.listen(0, '127.0.0.1')
+  await once(app.server, 'listening')
+  await new Promise(resolve => { app.server.close(resolve) })
+  t.equal(calls, 1)
+  t.equal(app.gracefulShutdown.phase, 'running')
+})
+
 /** What other plugins do to the server. */
 const replacements: Record<string, (app: FastifyInstance) => void> = {
   // As @fastify/restartable does.
