@@ -445,7 +445,7 @@ t.test('new connections get 503 as long as a replaced server.close() waits for W
   await eventually(() => !app.server.listening)
   late.get('/')
   await late.closed
-  for (const read of [rejected, late]) t.match(read.text, /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL/)
+  for (const client503 of [rejected, late]) t.match(client503.text, /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL/)
   t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })
 
