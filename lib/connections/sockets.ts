@@ -102,6 +102,7 @@ export class Connections {
     server[Symbol.asyncDispose] = async () => { await promisify(server.close).call(server) }
     const { close } = server
     let again: typeof close | undefined
+    let isReplaced = false
     const own: typeof close = server.close = callback => {
       // A plugin that has replaced this function may call it once more.
       if (again !== undefined) return again(callback)
@@ -126,22 +127,30 @@ export class Connections {
         void notify(later, typeof later === 'function', isKnown ? closed.promise.then(notRunning) : closed.promise)
         return server
       }
-      // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
-      const restore = replaceMethod(server, 'closeIdleConnections', () => {})
-      try {
-        // A replaced close() may call back although the server stays open.
-        close.call(server, error => { closed.resolve(error) })
-      } finally {
-        restore()
+      const closeNow = () => {
+        // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
+        const restore = replaceMethod(server, 'closeIdleConnections', () => {})
+        try {
+          // A replaced close() may call back although the server stays open.
+          close.call(server, error => { closed.resolve(error) })
+        } finally {
+          restore()
+        }
+        if (this.#isClosing) this.closeAll()
       }
-      if (this.#isClosing) this.closeAll()
+      // Closing resets the connections that have not been accepted.
+      if (isReplaced && this.hasStopped) void this.acceptBacklog().then(() => { if (server.listening) closeNow() })
+      else closeNow()
       // The shutdown's own call may come late, from an event, if another plugin has replaced close(), as @fastify/http-proxy does. The
       // callback of node:cluster must not wait: it disconnects the worker.
       const isAwaited = isClosedByOthers && typeof callback === 'function' && !isDisconnecting()
       void notify(callback, isAwaited && !this.#isClosePending(server), closed.promise)
       return server
     }
-    server.once('listening', () => { if (server.close !== own) this.#watchClose(server, onServerClose) })
+    server.once('listening', () => {
+      isReplaced = server.close !== own
+      if (isReplaced) this.#watchClose(server, onServerClose)
+    })
   }
 
   /**
@@ -411,20 +420,22 @@ export class Connections {
     return [...this.#pendingCloses].some(({ server }) => server.listening)
   }
 
-  /**
-   * Resolves when no listener is stopping, at most after the limit. A `close()` that another plugin has replaced may first wait until its
-   * WebSockets have closed, as that of @fastify/http-proxy does.
-   * @param answerLimit for how long their clients may answer; then the WebSockets are destroyed
-   */
-  async whenStopped (answerLimit: number, limit: number): Promise<void> {
-    const start = now()
-    // If there are no WebSockets.
+  /** Resolves when no listener is stopping, at most after the limit. */
+  async whenStopped (limit: number): Promise<void> {
+    const end = now() + limit
+    // If the replaced close() waits for nothing.
     if (this.isStopping) await wholeTurn()
     // No event tells it.
-    while (this.isStopping && now() < start + answerLimit) await sleep(STOP_CHECK)
+    while (this.isStopping && now() < end) await sleep(STOP_CHECK)
+  }
+
+  /**
+   * If a listener is still stopping: a `close()` that another plugin has replaced may wait until its WebSockets have closed, as that of
+   * @fastify/http-proxy does, and clients have not answered.
+   */
+  destroyUpgraded (): void {
     if (!this.isStopping) return
     for (const { socket, isUpgraded } of this.#speaking) if (isUpgraded) socket.destroy()
-    while (this.isStopping && now() < start + limit) await sleep(STOP_CHECK)
   }
 
   /**

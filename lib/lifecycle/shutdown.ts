@@ -314,13 +314,16 @@ export class Shutdown {
 
   async #stopSharing (): Promise<void> {
     await this.#stopListening()
-    await this.#stopped()
+    const limit = partOf(this.#parts.options.drainTimeout, SETTLE_TIMEOUT)
+    await this.#attempt(async () => { await this.#stopped(limit, 2 * limit) })
   }
 
-  /** Waits until listeners that are stopping have stopped, for a part of the time for the drain. */
-  async #stopped (): Promise<void> {
-    const limit = partOf(this.#parts.options.drainTimeout, SETTLE_TIMEOUT)
-    await this.#attempt(async () => { await this.#parts.connections.whenStopped(limit, 2 * limit) })
+  /** Waits, at most until the limit, until the listeners have stopped; from `answerLimit` on, not for clients of WebSockets to answer. */
+  async #stopped (answerLimit: number, limit: number): Promise<void> {
+    const { connections } = this.#parts
+    await connections.whenStopped(answerLimit)
+    connections.destroyUpgraded()
+    await connections.whenStopped(limit - answerLimit)
   }
 
   /** Closes the listeners. Since Node 24, that also sends GOAWAY on every HTTP/2 session, so the spread comes first. */
@@ -569,8 +572,10 @@ export class Shutdown {
     await connections.acceptBacklog(start + limit / 2, RECONNECT_WINDOW)
     // In the same iteration of the event loop: closing resets the connections that have not been accepted.
     await this.#stopListening()
+    // A replaced close() may need a moment, even if it waits for nothing.
+    await connections.whenStopped(RECONNECT_WINDOW)
     gate.sendRefusals()
-    await connections.whenStopped(limit, start + stopTimeout - now())
+    await this.#stopped(limit, start + stopTimeout - now())
     if (connections.isStopping) {
       this.#tellAbandoned('The server', stopTimeout, 'the server, whose close() other code has replaced')
       connections.closeForcibly()
