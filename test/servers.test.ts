@@ -414,6 +414,32 @@ t.test('a wrapped server.close() of a server that the application itself listens
   t.equal(app.gracefulShutdown.phase, 'running')
 })
 
+t.test('clients that have connected when a wrapped server.close() closes the listener, and are not accepted yet, get 503', async t => {
+  const { app } = await createApp(t)
+  const late: RawClient[] = []
+  const { close } = app.server
+  app.server.close = function (callback) {
+    const { port } = this.address() as AddressInfo
+    setTimeout(() => {
+      for (let i = 0; i < 5; i++) late.push(new RawClient(port).get('/'))
+      // They connect meanwhile, but the event loop does not run.
+      setImmediate(() => {
+        const end = performance.now() + 20
+        while (performance.now() < end);
+        close.call(this, callback)
+      })
+    }, 200)
+    return this
+  }
+  await listen(app)
+  t.match(await app.gracefulShutdown.shutdown(), { errors: { length: 0 }, exitCode: 0 })
+  t.equal(late.length, 5)
+  for (const client of late) {
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 503 /)
+  }
+})
+
 /** What other plugins do to the server. */
 const replacements: Record<string, (app: FastifyInstance) => void> = {
   // As @fastify/restartable does.
