@@ -440,6 +440,31 @@ t.test('clients that have connected when a wrapped server.close() closes the lis
   }
 })
 
+t.test('an error of a server.close() that was replaced before the plugin goes to the one that was replaced later, and calls it from an event', async t => {
+  const app = Fastify() as FastifyInstance
+  const { close } = app.server
+  t.teardown(() => { close.call(app.server) })
+  app.server.close = () => { throw new Error('broken') }
+  await app.register(gracefulPlugin, { signals: false })
+  const { close: next } = app.server
+  const errors: unknown[] = []
+  app.server.close = function (callback) {
+    setTimeout(() => {
+      next.call(this, error => {
+        errors.push(error?.message)
+        callback?.(error)
+      })
+    }, 100)
+    return this
+  }
+  const ran: string[] = []
+  app.addHook('onClose', async () => { ran.push('onClose') })
+  await listen(app)
+  await app.gracefulShutdown.shutdown()
+  t.strictSame(errors, ['broken'])
+  t.strictSame(ran, ['onClose'])
+})
+
 /** What other plugins do to the server. */
 const replacements: Record<string, (app: FastifyInstance) => void> = {
   // As @fastify/restartable does.

@@ -21,6 +21,7 @@ import { Connection, watchArrivals, type Transport } from './connection.ts'
 import {
   ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STOP_CHECK
 } from '../times.ts'
+import { toError } from '../values.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
 const HTTP2_WINDOW = 65_535
@@ -139,7 +140,11 @@ export class Connections {
         if (this.#isClosing) this.closeAll()
       }
       // Closing resets the connections that have not been accepted.
-      if (isReplaced && this.hasStopped) void this.acceptBacklog().then(() => { if (server.listening) closeNow() })
+      const closeLater = async () => {
+        await this.acceptBacklog()
+        closeNow()
+      }
+      if (isReplaced && this.hasStopped) closeLater().catch((thrown: unknown) => { closed.resolve(toError(thrown)) })
       else closeNow()
       // The shutdown's own call may come late, from an event, if another plugin has replaced close(), as @fastify/http-proxy does. The
       // callback of node:cluster must not wait: it disconnects the worker.

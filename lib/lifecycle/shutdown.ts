@@ -543,19 +543,19 @@ export class Shutdown {
     const { connections, closeHooks, close } = this.#parts
     const settleTimeout = partOf(limit, SETTLE_TIMEOUT)
     const start = now()
-    const time = limit * CLOSE_PART
-    await this.#attempt(async () => { await this.#closeConnections(settleTimeout, time) })
+    const abandonAfter = limit * CLOSE_PART
+    await this.#attempt(async () => { await this.#closeConnections(settleTimeout, abandonAfter) })
     this.#closedBy ??= 'shutdown'
     const closed = this.#closedBy === 'shutdown' ? close() : this.#onCloseDone.promise
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
-    if (await within(Math.min(settleTimeout, start + time - now()), closed) === TIMED_OUT) connections.destroy()
-    if (await within(start + time - now(), closed) === TIMED_OUT && closeHooks.isPreClosing) {
-      this.#tellAbandoned('A preClose hook', time, await closeHooks.abandonPreClose())
+    if (await within(Math.min(settleTimeout, start + abandonAfter - now()), closed) === TIMED_OUT) connections.destroy()
+    if (await within(start + abandonAfter - now(), closed) === TIMED_OUT && closeHooks.isPreClosing) {
+      this.#tellAbandoned('A preClose hook', abandonAfter, await closeHooks.abandonPreClose())
     }
     await closed
   }
 
-  /** Otherwise no onClose hook would run. */
+  /** What does not end is abandoned, because otherwise no onClose hook would run. */
   #tellAbandoned (what: string, time: number, name: string): void {
     const { log, outcome } = this.#parts
     const error = new CloseTimeoutError(Math.round(time), name)
@@ -563,7 +563,7 @@ export class Shutdown {
     log.error(`${what} is not waited for any longer`, { err: error })
   }
 
-  async #closeConnections (limit: number, stopTimeout: number): Promise<void> {
+  async #closeConnections (limit: number, abandonAfter: number): Promise<void> {
     const { options, connections, gate, cuts } = this.#parts
     const error = new DrainTimeoutError(options.drainTimeout)
     const start = now()
@@ -575,9 +575,9 @@ export class Shutdown {
     // A replaced close() may need a moment, even if it waits for nothing.
     await connections.whenStopped(RECONNECT_WINDOW)
     gate.sendRefusals()
-    await this.#stopped(limit, start + stopTimeout - now())
+    await this.#stopped(limit, start + abandonAfter - now())
     if (connections.isStopping) {
-      this.#tellAbandoned('The server', stopTimeout, 'the server, whose close() other code has replaced')
+      this.#tellAbandoned('The server', abandonAfter, 'the server, whose close() other code has replaced')
       connections.closeForcibly()
     }
     if (connections.isAnyOpen) {
