@@ -69,8 +69,8 @@ export const SPREAD_MARGIN = { part: 1 / 4, most: 1_000 }
 /** How many iterations of the event loop the last refusals may take to be written. */
 export const FLUSH_TURNS = 50
 
-/** How often a listener is checked for whether it has stopped. */
-export const STOP_CHECK = 5
+/** How often a listener is checked for whether it has stopped: in the first turns of the event loop, and then after each pause. */
+export const STOP_CHECK = { turns: 10, milliseconds: 5 }
 
 /** preClose hooks, and a server whose close() has been replaced, may take this part of the time for closing; then onClose hooks run. */
 export const CLOSE_PART = 3 / 4

@@ -428,10 +428,10 @@ export class Connections {
   /** Resolves when no listener is stopping, at most after the limit. */
   async whenStopped (limit: number): Promise<void> {
     const end = now() + limit
-    // If the replaced close() waits for nothing.
-    if (this.isStopping) await wholeTurn()
-    // No event tells it.
-    while (this.isStopping && now() < end) await sleep(STOP_CHECK)
+    // No event tells it. Most close() functions that are replaced wait for nothing, so the first checks are in the next turns.
+    for (let checks = 0; this.isStopping && now() < end; checks++) {
+      await (checks < STOP_CHECK.turns ? wholeTurn() : sleep(STOP_CHECK.milliseconds))
+    }
   }
 
   /**

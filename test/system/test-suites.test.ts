@@ -8,6 +8,7 @@ import { once } from 'node:events'
 import { mock } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import httpProxy from '@fastify/http-proxy'
 import Fastify from 'fastify'
 import { useFakeTimers } from 'sinon'
 import gracefulPlugin from '../../index.ts'
@@ -31,6 +32,12 @@ async function listenWithServer (app: FastifyInstance): Promise<number> {
   return (app.server.address() as AddressInfo).port
 }
 
+/** Its replaced server.close() calls Node's own later. */
+async function listenWithProxy (app: FastifyInstance): Promise<number> {
+  await app.register(httpProxy, { upstream: 'http://127.0.0.1:1', prefix: '/proxied', websocket: true })
+  return await listen(app)
+}
+
 async function testCosts (t: Test, options: object, listens = listen): Promise<void> {
   const alone: number[] = []
   const ours: number[] = []
@@ -43,7 +50,7 @@ async function testCosts (t: Test, options: object, listens = listen): Promise<v
   t.ok(more <= 5, `${more}ms longer`)
 }
 
-for (const [how, listens] of [['listen()', listen], ['server.listen()', listenWithServer]] as const) {
+for (const [how, listens] of [['listen()', listen], ['server.listen()', listenWithServer], ['listen() with @fastify/http-proxy', listenWithProxy]] as const) {
   t.test(`close() after ${how} and a fetch over keep-alive takes at most 5 ms longer than with Fastify alone`, async t => {
     await testCosts(t, {}, listens)
   })
