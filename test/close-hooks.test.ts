@@ -239,6 +239,9 @@ t.test('a preClose hook that never ends keeps neither later preClose hooks nor o
 for (const hangs of [false, true]) {
   t.test(`onClose hooks run although a replaced server.close() never calls back${hangs ? ', and a preClose hook hangs' : ''}`, async t => {
     const { app, log } = await createApp(t, { drainTimeout: 100, shutdownTimeout: 3_000 })
+    const { close } = app.server
+    // Too late.
+    app.server.once('close', () => { close.call(app.server) })
     app.server.close = () => app.server
     let closings = 0
     app.server.on('close', () => { closings++ })

@@ -7,7 +7,7 @@ import type { AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import { once, type EventEmitter } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
-import { PassThrough } from 'node:stream'
+import { PassThrough, type Duplex } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
@@ -430,6 +430,26 @@ for (const isTls of [false, true]) {
     })
   }
 }
+
+t.test('a raw upgrade that a replaced server.close() waits for is destroyed', async t => {
+  const { app } = await createApp(t, { shutdownTimeout: 8_000 })
+  let waitsFor: Duplex | undefined
+  app.server.on('upgrade', (_request, socket) => {
+    waitsFor = socket
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n')
+  })
+  const { close } = app.server
+  app.server.close = function (callback) {
+    waitsFor?.once('close', () => { close.call(this, callback) })
+    return this
+  }
+  const client = new RawClient(await listen(app)).get('/', ['Connection: Upgrade', 'Upgrade: x'])
+  await client.until(/101/)
+  const report = await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.match(report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+  t.ok(report.phases.closing < 3_000, `closing took ${report.phases.closing} ms`)
+})
 
 t.test('new connections get 503 as long as a replaced server.close() waits for WebSockets, and those that it has accepted then, too', async t => {
   const { app, port, client } = await createProxied(t)

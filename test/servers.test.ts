@@ -398,6 +398,20 @@ t.test('a wrapped server.close() that takes long is called once, and until then 
   t.strictSame({ calls, closings }, { calls: 1, closings: 1 })
 })
 
+t.test("a wrapped server.close() that calls the plugin's twice emits 'close' once", async t => {
+  const { app } = await createApp(t)
+  const { close } = app.server
+  app.server.close = function (callback) {
+    close.call(this, callback)
+    return close.call(this)
+  }
+  let closings = 0
+  app.server.on('close', () => { closings++ })
+  await listen(app)
+  t.match(await app.gracefulShutdown.shutdown(), { errors: { length: 0 }, exitCode: 0 })
+  t.equal(closings, 1)
+})
+
 t.test('a wrapped server.close() of a server that the application itself listens with closes it as without the plugin', async t => {
   const { app } = await createApp(t)
   let calls = 0

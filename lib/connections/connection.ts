@@ -87,6 +87,11 @@ export class Connection {
     return newest !== undefined && !newest.isUpgrade && !(newest.isFinished && newest.request.complete)
   }
 
+  /** Whether it has been used, and is not in use for HTTP/1. */
+  get isIdle (): boolean {
+    return !this.isHttp2 && this.newest === undefined && this.socket.bytesRead !== 0
+  }
+
   /** Whether other code has taken the connection for another protocol, at the request of its client. */
   get isUpgraded (): boolean {
     return this.newest?.isUpgrade === true && this.newest.isHijacked

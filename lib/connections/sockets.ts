@@ -26,6 +26,11 @@ import { toError } from '../values.ts'
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
 const HTTP2_WINDOW = 65_535
 
+interface PendingClose {
+  server: Server
+  callBack: (error?: Error) => void
+}
+
 export class Connections {
   readonly #inFlight: InFlight
   readonly #servers = new Set<Server>()
@@ -57,9 +62,11 @@ export class Connections {
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
   /** The calls of a listener's `close()` that have not called back. */
-  readonly #pendingCloses = new Set<{ server: Server, callBack: (error?: Error) => void }>()
+  readonly #pendingCloses = new Set<PendingClose>()
   /** Whether `closeAll()` has been called. */
   #isClosing = false
+  /** Whether `closeForcibly()` has been called. */
+  #isClosedForcibly = false
   /** How many requests had arrived when `lastActivity` was set. */
   #arrivedBefore = 0
   /** The last of these, on the clock of now(): a request arrived; after `disableKeepAlive()`, a response was sent; listeners closed. */
@@ -105,8 +112,9 @@ export class Connections {
     let again: typeof close | undefined
     let isReplaced = false
     const own: typeof close = server.close = callback => {
-      // A plugin that has replaced this function may call it once more.
+      // By a plugin that has replaced this function, and calls it once more, or too late.
       if (again !== undefined) return again(callback)
+      if (this.#isClosedForcibly) return closeClosed(server, callback)
       // A server that the application itself listens with is closed as without the plugin; supertest does so after each request.
       if (!this.isOpenedByFastify || !server.listening) {
         close.call(server, callback)
@@ -437,10 +445,11 @@ export class Connections {
   /**
    * If a listener is still stopping: a `close()` that another plugin has replaced may wait until its WebSockets have closed, as that of
    * @fastify/http-proxy does, and clients have not answered.
+   * @param isDrained whether upgrades that have not reached Fastify are included: they cannot be told from idle connections
    */
-  destroyUpgraded (): void {
+  destroyUpgraded (isDrained: boolean): void {
     if (!this.isStopping) return
-    for (const { socket, isUpgraded } of this.#speaking) if (isUpgraded) socket.destroy()
+    for (const { socket, isUpgraded, isIdle } of this.#speaking) if (isUpgraded || (isDrained && isIdle)) socket.destroy()
   }
 
   /**
@@ -513,13 +522,10 @@ export class Connections {
 
   /** A replaced `close()` does not end: closes the listeners and all connections, and calls back. */
   closeForcibly (): void {
+    this.#isClosedForcibly = true
     for (const { server, callBack } of this.#pendingCloses) {
       if (server.listening) (Object.getPrototypeOf(server) as Server).close.call(server)
-      // Closing a closed server emits 'close' again.
-      server.close = later => {
-        void callLater(later, notRunning())
-        return server
-      }
+      server.close = later => closeClosed(server, later)
       callBack()
     }
     this.#pendingCloses.clear()
@@ -532,6 +538,12 @@ export class Connections {
 async function callLater (callback: unknown, result: Promise<Error | undefined>): Promise<void> {
   const error = await result
   if (typeof callback === 'function') process.nextTick(callback, error)
+}
+
+/** Node's own close() would emit 'close' again. */
+function closeClosed (server: Server, callback: unknown): Server {
+  void callLater(callback, notRunning())
+  return server
 }
 
 /** Node's own error for a server that is closed again. */

@@ -315,14 +315,14 @@ export class Shutdown {
   async #stopSharing (): Promise<void> {
     await this.#stopListening()
     const limit = partOf(this.#parts.options.drainTimeout, SETTLE_TIMEOUT)
-    await this.#attempt(async () => { await this.#stopped(limit, 2 * limit) })
+    await this.#attempt(async () => { await this.#stopped(limit, 2 * limit, false) })
   }
 
   /** Waits, at most until the limit, until the listeners have stopped; from `answerLimit` on, not for clients of WebSockets to answer. */
-  async #stopped (answerLimit: number, limit: number): Promise<void> {
+  async #stopped (answerLimit: number, limit: number, isDrained: boolean): Promise<void> {
     const { connections } = this.#parts
     await connections.whenStopped(answerLimit)
-    connections.destroyUpgraded()
+    connections.destroyUpgraded(isDrained)
     await connections.whenStopped(limit - answerLimit)
   }
 
@@ -575,7 +575,7 @@ export class Shutdown {
     // A replaced close() may need a moment, even if it waits for nothing.
     await connections.whenStopped(RECONNECT_WINDOW)
     gate.sendRefusals()
-    await this.#stopped(limit, start + abandonAfter - now())
+    await this.#stopped(limit, start + abandonAfter - now(), true)
     if (connections.isStopping) {
       this.#tellAbandoned('The server', abandonAfter, 'the server, whose close() other code has replaced')
       connections.closeForcibly()
