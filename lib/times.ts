@@ -72,7 +72,7 @@ export const FLUSH_TURNS = 50
 /** How often a listener is checked for whether it has stopped: in the first turns of the event loop, and then after each pause. */
 export const STOP_CHECK = { turns: 10, milliseconds: 5 }
 
-/** preClose hooks, and a server whose close() has been replaced, may take this part of the time for closing; then onClose hooks run. */
+/** After this part of the time for closing, preClose hooks and a replaced server.close() are abandoned, so that onClose hooks run. */
 export const CLOSE_PART = 3 / 4
 
 /** How long after the last uncaught error the process ends if it is exiting. */

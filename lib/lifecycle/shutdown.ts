@@ -318,7 +318,11 @@ export class Shutdown {
     await this.#attempt(async () => { await this.#stopped(limit, 2 * limit, false) })
   }
 
-  /** Waits, at most until the limit, until the listeners have stopped; from `answerLimit` on, not for clients of WebSockets to answer. */
+  /**
+   * Waits until the listeners have stopped, at most until the limit.
+   * @param answerLimit for how long a replaced close() may wait for its WebSockets; then these are destroyed
+   * @param isDrained as in `destroyUpgraded()`
+   */
   async #stopped (answerLimit: number, limit: number, isDrained: boolean): Promise<void> {
     const { connections } = this.#parts
     await connections.whenStopped(answerLimit)
@@ -550,13 +554,13 @@ export class Shutdown {
     // Hooks have asked upgraded sockets to close by now; Fastify waits for those that are still open.
     if (await within(Math.min(settleTimeout, start + abandonAfter - now()), closed) === TIMED_OUT) connections.destroy()
     if (await within(start + abandonAfter - now(), closed) === TIMED_OUT && closeHooks.isPreClosing) {
-      this.#tellAbandoned('A preClose hook', abandonAfter, await closeHooks.abandonPreClose())
+      this.#reportAbandoned('A preClose hook', abandonAfter, await closeHooks.abandonPreClose())
     }
     await closed
   }
 
   /** What does not end is abandoned, because otherwise no onClose hook would run. */
-  #tellAbandoned (what: string, time: number, name: string): void {
+  #reportAbandoned (what: string, time: number, name: string): void {
     const { log, outcome } = this.#parts
     const error = new CloseTimeoutError(Math.round(time), name)
     outcome.addError(error)
@@ -577,7 +581,7 @@ export class Shutdown {
     gate.sendRefusals()
     await this.#stopped(limit, start + abandonAfter - now(), true)
     if (connections.isStopping) {
-      this.#tellAbandoned('The server', abandonAfter, 'the server, whose close() other code has replaced')
+      this.#reportAbandoned('The server', abandonAfter, 'the server, whose close() other code has replaced')
       connections.closeForcibly()
     }
     if (connections.isAnyOpen) {

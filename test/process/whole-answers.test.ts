@@ -63,9 +63,8 @@ function parse (text: string): Answer {
 
 const CONNECTION_CLOSE = /^connection: close$/im
 
-t.test('JSON', async t => {
-  const { service, port } = await start(t)
-  const client = new RawClient(port).get('/json?a=1')
+/** Stops the service, and checks that the client's request for `/json?a=1` is answered. */
+async function expectAnswer (t: Test, service: Program, client: RawClient): Promise<void> {
   await stop(service)
   await client.closed
   const { head, body } = parse(client.text)
@@ -73,6 +72,11 @@ t.test('JSON', async t => {
   t.match(head, CONNECTION_CLOSE)
   t.equal(body, json({ a: '1' }))
   await exited(t, service)
+}
+
+t.test('JSON', async t => {
+  const { service, port } = await start(t)
+  await expectAnswer(t, service, new RawClient(port).get('/json?a=1'))
 })
 
 t.test('a stream that has been sent in part', async t => {
@@ -190,24 +194,14 @@ for (const protocol of ['http2', 'https2']) {
 t.test('HTTPS', async t => {
   const { service, port } = await start(t, { PROTOCOL: 'https' })
   const client = new RawClient(connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false })).get('/json?a=1')
-  await stop(service)
-  await client.closed
-  const { head, body } = parse(client.text)
-  t.match(head, CONNECTION_CLOSE)
-  t.equal(body, json({ a: '1' }))
-  await exited(t, service)
+  await expectAnswer(t, service, client)
 })
 
 t.test('a Unix socket', async t => {
   const path = socketPath(t)
   const { service } = await start(t, { SOCKET: path })
   const client = new RawClient(path).get('/json?a=1')
-  await stop(service)
-  await client.closed
-  const { head, body } = parse(client.text)
-  t.match(head, CONNECTION_CLOSE)
-  t.equal(body, json({ a: '1' }))
-  await exited(t, service)
+  await expectAnswer(t, service, client)
 })
 
 t.test('both listeners of localhost', async t => {
