@@ -5,7 +5,7 @@ import type { Burst, Client, Half, Leaver, Loop, Prober, Reader, Scenario, Uploa
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Http1 } from './http1.ts'
 import { Http2 } from './http2.ts'
-import { urlOf } from './scenario.ts'
+import { isTls, urlOf } from './scenario.ts'
 import { monotonic } from './trace.ts'
 import { visitWebSocket, type WebSocketVisit } from './websocket.ts'
 
@@ -229,11 +229,11 @@ class Gathering implements Crowd {
   readonly #connections = new Set<Http1 | Http2>()
   readonly #people: Promise<unknown>
 
-  constructor ({ clients, protocol }: Scenario, ports: readonly number[]) {
+  constructor (scenario: Scenario, ports: readonly number[]) {
     this.#ports = ports
-    this.#isTls = protocol === 'https' || protocol === 'h2'
+    this.#isTls = isTls(scenario)
     this.over = new Promise(resolve => { this.#tellOver = resolve })
-    this.#people = Promise.all(clients.map(async (client, index) => { await new Person(this, client, index).visit() }))
+    this.#people = Promise.all(scenario.clients.map(async (client, index) => { await new Person(this, client, index).visit() }))
   }
 
   note (answer: Answer): Answer {

@@ -107,6 +107,10 @@ export function urlOf (client: number, request: number): string {
   return `/work/${client}-${request}`
 }
 
+export function isTls ({ protocol }: Scenario): boolean {
+  return protocol === 'https' || protocol === 'h2'
+}
+
 /** What the handler of a request does. */
 export function workOf ({ clients }: Scenario, url: string): Work | undefined {
   const [, client, request] = /^\/work\/(\d+)-(\d+)$/.exec(url) ?? []

@@ -4,6 +4,7 @@ import type { InFlightEntry } from '../../../types/index.ts'
 import type { Facts, RequestFacts } from '../facts.ts'
 import { codeOf } from '../answer.ts'
 import { FORGOTTEN } from '../facts.ts'
+import { isTls } from '../scenario.ts'
 import { EARLY, SHUTTING_DOWN, isCloseLate, overruns, tell } from './limits.ts'
 
 /** What has failed in an instance, as its own code, its clients and the cuts show. */
@@ -60,10 +61,15 @@ export function * reportsTruly (facts: Facts): Iterable<string> {
     if (read > report.refused) yield `instance ${i} reports ${report.refused} refused, but clients have read ${read}`
     // An HTTP/2 response may be complete before Node says so.
     const isHttp2 = ({ answer }: RequestFacts): boolean => facts.scenario.clients[answer?.client ?? -1]?.http === 2
+    // Node confirms a write below TLS in a later turn, and a client that has read the answer may have reset the connection by then.
+    const mayReset = ({ answer }: RequestFacts): boolean => {
+      const client = facts.scenario.clients[answer?.client ?? -1]
+      return isTls(facts.scenario) && client?.kind === 'leaver' && client.reset
+    }
     const whole = facts.accepted(i).filter(request => {
       const { answer, cut, sent, handled } = request
       const isAfter = (handled?.n ?? 0) > start || (!isHttp2(request) && sent !== undefined && sent.n > start)
-      return cut === undefined && answer?.outcome === 'whole' && isAfter && sent !== undefined && sent.n < n
+      return cut === undefined && answer?.outcome === 'whole' && !mayReset(request) && isAfter && sent !== undefined && sent.n < n
     }).length
     if (report.completed < whole) yield `instance ${i} reports ${report.completed} completed, but clients have read ${whole}`
     // After its preClose hook, @fastify/websocket answers handshakes with 404.
