@@ -31,6 +31,7 @@
 //   lib/errors.ts, values.ts     the coded errors; conversion of any value that a user throws or passes
 //   lib/before-call.ts           wraps or replaces a method of an object of other code
 //   lib/map-hooks.ts             changes the hooks that other code adds
+//   lib/subscription.ts          a subscriber of one of Node's diagnostics channels
 //   lib/deferred.ts              a promise that other code settles
 //   types/index.ts               the public types, and what the plugin adds to Fastify's
 //

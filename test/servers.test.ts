@@ -3,7 +3,8 @@ import type { FastifyInstance } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import type { Test } from 'tap'
-import type { Program } from './helpers.ts'
+import type { Program, TestApp } from './helpers.ts'
+import { hasSubscribers } from 'node:diagnostics_channel'
 import { errorMonitor, EventEmitter, once } from 'node:events'
 import { existsSync, unlinkSync } from 'node:fs'
 import { createServer, type RequestListener } from 'node:http'
@@ -45,6 +46,65 @@ t.test('covers the second listener of localhost, which Fastify does not expose',
   t.match({ completed, exitCode }, { completed: 2, exitCode: 0 })
   t.ok(phases.closing < 500, `closing took ${phases.closing}ms`)
 })
+
+/** Node's channels with a subscriber. Node holds one, and so would hold all that a test file of Jest has loaded. */
+function subscribed (): string[] {
+  return ['http.server.request.start', 'tracing:net.server.listen:asyncStart'].filter(name => hasSubscribers(name))
+}
+
+async function visitServer (app: FastifyInstance): Promise<void> {
+  const { port } = app.server.address() as AddressInfo
+  const client = new RawClient(port).get('/')
+  await client.until(/served$/)
+  t.strictSame(subscribed(), ['http.server.request.start'], 'it is subscribed while it listens')
+}
+
+for (const [what, use] of Object.entries<(app: FastifyInstance) => Promise<unknown>>({
+  'that has served a request and is closed': async app => {
+    await listen(app)
+    await visitServer(app)
+    await app.close()
+  },
+  'that has listened on localhost, with a callback, and is closed': async app => {
+    await new Promise(resolve => { app.listen({ port: 0 }, resolve) })
+    await app.close()
+  },
+  'that is closed while it listens with a callback, which is then not called': async app => {
+    app.listen({ port: 0, host: '127.0.0.1' }, () => {})
+    await app.close()
+  },
+  'that is not ready and is never closed': async () => {},
+  'that has only got injected requests and is never closed': async app => { await app.inject('/') },
+  'that fails to listen and is never closed': async app => {
+    const other = createServer().listen(0, '127.0.0.1')
+    await once(other, 'listening')
+    await t.rejects(app.listen({ port: (other.address() as AddressInfo).port, host: '127.0.0.1' }), { code: 'EADDRINUSE' })
+    other.close()
+  },
+  'whose server is opened and closed by the application, as by supertest': async app => {
+    await app.ready()
+    await once(app.server.listen(0, '127.0.0.1'), 'listening')
+    await visitServer(app)
+    await new Promise(resolve => { app.server.close(resolve) })
+  },
+  'whose server gets a connection without listening': async app => {
+    await app.ready()
+    const tcp = createTcpServer(socket => { app.server.emit('connection', socket) }).listen(0, '127.0.0.1')
+    await once(tcp, 'listening')
+    const client = new RawClient((tcp.address() as AddressInfo).port).get('/')
+    await client.until(/served$/)
+    client.socket.destroy()
+    await new Promise(resolve => { tcp.close(resolve) })
+  }
+})) {
+  t.test(`an instance ${what} leaves no subscriber on Node's channels`, async t => {
+    const { app } = await createApp(t) as TestApp
+    app.get('/', async () => 'served')
+    await use(app)
+    await eventually(() => subscribed().length === 0)
+    t.strictSame(subscribed(), [])
+  })
+}
 
 t.test('does not affect other servers of the process', async t => {
   await createApp(t)
@@ -961,3 +1021,8 @@ for (const [what, replaced] of Object.entries({
     t.ok(time < 1_000, `took ${time}ms`)
   })
 }
+
+t.test("no test of this file has left a subscriber on Node's channels", async t => {
+  await eventually(() => subscribed().length === 0)
+  t.strictSame(subscribed(), [])
+})

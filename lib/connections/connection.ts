@@ -6,9 +6,9 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Exchange } from '../requests/exchange.ts'
 import type { Connections } from './sockets.ts'
-import { subscribe } from 'node:diagnostics_channel'
 import { setLateTimeout } from '../clock.ts'
 import { dropBody } from '../requests/body.ts'
+import { Subscription } from '../subscription.ts'
 
 type SocketMember = 'setTimeout' | 'timeout' | 'destroySoon' | 'bytesRead' | 'bytesWritten'
 
@@ -150,16 +150,9 @@ function onSocketClose (this: Transport): void {
   connection?.owner.closed(connection)
 }
 
-let isWatching = false
-
 /** Node publishes each HTTP/1 request, with its socket, on this channel before all listeners and hooks. */
-export function watchArrivals (): void {
-  if (isWatching) return
-  isWatching = true
-  // Never unsubscribed: it holds no instance, so nothing leaks.
-  subscribe('http.server.request.start', message => {
-    const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Transport }
-    const connection = connections.get(socket)
-    connection?.owner.arrive(request, response, connection)
-  })
-}
+export const arrivals = new Subscription('http.server.request.start', message => {
+  const { request, response, socket } = message as { request: IncomingMessage, response: ServerResponse, socket: Transport }
+  const connection = connections.get(socket)
+  connection?.owner.arrive(request, response, connection)
+})

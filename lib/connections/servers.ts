@@ -5,11 +5,11 @@ import type { FastifyInstance } from 'fastify'
 import type { ListenOptions, Server } from 'node:net'
 import type { AnyFunction } from '../values.ts'
 import cluster from 'node:cluster'
-import { subscribe } from 'node:diagnostics_channel'
 import { errorMonitor, type EventEmitter } from 'node:events'
 import { clearTimeout, setTimeout } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { ServerSharedError } from '../errors.ts'
+import { Subscription } from '../subscription.ts'
 import { LISTEN_TIMEOUT } from '../times.ts'
 
 /**
@@ -19,7 +19,19 @@ import { LISTEN_TIMEOUT } from '../times.ts'
 const onListen = new WeakMap<object, (server: Server, options: ListenOptions) => void>()
 /** The servers that have been adopted. */
 const adopted = new WeakSet<Server>()
-let isWatching = false
+
+/** Node publishes each server that is about to listen. */
+const listens = new Subscription('tracing:net.server.listen:asyncStart', message => {
+  const { server, options } = message as { server: Server, options: ListenOptions }
+  for (const key of [server, ...server.listeners('request')]) onListen.get(key)?.(server, options)
+})
+
+/** Observes servers until the promise is settled. */
+function holdUntil (promise: PromiseLike<unknown>): void {
+  const release = () => { listens.release(promise) }
+  listens.hold(promise)
+  promise.then(release, release)
+}
 
 /** Whether the instance's servers are already owned. */
 export function isOwned (fastify: FastifyInstance): boolean {
@@ -42,13 +54,6 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
   }
   onListen.set(fastify.routing, (server, options) => { if (server !== fastify.server && isFastifys(options)) take(server) })
   take(fastify.server)
-  if (isWatching) return
-  isWatching = true
-  // Never unsubscribed: it holds no instance, so nothing leaks.
-  subscribe('tracing:net.server.listen:asyncStart', message => {
-    const { server, options } = message as { server: Server, options: ListenOptions }
-    for (const key of [server, ...server.listeners('request')]) onListen.get(key)?.(server, options)
-  })
 }
 
 /** Whether Fastify's own listen() passes these options to Node: it adds `cb` to them. */
@@ -76,13 +81,22 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
   const { listen } = fastify as unknown as { listen: AnyFunction }
   let hasBeenCalled = false
   let end = () => {}
+  const begin = (listening: Listening) => {
+    const { promise, resolve } = new Deferred<void>()
+    holdUntil(promise)
+    called(listening, promise)
+    return resolve
+  }
   // A listen() before the plugin was loaded takes effect when Fastify is ready. The application itself may open the server, too.
   onListen.set(server, (_server, options) => {
     if (hasBeenCalled || !isFastifys(options)) return
-    const { promise, resolve } = new Deferred<void>()
-    end = endOfListen(server, options, resolve)
     // Fastify's own listener for an abort has been added already.
-    called({ ...toListening(options as ListenInput), signal: undefined }, promise)
+    end = endOfListen(server, options, begin({ ...toListening(options as ListenInput), signal: undefined }))
+  })
+  // Inside this hook, ready() returns the promise that a listen() before the plugin was loaded waits for, too.
+  fastify.addHook('onReady', done => {
+    holdUntil(fastify.ready() as PromiseLike<unknown>)
+    done()
   })
   fastify.addHook('onListen', done => {
     end()
@@ -90,14 +104,13 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
   })
   const observed = (...args: unknown[]) => {
     hasBeenCalled = true
-    const { promise, resolve: ended } = new Deferred<void>()
     const [options, callback] = args
     const listening = toListening(options ?? {})
+    const ended = begin(listening)
     // With an aborted signal, Fastify only closes the instance, or Node the server: then the callback is not called.
     const aborted = () => { if (!fastify.server.listening) ended() }
     listening.signal?.addEventListener?.('abort', aborted, { once: true })
     if (listening.signal?.aborted === true) ended()
-    called(listening, promise)
     try {
       if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), ended)
       // A proxy, so that Fastify still warns of an async function.

@@ -17,7 +17,7 @@ import { Deferred } from '../deferred.ts'
 import { ConnectionClosedError, ConnectionTimeoutError } from '../errors.ts'
 import { isDisconnecting } from '../lifecycle/process.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
-import { Connection, watchArrivals, type Transport } from './connection.ts'
+import { arrivals, Connection, type Transport } from './connection.ts'
 import {
   ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STOP_CHECK
 } from '../times.ts'
@@ -85,12 +85,12 @@ export class Connections {
    */
   adopt (server: Server, onServerClose: (isAwaited: boolean) => Promise<unknown>): void {
     this.#servers.add(server)
-    watchArrivals()
     onStreamRequest(server, (request, response) => { this.arrive(request, response) })
     const isTls = server instanceof TlsServer
     // HTTP/2 servers have the property if they also allow HTTP/1.
     const allowsHttp1 = 'requestTimeout' in server
     const speaks = (socket: Transport & { alpnProtocol?: unknown }) => {
+      arrivals.hold(this)
       const connection = new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2')
       this.#speaking.add(connection)
       if (this.#isKeepAliveDisabled) this.#watchEnd(connection)
@@ -101,6 +101,7 @@ export class Connections {
       else speaks(socket)
     })
     server.on('secureConnection', speaks)
+    server.on('close', () => { this.#releaseArrivals() })
     server.on('session', (session: ServerHttp2Session) => {
       this.#sessions.add(session)
       session.on('close', () => { this.#sessions.delete(session) })
@@ -213,7 +214,12 @@ export class Connections {
   closed (connection: Connection): void {
     this.#speaking.delete(connection)
     for (const exchange of connection.pipeline()) this.#inFlight.closed(exchange)
+    this.#releaseArrivals()
     this.#tellGone()
+  }
+
+  #releaseArrivals (): void {
+    if (this.#speaking.size === 0 && !this.isListening) arrivals.release(this)
   }
 
   #tellGone (): void {

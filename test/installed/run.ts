@@ -105,6 +105,11 @@ const vitest = async (file: string, environment = 'node') => {
 
 t.test('serves and closes in Jest, in CommonJS', async () => { await jest('jest.cjs') })
 
+t.test('holds nothing of a test file of Jest that has closed its instance', async () => {
+  const project = (name: number) => ({ displayName: String(name), rootDir: folder, testMatch: ['<rootDir>/jest-memory.cjs'] })
+  await tool('jest/bin/jest.js', '--runInBand', '--config', JSON.stringify({ projects: [1, 2, 3, 4, 5].map(project) }))
+})
+
 t.test('serves and closes in vitest', async () => { await vitest('./vitest.test.mjs') })
 
 // It replaces AbortController and other globals.
