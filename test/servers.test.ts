@@ -274,11 +274,33 @@ t.test('a server of the application that shares the routing is drained and stays
   const report = app.gracefulShutdown.shutdown()
   held.release()
   t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
-  await client.until(/200 OK[^]*\{"held":true\}$/)
+  await client.until(/200 OK\r\n(?:.+\r\n)*connection: close[^]*\{"held":true\}$/i)
   t.ok(server.listening)
   t.notOk(app.server.listening)
   const late = new RawClient(port).get('/')
   await late.until(/503 Service Unavailable/)
+})
+
+t.test('a pipeline in flight on such a server is answered, and its last response closes the connection', async t => {
+  const { app } = await createApp(t)
+  const gate = new Deferred<void>()
+  const entered: string[] = []
+  app.get('/:name', async ({ url }) => {
+    entered.push(url)
+    await gate.promise
+    return url
+  })
+  await app.ready()
+  const server = createServer(app.routing).listen(0, '127.0.0.1')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const client = new RawClient((server.address() as AddressInfo).port).get('/first').get('/second')
+  await eventually(() => entered.length === 2)
+  const report = app.gracefulShutdown.shutdown()
+  gate.resolve()
+  await client.closed
+  t.match(client.text, /200 OK[^]*keep-alive[^]*\/first[^]*200 OK[^]*connection: close[^]*\/second$/i)
+  t.match(await report, { completed: 2, cut: { length: 0 }, exitCode: 0 })
 })
 
 t.test('a server of the application on the port of the instance, at another loopback address, stays open, as with Fastify alone', async t => {

@@ -376,6 +376,10 @@ export class Connections {
       this.#watchEnd(connection)
       connection.newest?.endConnection()
     }
+    // A request is injected, or comes from a server of the application: only the newest one of a pipeline may end its connection.
+    const others = this.#inFlight.unfinished.filter(exchange => !exchange.isStream && exchange.connection === undefined)
+    others.sort((a, b) => a.number - b.number)
+    for (const exchange of new Map(others.map(other => [other.socket, other])).values()) exchange.endConnection()
   }
 
   /**
