@@ -1,5 +1,5 @@
-// A subscriber of a diagnostics channel of Node, while anything needs it. Node holds a subscriber for good, and it holds what loaded this
-// module: with Jest, all modules of a test file.
+// Subscribes to one of Node's diagnostics channels only while something needs it. Node's channels are those of the process, and a
+// subscriber keeps the module that it is part of in memory: Jest loads all modules again for each test file.
 
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 
@@ -15,12 +15,13 @@ export class Subscription {
     this.#subscriber = subscriber
   }
 
-  /** Subscribes, if nothing else has, until each holder has called `release()`. */
+  /** Subscribes for the first holder. A holder counts once, however often it calls this. */
   hold (holder: object): void {
     if (this.#holders.size === 0) subscribe(this.#name, this.#subscriber)
     this.#holders.add(holder)
   }
 
+  /** Unsubscribes for the last holder. */
   release (holder: object): void {
     if (this.#holders.delete(holder) && this.#holders.size === 0) unsubscribe(this.#name, this.#subscriber)
   }

@@ -6,16 +6,14 @@ import type { ListenOptions, Server } from 'node:net'
 import type { AnyFunction } from '../values.ts'
 import cluster from 'node:cluster'
 import { errorMonitor, type EventEmitter } from 'node:events'
+import { beforeCall } from '../before-call.ts'
 import { clearTimeout, setTimeout } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { ServerSharedError } from '../errors.ts'
 import { Subscription } from '../subscription.ts'
 import { LISTEN_TIMEOUT } from '../times.ts'
 
-/**
- * Called when a server is about to listen: of each instance, one by its server, and one by the request listener that all of its servers
- * share, unless a serverFactory wraps it.
- */
+/** Called when a server is about to listen: by the request listener that all servers of an instance share, if no serverFactory wraps it. */
 const onListen = new WeakMap<object, (server: Server, options: ListenOptions) => void>()
 /** The servers that have been adopted. */
 const adopted = new WeakSet<Server>()
@@ -23,15 +21,8 @@ const adopted = new WeakSet<Server>()
 /** Node publishes each server that is about to listen. */
 const listens = new Subscription('tracing:net.server.listen:asyncStart', message => {
   const { server, options } = message as { server: Server, options: ListenOptions }
-  for (const key of [server, ...server.listeners('request')]) onListen.get(key)?.(server, options)
+  for (const listener of server.listeners('request')) onListen.get(listener)?.(server, options)
 })
-
-/** Observes servers until the promise is settled. */
-function holdUntil (promise: PromiseLike<unknown>): void {
-  const release = () => { listens.release(promise) }
-  listens.hold(promise)
-  promise.then(release, release)
-}
 
 /** Whether the instance's servers are already owned. */
 export function isOwned (fastify: FastifyInstance): boolean {
@@ -56,9 +47,9 @@ export function adoptServers (fastify: FastifyInstance, adopt: (server: Server) 
   take(fastify.server)
 }
 
-/** Whether Fastify's own listen() passes these options to Node: it adds `cb` to them. */
-function isFastifys (options: ListenOptions): boolean {
-  return 'cb' in options
+/** Whether Fastify's own listen() passes this to Node: options with `cb`. The application itself may open the server, too. */
+function isFastifys (options: unknown): options is ListenOptions {
+  return typeof options === 'object' && options !== null && 'cb' in options
 }
 
 /** Fastify's types lack some of it. */
@@ -81,36 +72,37 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
   const { listen } = fastify as unknown as { listen: AnyFunction }
   let hasBeenCalled = false
   let end = () => {}
-  const begin = (listening: Listening) => {
+  const holder = {}
+  let release = () => {}
+  beforeCall(server, 'listen', options => {
+    if (!isFastifys(options)) return
+    if (options.host === 'localhost') {
+      // Fastify then opens the second server.
+      listens.hold(holder)
+      release = atFirstOf(['close', errorMonitor], server, () => { listens.release(holder) })
+    }
+    // A listen() before the plugin was loaded takes effect when Fastify is ready.
+    if (hasBeenCalled) return
     const { promise, resolve } = new Deferred<void>()
-    holdUntil(promise)
-    called(listening, promise)
-    return resolve
-  }
-  // A listen() before the plugin was loaded takes effect when Fastify is ready. The application itself may open the server, too.
-  onListen.set(server, (_server, options) => {
-    if (hasBeenCalled || !isFastifys(options)) return
+    end = endOfListen(server, options, resolve)
     // Fastify's own listener for an abort has been added already.
-    end = endOfListen(server, options, begin({ ...toListening(options as ListenInput), signal: undefined }))
-  })
-  // Inside this hook, ready() returns the promise that a listen() before the plugin was loaded waits for, too.
-  fastify.addHook('onReady', done => {
-    holdUntil(fastify.ready() as PromiseLike<unknown>)
-    done()
+    called({ ...toListening(options as ListenInput), signal: undefined }, promise)
   })
   fastify.addHook('onListen', done => {
+    release()
     end()
     done()
   })
   const observed = (...args: unknown[]) => {
     hasBeenCalled = true
+    const { promise, resolve: ended } = new Deferred<void>()
     const [options, callback] = args
     const listening = toListening(options ?? {})
-    const ended = begin(listening)
     // With an aborted signal, Fastify only closes the instance, or Node the server: then the callback is not called.
     const aborted = () => { if (!fastify.server.listening) ended() }
     listening.signal?.addEventListener?.('abort', aborted, { once: true })
     if (listening.signal?.aborted === true) ended()
+    called(listening, promise)
     try {
       if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), ended)
       // A proxy, so that Fastify still warns of an async function.
@@ -133,12 +125,20 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
  */
 function endOfListen (server: EventEmitter, { host }: ListenOptions, callback: () => void): () => void {
   const events = host === 'localhost' ? ['close', errorMonitor] : ['listening', 'close', errorMonitor]
-  const end = () => {
-    for (const event of events) server.off(event, end)
+  const end = atFirstOf(events, server, () => {
     clearTimeout(timer)
     callback()
-  }
+  })
   const timer = setTimeout(end, LISTEN_TIMEOUT.most).unref()
+  return end
+}
+
+/** Calls back at the first of these events. Returns a function that does so at once. */
+function atFirstOf (events: ReadonlyArray<string | symbol>, server: EventEmitter, callback: () => void): () => void {
+  const end = () => {
+    for (const event of events) server.off(event, end)
+    callback()
+  }
   // Before Fastify's own listener, which may throw.
   for (const event of events) server.prependOnceListener(event, end)
   return end

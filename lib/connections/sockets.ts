@@ -90,9 +90,9 @@ export class Connections {
     // HTTP/2 servers have the property if they also allow HTTP/1.
     const allowsHttp1 = 'requestTimeout' in server
     const speaks = (socket: Transport & { alpnProtocol?: unknown }) => {
-      arrivals.hold(this)
       const connection = new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2')
       this.#speaking.add(connection)
+      arrivals.hold(this)
       if (this.#isKeepAliveDisabled) this.#watchEnd(connection)
     }
     server.on('connection', (socket: Transport) => {
@@ -376,10 +376,6 @@ export class Connections {
       this.#watchEnd(connection)
       connection.newest?.endConnection()
     }
-    // A request is injected, or comes from a server of the application: only the newest one of a pipeline may end its connection.
-    const others = this.#inFlight.unfinished.filter(exchange => !exchange.isStream && exchange.connection === undefined)
-    others.sort((a, b) => a.number - b.number)
-    for (const exchange of new Map(others.map(other => [other.socket, other])).values()) exchange.endConnection()
   }
 
   /**

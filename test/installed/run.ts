@@ -28,17 +28,18 @@ run('sh', ['-c', `tar xzf *.tgz -C ${plugin} --strip-components=1`], folder)
 /** Without what tap adds to the environment of Node processes. */
 const env = { ...process.env, NODE_OPTIONS: '' }
 
-/** Runs Node. Fails with its output. */
-async function node (...args: string[]): Promise<void> {
-  await promisify(execFile)(process.execPath, args, { cwd: folder, env }).catch((error: unknown) => {
-    const { message, stdout, stderr } = error as Error & Record<'stdout' | 'stderr', string>
-    throw new Error(`${message}\n${stdout}${stderr}`)
+/** Runs Node. Returns its output, or fails with it. */
+async function node (...args: string[]): Promise<string> {
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, args, { cwd: folder, env }).catch((error: unknown) => {
+    const failed = error as Error & Record<'stdout' | 'stderr', string>
+    throw new Error(`${failed.message}\n${failed.stdout}${failed.stderr}`)
   })
+  return stdout + stderr
 }
 
 /** Runs a package's program. */
-async function tool (program: string, ...args: string[]): Promise<void> {
-  await node(join(modules, program), ...args)
+async function tool (program: string, ...args: string[]): Promise<string> {
+  return await node(join(modules, program), ...args)
 }
 
 /** Starts a program of the project, which writes its port. */
@@ -105,9 +106,10 @@ const vitest = async (file: string, environment = 'node') => {
 
 t.test('serves and closes in Jest, in CommonJS', async () => { await jest('jest.cjs') })
 
-t.test('holds nothing of a test file of Jest that has closed its instance', async () => {
+t.test('holds nothing of a test file of Jest that has closed its instance', async t => {
   const project = (name: number) => ({ displayName: String(name), rootDir: folder, testMatch: ['<rootDir>/jest-memory.cjs'] })
-  await tool('jest/bin/jest.js', '--runInBand', '--config', JSON.stringify({ projects: [1, 2, 3, 4, 5].map(project) }))
+  const output = await tool('jest/bin/jest.js', '--runInBand', '--config', JSON.stringify({ projects: [1, 2, 3, 4, 5].map(project) }))
+  t.match(output, 'test files in this process: 5')
 })
 
 t.test('serves and closes in vitest', async () => { await vitest('./vitest.test.mjs') })

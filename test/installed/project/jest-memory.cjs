@@ -31,4 +31,5 @@ test('nothing holds the global object of a test file that has closed its instanc
   }
   expect(held()).toBe(0)
   files.push(new main.WeakRef(globalThis))
+  console.log(`test files in this process: ${files.length}`)
 })
