@@ -3,6 +3,7 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import type { ServerResponse } from 'node:http'
+import type { Test } from 'tap'
 import { once } from 'node:events'
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -14,6 +15,7 @@ import { Server as SocketServer } from 'socket.io'
 import { io as connectSocket } from 'socket.io-client'
 import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
+import { wholeTurn } from '../lib/clock.ts'
 import { createApp, Deferred, eventually, heldRoute, listen, Log, RawClient } from './helpers.ts'
 
 /** Adds hooks in several contexts, in all forms. They record their names if `this` is their own instance. */
@@ -56,6 +58,74 @@ t.test("each hook runs once, in each context, in Fastify's order and with Fastif
   t.match(await report, { completed: 1, errors: { length: 0 }, exitCode: 0 })
   await client.closed
   t.strictSame(ran, expected)
+})
+
+interface Starting {
+  /** Whether a plugin loads; else an onReady hook runs. */
+  isLoading: boolean
+  starts: (app: FastifyInstance) => PromiseLike<unknown>
+  end: (app: FastifyInstance) => Promise<unknown>
+}
+
+/** Ends an instance that is about to be ready, and returns what has run, in order. */
+async function endWhileStarting (t: Test, app: FastifyInstance, { isLoading, starts, end }: Starting): Promise<string[]> {
+  const ran: string[] = []
+  const [starting, mayGoOn] = [new Deferred<void>(), new Deferred<void>()]
+  const start = async () => {
+    starting.resolve()
+    await mayGoOn.promise
+    ran.push('started')
+  }
+  const addAll = (name: string, instance: FastifyInstance) => {
+    instance.addHook('preClose', async () => { ran.push(`preClose ${name}`) })
+    instance.addHook('onClose', async () => { ran.push(`onClose ${name}`) })
+  }
+  addAll('root', app)
+  if (!isLoading) app.addHook('onReady', start)
+  void app.register(async child => {
+    if (isLoading) await start()
+    addAll('child', child)
+  })
+  const started = starts(app)
+  await starting.promise
+  const ended = end(app)
+  for (let turns = 0; turns < 3; turns++) await wholeTurn()
+  t.strictSame(ran, [])
+  mayGoOn.resolve()
+  await started
+  await ended
+  return ran
+}
+
+for (const isLoading of [false, true]) {
+  for (const [what, starts] of Object.entries<(app: FastifyInstance) => PromiseLike<unknown>>({
+    'ready()': app => app.ready() as PromiseLike<unknown>,
+    'listen()': async app => { await app.listen({ port: 0, host: '127.0.0.1' }) }
+  })) {
+    const where = isLoading ? 'a plugin loads' : 'an onReady hook runs'
+    t.test(`after ${what}, while ${where}, close() and shutdown() run hooks once the instance is ready, as Fastify alone`, async t => {
+      const close = async (app: FastifyInstance) => { await app.close() }
+      const expected = await endWhileStarting(t, Fastify(), { isLoading, starts, end: close })
+      t.strictSame(expected, ['started', 'preClose root', 'preClose child', 'onClose child', 'onClose root'])
+      const shutDown = async (app: FastifyInstance) => { t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 }) }
+      for (const end of [close, shutDown]) {
+        const { app } = await createApp(t)
+        t.strictSame(await endWhileStarting(t, app, { isLoading, starts, end }), expected)
+      }
+    })
+  }
+}
+
+t.test('a hook that hangs while the instance starts keeps no onClose hook from running', async t => {
+  const { app } = await createApp(t, { shutdownTimeout: 1_000 })
+  app.addHook('preClose', async function hang () { await new Promise(() => {}) })
+  const error = /the preClose hook "hang"/
+  const ran = await endWhileStarting(t, app, {
+    isLoading: false,
+    starts: () => app.ready() as PromiseLike<unknown>,
+    end: async () => { t.match(await app.gracefulShutdown.shutdown(), { errors: [error], exitCode: 1 }) }
+  })
+  t.strictSame(ran, ['started', 'preClose root', 'preClose child', 'onClose child', 'onClose root'])
 })
 
 t.test('hooks run after the shutdownDelay, while the listener still accepts connections, and the drain waits for them', async t => {

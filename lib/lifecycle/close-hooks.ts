@@ -27,7 +27,10 @@ export class CloseHooks {
   #shutdown: Shutdown | undefined
   /** The run of all preClose hooks that have been added so far. Kept, because each onClose hook waits for it. */
   #preClosed: Promise<void> | undefined
+  /** How many preClose hooks are running. */
   #preClosing = 0
+  /** Whether the instance has become ready. */
+  isReady = false
 
   /**
    * Notes each hook that is added to the instance or its children; those added before cannot be noted.
@@ -66,6 +69,12 @@ export class CloseHooks {
     Object.assign(fastify, { addHook: noting, onClose: waiting })
     // Fastify runs the hooks of children in the order in which these are made.
     fastify.addHook('onRegister', instance => { this.#contextOf(instance) })
+    fastify.addHook('onReady', done => {
+      // Inside this hook, ready() does not start anything.
+      const ready = fastify.ready() as PromiseLike<unknown>
+      ready.then(() => { this.isReady = true }, () => {})
+      done()
+    })
   }
 
   /** The hooks belong to this shutdown from now on. */
@@ -86,9 +95,7 @@ export class CloseHooks {
   }
 
   async #runPreClose (): Promise<void> {
-    this.#preClosing++
     for (const run of inOrder(this.#root)) await run().catch(() => {})
-    this.#preClosing--
   }
 
   /** Stops waiting for preClose hooks; the later ones start at once. Resolves to the names of those that have not ended then. */
@@ -116,7 +123,10 @@ export class CloseHooks {
     return async () => {
       const name = this.#describe('preClose', nameOf(hook.name), instance)
       const note = (thrown: unknown) => { this.#onError(name, toError(thrown)) }
-      outcome ??= this.#call(name, async () => { await call(hook.bind(instance), [], hook.length === 1, note) })
+      outcome ??= this.#call(name, async () => {
+        this.#preClosing++
+        await call(hook.bind(instance), [], hook.length === 1, note).finally(() => { this.#preClosing-- })
+      })
       await Promise.race([outcome, this.#abandoned.promise])
     }
   }

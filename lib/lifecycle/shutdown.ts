@@ -440,7 +440,9 @@ export class Shutdown {
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
   async #runPreClose (): Promise<void> {
     if (this.#spread !== undefined) await this.#spread
-    const { options: { drainTimeout }, webSockets, closeHooks } = this.#parts
+    const { options: { drainTimeout }, inFlight, webSockets, closeHooks } = this.#parts
+    // While the application starts, nothing is open, and hooks may need what is not there yet: Fastify's own close waits until it is ready.
+    if (!closeHooks.isReady && inFlight.arrived === 0) return
     await this.#attempt(() => { webSockets.goAway() })
     await closeHooks.preClose()
     await this.#attempt(async () => { await webSockets.closed(partOf(drainTimeout, SETTLE_TIMEOUT)) })
