@@ -84,6 +84,10 @@ async function endWhileStarting (t: Test, app: FastifyInstance, { isLoading, sta
   if (!isLoading) app.addHook('onReady', start)
   void app.register(async child => {
     if (isLoading) await start()
+    child.addHook('onReady', async () => {
+      for (let turns = 0; turns < 3; turns++) await wholeTurn()
+      ran.push('ready')
+    })
     addAll('child', child)
   })
   const started = starts(app)
@@ -105,8 +109,11 @@ for (const isLoading of [false, true]) {
     const where = isLoading ? 'a plugin loads' : 'an onReady hook runs'
     t.test(`after ${what}, while ${where}, close() and shutdown() run hooks once the instance is ready, as Fastify alone`, async t => {
       const close = async (app: FastifyInstance) => { await app.close() }
-      const expected = await endWhileStarting(t, Fastify(), { isLoading, starts, end: close })
-      t.strictSame(expected, ['started', 'preClose root', 'preClose child', 'onClose child', 'onClose root'])
+      const alone = Fastify()
+      // It may still listen.
+      t.teardown(() => { alone.server.close() })
+      const expected = await endWhileStarting(t, alone, { isLoading, starts, end: close })
+      t.strictSame(expected, ['started', 'ready', 'preClose root', 'preClose child', 'onClose child', 'onClose root'])
       const shutDown = async (app: FastifyInstance) => { t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 }) }
       for (const end of [close, shutDown]) {
         const { app } = await createApp(t)
@@ -125,7 +132,7 @@ t.test('a hook that hangs while the instance starts keeps no onClose hook from r
     starts: () => app.ready() as PromiseLike<unknown>,
     end: async () => { t.match(await app.gracefulShutdown.shutdown(), { errors: [error], exitCode: 1 }) }
   })
-  t.strictSame(ran, ['started', 'preClose root', 'preClose child', 'onClose child', 'onClose root'])
+  t.strictSame(ran, ['started', 'ready', 'preClose root', 'preClose child', 'onClose child', 'onClose root'])
 })
 
 t.test('hooks run after the shutdownDelay, while the listener still accepts connections, and the drain waits for them', async t => {

@@ -831,6 +831,21 @@ t.test('the phases of the report begin and end with the phase', async t => {
 /** When an application closes itself as it starts. It does not wait for that. */
 const closesAtStart: Record<string, (app: FastifyInstance, close: () => void) => void> = {
   'in an onReady hook': (app, close) => { app.addHook('onReady', async () => { close() }) },
+  'in an onReady hook that takes longer than the drain': (app, close) => {
+    app.addHook('onReady', async () => {
+      close()
+      await eventually(() => app.gracefulShutdown.phase === 'closing')
+    })
+  },
+  'likewise, and server.close() is replaced': (app, close) => {
+    app.addHook('onReady', async () => {
+      const { server } = app
+      const original = server.close
+      server.close = callback => { setImmediate(() => original.call(server, callback)); return server }
+      close()
+      await eventually(() => app.gracefulShutdown.phase === 'closing')
+    })
+  },
   'in a plugin': (app, close) => { void app.register(async () => { close() }) },
   'in the same turn': (_app, close) => { process.nextTick(close) },
   'at once': (_app, close) => { queueMicrotask(close) }

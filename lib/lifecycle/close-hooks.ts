@@ -2,7 +2,7 @@
 // listens. With a drain before Fastify's close, they must run as the drain starts: otherwise it would wait for these streams until
 // drainTimeout. onClose hooks run when Fastify closes, and wait for the drain, whatever closes it.
 
-import type { FastifyInstance } from 'fastify'
+import type { FastifyError, FastifyInstance } from 'fastify'
 import type { AddHook } from '../map-hooks.ts'
 import type { Shutdown } from './shutdown.ts'
 import { wholeTurn } from '../clock.ts'
@@ -29,8 +29,6 @@ export class CloseHooks {
   #preClosed: Promise<void> | undefined
   /** How many preClose hooks are running. */
   #preClosing = 0
-  /** Whether the instance has become ready. */
-  isReady = false
 
   /**
    * Notes each hook that is added to the instance or its children; those added before cannot be noted.
@@ -69,17 +67,29 @@ export class CloseHooks {
     Object.assign(fastify, { addHook: noting, onClose: waiting })
     // Fastify runs the hooks of children in the order in which these are made.
     fastify.addHook('onRegister', instance => { this.#contextOf(instance) })
-    fastify.addHook('onReady', done => {
-      // Inside this hook, ready() does not start anything.
-      const ready = fastify.ready() as PromiseLike<unknown>
-      ready.then(() => { this.isReady = true }, () => {})
-      done()
-    })
   }
 
   /** The hooks belong to this shutdown from now on. */
   attach (shutdown: Shutdown): void {
     this.#shutdown = shutdown
+  }
+
+  /** Whether the plugins are loaded and the onReady hooks have run. Fastify tells that only by the error that it throws then. */
+  get hasStarted (): boolean {
+    let code: unknown
+    try {
+      this.#fastify.addContentTypeParser('', () => {})
+    } catch (error) {
+      ({ code } = error as FastifyError)
+    }
+    return code === 'FST_ERR_CTP_INSTANCE_ALREADY_STARTED'
+  }
+
+  /** Waits until the instance has started: Fastify's close begins while onReady hooks run, but its preClose hooks run after them. */
+  async started (): Promise<void> {
+    const ignore = () => {}
+    // Already in progress. Whoever has called it gets its error.
+    if (!this.hasStarted) await (this.#fastify.ready() as PromiseLike<unknown>).then(ignore, ignore)
   }
 
   get isPreClosing (): boolean {

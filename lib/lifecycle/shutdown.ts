@@ -156,9 +156,9 @@ export class Shutdown {
    * that, often to exit at once, when the shutdown is complete.
    */
   async serverClosed (isAwaited: boolean): Promise<void> {
-    const { connections } = this.#parts
-    // Other code has called Fastify's own close, which waits for this call.
-    const isFastifys = this.#closedBy === 'other code' && this.#parts.phase.current === 'closing'
+    const { connections, phase } = this.#parts
+    // Fastify's own close, which waits for this call: other code has called it, or a listen() took effect after the listeners were stopped.
+    const isFastifys = phase.current === 'closing' && (this.#closedBy === 'other code' || !connections.hasStopped)
     const goesOn = isAwaited && !isFastifys && this.#noteCaller()
     this.skipDelay()
     if (!connections.hasStopped) this.#listenersClosed.resolve()
@@ -198,7 +198,8 @@ export class Shutdown {
       void this.start('close', 'close')
     }
     await this.#drained.promise
-    // Fastify is ready now, and a listen() that was called before takes effect.
+    await this.#parts.closeHooks.started()
+    // A listen() that was called before takes effect now.
     await this.#listenEnded()
   }
 
@@ -441,8 +442,8 @@ export class Shutdown {
   async #runPreClose (): Promise<void> {
     if (this.#spread !== undefined) await this.#spread
     const { options: { drainTimeout }, inFlight, webSockets, closeHooks } = this.#parts
-    // While the application starts, nothing is open, and hooks may need what is not there yet: Fastify's own close waits until it is ready.
-    if (!closeHooks.isReady && inFlight.arrived === 0) return
+    // While the instance starts, nothing is open, and hooks may need what is not there yet: Fastify's own close waits until it has started.
+    if (!closeHooks.hasStarted && inFlight.arrived === 0) return
     await this.#attempt(() => { webSockets.goAway() })
     await closeHooks.preClose()
     await this.#attempt(async () => { await webSockets.closed(partOf(drainTimeout, SETTLE_TIMEOUT)) })
