@@ -157,8 +157,9 @@ export class Shutdown {
    */
   async serverClosed (isAwaited: boolean): Promise<void> {
     const { connections, phase } = this.#parts
-    // Fastify's own close, which waits for this call: other code has called it, or a listen() took effect after the listeners were stopped.
-    const isFastifys = phase.current === 'closing' && (this.#closedBy === 'other code' || !connections.hasStopped)
+    // Fastify's own close, which waits for this call, has been called: by other code, or before a listen() took effect.
+    const isFastifys = phase.current === 'closing' &&
+      (this.#closedBy === 'other code' || (this.#closedBy === 'shutdown' && !connections.hasStopped))
     const goesOn = isAwaited && !isFastifys && this.#noteCaller()
     this.skipDelay()
     if (!connections.hasStopped) this.#listenersClosed.resolve()
