@@ -70,7 +70,7 @@ interface Starting {
 /** Ends an instance that is about to be ready, and returns what has run, in order. */
 async function endWhileStarting (t: Test, app: FastifyInstance, { isLoading, starts, end }: Starting): Promise<string[]> {
   const ran: string[] = []
-  const [starting, mayGoOn] = [new Deferred<void>(), new Deferred<void>()]
+  const [starting, mayGoOn] = [new Deferred(), new Deferred()]
   const start = async () => {
     starting.resolve()
     await mayGoOn.promise
@@ -103,7 +103,7 @@ async function endWhileStarting (t: Test, app: FastifyInstance, { isLoading, sta
 
 for (const isLoading of [false, true]) {
   for (const [what, starts] of Object.entries<(app: FastifyInstance) => PromiseLike<unknown>>({
-    'ready()': app => app.ready() as PromiseLike<unknown>,
+    'ready()': app => app.ready(),
     'listen()': async app => { await app.listen({ port: 0, host: '127.0.0.1' }) }
   })) {
     const where = isLoading ? 'a plugin loads' : 'an onReady hook runs'
@@ -129,7 +129,7 @@ t.test('a hook that hangs while the instance starts keeps no onClose hook from r
   const error = /the preClose hook "hang"/
   const ran = await endWhileStarting(t, app, {
     isLoading: false,
-    starts: () => app.ready() as PromiseLike<unknown>,
+    starts: () => app.ready(),
     end: async () => { t.match(await app.gracefulShutdown.shutdown(), { errors: [error], exitCode: 1 }) }
   })
   t.strictSame(ran, ['started', 'ready', 'preClose root', 'preClose child', 'onClose child', 'onClose root'])

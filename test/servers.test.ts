@@ -287,7 +287,7 @@ t.test('a server of the application that shares the routing is drained and stays
 
 t.test('a pipeline in flight on such a server is answered', async t => {
   const { app } = await createApp(t)
-  const gate = new Deferred<void>()
+  const gate = new Deferred()
   const entered: string[] = []
   app.get('/:name', async ({ url }) => {
     entered.push(url)
