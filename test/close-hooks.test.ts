@@ -252,7 +252,7 @@ for (const hangs of [false, true]) {
     await listen(app)
     const { errors, exitCode } = await app.gracefulShutdown.shutdown()
     t.strictSame(ran, ['onClose', 'cleanup'])
-    const waited = ['the server, whose close() other code has replaced', ...hangs ? ['the preClose hook "endStreams"'] : []]
+    const waited = ['the replaced close() of the server', ...hangs ? ['the preClose hook "endStreams"'] : []]
     t.strictSame(errors.map(({ message }) => message.replace(/^Closing did not end within \d+ ms: it still waits for /, '')), waited)
     t.equal(exitCode, 1)
     t.notOk(app.server.listening)

@@ -959,6 +959,19 @@ t.test('after a listen() before the plugin was loaded, a server.close() by other
   t.match(await app.gracefulShutdown.wait(), { completed: 1, exitCode: 0 })
 })
 
+for (const host of ['localhost', '127.0.0.1']) {
+  t.test(`a listen() that other code has kept from before the plugin, called when the instance is ready, is noticed: ${host}`, async t => {
+    const app = Fastify() as FastifyInstance
+    const kept = app.listen.bind(app)
+    await app.register(gracefulPlugin)
+    await app.ready()
+    await kept({ port: 0, host })
+    app.server.close()
+    t.match(await app.gracefulShutdown.wait(), { reason: 'close', errors: { length: 0 }, exitCode: 0 })
+    await app.close()
+  })
+}
+
 t.test('on localhost, with two listeners, server.close() does not wait for an idle connection of the first one', async t => {
   t.teardown(resolveToBothLoopbacks())
   const app = Fastify() as FastifyInstance

@@ -78,6 +78,7 @@ export class CloseHooks {
   get hasStarted (): boolean {
     let code: unknown
     try {
+      // Always fails: before, because the type is empty.
       this.#fastify.addContentTypeParser('', () => {})
     } catch (error) {
       ({ code } = error as FastifyError)
@@ -88,7 +89,7 @@ export class CloseHooks {
   /** Waits until the instance has started: Fastify's close begins while onReady hooks run, but its preClose hooks run after them. */
   async started (): Promise<void> {
     const ignore = () => {}
-    // Already in progress. Whoever has called it gets its error.
+    // ready() is in progress; its error goes to the code that has called it.
     if (!this.hasStarted) await (this.#fastify.ready() as PromiseLike<unknown>).then(ignore, ignore)
   }
 

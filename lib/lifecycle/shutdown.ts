@@ -585,7 +585,7 @@ export class Shutdown {
     gate.sendRefusals()
     await this.#stopped(limit, start + abandonAfter - now(), true)
     if (connections.isStopping) {
-      this.#reportAbandoned('The server', abandonAfter, 'the server, whose close() other code has replaced')
+      this.#reportAbandoned('The server', abandonAfter, 'the replaced close() of the server')
       connections.closeForcibly()
     }
     if (connections.isAnyOpen) {
