@@ -78,7 +78,7 @@ function notes ({ notMeasured, instructions = {}, machine, versions, date }: Res
   const missing = Object.entries(notMeasured).map(([part, tool]) => `${part}: not measured, because ${tool} is missing.`)
   const spreads = Object.entries(instructions).map(([load, counts]) => {
     const most = Math.max(...Object.values(counts).map(spread))
-    return `Counts ${load}: the processes of a subject are up to ${most.toFixed(1)} % apart.`
+    return `Counts ${load}: the processes of one package differ by up to ${most.toFixed(1)} %.`
   })
   const where = `${machine}; ${Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')}; ${date}`
   return [...missing, ...spreads, where].join('\n')

@@ -88,7 +88,7 @@ export interface GracefulOptions {
    */
   spread?: number
   /**
-   * How long a client may take to send the headers of a request, or its body; a body has one more second for each KiB that has
+   * Time limit for receiving the headers of a request, and for its body; a body has one more second for each KiB that has
    * arrived. A client that is too slow gets 408. `false` turns it off, except for Node's own limit of
    * 60 s for headers. A route can have its own limit for bodies, in `config.gracefulShutdown.readTimeout`.
    * Sets Node's `server.headersTimeout`, unless that is shorter, and turns off Node's `server.requestTimeout`, which limits the

@@ -19,7 +19,8 @@ const HELP = `Usage: npm run mutation -- [options]
   --survivors      run the tests again for mutants that have survived
   --node PATH      run the tests with another Node.js
   --verbose        print the last lines of each test that fails
-  --report         run nothing; print the results so far`
+  --report         run nothing; print the results so far
+  --record         also write them to tools/mutation/results.json, from which the next run on another machine goes on`
 
 const { values: args } = parseArgs({
   options: {
@@ -33,6 +34,7 @@ const { values: args } = parseArgs({
     node: { type: 'string', default: process.execPath },
     verbose: { type: 'boolean', default: false },
     report: { type: 'boolean', default: false },
+    record: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false }
   }
 })
@@ -49,6 +51,8 @@ const { copy, instrument } = await import('./instrument.ts')
 const ROOT = fileURLToPath(new URL('../../', import.meta.url))
 const STATE = `${ROOT}.mutation/`
 const RESULTS = `${STATE}results.jsonl`
+/** Part of the repository. */
+const RECORD = 'tools/mutation/results.json'
 
 /** How long a run may take: tests are slower while others run, and a mutant may need some time until it fails. */
 const limitOf = (time: number) => 10_000 + 4 * time
@@ -76,6 +80,14 @@ interface Outcome {
   time: number
 }
 
+/** What is known about a file: a mutant that is in no list has been killed. */
+interface FileRecord {
+  hash: string
+  mutants: number
+  untested: string[]
+  notKilled: Array<Pick<Outcome, 'tests' | 'status' | 'left'> & { id: string }>
+}
+
 const hashOf = (...texts: string[]) => createHash('sha256').update(texts.join('\0')).digest('hex').slice(0, 12)
 /** The files below a folder, by a pattern for their paths in it. */
 const list = (folder: string, pattern: RegExp) => readdirSync(ROOT + folder, { recursive: true, withFileTypes: true })
@@ -90,15 +102,43 @@ const sourceKey = hashOf(...sources.map(({ hash }) => hash))
 const helperKey = hashOf(...list('test', /^[^/.]+\.(?:ts|mjs)$|^fixtures\//).map(read))
 const testsKey = hashOf(helperKey, ...testFiles.map(read))
 
+const hashes = new Map(sources.map(({ file, hash }) => [file, hash]))
+const keyOf = ({ id, file }: Mutant) => `${id}@${hashes.get(file)}`
 const outcomes = new Map<string, Outcome>()
+if (existsSync(ROOT + RECORD)) readRecord(JSON.parse(read(RECORD)) as Record<string, FileRecord>)
 if (existsSync(RESULTS)) {
   for (const line of readFileSync(RESULTS, 'utf8').split('\n').filter(text => text !== '')) {
     const outcome = JSON.parse(line) as Outcome
     outcomes.set(outcome.key, outcome)
   }
 }
-const hashes = new Map(sources.map(({ file, hash }) => [file, hash]))
-const keyOf = ({ id, file }: Mutant) => `${id}@${hashes.get(file)}`
+
+/** Takes over the results for files that have not changed since. */
+function readRecord (record: Record<string, FileRecord>): void {
+  for (const { file, hash, mutants } of sources) {
+    const known = record[file]
+    if (known?.hash !== hash || known.mutants !== mutants.length) continue
+    for (const mutant of mutants.filter(({ id }) => !known.untested.includes(id))) {
+      const { tests = '', status = 'killed', left = 0 } = known.notKilled.find(({ id }) => id === mutant.id) ?? {}
+      const key = keyOf(mutant)
+      outcomes.set(key, { key, tests, status, left, runs: 0, time: 0 })
+    }
+  }
+}
+
+function writeRecord (): void {
+  const record: Record<string, FileRecord> = {}
+  for (const { file, hash, mutants } of sources) {
+    const row: FileRecord = { hash, mutants: mutants.length, untested: [], notKilled: [] }
+    for (const mutant of mutants) {
+      const outcome = outcomes.get(keyOf(mutant))
+      if (outcome === undefined) row.untested.push(mutant.id)
+      else if (outcome.status !== 'killed') row.notKilled.push({ id: mutant.id, tests: outcome.tests, status: outcome.status, left: outcome.left })
+    }
+    if (row.untested.length < mutants.length) record[file] = row
+  }
+  writeFileSync(ROOT + RECORD, `${JSON.stringify(record, null, 2)}\n`)
+}
 
 function select (): Mutant[] {
   const all = sources.flatMap(({ mutants }) => mutants)
@@ -236,11 +276,15 @@ function noteKiller (source: string, killer: TestCase | undefined): void {
   killers.set(source, [killer, ...others].slice(0, MOST_KILLERS))
 }
 
+/** The tests that start programs, and are therefore slower on a busy machine. */
+const isOfPrograms = (file: string) => /^test\/(?:process|system)\//.test(file)
+
 /**
- * A test may also fail because the machine is busy. So a mutant is killed only if the test that has failed fails again, alone; and if
- * it has taken too long, it must pass without the mutant.
+ * A test may also fail because the machine is busy, if it starts programs or has taken too long. Then the mutant is killed only if the
+ * test fails again, alone; and if it has taken too long, it must pass without the mutant.
  */
 async function isKilledBy ({ file, tests, time }: Unit, failure: Result, folder: string, mutant: Mutant): Promise<boolean> {
+  if (failure.failed !== undefined && !failure.isTimedOut && !isOfPrograms(file)) return true
   // What fails may be no test: an error that nothing has caught, or a test that has not ended.
   const failed = tests.filter(name => name === failure.failed)
   const again = { copy: folder, node: args.node, file, tests: failed.length > 0 ? failed : tests, limit: limitOf(time) }
@@ -261,7 +305,11 @@ async function testMutant (
     outcome.runs++
     const { file, tests, time } = entry
     const result = await run({ copy: folder, node: args.node, file, tests, limit: limitOf(time), env: { MUTANT: mutant.id } })
-    if (result.isPassed || !await isKilledBy(entry, result, folder, mutant)) continue
+    if (result.isPassed) continue
+    if (!await isKilledBy(entry, result, folder, mutant)) {
+      console.log(`Not confirmed: ${mutant.id} by ${file}: ${result.isTimedOut ? 'time-out' : result.failed ?? 'the file'}`)
+      continue
+    }
     if (args.verbose) console.log(tail(result))
     noteKiller(mutant.file, cases.find(other => other.file === file && other.name === result.failed))
     return { ...outcome, ...end(), status: 'killed', killer: { file, test: result.failed, isTimedOut: result.isTimedOut } }
@@ -337,4 +385,5 @@ if (!args.report) {
     console.log(`${++count}/${due.length} ${outcome.status}${by} (${outcome.runs} runs, ${Math.round(outcome.time / 1000)} s) ${show(mutant)}`)
   })
 }
+if (args.record) writeRecord()
 report(mutants)
