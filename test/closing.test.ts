@@ -288,10 +288,10 @@ for (const [where, add] of [
 }
 
 t.test('an onClose hook that takes long leaves callbacks their time', async t => {
-  const { app } = await createApp(t, { shutdownTimeout: 2_000, drainTimeout: 400 })
+  const { app } = await createApp(t, { shutdownTimeout: 4_000, drainTimeout: 400 })
   const ran: string[] = []
   app.addHook('onClose', async () => {
-    await sleep(800)
+    await sleep(1_200)
     ran.push('onClose')
   })
   app.registerShutdownCallback(async () => {

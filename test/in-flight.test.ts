@@ -419,6 +419,25 @@ t.test('a hook that hijacks the reply and destroys the connection leaves no requ
   t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
+/** Nothing else tells that they have ended: they return no promise. */
+const droppers: Record<string, (app: FastifyInstance) => void> = {
+  'a hook that destroys the response': app => { app.addHook('onRequest', (_request, reply, _done) => { reply.raw.destroy() }) },
+  'a handler that destroys the response': app => { app.get('/', (_request, reply) => { reply.raw.destroy() }) },
+  'a handler that destroys the response later': app => { app.get('/', (_request, reply) => { setTimeout(() => { reply.raw.destroy() }, 20) }) },
+  'a handler that destroys the request': app => { app.get('/', request => { request.raw.destroy() }) }
+}
+for (const [what, prepare] of Object.entries(droppers)) {
+  t.test(`${what}, and returns no promise, leaves no request in flight`, async t => {
+    const { app } = await createApp(t)
+    prepare(app)
+    const client = new RawClient(await listen(app)).get('/')
+    await client.closed
+    t.equal(client.text, '')
+    await eventually(() => app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
+  })
+}
+
 t.test('a request with raw writes whose client disconnects does not count', async t => {
   const target = await createApp(t)
   const { app } = target

@@ -995,21 +995,46 @@ for (const http2 of [false, true]) {
   })
 }
 
-t.test("a callback with `when: 'start'` that waits until the server is closed does not wait for idle connections", async t => {
-  const app = Fastify() as FastifyInstance
-  void app.register(gracefulPlugin)
-  app.get('/', async () => 'served')
-  await app.ready()
-  app.gracefulShutdown.onShutdown(async () => { await new Promise(resolve => { app.server.close(resolve) }) }, { when: 'start' })
-  const port = await listen(app)
-  const idle = new RawClient(port).get('/')
-  await idle.until(/served/)
-  const silent = new RawClient(port)
-  await once(silent.socket, 'connect')
-  const { exitCode, time } = await app.gracefulShutdown.shutdown()
-  t.equal(exitCode, 0)
-  t.ok(time < 5_000, `took ${time}ms`)
-})
+/** Requests after which a connection is idle, in the parts in which a client sends them. */
+const lastRequests: Record<string, { parts: string[], status: number, prepare?: (app: FastifyInstance) => void }> = {
+  'a response': { parts: ['GET / HTTP/1.1\r\nHost: x\r\n\r\n'], status: 200 },
+  'a response whose onResponse hook ahead of the plugin fails': {
+    parts: ['GET / HTTP/1.1\r\nHost: x\r\n\r\n'],
+    status: 200,
+    prepare: app => { app.addHook('onResponse', async () => { throw new Error('no metrics') }) }
+  },
+  'a response that was sent before the body had arrived': {
+    parts: ['POST / HTTP/1.1\r\nHost: x\r\nContent-Type: no/type\r\nContent-Length: 2\r\n\r\n', 'ok'], status: 415
+  },
+  'a malformed URL': { parts: ['GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n'], status: 400 },
+  'a parameter that is too long': { parts: [`GET /by/${'x'.repeat(200)} HTTP/1.1\r\nHost: x\r\n\r\n`], status: 414 },
+  'an expectation that Node does not know': { parts: ['GET / HTTP/1.1\r\nHost: x\r\nExpect: more\r\n\r\n'], status: 417 }
+}
+for (const [what, { parts, status, prepare }] of Object.entries(lastRequests)) {
+  t.test(`a callback with \`when: 'start'\` that waits until the server is closed does not wait for a connection that is idle after ${what}`, async t => {
+    const app = Fastify() as FastifyInstance
+    prepare?.(app)
+    void app.register(gracefulPlugin)
+    app.route({ method: ['GET', 'POST'], url: '/', handler: async () => 'served' })
+    app.get('/by/:name', async () => 'served')
+    await app.ready()
+    app.gracefulShutdown.onShutdown(async () => { await new Promise(resolve => { app.server.close(resolve) }) }, { when: 'start' })
+    const port = await listen(app)
+    const idle = new RawClient(port)
+    for (const [index, part] of parts.entries()) {
+      if (index > 0) await idle.until(/HTTP/)
+      idle.send(part)
+    }
+    await idle.until(new RegExp(`^HTTP/1.1 ${status} `))
+    // The service has read what was sent last once it has answered a client that has connected later.
+    await new RawClient(port).get('/').until(/served/)
+    const silent = new RawClient(port)
+    await once(silent.socket, 'connect')
+    const { exitCode, time } = await app.gracefulShutdown.shutdown()
+    t.equal(exitCode, 0)
+    t.ok(time < 5_000, `took ${time}ms`)
+  })
+}
 
 for (const [what, closeFirst] of Object.entries<(app: FastifyInstance) => unknown>({
   'server.close()': app => app.server.close(),

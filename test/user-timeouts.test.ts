@@ -8,7 +8,10 @@ import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer, get as httpGet } from 'node:http'
-import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
+import {
+  connect as connectHttp2, createServer as createHttp2Server,
+  type ClientHttp2Session, type ClientHttp2Stream, type Http2ServerRequest, type Http2ServerResponse
+} from 'node:http2'
 import { connect as connectTcp } from 'node:net'
 import { Duplex, duplexPair, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -833,6 +836,64 @@ t.test("a longer requestTimeout of a serverFactory's server limits the whole req
   upload.send('x')
   t.equal(await upload.status, 200)
   t.strictSame(log.messages(/^Request cut/), [])
+})
+
+/** Servers on which Fastify does not set its timeouts. */
+const otherServers = {
+  'a server for HTTP/2 that allows HTTP/1': async () => ({ http2: true, https: { ...await createCredentials(), allowHTTP1: true } }),
+  'a server of a serverFactory': async () => ({ serverFactory: (handler: RequestListener) => createServer(handler) })
+}
+for (const [what, create] of Object.entries(otherServers)) {
+  t.test(`${what}: timeouts that are given to Fastify limit connections over HTTP/1`, async t => {
+    const given = { requestTimeout: 300, keepAliveTimeout: 700, connectionTimeout: 2_000 }
+    const server = await create()
+    const { fastify, log, port } = await start(t, {}, { ...given, ...server }, app => {
+      app.post('/', async ({ body }) => body)
+      app.get('/', async () => 'served')
+      app.get('/never', () => {})
+    })
+    t.match(fastify.server, { requestTimeout: 300, headersTimeout: 300, keepAliveTimeout: 700, timeout: 2_000 })
+    const client = () => new RawClient('http2' in server ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }) : port)
+    const idle = client().get('/')
+    const slow = client().send('POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx')
+    const waiting = client().get('/never')
+    await idle.until(/served/)
+    await slow.until(/^HTTP\/1\.1 408 /)
+    await Promise.all([idle.closed, waiting.closed])
+    t.equal(waiting.text, '', 'Node closed it')
+    t.strictSame(log.messages(/^Request cut/), [])
+    await fastify.close()
+  })
+
+  t.test(`${what}: idle connections over HTTP/1 are closed after idleTimeout`, async t => {
+    const { fastify } = await start(t, {}, await create(), () => {})
+    t.equal((fastify.server as { keepAliveTimeout?: number }).keepAliveTimeout, 120_000)
+  })
+}
+
+t.test('HTTP/2: connectionTimeout does not turn writeTimeout off, because Fastify replaces it on a session; server.timeout of a serverFactory does', async t => {
+  const never = (app: FastifyInstance) => { app.get('/', () => {}) }
+  const given = await start(t, {}, { ...HTTP2, connectionTimeout: 1_000 }, never)
+  const serverFactory = (handler: (request: Http2ServerRequest, response: Http2ServerResponse) => void) => {
+    const server = createHttp2Server(handler)
+    server.setTimeout(60_000)
+    return server
+  }
+  const own = await start(t, {}, { ...HTTP2, serverFactory }, never)
+  const [first, second] = [given, own].map(({ port }) => {
+    const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
+    t.teardown(() => { session.destroy() })
+    return session.request().on('error', () => {}).resume()
+  }) as [ClientHttp2Stream, ClientHttp2Stream]
+  let answers = 0
+  second.on('response', () => { answers++ })
+  // After 10 s, by default.
+  const [headers] = await once(first, 'response') as [Record<string, unknown>]
+  t.equal(headers[':status'], 503)
+  await sleep(2_000)
+  t.equal(answers, 0)
+  t.strictSame(own.log.messages(/^Request cut/), [])
+  second.close()
 })
 
 t.test('server.timeout and connectionTimeout are kept, also if set after the registration', async t => {

@@ -103,9 +103,9 @@ export interface GracefulOptions {
    * `config.gracefulShutdown.writeTimeout`.
    *
    * It does not apply while the client is sending the body (see `readTimeout`); to a silent event stream (`text/event-stream`); to a
-   * hijacked reply, once its headers have been sent; to an injected request; to a response of a handler that has called
-   * `reply.raw.setTimeout()`; or to a response that has not begun, if Fastify's `handlerTimeout` is set.
-   * Default: 10000; off if `connectionTimeout` was given to Fastify, which acts instead.
+   * hijacked reply, once its headers have been sent; to an injected request, if the instance does not listen; to a response of a
+   * handler that has called `reply.raw.setTimeout()`; or to a response that has not begun, if Fastify's `handlerTimeout` is set.
+   * Default: 10000; off for HTTP/1 if `connectionTimeout` was given to Fastify, which acts instead.
    */
   writeTimeout?: number | false
   /**

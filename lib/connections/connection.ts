@@ -78,18 +78,23 @@ export class Connection {
   closeIfIdle (time: number): void {
     const { socket } = this
     const { bytesRead } = socket
-    setLateTimeout(() => { if (this.newest === undefined && socket.bytesRead === bytesRead) socket.destroy() }, time).unref()
+    setLateTimeout(() => { if (!this.#isInUse && socket.bytesRead === bytesRead) socket.destroy() }, time).unref()
   }
 
-  /** Whether a request is being received or answered. Not if it asks for an upgrade: the socket's new owner closes it. */
-  get isBusy (): boolean {
+  /** Whether a request is being received or answered. Fastify may have answered without an onResponse hook, or before the whole body. */
+  get #isInUse (): boolean {
     const { newest } = this
-    return newest !== undefined && !newest.isUpgrade && !(newest.isFinished && newest.request.complete)
+    return newest !== undefined && !(newest.isFinished && newest.request.complete)
+  }
+
+  /** Not if the request asks for an upgrade: the socket's new owner closes it. */
+  get isBusy (): boolean {
+    return this.#isInUse && this.newest?.isUpgrade !== true
   }
 
   /** Whether it has been used, and is not in use for HTTP/1. */
   get isIdle (): boolean {
-    return !this.isHttp2 && this.newest === undefined && this.socket.bytesRead !== 0
+    return !this.isHttp2 && !this.#isInUse && this.socket.bytesRead !== 0
   }
 
   /** Whether other code has taken the connection for another protocol, at the request of its client. */

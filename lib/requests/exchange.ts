@@ -171,14 +171,22 @@ export class Exchange {
   }
 
   /**
-   * HTTP/1: whether code of this process has closed the connection. If the client disconnects, its socket has an error of Node, or Node
-   * ends it. If the connection closes before the request has been read, Node destroys the request with an error. A handler may destroy its
-   * own response, or a request that it has not read to the end: that is its answer.
+   * HTTP/1: whether a hook or handler has destroyed the response, or the request before it was read to the end: that is its answer. If the
+   * connection closes before that, Node destroys the request with an error.
+   */
+  get isDestroyed (): boolean {
+    const { request, response } = this
+    return response.destroyed || (request.destroyed && !request.readableEnded && request.errored === null)
+  }
+
+  /**
+   * HTTP/1: whether other code of this process has closed the connection. If the client disconnects, its socket has an error of Node, or
+   * Node ends it.
    */
   get isClosedHere (): boolean {
-    const { request, response, socket } = this
+    const { socket } = this
     const hasClientLeft = socket?.errored?.code !== undefined || (socket?.readableEnded === true && socket.writableEnded)
-    return !hasClientLeft && !response.destroyed && (!request.destroyed || request.readableEnded || request.errored !== null)
+    return !hasClientLeft && !this.isDestroyed
   }
 
   get #hasBody (): boolean {

@@ -62,24 +62,32 @@ export class Timeouts {
     const { requestTimeout, keepAliveTimeout, connectionTimeout } = this.#fastify.initialConfig as Configured
     /** The user's Fastify options, by the names of Node's properties. */
     const configured = { requestTimeout, keepAliveTimeout, timeout: connectionTimeout }
-    // A server from a serverFactory may have its own values.
-    const ours = (option: string, property: 'requestTimeout' | 'keepAliveTimeout' | 'timeout') => given.has(option) || (
-      [FASTIFY_DEFAULTS[property], undefined].includes(configured[property]) &&
-      [FASTIFY_DEFAULTS[property], NODE_DEFAULTS[property]].includes(server[property]))
+    /**
+     * The user's value, if it takes precedence: of the server, which a serverFactory may have set, or given to Fastify, which sets it only
+     * on its own HTTP/1 servers, not on one for HTTP/2 that allows HTTP/1.
+     */
+    const chosen = (option: string, property: keyof typeof configured) => {
+      const { [property]: value } = server
+      if (given.has(option)) return undefined
+      if (![FASTIFY_DEFAULTS[property], NODE_DEFAULTS[property], undefined].includes(value)) return value
+      return configured[property] === FASTIFY_DEFAULTS[property] ? undefined : configured[property]
+    }
 
     if ('requestTimeout' in server) {
-      const isOurs = ours('readTimeout', 'requestTimeout')
-      this.#isRequestTimeoutKept = !isOurs
-      const limit = (isOurs ? readTimeout : server.requestTimeout) || Infinity
+      const whole = chosen('readTimeout', 'requestTimeout')
+      this.#isRequestTimeoutKept = whole !== undefined
+      const limit = (whole ?? readTimeout) || Infinity
       // Node's covers the whole request; the sweep covers bodies.
-      if (isOurs) server.requestTimeout = 0
+      server.requestTimeout = whole ?? 0
       // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
       server.headersTimeout = Math.min(server.headersTimeout, limit)
       server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, latenessOf(limit))
-      if (ours('idleTimeout', 'keepAliveTimeout')) server.keepAliveTimeout = Math.min(idleTimeout || 0, LONGEST_TIMER - KEEP_ALIVE_BUFFER)
+      server.keepAliveTimeout = chosen('idleTimeout', 'keepAliveTimeout') ?? Math.min(idleTimeout || 0, LONGEST_TIMER - KEEP_ALIVE_BUFFER)
     }
-    if (ours('writeTimeout', 'timeout')) server.timeout = 0
-    else this.#write = false
+    const timeout = chosen('writeTimeout', 'timeout')
+    server.timeout = timeout ?? 0
+    // A connection over HTTP/1 shows its timer. On an HTTP/2 session, Fastify replaces connectionTimeout with http2SessionTimeout.
+    if (timeout !== undefined && timeout !== connectionTimeout) this.#write = false
     server.on('session', (session: ServerHttp2Session) => {
       // Otherwise, Fastify's own http2SessionTimeout stays, or what a serverFactory has set.
       if (given.has('idleTimeout')) session.setTimeout(idleTimeout || 0, () => { session.close() })

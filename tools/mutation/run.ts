@@ -55,7 +55,7 @@ const RESULTS = `${STATE}results.jsonl`
 const RECORD = 'tools/mutation/results.json'
 
 /** How long a run may take: tests are slower while others run, and a mutant may need some time until it fails. */
-const limitOf = (time: number) => 10_000 + 4 * time
+const limitOf = (time: number) => 4_000 + 3 * time
 
 /** The tests of a file, and which mutants each of them reaches. Those under '' are reached by code that belongs to no single test. */
 interface Coverage {
@@ -237,26 +237,50 @@ function testCases (coverage: ReadonlyMap<string, Coverage>): TestCase[] {
 /** The tests that have killed the last mutants of each file, newest first. */
 const killers = new Map<string, TestCase[]>()
 const MOST_KILLERS = 4
-/** How many tests are tried first. */
-const MOST_LIKELY = 10
+/** How many tests are tried first, and then; each run of a file takes a second more. */
+const LIKELY = [3, 12] as const
+
+const reachingById = new Map<string, TestCase[]>()
+
+function reaching (id: string, cases: readonly TestCase[]): TestCase[] {
+  const known = reachingById.get(id) ?? cases.filter(({ reaches }) => reaches(id))
+  reachingById.set(id, known)
+  return known
+}
+
+/** The mutants in the body of each function, by the function's name. */
+const bodies = new Map<string, string[]>()
+for (const { file, mutants } of sources) {
+  const lines = read(file).split('\n')
+  for (const [at, line] of lines.entries()) {
+    const [, indent = '', name] = /^( *)(?:(?:export|static|async|get|set|function|const|readonly) )*(#?\w+)(?: = (?:async )?)? ?\(.*\{$/.exec(line) ?? []
+    if (name === undefined) continue
+    const end = lines.indexOf(`${indent}}`, at)
+    const inside = mutants.filter(mutant => mutant.line > at && mutant.line <= end).map(({ id }) => id)
+    bodies.set(name, [...bodies.get(name) ?? [], ...inside])
+  }
+}
 
 /**
  * Which tests reach a mutant, the likely killers first: those that have killed its neighbours, and those that reach what few tests reach
- * around it, because a condition matters to the tests that reach what it decides on. A test file may also have the name of the mutant's.
+ * around it, or in the functions that it calls, because a condition matters to the tests that reach what it decides on. A test file may
+ * also have the name of the mutant's.
  */
-function plan ({ id, file: source }: Mutant, cases: readonly TestCase[], coverage: ReadonlyMap<string, Coverage>): Unit[] {
+function plan ({ id, file: source, original }: Mutant, cases: readonly TestCase[], coverage: ReadonlyMap<string, Coverage>): Unit[] {
   const [, index = ''] = id.split(':')
-  const near = Array.from({ length: 13 }, (_, at) => `${source}:${Number(index) + at - 6}`)
-    .map(neighbour => cases.filter(({ reaches }) => reaches(neighbour)))
+  const neighbours = Array.from({ length: 13 }, (_, at) => `${source}:${Number(index) + at - 6}`)
+  const called = [...original.matchAll(/#?\w+(?=\()/g)].flatMap(([name]) => bodies.get(name) ?? [])
+  const near = [...new Set([...neighbours, ...called])].map(other => reaching(other, cases))
   const weights = new Map<TestCase, number>()
   for (const tests of near) for (const test of tests) weights.set(test, (weights.get(test) ?? 0) + 1 / tests.length)
   const name = basename(source, '.ts')
   const worth = (test: TestCase) => killers.get(source)?.includes(test) === true
     ? Infinity
     : (weights.get(test) ?? 0) * (test.file.includes(name) ? 5 : 1) / (test.time + 500)
-  const tests = cases.filter(({ reaches }) => reaches(id)).map(test => ({ test, worth: worth(test) }))
+  const tests = reaching(id, cases).map(test => ({ test, worth: worth(test) }))
     .sort((a, b) => b.worth - a.worth).map(({ test }) => test)
-  return [...unite(tests.slice(0, MOST_LIKELY), coverage), ...unite(tests.slice(MOST_LIKELY), coverage)]
+  const [first, next] = LIKELY
+  return [tests.slice(0, first), tests.slice(first, next), tests.slice(next)].flatMap(part => unite(part, coverage))
 }
 
 function unite (tests: readonly TestCase[], coverage: ReadonlyMap<string, Coverage>): Unit[] {
