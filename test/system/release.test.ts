@@ -62,23 +62,33 @@ t.test('a dry run shows what would be released, and publishes nothing', async t 
 })
 
 t.test('a release is rejected until package.json, changelog, tag and links are complete', async t => {
-  edit('package.json', text => {
-    const fields = Object.entries(JSON.parse(text) as object)
-    return JSON.stringify(Object.fromEntries(fields.filter(([name]) => !ADDRESS.includes(name))), null, 2)
-  })
+  const setAddress = (fields: object) => {
+    edit('package.json', text => {
+      const others = Object.entries(JSON.parse(text) as object).filter(([name]) => !ADDRESS.includes(name))
+      return JSON.stringify({ ...Object.fromEntries(others), ...fields }, null, 2)
+    })
+  }
+  const problemsOf = async () => {
+    const { code, output, published } = await release()
+    t.equal(code, 1)
+    t.strictSame(published, [])
+    const [, list = ''] = output.split('It cannot be released:\n')
+    return list.trim().split('\n')
+  }
+  const incomplete = ADDRESS.map(field => new RegExp(`^- package\\.json needs the field ${field}, `))
+  setAddress({ author: ' ', repository: 'github:someone/fastify-graceful', bugs: { url: '' }, homepage: '' })
+  t.match(await problemsOf(), incomplete)
+  setAddress({})
   edit('CHANGELOG.md', () => '# Changelog\n\n## [Unreleased]\n\n- A change\n')
-  edit('README.md', text => `${text}\n[nowhere](docs/nowhere.md#here)\n`)
-  const { code, output, published } = await release()
-  t.equal(code, 1)
-  t.strictSame(published, [])
-  const [, list = ''] = output.split('It cannot be released:\n')
-  t.strictSame(list.trim().split('\n'), [
-    ...ADDRESS.map(field => `- package.json has no ${field}: see CONTRIBUTING.md`),
+  edit('README.md', text => `${text}\n[nowhere](docs/nowhere.md#here)\n<img src='example/timeline.svg'>\n`)
+  t.match(await problemsOf(), [
+    ...incomplete,
     '- some files are not committed',
     `- the commit has no tag v${manifest.version}`,
     `- CHANGELOG.md has no section "${manifest.version} - DATE"`,
     '- CHANGELOG.md has changes under "Unreleased"',
-    '- README.md refers to docs/nowhere.md, which is no file'
+    '- README.md refers to docs/nowhere.md, which is no file',
+    '- README.md in the package refers to example/timeline.svg, which does not work on npm'
   ])
 })
 
