@@ -5,6 +5,7 @@ import type { Result } from './rolling/report.ts'
 import { readFileSync } from 'node:fs'
 import { COLOURS, type Colour } from '../tools/picture.ts'
 import { picturesOfResults } from '../tools/draw.ts'
+import { axesOf, axesWithoutName } from './pictures/axes.ts'
 import { contrast, MIN_CONTRAST, rgb } from './pictures/contrast.ts'
 import { pictures } from './pictures/files.ts'
 import { parse, pointsOf, type Element } from './pictures/parse.ts'
@@ -20,7 +21,8 @@ const SMALLEST_TEXT = 9
 
 t.test('is well-formed XML without scripts or external resources', async t => {
   for (const { path, svg } of pictures()) {
-    t.doesNotThrow(() => parse(svg), path)
+    // Without the namespace, it is no picture in an <img>.
+    t.equal(parse(svg)[0]?.attributes['xmlns'], 'http://www.w3.org/2000/svg', path)
     t.notMatch(svg, /<script|href=|url\(|@import|\son\w+=/, path)
   }
   for (const broken of ['<svg><g></svg>', '<svg a=b/>', '<svg a="1" a="2"/>', '<svg>&</svg>', '<svg/><svg/>', '<svg>']) t.throws(() => parse(broken), broken)
@@ -80,6 +82,16 @@ t.test('contains all of its coordinates, and text that is legible at a width of 
     const sizes = [fontSize, ...elements.map(({ attributes }) => attributes['font-size'])].filter(size => size !== undefined)
     const smallest = Math.min(...sizes.map(Number)) * NARROW / Number(width)
     t.ok(smallest >= SMALLEST_TEXT, `${path}: ${smallest.toFixed(1)} pixels`)
+  }
+})
+
+t.test('names each axis that has ticks', async t => {
+  for (const { path, svg } of [...pictures(), ...otherTimelines()]) {
+    const elements = parse(svg)
+    t.not(axesOf(elements).length, 0, path)
+    t.strictSame(axesWithoutName(elements), [], path)
+    const needed = elements.filter(({ name }) => name === 'text').filter(text => axesWithoutName(elements.filter(element => element !== text)).length > 0)
+    t.equal(needed.length, axesOf(elements).length, `${path}: a removed name is noticed`)
   }
 })
 

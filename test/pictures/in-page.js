@@ -30,19 +30,6 @@ globalThis.coloursIn = async (screenshot, boxes) => {
   })
 }
 
-/** The share of pixels that differ visibly, for each of the boxes of two screenshots. */
-globalThis.differencesIn = async (screenshot, other, boxes) => {
-  const contexts = [await draw(screenshot), await draw(other)]
-  return boxes.map(({ x, y, width, height }) => {
-    const [one, two] = contexts.map(context => context.getImageData(x, y, width, height).data)
-    let different = 0
-    for (let at = 0; at < one.length; at += 4) {
-      if ([0, 1, 2].some(channel => Math.abs(one[at + channel] - two[at + channel]) > 64)) different++
-    }
-    return different / (one.length / 4)
-  })
-}
-
 async function draw (screenshot) {
   const image = new Image()
   image.src = screenshot
