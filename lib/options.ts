@@ -117,8 +117,8 @@ export function resolveRouteOptions (url: string, config: GracefulRouteOptions =
   assertValid(isObject(config), name, config, 'false or an object')
   known(`option of ${name}:`, config, ROUTE_OPTIONS)
   const given = givenOf(config, ROUTE_OPTIONS)
-  const { readTimeout, writeTimeout, onShutdown, waitFor } = given
-  for (const [option, value] of Object.entries({ readTimeout, writeTimeout })) if (value !== undefined) timeout(`"${option}" in ${name}`, value)
+  const { onShutdown, waitFor, ...timeouts } = given
+  for (const [option, value] of Object.entries(timeouts)) timeout(`"${option}" in ${name}`, value)
   assertValid(['end', undefined].includes(onShutdown), `"onShutdown" in ${name}`, onShutdown, "'end'")
   assertValid(['response', undefined].includes(waitFor), `"waitFor" in ${name}`, waitFor, "'response'")
   RESOLVED.set(config, given)

@@ -24,7 +24,7 @@ export const CHECK_RETRY = 60_000
 /** How late a timeout may be noticed: as a part of it, the interval at which it is checked. */
 const LATENESS = { part: 1 / 10, least: 10, most: 1_000 }
 
-export function latenessOf (timeout: number): number {
+export function checkIntervalOf (timeout: number): number {
   return Math.min(LATENESS.most, Math.max(LATENESS.least, timeout * LATENESS.part))
 }
 

@@ -33,7 +33,7 @@ export class Connection {
   /** Whether a request has arrived, or was being received, since `noteReceived()`. */
   #isReceiving = false
   /** Whether a request has arrived behind a response that has said that it is the last one. */
-  #hasSentLast = false
+  #hasRequestBehindLast = false
   #isLingering = false
   #bytesRead = 0
 
@@ -57,7 +57,7 @@ export class Connection {
   /** Adds the next request on this connection. */
   push (exchange: Exchange): void {
     const { newest } = this
-    if (newest?.isLast === true) this.#hasSentLast = true
+    if (newest?.isLast === true) this.#hasRequestBehindLast = true
     // Not a finished one: each would keep the one before it.
     if (newest !== undefined && !newest.isFinished) exchange.previous = newest
     this.newest = exchange
@@ -71,7 +71,7 @@ export class Connection {
 
   /** Whether the newest request can get no answer. Node parses what arrives until the connection is closed. */
   get isEnding (): boolean {
-    return this.#hasSentLast || this.socket.writableEnded
+    return this.#hasRequestBehindLast || this.socket.writableEnded
   }
 
   /** Closes it if nothing arrives for a time. Node's keepAliveTimeout would lose a request that waits while the event loop is blocked. */

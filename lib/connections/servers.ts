@@ -72,14 +72,13 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
   const { listen } = fastify as unknown as { listen: AnyFunction }
   let hasBeenCalled = false
   let end = () => {}
-  const holder = {}
   let release = () => {}
   beforeCall(server, 'listen', options => {
     if (!isFastifys(options)) return
     if (options.host === 'localhost') {
       // Fastify then opens the second server.
-      listens.hold(holder)
-      release = atFirstOf(['close', errorMonitor], server, () => { listens.release(holder) })
+      listens.hold(server)
+      release = atFirstOf(['close', errorMonitor], server, () => { listens.release(server) })
     }
     // A listen() before the plugin was loaded takes effect when Fastify is ready.
     if (hasBeenCalled) return

@@ -49,7 +49,7 @@ export class Connections {
   #lastAccepted = -Infinity
   /** Whether `disableKeepAlive()` has been called. */
   #isKeepAliveDisabled = false
-  /** Whether `closeIdle()` has been called. */
+  /** Whether `closeWhenIdle()` has been called. */
   #isClosingIdle = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
@@ -168,8 +168,8 @@ export class Connections {
   }
 
   /**
-   * Another plugin has replaced `close()`. It may call Node's own later, from an event, where the context of the caller is lost, so who
-   * calls is noted here.
+   * Another plugin has replaced `close()`. It may call Node's own later, from an event, where the context of the caller is lost, so the
+   * caller is noted here.
    */
   #watchClose (server: Server, onServerClose: (isAwaited: boolean) => Promise<unknown>): void {
     const { close } = server
@@ -320,7 +320,7 @@ export class Connections {
       return
     }
     const { connection, previous, request } = exchange
-    if (this.#stoppedAt > -Infinity && asksForWebSocket(request)) this.#inFlight.optOut(exchange)
+    if (this.hasStopped && asksForWebSocket(request)) this.#inFlight.optOut(exchange)
     previous?.keepConnection()
     if (connection?.isEnding === true) this.#leaveUnanswered(exchange)
     exchange.endConnection()
@@ -382,12 +382,12 @@ export class Connections {
    * From now on, HTTP/1 connections are closed soon after they become idle. Their last responses had begun too early to say so, and the
    * client of an event stream would connect again over the same connection, to get a 503.
    */
-  closeIdle (): void {
+  closeWhenIdle (): void {
     this.#isClosingIdle = true
   }
 
   /** Closes the HTTP/1 connections that are idle, unless a request arrives soon. */
-  endIdle (): void {
+  closeIdle (): void {
     for (const connection of this.#speaking) if (!connection.isHttp2) connection.closeIfIdle(DRAINING_KEEP_ALIVE)
   }
 

@@ -166,7 +166,7 @@ export class Shutdown {
     void this.start('close')
     if (goesOn) await this.ended
     // Hooks and callbacks wait for the connections, and the drain waits for them.
-    else if (isAwaited && !connections.hasStopped) connections.endIdle()
+    else if (isAwaited && !connections.hasStopped) connections.closeIdle()
   }
 
   /** A signal given to `listen()` is aborted. Fastify calls `close()` next, but no code goes on when that resolves. */
@@ -441,6 +441,7 @@ export class Shutdown {
 
   /** Runs the preClose hooks, after the spread: that of @fastify/websocket closes all WebSockets. */
   async #runPreClose (): Promise<void> {
+    // Without a spread, they start at once, so that they see every request that is served as draining starts.
     if (this.#spread !== undefined) await this.#spread
     const { options: { drainTimeout }, inFlight, webSockets, closeHooks } = this.#parts
     // While the instance starts, nothing is open, and hooks may need what is not there yet: Fastify's own close waits until it has started.
@@ -456,7 +457,7 @@ export class Shutdown {
     const start = now()
     const end = this.#drainEnd = start + drainTimeout
     const preClosed = this.#runPreClose()
-    connections.closeIdle()
+    connections.closeWhenIdle()
     do {
       if (!await this.#becomesIdle(end, preClosed)) {
         cuts.cutAll(new DrainTimeoutError(drainTimeout))

@@ -16,7 +16,7 @@ import { constants } from 'node:http2'
 import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, setImmediate, setLateInterval, setTimeout } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
-import { HTTP2_END_CHECK, latenessOf, OWN_TIMER, READ_PART } from '../times.ts'
+import { HTTP2_END_CHECK, checkIntervalOf, OWN_TIMER, READ_PART } from '../times.ts'
 import { tryRead } from '../values.ts'
 import { closeByHeader, isHeadSent } from './last-response.ts'
 
@@ -108,7 +108,7 @@ export class Exchange {
   /** What its route has set for itself, if Fastify may have replaced the route. */
   #keptConfig: unknown = undefined
   /** Whether what arrives is counted by a listener; HTTP/2 only. */
-  #isCounting = false
+  #countsBytes = false
   /** Whether `endConnection()` is in effect. HTTP/1 only. */
   #saysClose = false
   /** Stops the timer that watches the progress of the response; undefined if there is none. */
@@ -371,11 +371,11 @@ export class Exchange {
    */
   noteReceived (): void {
     const stream = this.#stream as ServerHttp2Stream
-    if (this.#isCounting) return
+    if (this.#countsBytes) return
     const { session, state, readableFlowing } = stream
     this.received = Number(session?.localSettings.initialWindowSize) - Number(state.localWindowSize)
     if (readableFlowing === null) return
-    this.#isCounting = true
+    this.#countsBytes = true
     stream.on('data', (chunk: Buffer) => { this.received += chunk.length })
   }
 
@@ -560,7 +560,7 @@ export class Exchange {
       if (response.writableLength > 0 || due - this.#progressAt < limit) return
       this.#sentAt = now()
       callback()
-    }, latenessOf(limit))
+    }, checkIntervalOf(limit))
     response.once('finish', stop).once('close', stop)
     return stop
   }
@@ -592,7 +592,7 @@ export class Exchange {
       if (!moves && due - this.#progressAt < limit) return
       this.#sentAt = now()
       if (!moves) callback()
-    }, latenessOf(limit))
+    }, checkIntervalOf(limit))
     return stop
   }
 

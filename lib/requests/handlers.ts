@@ -78,9 +78,7 @@ export class Handlers {
     exchange.runningHandlers--
     // If it has called another handler, that one decides.
     if (exchange.handlersCalled === callNumber) exchange.handlerState = state
-    if (exchange.wire === 'open') return
-    // After a rejection, Fastify calls the error handler in the same microtask.
-    queueMicrotask(() => { this.#inFlight.check(exchange) })
+    if (exchange.wire !== 'open') this.#inFlight.checkSoon(exchange)
   }
 
   /** No hook covers error and not-found handlers, so their setters are wrapped. Child contexts inherit the setters. */

@@ -232,6 +232,11 @@ export class InFlight {
     if ((exchange.wire !== 'open' && !this.counts(exchange)) || isOver(exchange)) this.leave(exchange)
   }
 
+  /** Checks it once Fastify has called the next hook, or the error handler: it does so in the same microtask. */
+  checkSoon (exchange: Exchange): void {
+    queueMicrotask(() => { this.check(exchange) })
+  }
+
   /** Checks every request that is not over. */
   checkAll (): void {
     for (const exchange of this.unfinished) {
@@ -303,7 +308,7 @@ export class InFlight {
   #observeSource (exchange: Exchange, source: Readable): void {
     exchange.source = source
     // After Node has destroyed a stream that has ended.
-    const check = () => { queueMicrotask(() => { this.check(exchange) }) }
+    const check = () => { this.checkSoon(exchange) }
     // Node destroys a stream that fails, but not if other code emits the event.
     const failed = () => {
       if (!source.destroyed) exchange.source = undefined
@@ -346,7 +351,7 @@ export class InFlight {
     beforeCall(request, 'on', event => {
       if (event !== 'data' || !exchange.isTooLateToRead) return
       exchange.isBodyLost = true
-      queueMicrotask(() => { this.check(exchange) })
+      this.checkSoon(exchange)
     })
     // Fastify listens for errors of the response as it starts to send a stream. It pipes a Node stream in the same turn, but reads a web
     // stream.
@@ -376,7 +381,7 @@ export class InFlight {
   /** The answer has been given. Hooks that process it begin in the same turn. */
   #answered (exchange: Exchange): void {
     exchange.hasAnswered = true
-    queueMicrotask(() => { this.check(exchange) })
+    this.checkSoon(exchange)
   }
 
   /** The hooks that process the answer have ended. */

@@ -61,8 +61,7 @@ export class LateHooks {
     exchange.runningHandlers++
     return () => {
       exchange.runningHandlers--
-      // After Fastify has called the next hook, in the same microtask.
-      if (exchange.wire !== 'open') queueMicrotask(() => { this.#inFlight.check(exchange) })
+      if (exchange.wire !== 'open') this.#inFlight.checkSoon(exchange)
     }
   }
 }

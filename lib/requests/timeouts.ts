@@ -17,7 +17,7 @@ import { createServer } from 'node:http'
 import { beforeCall } from '../before-call.ts'
 import { setLateInterval } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
-import { KEEP_ALIVE_BUFFER, LONGEST_TIMER, READ_PER_KIB, latenessOf } from '../times.ts'
+import { KEEP_ALIVE_BUFFER, LONGEST_TIMER, READ_PER_KIB, checkIntervalOf } from '../times.ts'
 
 /** The defaults of a server. Any other value is the user's, and is kept. */
 const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0 }
@@ -81,7 +81,7 @@ export class Timeouts {
       server.requestTimeout = whole ?? 0
       // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
       server.headersTimeout = Math.min(server.headersTimeout, limit)
-      server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, latenessOf(limit))
+      server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, checkIntervalOf(limit))
       server.keepAliveTimeout = chosen('idleTimeout', 'keepAliveTimeout') ?? Math.min(idleTimeout || 0, LONGEST_TIMER - KEEP_ALIVE_BUFFER)
     }
     const timeout = chosen('writeTimeout', 'timeout')
@@ -113,7 +113,7 @@ export class Timeouts {
   start (isListening: boolean): void {
     this.#hasListener ||= isListening
     if (this.#sweeper !== undefined) return
-    this.#sweeper = setLateInterval(due => { this.#sweep(due) }, latenessOf(this.#shortest))
+    this.#sweeper = setLateInterval(due => { this.#sweep(due) }, checkIntervalOf(this.#shortest))
   }
 
   stop (): void {
