@@ -72,8 +72,8 @@ t.test('the files for GitHub are well formed', async t => {
   const { version, updates } = parse(read('.github/dependabot.yml')) as { version: number, updates: Array<{ directories?: string[], directory?: string }> }
   t.equal(version, 2)
   for (const { directories, directory } of updates) for (const path of directories ?? [directory ?? '']) t.ok(existsSync(new URL(`.${path}`, root)), path)
-  const locked = execFileSync('git', ['ls-files', '*package-lock.json'], { cwd: root, encoding: 'utf8' }).trim().split('\n')
-  t.strictSame(updates[0]?.directories, locked.map(path => `/${path}`.replace(/\/?package-lock\.json$/, '') || '/'))
+  const lockFiles = execFileSync('git', ['ls-files', '*package-lock.json'], { cwd: root, encoding: 'utf8' }).trim().split('\n')
+  t.strictSame(updates[0]?.directories, lockFiles.map(path => `/${path}`.replace(/\/?package-lock\.json$/, '') || '/'))
 })
 
 t.test('the links of the pages for contributors lead to files', async t => {
