@@ -1,7 +1,6 @@
 // README.md and docs/*.md against the code: their snippets compile and run, and their lists are complete.
 
 import t from 'tap'
-import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { compileFunction } from 'node:vm'
 import { Registry } from 'prom-client'
@@ -14,6 +13,7 @@ import { createApp, freePort, runNode } from './helpers.ts'
 import { ATTACKS } from './hostile/attacks.ts'
 import { withTable, type Result } from './hostile/report.ts'
 import { anchors, codes, links, membersOf, page, pages, ROOT, rows, section, timesGiven } from './pages.ts'
+import { compile, COMPILER_OPTIONS, typed } from './snippets.ts'
 
 const LANGUAGES = new Set([
   'ts', 'js', 'cjs', 'json', 'yaml', 'sh', 'text', 'http', 'nginx', 'haproxy', 'ini', 'dockerfile', 'diff', 'promql', 'html'
@@ -25,8 +25,8 @@ const MODULE_SCOPE = ['exports', 'require', 'module', '__filename', '__dirname']
 const all = pages()
 const snippets = all.flatMap(({ path, fences }) => fences.map(fence => ({ path, ...fence, name: `${path}:${fence.line}` })))
 
-/** A folder below the project, so that snippets can import its packages. In it, the name of this package stands for its source. */
-const folder = `${ROOT}.tap/docs-${process.pid}`
+/** A folder below the tests, so that snippets can import their packages. In it, the name of this package stands for its source. */
+const folder = `${ROOT}test/.tap/docs-${process.pid}`
 mkdirSync(folder, { recursive: true })
 t.teardown(() => { rmSync(folder, { recursive: true, force: true }) })
 cpSync(`${ROOT}test/fixtures/docs`, folder, { recursive: true })
@@ -34,41 +34,32 @@ cpSync(`${ROOT}test/fixtures/docs/packages`, `${folder}/node_modules`, { recursi
 const entries = { '.': 'index.ts', './testing': 'types/testing.ts', './prometheus': 'lib/prometheus.ts' }
 const stubs = Object.entries(entries).map(([entry, source], index) => {
   const hasDefault = entry !== './testing'
-  writeFileSync(`${folder}/entry-${index}.ts`, `export * from '../../${source}'\n${hasDefault ? `export { default } from '../../${source}'\n` : ''}`)
-  return [entry, `./entry-${index}.ts`]
+  writeFileSync(`${folder}/entry-${index}.ts`, `export * from '../../../${source}'\n${hasDefault ? `export { default } from '../../../${source}'\n` : ''}`)
+  return [entry, { import: `./entry-${index}.ts`, require: `./entry-${index}.${entry === '.' ? 'cts' : 'ts'}` }]
 })
+// As main.cjs does.
+writeFileSync(`${folder}/entry-0.cts`, "import { gracefulPlugin } from '../../../index.ts'\nexport = Object.assign(gracefulPlugin, { gracefulPlugin, default: gracefulPlugin })\n")
 writeFileSync(`${folder}/package.json`, JSON.stringify({ name: 'fastify-graceful', type: 'module', exports: Object.fromEntries(stubs) }))
-writeFileSync(`${folder}/tsconfig.json`, JSON.stringify({
-  compilerOptions: {
-    target: 'es2022',
-    lib: ['es2023'],
-    module: 'nodenext',
-    moduleDetection: 'force',
-    types: ['node'],
-    strict: true,
-    noEmit: true,
-    skipLibCheck: true,
-    allowJs: true,
-    checkJs: true,
-    allowImportingTsExtensions: true,
-    experimentalDecorators: true
-  },
-  include: ['*.ts', '*.js']
-}))
 /** The file of a snippet, in which lines have the same numbers as on the page. */
 const fileOf = ({ path, line, language }: typeof snippets[number]) => `${folder}/${path.replaceAll(/[/.]/g, '-')}-${line}.${language}`
-for (const snippet of snippets) {
-  if (['ts', 'js'].includes(snippet.language)) writeFileSync(fileOf(snippet), '\n'.repeat(snippet.line) + snippet.code)
+const compiled = snippets.filter(({ language }) => ['ts', 'js', 'cjs'].includes(language))
+for (const { code, ...snippet } of compiled) {
+  writeFileSync(fileOf({ code, ...snippet }), '\n'.repeat(snippet.line) + (snippet.language === 'cjs' ? typed(code) : code))
 }
+// Its types and those of the plugin declare the same decorator, so that one program cannot have both.
+const apart = compiled.filter(({ code }) => code.includes("require('fastify-graceful-shutdown')")).map(fileOf)
+writeFileSync(`${folder}/tsconfig.json`, JSON.stringify({ compilerOptions: COMPILER_OPTIONS, include: ['*.ts', '*.js', '*.cjs'], exclude: apart }))
+writeFileSync(`${folder}/tsconfig.apart.json`, JSON.stringify({ compilerOptions: COMPILER_OPTIONS, files: ['prelude.d.ts', ...apart] }))
 
 t.test('each block of code names a checked language', async t => {
   t.ok(snippets.length > 3)
   for (const { language, name } of snippets) t.ok(LANGUAGES.has(language), `${name}: ${language}`)
 })
 
-t.test('snippets compile against the types of the plugin', async t => {
-  const { stdout } = spawnSync('env', ['-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, `${ROOT}node_modules/.bin/tsc`, '-p', folder], { encoding: 'utf8' })
-  t.equal(stdout, '')
+t.test('snippets compile against the types of the plugin, and of the packages that they load', async t => {
+  t.equal(compile(folder), '')
+  t.equal(apart.length, 1)
+  t.equal(compile(`${folder}/tsconfig.apart.json`), '')
 })
 
 t.test('CommonJS, JSON and YAML snippets can be parsed', async t => {
@@ -320,6 +311,9 @@ t.test('the table of other plugins has a row for each test, with the versions te
   const { dependencies } = JSON.parse(readFileSync(`${ecosystem}packages/package.json`, 'utf8')) as { dependencies: Record<string, string> }
   const table = [...page('docs/compatibility.md').text.matchAll(/^\| \[([^\]]+)\]\(\.\.\/test\/ecosystem\/(.+?\.test\.ts)\)[^|]* \| ([^|]+) \|/gm)]
   t.strictSame(new Set(table.map(([, , file]) => file)), new Set(readdirSync(ecosystem).filter(file => file.endsWith('.test.ts'))))
+  for (const [, name = '', version] of page('docs/recipes.md').text.matchAll(/tests \w+ with (\S+) (\d+\.\d+\.\d+)/g)) {
+    t.equal(version, dependencies[name], name)
+  }
   for (const [, name = '', , versions = ''] of table) {
     // A version without a name is that of the row's package.
     for (const [, other = name, version] of versions.matchAll(/(?:([@\w/-]+) )?(\d+\.\d+\.\d+)/g)) {

@@ -5,7 +5,8 @@ import { start } from './service.ts'
 
 for (const FIRST of ['otel', 'graceful']) {
   t.test(`a shutdown callback exports the spans of requests in flight (${FIRST} first)`, async t => {
-    const service = await start(t, 'otel', { FIRST })
+    // A delay so long that only shutdown() exports spans.
+    const service = await start(t, 'otel', { FIRST, OTEL_BSP_SCHEDULE_DELAY: '60000' })
     const placed = service.get('/orders')
     await service.holds('/orders')
     await service.sigterm()

@@ -1,19 +1,22 @@
 // The plugin with other plugins, at SIGTERM: `npm run test:ecosystem`, or `npm run test:ecosystem -- static sse` for only these.
 //
 // Each test forks a program of `programs`, as in an application: in CommonJS, with the packages that packages/package.json
-// pins, and with `fastify-graceful` as built from this checkout.
+// pins, and with `fastify-graceful` as built from this checkout. Programs load recipes from the pages themselves, from `recipes`.
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ROOT, installPrograms } from '../packages.ts'
+import { pages } from '../pages.ts'
+import { nameOf } from '../snippets.ts'
 
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 
 const files = testFiles(process.argv.slice(2))
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
 const programs = installPrograms('ecosystem')
+writeRecipes(join(programs, 'recipes'))
 const { status } = spawnSync(process.execPath, [join(ROOT, 'node_modules/.bin/tap'), 'run', '--disable-coverage', '--reporter=terse', ...files], {
   cwd: ROOT, env: { ...process.env, ECOSYSTEM_PROGRAMS: programs }, stdio: 'inherit'
 })
@@ -24,4 +27,14 @@ function testFiles (names: readonly string[]): string[] {
   const found = wanted.map(name => join(HERE, name)).filter(file => existsSync(file))
   if (found.length === 0) throw new Error(`No test files: ${wanted.join(', ')}`)
   return found
+}
+
+/** Writes each CommonJS snippet of the pages that exports a function to a file with the name of the function. */
+function writeRecipes (folder: string): void {
+  mkdirSync(folder)
+  for (const { language, code } of pages().flatMap(({ fences }) => fences)) {
+    const name = language === 'cjs' ? nameOf(code) : undefined
+    // A name that is there twice is an error.
+    if (name !== undefined) writeFileSync(join(folder, `${name}.cjs`), code, { flag: 'wx' })
+  }
 }

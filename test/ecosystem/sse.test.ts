@@ -11,7 +11,7 @@ for (const [what, path] of [
     const service = await start(t, 'sse')
     const client = service.stream(path, ['Accept: text/event-stream'])
     const held = service.get('/held')
-    await Promise.all([service.holds(path), service.holds('/held')])
+    await Promise.all([client.until(/data: "first"\n/), service.holds('/held')])
     await service.sigterm()
     await client.closed
     const refused = await service.get('/held')

@@ -1,29 +1,12 @@
 'use strict'
 
-const mercurius = require('mercurius')
+const { addGraphQL } = require('./recipes/addGraphQL.cjs')
 const { hold, serve } = require('./serve.cjs')
 
 serve(async app => {
-  const schema = `
-    type Query { slow: String }
-    type Subscription { ticks: Int }
-  `
-  const resolvers = {
-    Query: {
-      slow: async (_root, _arguments, { reply }) => {
-        await hold(reply.request)
-        return 'answered'
-      }
-    },
-    Subscription: {
-      ticks: {
-        subscribe: async (_root, _arguments, { pubsub }) => {
-          const ticks = await pubsub.subscribe('TICK')
-          pubsub.publish({ topic: 'TICK', payload: { ticks: 1 } })
-          return ticks
-        }
-      }
-    }
-  }
-  await app.register(mercurius, { schema, resolvers, subscription: true })
+  app.addHook('preHandler', async request => { if (request.body?.query === '{ hello }') await hold(request) })
+  await addGraphQL(app)
+  // Until one arrives, because a subscription may begin at any time.
+  const ticking = setInterval(() => { app.graphql.pubsub.publish({ topic: 'TICK', payload: { ticks: 1 } }) }, 50)
+  app.addHook('preClose', async () => { clearInterval(ticking) })
 })
