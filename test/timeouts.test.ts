@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { latenessOf } from '../lib/times.ts'
+import { checkIntervalOf } from '../lib/times.ts'
 import { createApp, Deferred, eventually, every, heldRoute, listen, RawClient, visit } from './helpers.ts'
 
 async function http2App (t: Test, options: GracefulOptions = {}, server: object = {}): Promise<FastifyInstance> {
@@ -487,7 +487,7 @@ t.test('a handler that blocks the event loop while the timeouts are about to be 
   // It expires together with the interval of the plugin, which starts in the same event.
   const tick = () => { setImmediate(() => { send() }) }
   app.server.once('listening', () => {
-    every(t, latenessOf(300), tick)
+    every(t, checkIntervalOf(300), tick)
   })
   const client = new RawClient(await listen(app)).get('/quick')
   await client.until(/quick$/)
