@@ -5,7 +5,7 @@ import { Readable } from 'node:stream'
 import { start } from './service.ts'
 import { Socket } from './socket.ts'
 
-t.test('queries in flight are answered, and subscriptions are closed with 1001', async t => {
+t.test('queries in flight are answered, and subscriptions are closed with 1001', { timeout: 60_000 }, async t => {
   const service = await start(t, 'mercurius')
   const socket = new Socket(service.port, '/graphql', 'graphql-transport-ws')
   await socket.opened()

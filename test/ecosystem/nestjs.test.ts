@@ -13,7 +13,26 @@ t.test('without enableShutdownHooks(), requests in flight are answered, and the 
 
   t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
-  t.match(await service.ended(), { code: 0, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
+  const report = { completed: 1, refused: 1, cut: { length: 0 }, callbacks: [{ name: 'database' }] }
+  t.match(await service.ended(), { code: 0, report, complaints: { length: 0 } })
+  t.strictSame(service.log.messages(/^the database/), ['the database is closed'])
+})
+
+t.test('with the recipe for slow hooks, the plugin shuts down after onModuleDestroy', async t => {
+  const service = await start(t, 'nestjs', { RECIPE: '1' })
+  const placed = service.get('/orders')
+  await service.holds('/orders')
+  await service.sigterm()
+  const refused = await service.get('/orders')
+  await service.release()
+
+  t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
+  t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
+  const report = { reason: 'close', completed: 1, refused: 1, cut: { length: 0 } }
+  t.match(await service.ended(), { code: 0, report, complaints: { length: 0 } })
+  t.strictSame(service.log.messages(/ is done$|^Shutting down|^the database/), [
+    'onModuleDestroy is done', 'Shutting down: close', 'the database is closed', 'onApplicationShutdown is done'
+  ])
 })
 
 for (const [options, environment] of [[{}, {}], [{}, { AT_ONCE: '1' }], [{ useProcessExit: true }, {}]] as const) {

@@ -44,7 +44,7 @@ t.test('a shutdown callback sends the error of a request in flight; a rejected r
 })
 
 for (const [path, message] of [['/throws', 'nothing caught this'], ['/rejects', 'nothing handled this']] as const) {
-  t.test(`an error that shuts the service down is sent, and requests in flight are answered (${path})`, async t => {
+  t.test(`an error that shuts the service down is sent, and requests in flight are answered (${path})`, { timeout: 60_000 }, async t => {
     const { dsn, errors } = await ingest(t)
     const service = await start(t, 'sentry', { SENTRY_DSN: dsn })
     const held = service.get('/held')

@@ -6,7 +6,11 @@ const { Controller, Get, Module, Req } = require('@nestjs/common')
 const { NestFactory } = require('@nestjs/core')
 const { FastifyAdapter } = require('@nestjs/platform-fastify')
 const gracefulPlugin = require('fastify-graceful')
+const { addCallbacks } = require('./recipes/addCallbacks.cjs')
+const { register } = require('./recipes/register.cjs')
 const { addRoutes, hold } = require('./serve.cjs')
+
+const log = msg => { console.log(JSON.stringify({ level: 30, msg })) }
 
 class Orders {
   async place (request) {
@@ -14,10 +18,17 @@ class Orders {
     return 'placed'
   }
 
+  async onModuleDestroy () {
+    if (process.env.RECIPE === undefined) return
+    // Longer than the shutdown of the plugin would take.
+    await setTimeout(500)
+    log('onModuleDestroy is done')
+  }
+
   async onApplicationShutdown () {
     // Stands for a write to a database.
     if (process.env.AT_ONCE === undefined) await setTimeout(300)
-    console.log(JSON.stringify({ level: 30, msg: 'onApplicationShutdown is done' }))
+    log('onApplicationShutdown is done')
   }
 }
 // What decorators do, without a compiler.
@@ -31,7 +42,7 @@ class Worker {
   async onModuleDestroy () {
     // Longer than the plugin takes the same signal for a copy.
     await setTimeout(500)
-    console.log(JSON.stringify({ level: 30, msg: 'the worker is done' }))
+    log('the worker is done')
   }
 }
 function Jobs () {}
@@ -40,7 +51,10 @@ Module({ providers: [Worker] })(Jobs)
 async function main () {
   const app = await NestFactory.create(App, new FastifyAdapter({ logger: true }), { logger: false })
   if (process.env.HOOKS !== undefined) app.enableShutdownHooks([], JSON.parse(process.env.HOOKS))
-  await app.register(gracefulPlugin, JSON.parse(process.env.OPTIONS ?? '{}'))
+  // RECIPE: with the recipe for slow hooks.
+  if (process.env.RECIPE === undefined) await app.register(gracefulPlugin, JSON.parse(process.env.OPTIONS ?? '{}'))
+  else await register(app)
+  addCallbacks(app, { end: async () => { log('the database is closed') } })
   addRoutes(app.getHttpAdapter().getInstance())
   if (process.env.WITH_WORKER !== undefined) {
     const context = await NestFactory.createApplicationContext(Jobs, { logger: false })
