@@ -105,9 +105,9 @@ function pack (): { packed: Packed, urls: string[] } {
   writeFileSync(join(OUT, 'package/package.json'), `${JSON.stringify(published, null, 2)}\n`)
   const { text, links } = makeAbsolute(readFileSync('README.md', 'utf8'))
   writeFileSync(join(OUT, 'package/README.md'), text)
-  const packed = parsePacked(run('npm', 'pack', `./${OUT}/package`, '--json', '--silent', '--pack-destination', OUT))
-  checkLinks(run('tar', '-xzOf', join(OUT, packed.filename), 'package/README.md'))
-  return { urls: links, packed }
+  const last = parsePacked(run('npm', 'pack', `./${OUT}/package`, '--json', '--silent', '--pack-destination', OUT))
+  checkLinks(run('tar', '-xzOf', join(OUT, last.filename), 'package/README.md'))
+  return { urls: links, packed: last }
 }
 
 /** Looks at the README as it is packed, for any form of link, also one that `makeAbsolute()` does not know. */
