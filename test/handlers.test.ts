@@ -403,6 +403,27 @@ t.test('HTTP/2: an answered request counts until its handler is done', async t =
   t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })
 
+t.test('HTTP/2: a request whose handler returns the reply, and answers while its client still sends the body, is over once it is answered', async t => {
+  const { app } = await createApp(t, {}, { http2: true } as object)
+  app.addContentTypeParser('*', (_request, _payload, done) => { done(null) })
+  let settled = 0
+  app.post('/', async (request, reply) => {
+    request.raw.resume()
+    setTimeout(() => { reply.code(413).send({ too: 'large' }) }, 20)
+    void reply.then(() => { settled++ }, () => {})
+    return reply
+  })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  const upload = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'a/b' }).on('error', () => {})
+  upload.write('half')
+  await once(upload.resume(), 'end')
+  await eventually(() => app.inFlightRequests === 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
+  upload.close()
+  session.destroy()
+  t.equal(settled, 1)
+})
+
 t.test('HTTP/2: closing does not wait for an answered request whose handler has not ended at drainTimeout', async t => {
   const { app } = await createApp(t, { drainTimeout: 100 }, { http2: true } as object)
   // Held by this test: a handler that nothing can resume is garbage, and may be forgotten before the drain ends.

@@ -1,6 +1,7 @@
 import t from 'tap'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { ClientHttp2Session, ClientHttp2Stream, Http2ServerResponse, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -423,8 +424,7 @@ t.test('a hook that hijacks the reply and destroys the connection leaves no requ
 const droppers: Record<string, (app: FastifyInstance) => void> = {
   'a hook that destroys the response': app => { app.addHook('onRequest', (_request, reply, _done) => { reply.raw.destroy() }) },
   'a handler that destroys the response': app => { app.get('/', (_request, reply) => { reply.raw.destroy() }) },
-  'a handler that destroys the response later': app => { app.get('/', (_request, reply) => { setTimeout(() => { reply.raw.destroy() }, 20) }) },
-  'a handler that destroys the request': app => { app.get('/', request => { request.raw.destroy() }) }
+  'a handler that destroys the response later': app => { app.get('/', (_request, reply) => { setTimeout(() => { reply.raw.destroy() }, 20) }) }
 }
 for (const [what, prepare] of Object.entries(droppers)) {
   t.test(`${what}, and returns no promise, leaves no request in flight`, async t => {
@@ -436,6 +436,48 @@ for (const [what, prepare] of Object.entries(droppers)) {
     await eventually(() => app.inFlightRequests === 0)
     t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
   })
+}
+
+/** What the application may do when a client leaves; it tells nothing about the handler. */
+const reactions: Record<string, (request: IncomingMessage, response: ServerResponse) => void> = {
+  "the socket's end with the destruction of the request": request => { request.socket.on('end', () => { request.destroy() }) },
+  "the socket's end with the destruction of the response": (request, response) => { request.socket.on('end', () => { response.destroy() }) },
+  "the request's abortion with the destruction of the response": (request, response) => { request.on('aborted', () => { response.destroy() }) },
+  "the socket's error with the destruction of both": (request, response) => {
+    request.socket.on('error', () => {
+      request.destroy()
+      response.destroy()
+    })
+  }
+}
+for (const [what, react] of Object.entries(reactions)) {
+  for (const method of ['GET', 'POST']) {
+    t.test(`${method}: a handler that answers from a callback counts until then, although the application answers ${what}`, async t => {
+      const { app } = await createApp(t)
+      const entered = new Deferred()
+      let answer = () => {}
+      app.addContentTypeParser('*', (_request, _payload, done) => { done(null) })
+      app.route({
+        method,
+        url: '/',
+        handler (request, reply) {
+          react(request.raw, reply.raw)
+          answer = () => { reply.send('late') }
+          entered.resolve()
+        }
+      })
+      const { client, gone } = await visit(app, await listen(app))
+      client.send(`${method} / HTTP/1.1\r\nHost: x\r\n${method === 'GET' ? '' : 'Content-Type: a/b\r\nContent-Length: 9\r\n'}\r\n`)
+      await entered.promise
+      if (what.includes('error')) client.socket.resetAndDestroy()
+      else client.socket.end()
+      await eventually(gone)
+      t.equal(app.inFlightRequests, 1)
+      answer()
+      await eventually(() => app.inFlightRequests === 0)
+      t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
+    })
+  }
 }
 
 t.test('a request with raw writes whose client disconnects does not count', async t => {

@@ -896,6 +896,34 @@ t.test('HTTP/2: connectionTimeout does not turn writeTimeout off, because Fastif
   second.close()
 })
 
+/** The factories of HTTP/2 servers, and what the user gives to Fastify and to the plugin. */
+const sessionTimeouts: Record<string, { timeout?: number, fastify?: object, options?: GracefulOptions }> = {
+  'connectionTimeout, which a serverFactory ignores': { fastify: { connectionTimeout: 300 } },
+  "idleTimeout, in place of a serverFactory's own server.timeout": { timeout: 60_000, options: { idleTimeout: 300 } }
+}
+for (const [what, { timeout, fastify, options = {} }] of Object.entries(sessionTimeouts)) {
+  t.test(`HTTP/2: ${what}, does not end a request in flight`, async t => {
+    const serverFactory = (handler: (request: Http2ServerRequest, response: Http2ServerResponse) => void) => {
+      const server = createHttp2Server(handler)
+      if (timeout !== undefined) server.setTimeout(timeout)
+      return server
+    }
+    const { port } = await start(t, options, { ...HTTP2, ...fastify, serverFactory }, app => {
+      app.get('/', async () => {
+        await sleep(1_500)
+        return 'served'
+      })
+    })
+    const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
+    t.teardown(() => { session.destroy() })
+    const stream = session.request().on('error', () => {}).resume()
+    const [headers] = await once(stream, 'response') as [Record<string, unknown>]
+    t.equal(headers[':status'], 200)
+    await once(stream, 'close')
+    t.equal(stream.rstCode, 0)
+  })
+}
+
 t.test('server.timeout and connectionTimeout are kept, also if set after the registration', async t => {
   for (const set of ['connectionTimeout', 'server.timeout'] as const) {
     const { app, log } = await createApp(t, {}, set === 'connectionTimeout' ? { connectionTimeout: 150 } : {})

@@ -171,22 +171,23 @@ export class Exchange {
   }
 
   /**
-   * HTTP/1: whether a hook or handler has destroyed the response, or the request before it was read to the end: that is its answer. If the
-   * connection closes before that, Node destroys the request with an error.
+   * HTTP/1: whether code of this process has closed the connection. If the client disconnects, its socket has an error of Node, or Node
+   * ends it. If the connection closes before the request has been read, Node destroys the request with an error. A handler may destroy its
+   * own response, or a request that it has not read to the end: that is its answer.
    */
-  get isDestroyed (): boolean {
-    const { request, response } = this
-    return response.destroyed || (request.destroyed && !request.readableEnded && request.errored === null)
+  get isClosedHere (): boolean {
+    const { request, response, socket } = this
+    const hasClientLeft = socket?.errored?.code !== undefined || (socket?.readableEnded === true && socket.writableEnded)
+    return !hasClientLeft && !response.destroyed && (!request.destroyed || request.readableEnded || request.errored !== null)
   }
 
   /**
-   * HTTP/1: whether other code of this process has closed the connection. If the client disconnects, its socket has an error of Node, or
-   * Node ends it.
+   * HTTP/1: whether a hook or handler has destroyed the response as its answer. Once the client has left, even if only with its half of the
+   * connection, it may be a reaction to that, and says nothing about the handler; and Node destroys the response, too.
    */
-  get isClosedHere (): boolean {
-    const { socket } = this
-    const hasClientLeft = socket?.errored?.code !== undefined || (socket?.readableEnded === true && socket.writableEnded)
-    return !hasClientLeft && !this.isDestroyed
+  get isDropped (): boolean {
+    const { response, socket } = this
+    return response.destroyed && socket !== undefined && !socket.readableEnded && socket.errored === null
   }
 
   get #hasBody (): boolean {
@@ -293,6 +294,11 @@ export class Exchange {
     if (sent !== this.#sent && this.#sent >= 0) this.#sentAt = now()
     this.#sent = sent
     return Math.max(this.startedAt, this.#progressAt)
+  }
+
+  /** HTTP/2: calls back when its response has been sent, although its client may still send the body. */
+  onStreamFinish (callback: () => void): void {
+    this.#stream?.once('finish', callback)
   }
 
   /** What the route has set for itself. Not kept, because that would cost each request. */

@@ -281,10 +281,8 @@ export class InFlight {
   orphan (exchange: Exchange): void {
     exchange.keepAge()
     exchange.wire = 'orphaned'
-    // When a client disconnects, its connection is reported before Node destroys the response. One that is queued has no connection yet.
-    const isDestroyed = exchange.connection !== undefined && !exchange.isQueued && exchange.isDestroyed
     // A hijacked reply is over when its connection closes.
-    if (isDestroyed || exchange.isCommitted || exchange.reply?.sent === true) {
+    if (exchange.isDropped || exchange.isCommitted || exchange.reply?.sent === true) {
       exchange.hasAnswered = true
       exchange.isSending = false
     }

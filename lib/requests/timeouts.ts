@@ -60,8 +60,10 @@ export class Timeouts {
     const server = listener as HttpServer & { connectionsCheckingInterval: number }
     const { given, readTimeout, idleTimeout } = this.#options
     const { requestTimeout, keepAliveTimeout, connectionTimeout } = this.#fastify.initialConfig as Configured
-    /** The user's Fastify options, by the names of Node's properties. */
-    const configured = { requestTimeout, keepAliveTimeout, timeout: connectionTimeout }
+    // Only HTTP/1 servers have this method.
+    const isHttp2 = !('closeAllConnections' in listener)
+    /** The user's Fastify options, by the names of Node's properties. On HTTP/2, Fastify's http2SessionTimeout replaces the last one. */
+    const configured = { requestTimeout, keepAliveTimeout, timeout: isHttp2 ? undefined : connectionTimeout }
     /**
      * The user's value, if it takes precedence: of the server, which a serverFactory may have set, or given to Fastify, which sets it only
      * on its own HTTP/1 servers, not on one for HTTP/2 that allows HTTP/1.
@@ -84,9 +86,10 @@ export class Timeouts {
       server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, checkIntervalOf(limit))
       server.keepAliveTimeout = chosen('idleTimeout', 'keepAliveTimeout') ?? Math.min(idleTimeout || 0, LONGEST_TIMER - KEEP_ALIVE_BUFFER)
     }
-    const timeout = chosen('writeTimeout', 'timeout')
+    // A session has one timer: with both, Node would destroy it, with its streams, when it should only be closed once they have ended.
+    const timeout = isHttp2 && given.has('idleTimeout') ? undefined : chosen('writeTimeout', 'timeout')
     server.timeout = timeout ?? 0
-    // A connection over HTTP/1 shows its timer. On an HTTP/2 session, Fastify replaces connectionTimeout with http2SessionTimeout.
+    // A connection over HTTP/1 shows its timer, and that of a session may be Fastify's http2SessionTimeout.
     if (timeout !== undefined && timeout !== connectionTimeout) this.#write = false
     server.on('session', (session: ServerHttp2Session) => {
       // Otherwise, Fastify's own http2SessionTimeout stays, or what a serverFactory has set.
