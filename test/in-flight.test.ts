@@ -438,6 +438,50 @@ for (const [what, prepare] of Object.entries(droppers)) {
   })
 }
 
+t.test('a handler that destroys its response does not end the requests behind it in the pipeline, whose handlers still run', async t => {
+  const { app } = await createApp(t)
+  const entered = new Deferred()
+  let answer = () => {}
+  app.get('/first', async (_request, reply) => {
+    await entered.promise
+    reply.raw.destroy()
+  })
+  app.get('/second', (_request, reply) => {
+    answer = () => { reply.send('late') }
+    entered.resolve()
+  })
+  const client = new RawClient(await listen(app)).get('/first').get('/second')
+  await client.closed
+  await eventually(() => app.inFlightRequests === 1)
+  const report = app.gracefulShutdown.shutdown()
+  await sleep(100)
+  t.equal(app.gracefulShutdown.phase, 'draining')
+  answer()
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
+})
+
+t.test("a request to a server of the application's own counts until its handler answers, although that server closes its connections", async t => {
+  const { app } = await createApp(t)
+  const entered = new Deferred()
+  let answer = () => {}
+  app.get('/', (_request, reply) => {
+    answer = () => { reply.send('late') }
+    entered.resolve()
+  })
+  await app.ready()
+  const server = createServer(app.routing).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const client = new RawClient((server.address() as AddressInfo).port).get('/')
+  await entered.promise
+  server.close()
+  server.closeAllConnections()
+  await client.closed
+  await sleep(50)
+  t.equal(app.inFlightRequests, 1)
+  answer()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
 /** What the application may do when a client leaves; it tells nothing about the handler. */
 const reactions: Record<string, (request: IncomingMessage, response: ServerResponse) => void> = {
   "the socket's end with the destruction of the request": request => { request.socket.on('end', () => { request.destroy() }) },

@@ -4,7 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import type { Test } from 'tap'
 import type { Program } from './helpers.ts'
-import { hasSubscribers } from 'node:diagnostics_channel'
+import { hasSubscribers, subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { errorMonitor, EventEmitter, once } from 'node:events'
 import { existsSync, unlinkSync } from 'node:fs'
 import { createServer, type RequestListener } from 'node:http'
@@ -994,6 +994,24 @@ for (const http2 of [false, true]) {
     t.equal(app.gracefulShutdown.phase, 'closed')
   })
 }
+
+t.test('the second listener of localhost has the timeouts that are set on the first one', async t => {
+  const { app } = await createApp(t)
+  app.server.timeout = 50_000
+  app.server.requestTimeout = 60_000
+  const servers: Server[] = []
+  const opened = (message: unknown) => {
+    const { server } = message as { server: Server }
+    // Not those of the test itself.
+    if ('requestTimeout' in server) servers.push(server)
+  }
+  subscribe('tracing:net.server.listen:asyncEnd', opened)
+  t.teardown(() => unsubscribe('tracing:net.server.listen:asyncEnd', opened))
+  app.get('/', async () => 'served')
+  await listenOnLocalhost(app)
+  t.equal(servers.length, 2)
+  for (const server of servers) t.match(server, { timeout: 50_000, requestTimeout: 60_000, keepAliveTimeout: 120_000 })
+})
 
 /** Requests after which a connection is idle, in the parts in which a client sends them. */
 const lastRequests: Record<string, { parts: string[], status: number, prepare?: (app: FastifyInstance) => void }> = {

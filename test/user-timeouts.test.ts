@@ -896,10 +896,29 @@ t.test('HTTP/2: connectionTimeout does not turn writeTimeout off, because Fastif
   second.close()
 })
 
+/** Handlers with connectionTimeout that take longer than writeTimeout is by default. */
+t.test('writeTimeout does not apply to HTTP/1 with connectionTimeout, not even if a handler turns that off, or with an idleTimeout', async t => {
+  const { key, cert } = await createCredentials()
+  const slowly = (app: FastifyInstance) => {
+    app.get('/', async ({ raw }) => {
+      if (raw.headers['turn-off'] !== undefined) raw.socket.setTimeout(0)
+      await sleep(12_000)
+      return 'served'
+    })
+  }
+  const plain = await start(t, {}, { connectionTimeout: 60_000 }, slowly)
+  const https = { key, cert, allowHTTP1: true }
+  const both = await start(t, { idleTimeout: 60_000 }, { http2: true, https, connectionTimeout: 60_000 }, slowly)
+  const client = new RawClient(plain.port).get('/', ['turn-off: yes'])
+  const secure = new RawClient(connectTls({ port: both.port, host: '127.0.0.1', rejectUnauthorized: false })).get('/')
+  await Promise.all([client.until(/served/), secure.until(/served/), plain.fastify.inject('/').then(({ body }) => { t.equal(body, 'served') })])
+})
+
 /** The factories of HTTP/2 servers, and what the user gives to Fastify and to the plugin. */
 const sessionTimeouts: Record<string, { timeout?: number, fastify?: object, options?: GracefulOptions }> = {
   'connectionTimeout, which a serverFactory ignores': { fastify: { connectionTimeout: 300 } },
-  "idleTimeout, in place of a serverFactory's own server.timeout": { timeout: 60_000, options: { idleTimeout: 300 } }
+  "idleTimeout, in place of a serverFactory's own server.timeout": { timeout: 60_000, options: { idleTimeout: 300 } },
+  "a serverFactory's own server.timeout, with writeTimeout": { timeout: 300, options: { writeTimeout: 60_000 } }
 }
 for (const [what, { timeout, fastify, options = {} }] of Object.entries(sessionTimeouts)) {
   t.test(`HTTP/2: ${what}, does not end a request in flight`, async t => {
@@ -921,6 +940,8 @@ for (const [what, { timeout, fastify, options = {} }] of Object.entries(sessionT
     t.equal(headers[':status'], 200)
     await once(stream, 'close')
     t.equal(stream.rstCode, 0)
+    // The idle session is closed, unless it has Fastify's http2SessionTimeout.
+    if (fastify === undefined) await once(session, 'close')
   })
 }
 

@@ -81,13 +81,13 @@ export class Connection {
     setLateTimeout(() => { if (!this.#isInUse && socket.bytesRead === bytesRead) socket.destroy() }, time).unref()
   }
 
-  /** Whether a request is being received or answered. Fastify may have answered without an onResponse hook, or before the whole body. */
+  /** Not only `newest`: Fastify may have answered that without an onResponse hook, or before its whole body. */
   get #isInUse (): boolean {
     const { newest } = this
     return newest !== undefined && !(newest.isFinished && newest.request.complete)
   }
 
-  /** Not if the request asks for an upgrade: the socket's new owner closes it. */
+  /** Whether a request is being received or answered, unless it asks for an upgrade: then the socket's new owner closes it. */
   get isBusy (): boolean {
     return this.#isInUse && this.newest?.isUpgrade !== true
   }

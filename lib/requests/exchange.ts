@@ -182,12 +182,15 @@ export class Exchange {
   }
 
   /**
-   * HTTP/1: whether a hook or handler has destroyed the response as its answer. Once the client has left, even if only with its half of the
-   * connection, it may be a reaction to that, and says nothing about the handler; and Node destroys the response, too.
+   * HTTP/1: whether a hook or handler has destroyed the response as its answer. Once the client has left, even if it has only half-closed
+   * the connection, other code may destroy the response because of that. To be asked before Node emits 'close'; not of a queued response,
+   * which Node destroys as its connection closes.
    */
   get isDropped (): boolean {
-    const { response, socket } = this
-    return response.destroyed && socket !== undefined && !socket.readableEnded && socket.errored === null
+    const { response, connection } = this
+    if (connection === undefined || this.isQueued) return false
+    const { readableEnded, errored } = connection.socket
+    return response.destroyed && !readableEnded && errored === null
   }
 
   get #hasBody (): boolean {
@@ -294,11 +297,6 @@ export class Exchange {
     if (sent !== this.#sent && this.#sent >= 0) this.#sentAt = now()
     this.#sent = sent
     return Math.max(this.startedAt, this.#progressAt)
-  }
-
-  /** HTTP/2: calls back when its response has been sent, although its client may still send the body. */
-  onStreamFinish (callback: () => void): void {
-    this.#stream?.once('finish', callback)
   }
 
   /** What the route has set for itself. Not kept, because that would cost each request. */
@@ -676,6 +674,12 @@ function abortedError (): Error {
   return Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
 }
 
+/** Also one that allows HTTP/1. */
+export function isHttp2Server (server: Server): boolean {
+  // Only HTTP/1 servers have this method.
+  return !('closeAllConnections' in server)
+}
+
 export function isHttp2Request ({ httpVersionMajor }: IncomingMessage): boolean {
   return httpVersionMajor === 2
 }
@@ -730,8 +734,7 @@ const REQUEST_EVENTS: ReadonlySet<unknown> = new Set(['request', 'checkContinue'
  * one of the other events would keep Node from answering. A listener of these may pass the request on with `request`.
  */
 export function onStreamRequest (server: Server, callback: (request: IncomingMessage, response: ServerResponse) => void): void {
-  // Only HTTP/1 servers have this method.
-  if ('closeAllConnections' in server) return
+  if (!isHttp2Server(server)) return
   const known = new WeakSet<IncomingMessage>()
   beforeCall(server, 'emit', (event, ...args) => {
     if (!REQUEST_EVENTS.has(event)) return

@@ -111,18 +111,9 @@ export class Handlers {
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
       const exchange = Exchange.of(this)
       if (exchange !== undefined) exchange.isReplyAwaited = true
-      // On HTTP/2, Fastify's own `then` settles when the stream closes, which may be after the rest of the body; not if it is closed.
-      if (exchange?.isGone === true) {
-        fulfilled()
-        return
-      }
-      let isSettled = false
-      const fulfill = () => {
-        if (!isSettled) fulfilled()
-        isSettled = true
-      }
-      exchange?.onStreamFinish(fulfill)
-      fastifysOwn(this, 'then').call(this, fulfill, rejected)
+      // On HTTP/2, Fastify's own `then` never settles if the stream is closed.
+      if (exchange?.isGone === true) fulfilled()
+      else fastifysOwn(this, 'then').call(this, fulfilled, rejected)
     }
     fastify.decorateReply('then', then)
   }

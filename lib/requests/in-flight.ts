@@ -232,7 +232,7 @@ export class InFlight {
     if ((exchange.wire !== 'open' && !this.counts(exchange)) || isOver(exchange)) this.leave(exchange)
   }
 
-  /** Checks it once Fastify has called the next hook, or the error handler: it does so in the same microtask. */
+  /** Checks it after what Fastify or Node does next in the same turn, such as calling the next hook or the error handler. */
   checkSoon (exchange: Exchange): void {
     queueMicrotask(() => { this.check(exchange) })
   }

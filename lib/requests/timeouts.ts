@@ -11,7 +11,7 @@ import type { Connections } from '../connections/sockets.ts'
 import type { SafeLog } from '../lifecycle/log.ts'
 import type { Options, RouteOptions, Timeout } from '../options.ts'
 import type { Cuts } from './cut.ts'
-import type { Exchange } from './exchange.ts'
+import { isHttp2Server, type Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
 import { beforeCall } from '../before-call.ts'
@@ -22,6 +22,12 @@ import { KEEP_ALIVE_BUFFER, LONGEST_TIMER, READ_PER_KIB, checkIntervalOf } from 
 /** The defaults of a server. Any other value is the user's, and is kept. */
 const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0 }
 const NODE_DEFAULTS = createServer()
+
+/** What Node has of a server for HTTP/1, or that allows it; of another one, only the last. */
+const SERVER_TIMEOUTS = ['requestTimeout', 'headersTimeout', 'connectionsCheckingInterval', 'keepAliveTimeout', 'timeout'] as const
+
+/** Node's types lack the property. */
+type TimedServer = HttpServer & { connectionsCheckingInterval: number }
 
 /** Fastify's own timeout options; its types lack some. */
 type Configured = Partial<Record<'requestTimeout' | 'keepAliveTimeout' | 'connectionTimeout', number>>
@@ -36,7 +42,12 @@ export class Timeouts {
   readonly #read: Timeout
   /** Whether the user has set Node's `requestTimeout`, which limits HTTP/1 requests. */
   #isRequestTimeoutKept = false
-  #write: Timeout
+  /** Whether the user has set Node's `timeout` of connections over HTTP/1. */
+  #isTimeoutKept = false
+  /** The same of HTTP/2 sessions. */
+  #isSessionTimeoutKept = false
+  /** How long an HTTP/2 session may be idle, if neither Fastify nor Node limits that. */
+  #sessionTimeout: number | undefined
   #shortest = Infinity
   /** Ends the sweep. */
   #sweeper: (() => void) | undefined
@@ -49,25 +60,40 @@ export class Timeouts {
     this.#connections = connections
     this.#cuts = cuts
     this.#log = log
-    this.#write = options.writeTimeout
     const { requestTimeout } = fastify.initialConfig as Configured
     this.#read = options.given.has('readTimeout') ? options.readTimeout : requestTimeout || options.readTimeout
   }
 
   /** Sets a listener's timeouts, before it listens. */
   apply (listener: Server): void {
-    // Node's types lack the property.
-    const server = listener as HttpServer & { connectionsCheckingInterval: number }
+    const server = listener as TimedServer
+    const first = this.#fastify.server as TimedServer
+    if (server === first) this.#decide(server)
+    // The second one for `localhost`: a serverFactory may have set the first one later.
+    else for (const name of SERVER_TIMEOUTS) if (name in first) server[name] = first[name]
+    server.on('session', (session: ServerHttp2Session) => {
+      // Otherwise, Fastify's own http2SessionTimeout stays, or what a serverFactory has set. A session has only one timer: for
+      // server.timeout, Node listens to it, and destroys the session with its streams.
+      if (this.#sessionTimeout !== undefined) session.removeAllListeners('timeout').setTimeout(this.#sessionTimeout, () => { session.close() })
+      // Node (20 to 26) leaves the timer of a closed session running, which keeps the session in memory until the timeout is over:
+      // setTimeout() has no effect once the session is destroyed. Node destroys it by either of these.
+      const clear = () => { session.setTimeout(0) }
+      beforeCall(session, 'destroy', clear)
+      // Without a socket, another listener has already destroyed it.
+      ;(session.socket as Socket | undefined)?.prependListener('close', clear)
+    })
+    this.noteLimits({ readTimeout: this.#read, writeTimeout: this.#options.writeTimeout })
+  }
+
+  #decide (server: TimedServer): void {
     const { given, readTimeout, idleTimeout } = this.#options
     const { requestTimeout, keepAliveTimeout, connectionTimeout } = this.#fastify.initialConfig as Configured
-    // Only HTTP/1 servers have this method.
-    const isHttp2 = !('closeAllConnections' in listener)
-    /** The user's Fastify options, by the names of Node's properties. On HTTP/2, Fastify's http2SessionTimeout replaces the last one. */
-    const configured = { requestTimeout, keepAliveTimeout, timeout: isHttp2 ? undefined : connectionTimeout }
     /**
-     * The user's value, if it takes precedence: of the server, which a serverFactory may have set, or given to Fastify, which sets it only
-     * on its own HTTP/1 servers, not on one for HTTP/2 that allows HTTP/1.
+     * The user's Fastify options, by the names of Node's properties. Fastify itself sets the first two only on its own HTTP/1 servers. On
+     * an HTTP/2 server of a serverFactory, Node would apply the last one to sessions, and destroy them with their streams.
      */
+    const configured = { requestTimeout, keepAliveTimeout, timeout: isHttp2Server(server) ? undefined : connectionTimeout }
+    /** The user's value, of the server or given to Fastify, if it takes precedence over the plugin's option. */
     const chosen = (option: string, property: keyof typeof configured) => {
       const { [property]: value } = server
       if (given.has(option)) return undefined
@@ -76,32 +102,26 @@ export class Timeouts {
     }
 
     if ('requestTimeout' in server) {
-      const whole = chosen('readTimeout', 'requestTimeout')
-      this.#isRequestTimeoutKept = whole !== undefined
-      const limit = (whole ?? readTimeout) || Infinity
+      const requestLimit = chosen('readTimeout', 'requestTimeout')
+      this.#isRequestTimeoutKept = requestLimit !== undefined
+      const limit = (requestLimit ?? readTimeout) || Infinity
       // Node's covers the whole request; the sweep covers bodies.
-      server.requestTimeout = whole ?? 0
+      server.requestTimeout = requestLimit ?? 0
       // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
       server.headersTimeout = Math.min(server.headersTimeout, limit)
       server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, checkIntervalOf(limit))
       server.keepAliveTimeout = chosen('idleTimeout', 'keepAliveTimeout') ?? Math.min(idleTimeout || 0, LONGEST_TIMER - KEEP_ALIVE_BUFFER)
     }
-    // A session has one timer: with both, Node would destroy it, with its streams, when it should only be closed once they have ended.
-    const timeout = isHttp2 && given.has('idleTimeout') ? undefined : chosen('writeTimeout', 'timeout')
+    const { timeout: before } = server
+    const timeout = chosen('writeTimeout', 'timeout')
     server.timeout = timeout ?? 0
-    // A connection over HTTP/1 shows its timer, and that of a session may be Fastify's http2SessionTimeout.
-    if (timeout !== undefined && timeout !== connectionTimeout) this.#write = false
-    server.on('session', (session: ServerHttp2Session) => {
-      // Otherwise, Fastify's own http2SessionTimeout stays, or what a serverFactory has set.
-      if (given.has('idleTimeout')) session.setTimeout(idleTimeout || 0, () => { session.close() })
-      // Node (20 to 26) leaves the timer of a closed session running, which keeps the session in memory until the timeout is over:
-      // setTimeout() has no effect once the session is destroyed. Node destroys it by either of these.
-      const clear = () => { session.setTimeout(0) }
-      beforeCall(session, 'destroy', clear)
-      // Without a socket, another listener has already destroyed it.
-      ;(session.socket as Socket | undefined)?.prependListener('close', clear)
-    })
-    this.noteLimits({ readTimeout: this.#read, writeTimeout: this.#write })
+    this.#isTimeoutKept = timeout !== undefined
+    // On a session, Fastify replaces connectionTimeout with http2SessionTimeout.
+    const isOwn = before > 0 && before !== connectionTimeout
+    this.#isSessionTimeoutKept = isOwn && this.#isTimeoutKept && !given.has('idleTimeout')
+    if (given.has('idleTimeout')) this.#sessionTimeout = idleTimeout || 0
+    // writeTimeout replaces it for what is in flight.
+    else if (isOwn && !this.#isTimeoutKept) this.#sessionTimeout = before
   }
 
   /** Timeouts of a listener, or of a route: the sweep has to notice the shortest in time. */
@@ -180,7 +200,8 @@ export class Timeouts {
       if (exchange.isPausing) exchange.unwatch()
       return
     }
-    const limit = exchange.options.writeTimeout ?? (exchange.isTimedByUser ? false : this.#write)
+    const isKept = exchange.isStream ? this.#isSessionTimeoutKept : this.#isTimeoutKept
+    const limit = exchange.options.writeTimeout ?? (isKept || exchange.isTimedByUser ? false : this.#options.writeTimeout)
     if (limit === false || exchange.isPausing) return
     // Code that took over the server's 'request' event serves it: the long polls of socket.io, for example.
     if (exchange.reply === undefined && this.#isServedByOtherCode) return
