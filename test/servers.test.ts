@@ -996,6 +996,7 @@ for (const http2 of [false, true]) {
 }
 
 t.test('the second listener of localhost has the timeouts that are set on the first one', async t => {
+  t.teardown(resolveToBothLoopbacks())
   const { app } = await createApp(t)
   app.server.timeout = 50_000
   app.server.requestTimeout = 60_000
