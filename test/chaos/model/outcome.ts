@@ -2,10 +2,14 @@
 
 import type { InFlightEntry } from '../../../types/index.ts'
 import type { Facts, RequestFacts } from '../facts.ts'
+import { ExitError } from '../../../lib/errors.ts'
 import { codeOf } from '../answer.ts'
 import { FORGOTTEN } from '../facts.ts'
 import { isTls } from '../scenario.ts'
 import { EARLY, SHUTTING_DOWN, isCloseLate, overruns, tell } from './limits.ts'
+
+/** The message of FST_ERR_GRACEFUL_EXIT. */
+const EXITED = new ExitError().message
 
 /** What has failed in an instance, as its own code, its clients and the cuts show. */
 function failures (facts: Facts, i: number): string[] {
@@ -33,6 +37,8 @@ export function * exitsTruly (facts: Facts): Iterable<string> {
   if (code !== (reasons.length > 0 ? 1 : 0)) yield `exit code ${code}, but: ${reasons.join('; ') || 'nothing has failed'}`
   for (const { i, report } of facts.all('report')) {
     const failed = failures(facts, i)
+    // A second signal may come as the last callback ends: the shutdown then ends while the process writes its log.
+    if (facts.forced !== undefined && report.errors.includes(EXITED)) failed.push(facts.forced)
     if (report.exitCode !== (failed.length > 0 ? 1 : 0)) yield `report of instance ${i}: exit code ${report.exitCode}, but: ${failed.join('; ') || 'nothing has failed'}`
   }
 }
