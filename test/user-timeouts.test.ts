@@ -30,6 +30,8 @@ t.teardown(resolveToBothLoopbacks())
 
 const HTTP2 = { http2: true } as object
 const KIB = 'x'.repeat(1_024)
+/** With handlers that never answer, the close at the end of a test waits for this time. */
+const NEVER_ENDING = { drainTimeout: 100 }
 
 interface Started {
   fastify: FastifyInstance
@@ -86,6 +88,67 @@ const protocols: Array<[string, object, Connect]> = [
     return path => upload2(session, path)
   }]
 ]
+
+// These wait for defaults of 10 s, so they begin first.
+t.test("a longer requestTimeout of a serverFactory's server limits the whole request, by Node", async t => {
+  const serverFactory = (handler: RequestListener) => createServer({ requestTimeout: 60_000 }, handler)
+  const { log, port } = await start(t, {}, { serverFactory }, app => { app.post('/', async ({ body }) => body) })
+  const upload = upload1(port, '/', 2)
+  upload.send('x')
+  // Longer than readTimeout is by default.
+  await sleep(12_000)
+  upload.send('x')
+  t.equal(await upload.status, 200)
+  t.strictSame(log.messages(/^Request cut/), [])
+})
+
+/** Options of Fastify for an HTTP/2 server of a serverFactory. */
+const http2Factory = (timeout?: number) => ({
+  ...HTTP2,
+  serverFactory: (handler: (request: Http2ServerRequest, response: Http2ServerResponse) => void) => {
+    const server = createHttp2Server(handler)
+    if (timeout !== undefined) server.setTimeout(timeout)
+    return server
+  }
+})
+
+t.test('HTTP/2: connectionTimeout does not turn writeTimeout off, because Fastify replaces it on a session; server.timeout of a serverFactory does', async t => {
+  const never = (app: FastifyInstance) => { app.get('/', () => {}) }
+  const given = await start(t, NEVER_ENDING, { ...HTTP2, connectionTimeout: 1_000 }, never)
+  const own = await start(t, NEVER_ENDING, http2Factory(60_000), never)
+  const [first, second] = [given, own].map(({ port }) => {
+    const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
+    t.teardown(() => { session.destroy() })
+    return session.request().on('error', () => {}).resume()
+  }) as [ClientHttp2Stream, ClientHttp2Stream]
+  let answers = 0
+  second.on('response', () => { answers++ })
+  // After 10 s, by default.
+  const [headers] = await once(first, 'response') as [Record<string, unknown>]
+  t.equal(headers[':status'], 503)
+  await sleep(2_000)
+  t.equal(answers, 0)
+  t.strictSame(own.log.messages(/^Request cut/), [])
+  second.close()
+})
+
+t.test('writeTimeout does not apply to HTTP/1 with connectionTimeout, not even if a handler turns that off, or with an idleTimeout', async t => {
+  const { key, cert } = await createCredentials()
+  const slowly = (app: FastifyInstance) => {
+    app.get('/', async ({ raw }) => {
+      if (raw.headers['turn-off'] !== undefined) raw.socket.setTimeout(0)
+      // Longer than writeTimeout is by default.
+      await sleep(12_000)
+      return 'served'
+    })
+  }
+  const plain = await start(t, {}, { connectionTimeout: 60_000 }, slowly)
+  const https = { key, cert, allowHTTP1: true }
+  const both = await start(t, { idleTimeout: 60_000 }, { http2: true, https, connectionTimeout: 60_000 }, slowly)
+  const client = new RawClient(plain.port).get('/', ['turn-off: yes'])
+  const secure = new RawClient(connectTls({ port: both.port, host: '127.0.0.1', rejectUnauthorized: false })).get('/')
+  await Promise.all([client.until(/served/), secure.until(/served/), plain.fastify.inject('/').then(({ body }) => { t.equal(body, 'served') })])
+})
 
 for (const [name, server, connect] of protocols) {
   t.test(`${name}: an upload that takes longer than readTimeout at more than 1 KiB/s is served`, async t => {
@@ -826,18 +889,6 @@ t.test('a route can have a readTimeout that is shorter than the requestTimeout g
   await log.line(/^Request cut: The request was not received within 60 ms/)
 })
 
-t.test("a longer requestTimeout of a serverFactory's server limits the whole request, by Node", async t => {
-  const serverFactory = (handler: RequestListener) => createServer({ requestTimeout: 60_000 }, handler)
-  const { log, port } = await start(t, {}, { serverFactory }, app => { app.post('/', async ({ body }) => body) })
-  const upload = upload1(port, '/', 2)
-  upload.send('x')
-  // Longer than readTimeout is by default.
-  await sleep(12_000)
-  upload.send('x')
-  t.equal(await upload.status, 200)
-  t.strictSame(log.messages(/^Request cut/), [])
-})
-
 /** Servers on which Fastify does not set its timeouts. */
 const otherServers = {
   'a server for HTTP/2 that allows HTTP/1': async () => ({ http2: true, https: { ...await createCredentials(), allowHTTP1: true } }),
@@ -847,7 +898,7 @@ for (const [what, create] of Object.entries(otherServers)) {
   t.test(`${what}: timeouts that are given to Fastify limit connections over HTTP/1`, async t => {
     const given = { requestTimeout: 300, keepAliveTimeout: 700, connectionTimeout: 2_000 }
     const server = await create()
-    const { fastify, log, port } = await start(t, {}, { ...given, ...server }, app => {
+    const { fastify, log, port } = await start(t, NEVER_ENDING, { ...given, ...server }, app => {
       app.post('/', async ({ body }) => body)
       app.get('/', async () => 'served')
       app.get('/never', () => {})
@@ -871,49 +922,6 @@ for (const [what, create] of Object.entries(otherServers)) {
   })
 }
 
-t.test('HTTP/2: connectionTimeout does not turn writeTimeout off, because Fastify replaces it on a session; server.timeout of a serverFactory does', async t => {
-  const never = (app: FastifyInstance) => { app.get('/', () => {}) }
-  const given = await start(t, {}, { ...HTTP2, connectionTimeout: 1_000 }, never)
-  const serverFactory = (handler: (request: Http2ServerRequest, response: Http2ServerResponse) => void) => {
-    const server = createHttp2Server(handler)
-    server.setTimeout(60_000)
-    return server
-  }
-  const own = await start(t, {}, { ...HTTP2, serverFactory }, never)
-  const [first, second] = [given, own].map(({ port }) => {
-    const session = connectHttp2(`http://127.0.0.1:${port}`).on('error', () => {})
-    t.teardown(() => { session.destroy() })
-    return session.request().on('error', () => {}).resume()
-  }) as [ClientHttp2Stream, ClientHttp2Stream]
-  let answers = 0
-  second.on('response', () => { answers++ })
-  // After 10 s, by default.
-  const [headers] = await once(first, 'response') as [Record<string, unknown>]
-  t.equal(headers[':status'], 503)
-  await sleep(2_000)
-  t.equal(answers, 0)
-  t.strictSame(own.log.messages(/^Request cut/), [])
-  second.close()
-})
-
-/** Handlers with connectionTimeout that take longer than writeTimeout is by default. */
-t.test('writeTimeout does not apply to HTTP/1 with connectionTimeout, not even if a handler turns that off, or with an idleTimeout', async t => {
-  const { key, cert } = await createCredentials()
-  const slowly = (app: FastifyInstance) => {
-    app.get('/', async ({ raw }) => {
-      if (raw.headers['turn-off'] !== undefined) raw.socket.setTimeout(0)
-      await sleep(12_000)
-      return 'served'
-    })
-  }
-  const plain = await start(t, {}, { connectionTimeout: 60_000 }, slowly)
-  const https = { key, cert, allowHTTP1: true }
-  const both = await start(t, { idleTimeout: 60_000 }, { http2: true, https, connectionTimeout: 60_000 }, slowly)
-  const client = new RawClient(plain.port).get('/', ['turn-off: yes'])
-  const secure = new RawClient(connectTls({ port: both.port, host: '127.0.0.1', rejectUnauthorized: false })).get('/')
-  await Promise.all([client.until(/served/), secure.until(/served/), plain.fastify.inject('/').then(({ body }) => { t.equal(body, 'served') })])
-})
-
 /** The factories of HTTP/2 servers, and what the user gives to Fastify and to the plugin. */
 const sessionTimeouts: Record<string, { timeout?: number, fastify?: object, options?: GracefulOptions }> = {
   'connectionTimeout, which a serverFactory ignores': { fastify: { connectionTimeout: 300 } },
@@ -922,12 +930,7 @@ const sessionTimeouts: Record<string, { timeout?: number, fastify?: object, opti
 }
 for (const [what, { timeout, fastify, options = {} }] of Object.entries(sessionTimeouts)) {
   t.test(`HTTP/2: ${what}, does not end a request in flight`, async t => {
-    const serverFactory = (handler: (request: Http2ServerRequest, response: Http2ServerResponse) => void) => {
-      const server = createHttp2Server(handler)
-      if (timeout !== undefined) server.setTimeout(timeout)
-      return server
-    }
-    const { port } = await start(t, options, { ...HTTP2, ...fastify, serverFactory }, app => {
+    const { port } = await start(t, options, { ...fastify, ...http2Factory(timeout) }, app => {
       app.get('/', async () => {
         await sleep(1_500)
         return 'served'

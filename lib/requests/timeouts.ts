@@ -46,7 +46,7 @@ export class Timeouts {
   #isTimeoutKept = false
   /** The same of HTTP/2 sessions. */
   #isSessionTimeoutKept = false
-  /** How long an HTTP/2 session may be idle, if neither Fastify nor Node limits that. */
+  /** How long an HTTP/2 session may be idle; undefined if Fastify or Node limits that. */
   #sessionTimeout: number | undefined
   #shortest = Infinity
   /** Ends the sweep. */
@@ -69,7 +69,7 @@ export class Timeouts {
     const server = listener as TimedServer
     const first = this.#fastify.server as TimedServer
     if (server === first) this.#decide(server)
-    // The second one for `localhost`: a serverFactory may have set the first one later.
+    // The second one for `localhost`. Other code can set timeouts only on the first one, until it listens.
     else for (const name of SERVER_TIMEOUTS) if (name in first) server[name] = first[name]
     server.on('session', (session: ServerHttp2Session) => {
       // Otherwise, Fastify's own http2SessionTimeout stays, or what a serverFactory has set. A session has only one timer: for

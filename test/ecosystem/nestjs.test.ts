@@ -1,18 +1,24 @@
 // NestJS with its Fastify adapter, in CommonJS.
 
-import t from 'tap'
-import { start } from './service.ts'
+import t, { type Test } from 'tap'
+import { start, type Service } from './service.ts'
 
-t.test('without enableShutdownHooks(), requests in flight are answered, and the process exits with 0', async t => {
-  const service = await start(t, 'nestjs')
+/** SIGTERM while an order is in flight: it is answered, and the next one is rejected. */
+async function orderAtSigterm (t: Test, service: Service, beforeNext = async () => {}): Promise<void> {
   const placed = service.get('/orders')
   await service.holds('/orders')
   await service.sigterm()
+  await beforeNext()
   const refused = await service.get('/orders')
   await service.release()
 
   t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
   t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
+}
+
+t.test('without enableShutdownHooks(), requests in flight are answered, and the process exits with 0', async t => {
+  const service = await start(t, 'nestjs')
+  await orderAtSigterm(t, service)
   const report = { completed: 1, refused: 1, cut: { length: 0 }, callbacks: [{ name: 'database' }] }
   t.match(await service.ended(), { code: 0, report, complaints: { length: 0 } })
   t.strictSame(service.log.messages(/^the database/), ['the database is closed'])
@@ -20,14 +26,7 @@ t.test('without enableShutdownHooks(), requests in flight are answered, and the 
 
 t.test('with the recipe for slow hooks, the plugin shuts down after onModuleDestroy', async t => {
   const service = await start(t, 'nestjs', { RECIPE: '1' })
-  const placed = service.get('/orders')
-  await service.holds('/orders')
-  await service.sigterm()
-  const refused = await service.get('/orders')
-  await service.release()
-
-  t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
-  t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
+  await orderAtSigterm(t, service)
   const report = { reason: 'close', completed: 1, refused: 1, cut: { length: 0 } }
   t.match(await service.ended(), { code: 0, report, complaints: { length: 0 } })
   t.strictSame(service.log.messages(/ is done$|^Shutting down|^the database/), [
@@ -39,14 +38,7 @@ for (const [options, environment] of [[{}, {}], [{}, { AT_ONCE: '1' }], [{ usePr
   const name = `with enableShutdownHooks(), an async onApplicationShutdown is finished (${JSON.stringify({ ...options, ...environment })})`
   t.test(name, async t => {
     const service = await start(t, 'nestjs', { HOOKS: JSON.stringify(options), ...environment })
-    const placed = service.get('/orders')
-    await service.holds('/orders')
-    await service.sigterm()
-    const refused = await service.get('/orders')
-    await service.release()
-
-    t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
-    t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
+    await orderAtSigterm(t, service)
     // NestJS ends the process by sending the signal again or by process.exit().
     const end = 'useProcessExit' in options ? { code: 0 } : { signal: 'SIGTERM' }
     t.match(await service.ended(), { ...end, report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
@@ -57,16 +49,8 @@ for (const [options, environment] of [[{}, {}], [{}, { AT_ONCE: '1' }], [{ usePr
 t.test('beside a second Nest application, which sends the signal again when it is done, requests in flight are answered', async t => {
   const options = { signals: ['uncaughtException', 'unhandledRejection'] }
   const service = await start(t, 'nestjs', { HOOKS: '{}', WITH_WORKER: '1', OPTIONS: JSON.stringify(options) })
-  const placed = service.get('/orders')
-  await service.holds('/orders')
-  await service.sigterm()
-  await service.log.line(/^the worker is done/)
-  // A later one than the signal that is sent again.
-  const refused = await service.get('/orders')
-  await service.release()
-
-  t.match(refused, { status: 503, complete: true, body: /FST_ERR_GRACEFUL_SHUTTING_DOWN/ })
-  t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
+  // The second order is later than the signal that is sent again.
+  await orderAtSigterm(t, service, async () => { await service.log.line(/^the worker is done/) })
   t.match(await service.ended(), { signal: 'SIGTERM', report: { completed: 1, refused: 1, cut: { length: 0 } }, complaints: { length: 0 } })
   t.strictSame(service.log.messages(/^onApplicationShutdown/), ['onApplicationShutdown is done'])
 })
