@@ -11,11 +11,12 @@ export function beforeCall<K extends string> (object: Methods<K>, name: K, callb
   }
 }
 
-/** Replaces a method. Returns what restores it. */
+/** Replaces a method. Returns what restores it, unless other code has replaced it since. */
 export function replaceMethod (object: object, name: string, method: unknown): () => void {
   const own = Object.getOwnPropertyDescriptor(object, name)
   Object.defineProperty(object, name, { value: method, configurable: true, writable: true })
   return () => {
+    if ((object as Record<string, unknown>)[name] !== method) return
     if (own === undefined) delete (object as Record<string, unknown>)[name]
     else Object.defineProperty(object, name, own)
   }

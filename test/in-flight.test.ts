@@ -438,6 +438,49 @@ for (const [what, prepare] of Object.entries(droppers)) {
   })
 }
 
+t.test('an injected request whose handler destroys the response, and returns no promise, is over', async t => {
+  const { app } = await createApp(t)
+  app.get('/', (_request, reply) => { reply.raw.destroy() })
+  await t.rejects(app.inject('/'), /destroyed/)
+  t.equal(app.inFlightRequests, 0)
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
+})
+
+t.test('an injected request whose client leaves counts until its handler answers', async t => {
+  const { app } = await createApp(t)
+  const entered = new Deferred()
+  let answer = () => {}
+  app.get('/', (_request, reply) => {
+    answer = () => { reply.send('late') }
+    entered.resolve()
+  })
+  const leaving = new AbortController()
+  const response = app.inject({ url: '/', signal: leaving.signal })
+  await entered.promise
+  leaving.abort()
+  await t.rejects(response)
+  t.equal(app.inFlightRequests, 1)
+  answer()
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('a request whose handler destroys the queued response is over when the connection closes', async t => {
+  const { app } = await createApp(t)
+  const held = heldRoute(app)
+  const dropped = new Deferred()
+  app.get('/', (_request, reply) => {
+    reply.raw.destroy()
+    dropped.resolve()
+  })
+  const client = new RawClient(await listen(app)).get('/held').get('/')
+  await dropped.promise
+  held.release()
+  await client.until(/"held":true/)
+  const report = await app.gracefulShutdown.shutdown()
+  t.match(report, { cut: { length: 0 }, exitCode: 0 })
+  t.equal(app.inFlightRequests, 0)
+})
+
 t.test('a handler that destroys its response does not end the requests behind it in the pipeline, whose handlers still run', async t => {
   const { app } = await createApp(t)
   const entered = new Deferred()

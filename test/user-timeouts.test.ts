@@ -1,10 +1,9 @@
 // Healthy traffic and the user's own limits, which the plugin's timeouts do not affect.
 
 import t from 'tap'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import type { GracefulOptions } from '../types/index.ts'
-import type { AddressInfo, Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer, get as httpGet } from 'node:http'
@@ -13,7 +12,7 @@ import {
   type ClientHttp2Session, type ClientHttp2Stream, type Http2ServerRequest, type Http2ServerResponse
 } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
-import { Duplex, duplexPair, Readable } from 'node:stream'
+import { Duplex, duplexPair, Readable, Transform } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { createGzip, gunzipSync } from 'node:zlib'
@@ -21,7 +20,7 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { createCredentials } from './credentials.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { collect, createApp, Deferred, eventually, every, heldRoute, listen, listenOnLocalhost, RawClient, visit, type Log } from './helpers.ts'
+import { collect, createApp, Deferred, eventually, every, heldRoute, listen, RawClient, visit, type Log } from './helpers.ts'
 
 // Most of the time they wait.
 t.jobs = 4
@@ -1014,153 +1013,6 @@ for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
   }
 }
 
-for (const protocol of ['HTTP', 'HTTPS']) {
-  t.test(`${protocol}: requests whose connections the application closes with closeAllConnections() during a shutdown are named as cut`, async t => {
-    const isTls = protocol === 'HTTPS'
-    const { key, cert } = await createCredentials()
-    const { app, log } = await createApp(t, {}, isTls ? { https: { key, cert } } as object : {})
-    const { entered, release } = heldRoute(app)
-    app.addHook('preClose', async () => { app.server.closeAllConnections() })
-    const port = await listen(app)
-    const client = new RawClient(isTls ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }) : port).get('/held')
-    await entered
-    const report = app.gracefulShutdown.shutdown()
-    await client.closed
-    release()
-    t.match(await report, { cut: [{ route: '/held' }], exitCode: 1 })
-    t.match(await log.line(/^Request cut: Other code in this process has closed the connection/), { code: 'FST_ERR_GRACEFUL_CONNECTION_CLOSED' })
-  })
-}
-
-const UNREAD = 'GET / HTTP/1.1\r\nHost: x\r\n\r\n'
-const READ = 'POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}'
-
-interface End {
-  sent?: string
-  /** A TLS socket ends when its client has half-closed. */
-  isPlainOnly?: boolean
-  isCut: boolean
-  end: (request: FastifyRequest, reply: FastifyReply, client: { client: Socket, transport: Socket }) => unknown
-}
-
-/** Who ends the connection of a request in flight during a shutdown, and how; and whether the request is then named as cut. */
-const ENDS: Record<string, End> = {
-  'other code destroys its socket': { isCut: true, end: ({ raw }) => raw.socket.destroy() },
-  'other code destroys its socket with an error': { isCut: true, end: ({ raw }) => raw.socket.destroy(new Error('on purpose')) },
-  'other code destroys its socket after the body has been read': { sent: READ, isCut: true, end: ({ raw }) => raw.socket.destroy() },
-  'other code destroys its socket after the client has half-closed': {
-    isPlainOnly: true,
-    isCut: true,
-    end: async ({ raw, server: { server } }, _reply, { client }) => {
-      Object.assign(server, { httpAllowHalfOpen: true })
-      client.end()
-      await once(raw.socket, 'end')
-      raw.socket.destroy()
-    }
-  },
-  'other code ends its socket, and the client closes its side in reply': { isCut: true, end: ({ raw }) => { raw.socket.end() } },
-  'other code ends its socket, and the client resets the connection': {
-    isPlainOnly: true,
-    isCut: true,
-    end: ({ raw }, _reply, { client, transport }) => {
-      client.allowHalfOpen = true
-      client.once('end', () => { transport.resetAndDestroy() })
-      raw.socket.end()
-    }
-  },
-  'the handler has hijacked the reply, and ends and destroys the socket itself': {
-    isCut: false,
-    end: ({ raw }, reply) => {
-      reply.hijack()
-      raw.socket.end('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n', () => { raw.socket.destroy() })
-    }
-  },
-  'other code ends the socket of a hijacked reply that has begun': {
-    isCut: true,
-    end: ({ raw }, reply) => {
-      reply.hijack()
-      reply.raw.write('begun')
-      raw.socket.end()
-    }
-  },
-  'the handler has hijacked the reply, and ends the socket itself': {
-    isCut: false,
-    end: ({ raw }, reply) => {
-      reply.hijack()
-      raw.socket.end('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
-    }
-  },
-  'the handler destroys its response': { isCut: false, end: (_request, { raw }) => raw.destroy() },
-  'the handler destroys its response after the body has been read': { sent: READ, isCut: false, end: (_request, { raw }) => raw.destroy() },
-  'the handler destroys its request': { isCut: false, end: ({ raw }) => raw.destroy() },
-  'the client disconnects after the body has been read': { sent: READ, isCut: false, end: (_request, _reply, { transport }) => transport.destroy() },
-  'the client sends what Node cannot parse': { isCut: false, end: (_request, _reply, { client }) => { client.write('NONSENSE\r\n\r\n') } },
-  'the client disconnects': { isCut: false, end: (_request, _reply, { transport }) => transport.destroy() },
-  'the client resets the connection': { isCut: false, end: (_request, _reply, { transport }) => transport.resetAndDestroy() }
-}
-
-for (const isTls of [false, true]) {
-  for (const [what, { isCut, end, sent = UNREAD, isPlainOnly = false }] of Object.entries(ENDS)) {
-    if (isTls && isPlainOnly) continue
-    t.test(`${isTls ? 'HTTPS' : 'HTTP'}: if ${what} during a shutdown, the requests of the connection are ${isCut ? '' : 'not '}named as cut`, async t => {
-      const { key, cert } = await createCredentials()
-      const { app, log } = await createApp(t, {}, isTls ? { https: { key, cert } } as object : {})
-      const entered = new Deferred<[FastifyRequest, FastifyReply]>()
-      const gone = new Deferred()
-      app.route({ method: ['GET', 'POST'], url: '/', handler: async (request, reply) => {
-        request.raw.socket.once('close', gone.resolve)
-        entered.resolve([request, reply])
-        await gone.promise
-        return 'too late'
-      } })
-      const port = await listen(app)
-      const transport = connectTcp(port, '127.0.0.1')
-      const client = isTls ? connectTls({ socket: transport, rejectUnauthorized: false }) : transport
-      client.on('error', () => {}).resume().write(sent)
-      const [request, reply] = await entered.promise
-      const report = app.gracefulShutdown.shutdown()
-      await end(request, reply, { client, transport })
-      t.match(await report, { cut: { length: isCut ? 1 : 0 }, exitCode: isCut ? 1 : 0 })
-      t.equal(log.messages(/^Request cut: Other code in this process has closed the connection/).length, isCut ? 1 : 0)
-    })
-  }
-}
-
-t.test('a client that leaves after closeAllConnections() of another listener of the instance is not named as cut', async t => {
-  const { app } = await createApp(t)
-  const gone = new Deferred()
-  app.addHook('onRequest', async ({ raw }) => { raw.socket.on('close', () => { gone.resolve() }) })
-  const { entered, release } = heldRoute(app)
-  await listenOnLocalhost(app)
-  const { address } = app.server.address() as AddressInfo
-  const other = app.addresses().find(listener => (listener as AddressInfo).address !== address) as AddressInfo
-  const client = new RawClient(connectTcp(other.port, other.address)).get('/held')
-  await entered
-  const report = app.gracefulShutdown.shutdown()
-  app.server.closeAllConnections()
-  await new Promise(setImmediate)
-  t.equal(client.socket.closed, false)
-  client.socket.destroy()
-  await gone.promise
-  release()
-  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
-})
-
-t.test('with forceCloseConnections: true, requests that Fastify loses after other code has closed the first listener are named as cut', async t => {
-  const { app } = await createApp(t, {}, { forceCloseConnections: true })
-  const { entered, release } = heldRoute(app)
-  app.addHook('preClose', async () => { app.server.close() })
-  await listenOnLocalhost(app)
-  const { address } = app.server.address() as AddressInfo
-  const other = app.addresses().find(listener => (listener as AddressInfo).address !== address) as AddressInfo
-  const client = new RawClient(connectTcp(other.port, other.address)).get('/held')
-  await entered
-  const report = app.gracefulShutdown.shutdown()
-  await client.closed
-  release()
-  t.match(await report, { cut: [{ route: '/held' }], exitCode: 1 })
-})
-
 t.test('a request that requestTimeout ends during a shutdown is named as cut', async t => {
   const arrived = new Deferred()
   // The requests are checked often, perhaps between the end of the connection and its 'close' event.
@@ -1328,3 +1180,83 @@ t.test('HTTP/2: writeTimeout does not disturb an onTimeout hook', async t => {
   t.match(await log.line(/^Request cut/), { code: 'FST_ERR_GRACEFUL_WRITE_TIMEOUT' })
   t.strictSame(ran, [])
 })
+
+for (const isPipelined of [true, false]) {
+  t.test(`connectionTimeout applies again after a route with a writeTimeout of its own, to the ${isPipelined ? 'next request in the pipeline' : 'next request'}`, async t => {
+    const { app } = await createApp(t, { ...NEVER_ENDING, idleTimeout: false }, { connectionTimeout: 700 })
+    let timeout = () => -1
+    const body = new Readable({ read: () => {} })
+    app.get('/stream', { config: { gracefulShutdown: { writeTimeout: 5_000 } } }, ({ raw }, reply) => {
+      timeout = () => raw.socket.timeout ?? 0
+      body.push('begun')
+      void reply.send(body)
+    })
+    app.get('/hang', (_request, _reply) => {})
+    const client = new RawClient(await listen(app)).get('/stream')
+    if (isPipelined) client.get('/hang')
+    await client.until(/begun/)
+    await eventually(() => timeout() > 700)
+    body.push(null)
+    await client.until(/\r\n0\r\n\r\n$/)
+    if (!isPipelined) client.get('/hang')
+    const before = performance.now()
+    await client.closed
+    const time = performance.now() - before
+    t.ok(time > 500 && time < 10_000, `closed after ${time} ms`)
+  })
+}
+
+t.test("writeTimeout emits no 'timeout' event, and runs no onTimeout hook, for a response whose stream is still being read", async t => {
+  const { app } = await createApp(t, { writeTimeout: 300 })
+  const told: string[] = []
+  app.server.on('timeout', socket => {
+    told.push('timeout')
+    socket.destroy()
+  })
+  app.addHook('onTimeout', async () => { told.push('onTimeout') })
+  app.addHook('onSend', async (_request, _reply, payload) => {
+    const end = new Transform({
+      transform: (_chunk, _encoding, done) => { done() },
+      flush: done => { done(null, 'end') }
+    })
+    end.push('begun ')
+    return (payload as Readable).pipe(end)
+  })
+  app.get('/', (_request, reply) => {
+    async function * parts (): AsyncGenerator<string> {
+      for (let part = 0; part < 60; part++) {
+        yield 'part'
+        await sleep(25)
+      }
+    }
+    void reply.send(Readable.from(parts()))
+  })
+  const client = new RawClient(await listen(app)).get('/', ['Connection: close'])
+  await client.closed
+  t.match(client.text, /begun [^]*end[^]*\r\n0\r\n\r\n$/)
+  t.strictSame(told, [])
+})
+
+t.test('readTimeout limits the headers, although headersTimeout is 0', async t => {
+  const { app } = await createApp(t, { readTimeout: 300 }, { http: { headersTimeout: 0 } } as object)
+  const client = new RawClient(await listen(app)).send('GET / HTTP/1.1\r\nX: ')
+  await client.until(/^HTTP\/1\.1 408 /)
+  const { app: unlimited } = await createApp(t, { readTimeout: false }, { http: { headersTimeout: 0 } } as object)
+  t.equal(unlimited.server.headersTimeout, 0)
+})
+
+for (const server of [{}, HTTP2]) {
+  t.test(`${server === HTTP2 ? 'HTTP/2' : 'HTTP/1'}: reply.raw.setTimeout() takes precedence over the writeTimeout of the route`, async t => {
+    const { app, log } = await createApp(t, {}, server)
+    app.get('/', { config: { gracefulShutdown: { writeTimeout: 200 } } }, async (_request, reply) => {
+      reply.raw.setTimeout(20_000)
+      await sleep(1_000)
+      return 'whole'
+    })
+    const port = await listen(app)
+    const download = downloads.find(([name]) => name === (server === HTTP2 ? 'HTTP/2' : 'HTTP/1'))?.[2]
+    const { body } = await (download as NonNullable<typeof download>)(port)
+    t.equal(body.toString(), 'whole')
+    t.strictSame(log.messages(/^Request cut/), [])
+  })
+}

@@ -45,7 +45,8 @@ export class Connection {
     connections.set(socket, this)
     // A socket may be passed to a server again, or to the server of another instance.
     before?.owner.closed(before)
-    socket.on('close', onSocketClose)
+    // Ahead of Node's listener, which destroys requests and, from Node 24 on, queued responses: perhaps a handler has destroyed them.
+    socket.prependListener('close', onSocketClose)
   }
 
   /** The connection of a socket, if this owner has accepted it: another instance may pass a request on. */

@@ -11,13 +11,14 @@ import { Server as HttpServer } from 'node:http'
 import { Server as NetServer } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import { promisify } from 'node:util'
-import { replaceMethod } from '../before-call.ts'
+import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { ConnectionClosedError, ConnectionTimeoutError } from '../errors.ts'
 import { isDisconnecting } from '../lifecycle/process.ts'
 import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequest } from '../requests/exchange.ts'
 import { arrivals, Connection, type Transport } from './connection.ts'
+import { Ending, isOfClient } from './ending.ts'
 import {
   ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STOP_CHECK
 } from '../times.ts'
@@ -39,10 +40,10 @@ export class Connections {
   /** The raw sockets below TLS. One without a secure socket above it has not completed its handshake. */
   readonly #beneathTls = new Set<Transport>()
   readonly #sessions = new Set<ServerHttp2Session>()
-  /** The sockets that a timer has closed since `disableKeepAlive()`. */
-  readonly #timedOut = new WeakSet<Transport>()
-  /** The sockets that this process has ended before their clients, since then. */
-  readonly #endedHere = new WeakSet<Transport>()
+  /** How the connections that have been open since `disableKeepAlive()` end. */
+  readonly #endings = new WeakMap<Connection, Ending>()
+  /** The HTTP/2 requests whose connections or sessions code of this process has closed since then. */
+  readonly #closedHere = new WeakSet<Exchange>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Transport>()
   #accepted = 0
@@ -105,6 +106,12 @@ export class Connections {
     server.on('session', (session: ServerHttp2Session) => {
       this.#sessions.add(session)
       session.on('close', () => { this.#sessions.delete(session) })
+      if (this.#isKeepAliveDisabled) this.#watchSession(session)
+    })
+    // Without another listener, Node answers and closes the connection itself.
+    if (server.listenerCount('clientError') > 0) server.prependListener('clientError', (error: Error, socket: Transport) => {
+      const connection = Connection.of(socket, this)
+      if (connection !== undefined) this.#endings.get(connection)?.failed(error)
     })
 
     // That of an HTTP/2 server calls the close() of the class.
@@ -213,7 +220,8 @@ export class Connections {
 
   closed (connection: Connection): void {
     this.#speaking.delete(connection)
-    for (const exchange of connection.pipeline()) this.#inFlight.closed(exchange)
+    if (connection.isHttp2 && this.#endings.get(connection)?.how([]) !== 'left') this.#closeHere(({ isSocketDestroyed }) => isSocketDestroyed)
+    for (const exchange of [...connection.pipeline()].reverse()) this.#inFlight.closed(exchange)
     this.#releaseArrivals()
     this.#tellGone()
   }
@@ -235,29 +243,35 @@ export class Connections {
     })
   }
 
-  /** Notes, from now on, whether a timer closes the connection, or other code ends it before its client. */
-  #watchEnd ({ socket }: Connection): void {
-    // Before the listener with which Node ends its side, too.
-    socket.prependListener('end', () => { if (socket.writableEnded) this.#endedHere.add(socket) })
-    socket.prependListener('timeout', () => {
-      this.#timedOut.add(socket)
-      // If the application has a listener for the timeout, Node does not close the connection.
-      process.nextTick(() => { if (!socket.destroyed) this.#timedOut.delete(socket) })
-    })
+  /** Notes, from now on, how the connection ends. */
+  #watchEnd (connection: Connection): void {
+    const ending = new Ending(connection.socket)
+    ending.watch()
+    this.#endings.set(connection, ending)
+  }
+
+  /** Notes, from now on, whether code of this process destroys the session. If the client leaves, Node destroys it with an error. */
+  #watchSession (session: ServerHttp2Session): void {
+    beforeCall(session, 'destroy', error => { if (error == null || !isOfClient(error)) this.#closeHere(exchange => exchange.isOf(session)) })
+  }
+
+  #closeHere (isClosed: (exchange: Exchange) => boolean): void {
+    for (const exchange of this.#streams) if (isClosed(exchange)) this.#closedHere.add(exchange)
   }
 
   /**
-   * After `disableKeepAlive()`: why the HTTP/1 connection of a request has been closed by this process. That is the timer of
+   * After `disableKeepAlive()`: why this process has closed the connection of a request, before its answer. That is the timer of
    * `connectionTimeout`, `requestTimeout` or `server.timeout`, one that a handler has set, or any code, as with `closeAllConnections()`.
    */
   closingErrorOf (exchange: Exchange): FastifyError | undefined {
-    const { socket } = exchange
-    if (socket === undefined) return undefined
-    if (socket.errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT' || this.#timedOut.has(socket)) return new ConnectionTimeoutError()
-    const isEndedHere = this.#endedHere.has(socket) || (socket.writableEnded && !socket.readableEnded)
+    const { connection, socket } = exchange
+    if (socket === undefined) return this.#closedHere.has(exchange) ? new ConnectionClosedError() : undefined
+    const ending = connection && this.#endings.get(connection)
+    const how = (ending ?? new Ending(socket)).how(connection?.pipeline() ?? [exchange])
+    if (how === 'expired') return new ConnectionTimeoutError()
     // The handler has hijacked the reply, and has written to the socket itself.
-    if (isEndedHere && exchange.isHijacked && !exchange.hasBegun) return undefined
-    return isEndedHere || exchange.isClosedHere ? new ConnectionClosedError() : undefined
+    const isOwn = how === 'ended' ? exchange.isHijacked && !exchange.hasBegun : exchange.isDestroyedByHandler
+    return how === 'left' || isOwn ? undefined : new ConnectionClosedError()
   }
 
   /** Whether any listener accepts connections. */
@@ -372,6 +386,7 @@ export class Connections {
   disableKeepAlive (): void {
     this.noteArrivals()
     this.#isKeepAliveDisabled = true
+    for (const session of this.#sessions) this.#watchSession(session)
     for (const connection of this.#speaking) {
       this.#watchEnd(connection)
       connection.newest?.endConnection()

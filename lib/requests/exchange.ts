@@ -111,6 +111,8 @@ export class Exchange {
   #countsBytes = false
   /** Whether `endConnection()` is in effect. HTTP/1 only. */
   #saysClose = false
+  /** Whether the timeout of its connection is set again once its response is sent. */
+  #isTimeoutKept = false
   /** Stops the timer that watches the progress of the response; undefined if there is none. */
   #unwatch: (() => void) | undefined = undefined
 
@@ -171,26 +173,35 @@ export class Exchange {
   }
 
   /**
-   * HTTP/1: whether code of this process has closed the connection. If the client disconnects, its socket has an error of Node, or Node
-   * ends it. If the connection closes before the request has been read, Node destroys the request with an error. A handler may destroy its
-   * own response, or a request that it has not read to the end: that is its answer.
+   * HTTP/1, once its connection is closed: whether its handler has destroyed the response, or a request that it has not read to the end.
+   * To be asked before Node destroys them; on a server of the application's own, Node already has, the request with ECONNRESET.
    */
-  get isClosedHere (): boolean {
-    const { request, response, socket } = this
-    const hasClientLeft = socket?.errored?.code !== undefined || (socket?.readableEnded === true && socket.writableEnded)
-    return !hasClientLeft && !response.destroyed && (!request.destroyed || request.readableEnded || request.errored !== null)
+  get isDestroyedByHandler (): boolean {
+    const { request, response } = this
+    const { code } = (request.errored ?? {}) as NodeJS.ErrnoException
+    return response.destroyed || (request.destroyed && !request.readableEnded && code !== 'ECONNRESET')
   }
 
   /**
-   * HTTP/1: whether a hook or handler has destroyed the response as its answer. Once the client has left, even if it has only half-closed
-   * the connection, other code may destroy the response because of that. To be asked before Node emits 'close'; not of a queued response,
-   * which Node destroys as its connection closes.
+   * HTTP/1, once its connection is closed: whether a hook or handler has destroyed the response as its answer. Once the client has left,
+   * even if it has only half-closed the connection, other code may destroy the response because of that. To be asked before Node destroys
+   * the response; on a server of the application's own, Node already has.
    */
   get isDropped (): boolean {
-    const { response, connection } = this
-    if (connection === undefined || this.isQueued) return false
-    const { readableEnded, errored } = connection.socket
-    return response.destroyed && !readableEnded && errored === null
+    const { request, response, socket, connection } = this
+    // If the client of an injected request leaves, that is destroyed.
+    const hasLeft = connection === undefined ? request.destroyed : socket?.readableEnded === true || socket?.errored != null
+    return response.destroyed && !hasLeft
+  }
+
+  /** Whether it is a stream of this HTTP/2 session, which has not been destroyed. */
+  isOf (session: Http2Session): boolean {
+    return this.#stream?.session === session
+  }
+
+  /** Whether the socket below its HTTP/2 session is destroyed. Unreadable once the session is destroyed. */
+  get isSocketDestroyed (): boolean {
+    return tryRead(() => this.#stream?.session?.socket.destroyed) === true
   }
 
   get #hasBody (): boolean {
@@ -257,10 +268,14 @@ export class Exchange {
     return String(type).toLowerCase().includes(EVENT_STREAM)
   }
 
-  /** Whether the user's code limits the time: its own timer on the response, or Fastify's `handlerTimeout` until it has begun. */
+  /** Node's timer of its stream or connection in milliseconds, which a handler may have set. 0: none. */
+  get timeout (): number {
+    return (this.#stream ?? this.socket)?.timeout ?? 0
+  }
+
+  /** Whether the user's code limits the time: that timer, or Fastify's `handlerTimeout` until the response has begun. */
   get isTimedByUser (): boolean {
-    if (Number((this.#stream ?? this.socket)?.timeout) > 0) return true
-    return !this.hasBegun && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0
+    return this.timeout > 0 || (!this.hasBegun && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0)
   }
 
   /** Whether no body arrives and no head has been sent: only the handler can make progress. HTTP/1 only. */
@@ -395,8 +410,8 @@ export class Exchange {
   tellClosed (): void {
     const { connection, request, response } = this
     if (connection === undefined) return
-    // After Node's own listeners, which close the others.
-    process.nextTick(() => {
+    // Two ticks later, because Node closes the others in the next one.
+    process.nextTick(process.nextTick, () => {
       if (!response.closed) response.destroy().emit('close')
       // As Node does if the client disconnects before the answer. A body parser ends with the error.
       if (!request.complete) request.destroy(abortedError())
@@ -547,10 +562,55 @@ export class Exchange {
 
   /** Calls back when no read or write has made progress for `limit` milliseconds, and again after each further `limit`. */
   watch (limit: number, callback: () => void): void {
-    const { response, socket } = this
+    const { socket } = this
     if (this.#stream !== undefined) this.#unwatch = this.#watchStream(this.#stream, limit, callback)
     else if (socket?.setTimeout === undefined) this.#unwatch = this.#watchWrites(limit, callback)
-    else this.#unwatch = watchSocket(response, socket as Socket, limit, () => { if (now() - this.#readAt >= limit * READ_PART) callback() })
+    else this.#unwatch = this.#watchSocket(socket as Socket, limit, () => { if (now() - this.#readAt >= limit * READ_PART) callback() })
+  }
+
+  /**
+   * Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. The handler may set its
+   * own instead, of any length, so that of the plugin has a length that no user chooses. Returns its stop.
+   */
+  #watchSocket (socket: Socket, limit: number, callback: () => void): () => void {
+    const { response } = this
+    const time = limit - OWN_TIMER
+    const isOurs = () => socket.timeout === time
+    let restoreEmit: (() => void) | undefined
+    const begin = () => {
+      this.#keepTimeout(socket, isOurs)
+      const { emit } = socket
+      // The event of this timer is not for other code: Node would destroy the connection, and Fastify would run onTimeout hooks.
+      restoreEmit = replaceMethod(socket, 'emit', (...args: Parameters<typeof emit>) => {
+        if (args[0] !== 'timeout' || !isOurs()) return emit.apply(socket, args)
+        callback()
+        socket.setTimeout(time)
+        return true
+      })
+      socket.setTimeout(time)
+    }
+    const stop = () => {
+      response.off('socket', begin).off('finish', stop)
+      restoreEmit?.()
+      if (isOurs()) socket.setTimeout(0)
+    }
+    // A response that waits behind others does not have its socket yet.
+    if (response.socket === null) response.once('socket', begin)
+    else begin()
+    response.prependOnceListener('finish', stop)
+    return stop
+  }
+
+  /**
+   * Once the response is sent, the timeout of the connection applies again, such as Fastify's `connectionTimeout`. Node sets it only if the
+   * connection has had the timeout of an idle one.
+   */
+  #keepTimeout (socket: Socket, isOurs: () => boolean): void {
+    if (this.#isTimeoutKept) return
+    this.#isTimeoutKept = true
+    const { timeout = 0 } = socket
+    // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
+    this.response.prependOnceListener('finish', () => { if (isOurs() || !socket.timeout) socket.setTimeout(timeout) })
   }
 
   /**
@@ -610,35 +670,6 @@ export class Exchange {
     this.#unwatch?.()
     this.#unwatch = undefined
   }
-}
-
-/**
- * Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. The handler may set its
- * own instead, of any length, so that of the plugin has a length that no user chooses. Returns its stop.
- */
-function watchSocket (response: ServerResponse, socket: Socket, limit: number, callback: () => void): () => void {
-  const time = limit - OWN_TIMER
-  const isOurs = () => socket.timeout === time
-  // Ahead of Node's listener. That destroys the connection unless the request, the response or the server has a listener, too; for the
-  // handler's own timer, those of other code decide.
-  const timedOut = () => {
-    if (!isOurs()) return
-    response.once('timeout', () => {})
-    callback()
-    socket.setTimeout(time)
-  }
-  const begin = () => { socket.prependListener('timeout', timedOut).setTimeout(time) }
-  const stop = () => {
-    socket.off('timeout', timedOut)
-    response.off('socket', begin).off('finish', stop)
-    if (isOurs()) socket.setTimeout(0)
-  }
-  // A response that waits behind others does not have its socket yet.
-  if (response.socket === null) response.once('socket', begin)
-  else begin()
-  // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
-  response.prependOnceListener('finish', stop)
-  return stop
 }
 
 /**

@@ -108,7 +108,7 @@ export class Timeouts {
       // Node's covers the whole request; the sweep covers bodies.
       server.requestTimeout = requestLimit ?? 0
       // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
-      server.headersTimeout = Math.min(server.headersTimeout, limit)
+      if (limit < Infinity) server.headersTimeout = Math.min(server.headersTimeout || limit, limit)
       server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, checkIntervalOf(limit))
       server.keepAliveTimeout = chosen('idleTimeout', 'keepAliveTimeout') ?? Math.min(idleTimeout || 0, LONGEST_TIMER - KEEP_ALIVE_BUFFER)
     }
@@ -181,6 +181,11 @@ export class Timeouts {
     this.#log.warn('A handler or its stream has not ended since its client disconnected or got an answer; it is no longer counted as in flight', entry)
   }
 
+  /** Whether its handler has set a timeout on the response. */
+  #hasOwnTimeout ({ timeout, isStream }: Exchange): boolean {
+    return timeout > 0 && (isStream || timeout !== (this.#fastify.server as TimedServer).timeout)
+  }
+
   #enforceRead (exchange: Exchange, due: number): void {
     // What was answered in the handler's place is being dropped, for a limited time. A whole answer that waits for the previous one
     // is sent first: to cut it would lose both.
@@ -202,7 +207,7 @@ export class Timeouts {
     }
     const isKept = exchange.isStream ? this.#isSessionTimeoutKept : this.#isTimeoutKept
     const limit = exchange.options.writeTimeout ?? (isKept || exchange.isTimedByUser ? false : this.#options.writeTimeout)
-    if (limit === false || exchange.isPausing) return
+    if (limit === false || exchange.isPausing || this.#hasOwnTimeout(exchange)) return
     // Code that took over the server's 'request' event serves it: the long polls of socket.io, for example.
     if (exchange.reply === undefined && this.#isServedByOtherCode) return
     // A timer would cost more memory than the exchange.

@@ -1,0 +1,59 @@
+// How a connection has ended, and by whom. Asked during a shutdown: a request that is lost with it is named as cut, unless its client has
+// left.
+
+import type { Exchange } from '../requests/exchange.ts'
+import type { Transport } from './connection.ts'
+
+/**
+ * - `left`: its client has disconnected, or has sent what Node cannot parse.
+ * - `expired`: a timer has closed it.
+ * - `ended`: code of this process has ended it, before its client.
+ * - `destroyed`: code of this process has destroyed it.
+ */
+type How = 'left' | 'expired' | 'ended' | 'destroyed'
+
+export class Ending {
+  readonly #socket: Transport
+  #isMalformed = false
+  #isExpired = false
+  #isEndedFirst = false
+
+  constructor (socket: Transport) {
+    this.#socket = socket
+  }
+
+  /** From now on, notes what the socket does not show afterwards. */
+  watch (): void {
+    const socket = this.#socket
+    // Before the listener with which Node ends its side, too.
+    socket.prependListener('end', () => { this.#isEndedFirst ||= socket.writableEnded })
+    socket.prependListener('timeout', () => {
+      this.#isExpired = true
+      // If the application has a listener for the timeout, Node does not close the connection.
+      process.nextTick(() => { this.#isExpired = socket.destroyed })
+    })
+  }
+
+  /** The 'clientError' event of its server. If the connection is still open, Node cannot parse what has arrived; a listener closes it. */
+  failed ({ code }: NodeJS.ErrnoException): void {
+    this.#isMalformed ||= !this.#socket.destroyed && code !== 'ERR_HTTP_REQUEST_TIMEOUT'
+  }
+
+  /** @param requests those of the connection that are not over */
+  how (requests: Iterable<Exchange>): How {
+    const { readableEnded, writableEnded, errored } = this.#socket
+    if (this.#isMalformed) return 'left'
+    if (this.#isExpired || errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT') return 'expired'
+    if (this.#isEndedFirst || (writableEnded && !readableEnded)) return 'ended'
+    if (readableEnded && writableEnded) return 'left'
+    // A proxy may destroy its response with the error of the connection to its upstream.
+    const isOfResponse = [...requests].some(({ response }) => response.errored === errored)
+    return errored != null && !isOfResponse && isOfClient(errored) ? 'left' : 'destroyed'
+  }
+}
+
+/** Whether an error with which Node destroys a connection or session says that its client has disconnected, or violates the protocol. */
+export function isOfClient (error: unknown): boolean {
+  const { code, syscall } = error as NodeJS.ErrnoException
+  return syscall !== undefined || /^(?:HPE|ERR_SSL|ERR_HTTP2)_/.test(String(code))
+}
