@@ -221,7 +221,7 @@ export class Connections {
   closed (connection: Connection): void {
     this.#speaking.delete(connection)
     if (connection.isHttp2 && this.#endings.get(connection)?.how([]) !== 'left') this.#closeHere(({ isSocketDestroyed }) => isSocketDestroyed)
-    for (const exchange of [...connection.pipeline()].reverse()) this.#inFlight.closed(exchange)
+    for (const exchange of [...connection.pipeline()].toReversed()) this.#inFlight.closed(exchange)
     this.#releaseArrivals()
     this.#tellGone()
   }
