@@ -11,7 +11,7 @@ export function beforeCall<K extends string> (object: Methods<K>, name: K, callb
   }
 }
 
-/** Replaces a method. Returns what restores it, unless other code has replaced it since. */
+/** Replaces a method. Returns a function that restores it; that does nothing if other code has replaced it since. */
 export function replaceMethod (object: object, name: string, method: unknown): () => void {
   const own = Object.getOwnPropertyDescriptor(object, name)
   Object.defineProperty(object, name, { value: method, configurable: true, writable: true })

@@ -2,7 +2,7 @@
 
 import t from 'tap'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { ServerHttp2Session } from 'node:http2'
+import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import type { RequestInFlight } from '../types/index.ts'
 import { once } from 'node:events'
@@ -36,8 +36,12 @@ for (const protocol of ['HTTP', 'HTTPS']) {
   })
 }
 
+/** What an upstream closes its connection with. */
+const upstreamReset = () => Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', errno: -104, syscall: 'read' })
+
 const UNREAD = 'GET / HTTP/1.1\r\nHost: x\r\n\r\n'
 const READ = 'POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}'
+const RECEIVING = 'POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-raw\r\nContent-Length: 10\r\n\r\nbegun'
 
 interface End {
   sent?: string
@@ -77,6 +81,11 @@ const ENDS: Record<string, End> = {
       raw.socket.end()
     }
   },
+  'other code ends its socket while the body is being received, and the client closes its side in reply': {
+    sent: RECEIVING,
+    isCut: true,
+    end: ({ raw }) => { raw.socket.end() }
+  },
   'the handler has hijacked the reply, and ends and destroys the socket itself': {
     isCut: false,
     end: ({ raw }, reply) => {
@@ -103,6 +112,7 @@ const ENDS: Record<string, End> = {
   'the handler destroys its response after the body has been read': { sent: READ, isCut: false, end: (_request, { raw }) => raw.destroy() },
   'the handler destroys its request': { isCut: false, end: ({ raw }) => raw.destroy() },
   'the handler destroys its request with an error': { isCut: false, end: ({ raw }) => raw.destroy(new Error('on purpose')) },
+  'the handler destroys its request with the error of its upstream': { isCut: false, end: ({ raw }) => raw.destroy(upstreamReset()) },
   'the client disconnects after the body has been read': { sent: READ, isCut: false, end: (_request, _reply, { transport }) => transport.destroy() },
   'the client sends what Node cannot parse': { isCut: false, end: (_request, _reply, { client }) => { client.write('NONSENSE\r\n\r\n') } },
   'the client sends what Node cannot parse, and a clientErrorHandler ends the socket': {
@@ -122,6 +132,7 @@ for (const isTls of [false, true]) {
       const { app, log } = await createApp(t, {}, { ...server, ...isTls ? { https: { key, cert } } : {} })
       const entered = new Deferred<[FastifyRequest, FastifyReply]>()
       const gone = new Deferred()
+      app.addContentTypeParser('application/x-raw', (_request, _payload, done) => { done(null) })
       app.route({ method: ['GET', 'POST'], url: '/', handler: async (request, reply) => {
         request.raw.socket.once('close', gone.resolve)
         entered.resolve([request, reply])
@@ -176,9 +187,6 @@ t.test('with forceCloseConnections: true, requests that Fastify loses after othe
   t.match(await report, { cut: [{ route: '/held' }], exitCode: 1 })
 })
 
-/** What an upstream closes its connection with. */
-const upstreamReset = () => Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', errno: -104, syscall: 'read' })
-
 async function * failing (error: Error, fail: Promise<void>): AsyncGenerator<string> {
   yield 'begun'
   await fail
@@ -195,6 +203,12 @@ const LOSERS: Record<string, { isNamed?: boolean, handle: (reply: FastifyReply, 
       reply.hijack()
       reply.raw.writeHead(200, { 'content-length': 100 })
       pipeline(Readable.from(failing(upstreamReset(), lose)), reply.raw, () => {})
+    }
+  },
+  'a handler destroys its request with the error of its upstream': {
+    handle: (reply, lose) => {
+      reply.hijack()
+      void lose.then(() => { reply.request.raw.destroy(upstreamReset()) })
     }
   },
   'a handler destroys its response': { handle: ({ raw }, lose) => { void lose.then(() => { raw.destroy() }) } },
@@ -230,14 +244,15 @@ for (const [what, { isNamed = false, handle }] of Object.entries(LOSERS)) {
   })
 }
 
-interface Ends<Session> {
+interface Ends<Session, Stream> {
   session: Session
+  stream: Stream
   socket: Socket
 }
 
 interface SessionEnd {
   isCut: boolean
-  end: (server: Ends<ServerHttp2Session>, client: Ends<ClientHttp2Session> & { stream: ClientHttp2Stream }) => unknown
+  end: (server: Ends<ServerHttp2Session, ServerHttp2Stream>, client: Ends<ClientHttp2Session, ClientHttp2Stream>) => unknown
 }
 
 /** The same for HTTP/2. */
@@ -246,6 +261,18 @@ const SESSION_ENDS: Record<string, SessionEnd> = {
   'other code destroys its session with an error': { isCut: true, end: ({ session }) => { session.destroy(new Error('on purpose')) } },
   'other code destroys its socket': { isCut: true, end: ({ socket }) => { socket.destroy() } },
   'the client destroys its session': { isCut: false, end: (_server, { session }) => { session.destroy() } },
+  'other code ends its socket': { isCut: true, end: ({ socket }) => { socket.end() } },
+  'the handler closes its stream': { isCut: false, end: ({ stream }) => { stream.close(2) } },
+  'the client ends the connection': { isCut: false, end: (_server, { socket }) => { socket.end() } },
+  'the client sends GOAWAY, and then resets the connection': {
+    isCut: false,
+    end: async (server, { session, socket }) => {
+      const told = once(server.session, 'goaway')
+      session.close()
+      await told
+      socket.resetAndDestroy()
+    }
+  },
   'the client resets its stream': { isCut: false, end: (_server, { stream }) => { stream.close(8) } },
   'the client resets the connection': { isCut: false, end: (_server, { socket }) => { socket.resetAndDestroy() } },
   'the client sends GOAWAY with an error': { isCut: false, end: (_server, { session }) => { session.goaway(2) } }
@@ -259,14 +286,14 @@ for (const protocol of ['HTTP/2', 'HTTP/2 over TLS']) {
         const { key, cert } = await createCredentials()
         const server = { http2: true, ...isTls ? { https: { key, cert } } : {} } as object
         const { app, log } = await createApp(t, { shutdownDelay: isLate ? 10_000 : 0 }, server)
-        const ends = new Deferred<Ends<ServerHttp2Session>>()
+        const ends = new Deferred<Ends<ServerHttp2Session, ServerHttp2Stream>>()
         const gone = new Deferred()
         let accepted: Socket | undefined
         app.server.on(isTls ? 'secureConnection' : 'connection', (socket: Socket) => { accepted = socket })
         app.get('/', async ({ raw }) => {
-          const { stream } = raw as unknown as { stream: ServerHttp2Session & { session: ServerHttp2Session } }
+          const { stream } = raw as unknown as { stream: ServerHttp2Stream & { session: ServerHttp2Session } }
           stream.once('close', () => { gone.resolve() })
-          ends.resolve({ session: stream.session, socket: accepted as Socket })
+          ends.resolve({ session: stream.session, stream, socket: accepted as Socket })
           await gone.promise
           return 'too late'
         })

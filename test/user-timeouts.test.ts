@@ -4,6 +4,7 @@ import t from 'tap'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import type { GracefulOptions } from '../types/index.ts'
+import type { Socket } from 'node:net'
 import type { Test } from 'tap'
 import { once } from 'node:events'
 import { createServer, get as httpGet } from 'node:http'
@@ -1013,20 +1014,23 @@ for (const [name, { server, prepare, handle }] of Object.entries(timers)) {
   }
 }
 
-t.test('a request that requestTimeout ends during a shutdown is named as cut', async t => {
-  const arrived = new Deferred()
-  // The requests are checked often, perhaps between the end of the connection and its 'close' event.
-  const { fastify, log, port } = await start(t, { writeTimeout: 100 }, { requestTimeout: 1_000 }, app => {
-    app.addHook('onRequest', async () => { arrived.resolve() })
-    app.post('/', async ({ body }) => body)
+const ENDS_SOCKET = { clientErrorHandler: (_error: Error, socket: Socket) => { socket.end('HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n') } }
+for (const [how, server] of [['', {}], [', and a clientErrorHandler answers', ENDS_SOCKET]] as const) {
+  t.test(`a request that requestTimeout ends during a shutdown${how}, is named as cut`, async t => {
+    const arrived = new Deferred()
+    // The requests are checked often, perhaps between the end of the connection and its 'close' event.
+    const { fastify, log, port } = await start(t, { writeTimeout: 100 }, { requestTimeout: 1_000, ...server }, app => {
+      app.addHook('onRequest', async () => { arrived.resolve() })
+      app.post('/', async ({ body }) => body)
+    })
+    const upload = upload1(port, '/')
+    await arrived.promise
+    const report = fastify.gracefulShutdown.shutdown()
+    t.equal(await upload.status, 408)
+    t.match(await report, { cut: [{ route: '/' }], exitCode: 1 })
+    await log.line(/^Request cut: A timeout that the application has set closed the connection/)
   })
-  const upload = upload1(port, '/')
-  await arrived.promise
-  const report = fastify.gracefulShutdown.shutdown()
-  t.equal(await upload.status, 408)
-  t.match(await report, { cut: [{ route: '/' }], exitCode: 1 })
-  await log.line(/^Request cut: A timeout that the application has set closed the connection/)
-})
+}
 
 t.test('a request that requestTimeout ends is named as cut, also if it is found gone before its connection emits close', async t => {
   const seen: number[] = []
@@ -1245,18 +1249,24 @@ t.test('readTimeout limits the headers, although headersTimeout is 0', async t =
   t.equal(unlimited.server.headersTimeout, 0)
 })
 
-for (const server of [{}, HTTP2]) {
-  t.test(`${server === HTTP2 ? 'HTTP/2' : 'HTTP/1'}: reply.raw.setTimeout() takes precedence over the writeTimeout of the route`, async t => {
-    const { app, log } = await createApp(t, {}, server)
-    app.get('/', { config: { gracefulShutdown: { writeTimeout: 200 } } }, async (_request, reply) => {
-      reply.raw.setTimeout(20_000)
-      await sleep(1_000)
-      return 'whole'
-    })
-    const port = await listen(app)
-    const download = downloads.find(([name]) => name === (server === HTTP2 ? 'HTTP/2' : 'HTTP/1'))?.[2]
-    const { body } = await (download as NonNullable<typeof download>)(port)
-    t.equal(body.toString(), 'whole')
-    t.strictSame(log.messages(/^Request cut/), [])
+t.test('a timeout that the handler of a queued response has set applies instead of writeTimeout', async t => {
+  const { app, log } = await createApp(t, { writeTimeout: 300 })
+  const first = heldRoute(app, '/first', { gracefulShutdown: { writeTimeout: false } })
+  const second = new Deferred()
+  app.post('/second', async (_request, reply) => {
+    reply.raw.setTimeout(20_000)
+    await second.promise
+    return 'whole'
   })
-}
+  const client = new RawClient(await listen(app)).get('/first')
+    .send('POST /second HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}')
+  await first.entered
+  // Until the plugin watches the queued response.
+  await sleep(700)
+  first.release()
+  await client.until(/"held":true/)
+  await sleep(1_000)
+  second.resolve()
+  await client.until(/whole$/)
+  t.strictSame(log.messages(/^Request cut/), [])
+})

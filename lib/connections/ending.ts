@@ -27,16 +27,24 @@ export class Ending {
     const socket = this.#socket
     // Before the listener with which Node ends its side, too.
     socket.prependListener('end', () => { this.#isEndedFirst ||= socket.writableEnded })
-    socket.prependListener('timeout', () => {
-      this.#isExpired = true
-      // If the application has a listener for the timeout, Node does not close the connection.
-      process.nextTick(() => { this.#isExpired = socket.destroyed })
-    })
+    socket.prependListener('timeout', () => { this.#expired() })
   }
 
-  /** The 'clientError' event of its server. If the connection is still open, Node cannot parse what has arrived; a listener closes it. */
+  #expired (): void {
+    const socket = this.#socket
+    this.#isExpired = true
+    // If the application has a listener for it, Node does not close the connection.
+    process.nextTick(() => { this.#isExpired = socket.destroyed || socket.writableEnded })
+  }
+
+  /**
+   * Its server emits 'clientError'. If the connection is still open, a timeout is over, or Node cannot parse what has arrived; listeners
+   * close it. Once it has been ended, the rest of a request that is still being received is no fault of the client.
+   */
   failed ({ code }: NodeJS.ErrnoException): void {
-    this.#isMalformed ||= !this.#socket.destroyed && code !== 'ERR_HTTP_REQUEST_TIMEOUT'
+    if (this.#socket.destroyed || this.#socket.writableEnded) return
+    if (code === 'ERR_HTTP_REQUEST_TIMEOUT') this.#expired()
+    else this.#isMalformed = true
   }
 
   /** @param requests those of the connection that are not over */
@@ -46,9 +54,9 @@ export class Ending {
     if (this.#isExpired || errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT') return 'expired'
     if (this.#isEndedFirst || (writableEnded && !readableEnded)) return 'ended'
     if (readableEnded && writableEnded) return 'left'
-    // A proxy may destroy its response with the error of the connection to its upstream.
-    const isOfResponse = [...requests].some(({ response }) => response.errored === errored)
-    return errored != null && !isOfResponse && isOfClient(errored) ? 'left' : 'destroyed'
+    // A proxy may destroy a request or response with the error of the connection to its upstream.
+    const isOfHandler = [...requests].some(({ request, response }) => response.errored === errored || request.errored === errored)
+    return errored != null && !isOfHandler && isOfClient(errored) ? 'left' : 'destroyed'
   }
 }
 

@@ -22,7 +22,7 @@ import { Ending, isOfClient } from './ending.ts'
 import {
   ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STOP_CHECK
 } from '../times.ts'
-import { toError } from '../values.ts'
+import { toError, tryRead } from '../values.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
 const HTTP2_WINDOW = 65_535
@@ -220,7 +220,9 @@ export class Connections {
 
   closed (connection: Connection): void {
     this.#speaking.delete(connection)
-    if (connection.isHttp2 && this.#endings.get(connection)?.how([]) !== 'left') this.#closeHere(({ isSocketDestroyed }) => isSocketDestroyed)
+    const ending = this.#endings.get(connection)
+    if (connection.isHttp2 && ending !== undefined && ending.how([]) !== 'left') this.#closeHere(({ isSocketDestroyed }) => isSocketDestroyed)
+    // In the order of arrival, for the log and the report.
     for (const exchange of [...connection.pipeline()].toReversed()) this.#inFlight.closed(exchange)
     this.#releaseArrivals()
     this.#tellGone()
@@ -250,9 +252,15 @@ export class Connections {
     this.#endings.set(connection, ending)
   }
 
-  /** Notes, from now on, whether code of this process destroys the session. If the client leaves, Node destroys it with an error. */
+  /**
+   * Notes, from now on, whether code of this process destroys the session. If the client leaves, Node destroys it with the error; if it has
+   * sent GOAWAY before, only the socket has the error.
+   */
   #watchSession (session: ServerHttp2Session): void {
-    beforeCall(session, 'destroy', error => { if (error == null || !isOfClient(error)) this.#closeHere(exchange => exchange.isOf(session)) })
+    beforeCall(session, 'destroy', given => {
+      const error = given ?? tryRead(() => session.socket.errored)
+      if (error == null || !isOfClient(error)) this.#closeHere(exchange => exchange.isOf(session))
+    })
   }
 
   #closeHere (isClosed: (exchange: Exchange) => boolean): void {

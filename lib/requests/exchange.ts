@@ -111,10 +111,8 @@ export class Exchange {
   #countsBytes = false
   /** Whether `endConnection()` is in effect. HTTP/1 only. */
   #saysClose = false
-  /** Whether the timeout of its connection is set again once its response is sent. */
-  #isTimeoutKept = false
-  /** Stops the timer that watches the progress of the response; undefined if there is none. */
-  #unwatch: (() => void) | undefined = undefined
+  /** Whether a timer watches the progress of the response. */
+  isWatched = false
 
   /** The order of arrival. */
   readonly number: number
@@ -174,18 +172,19 @@ export class Exchange {
 
   /**
    * HTTP/1, once its connection is closed: whether its handler has destroyed the response, or a request that it has not read to the end.
-   * To be asked before Node destroys them; on a server of the application's own, Node already has, the request with ECONNRESET.
+   * To be asked before Node destroys them. On a server of the application's own, Node already has: the request with ECONNRESET, and the
+   * response, unless it is queued (Node 20 and 22).
    */
   get isDestroyedByHandler (): boolean {
-    const { request, response } = this
-    const { code } = (request.errored ?? {}) as NodeJS.ErrnoException
-    return response.destroyed || (request.destroyed && !request.readableEnded && code !== 'ECONNRESET')
+    const { connection, request, response } = this
+    const { code }: NodeJS.ErrnoException = request.errored ?? {} as Error
+    const isByNode = connection === undefined && code === 'ECONNRESET'
+    return response.destroyed || (request.destroyed && !request.readableEnded && !isByNode)
   }
 
   /**
    * HTTP/1, once its connection is closed: whether a hook or handler has destroyed the response as its answer. Once the client has left,
-   * even if it has only half-closed the connection, other code may destroy the response because of that. To be asked before Node destroys
-   * the response; on a server of the application's own, Node already has.
+   * even if it has only half-closed the connection, other code may destroy the response because of that. To be asked as the one above.
    */
   get isDropped (): boolean {
     const { request, response, socket, connection } = this
@@ -194,7 +193,7 @@ export class Exchange {
     return response.destroyed && !hasLeft
   }
 
-  /** Whether it is a stream of this HTTP/2 session, which has not been destroyed. */
+  /** Whether it is a stream of this HTTP/2 session. False once the stream or the session is destroyed. */
   isOf (session: Http2Session): boolean {
     return this.#stream?.session === session
   }
@@ -268,14 +267,10 @@ export class Exchange {
     return String(type).toLowerCase().includes(EVENT_STREAM)
   }
 
-  /** Node's timer of its stream or connection in milliseconds, which a handler may have set. 0: none. */
-  get timeout (): number {
-    return (this.#stream ?? this.socket)?.timeout ?? 0
-  }
-
-  /** Whether the user's code limits the time: that timer, or Fastify's `handlerTimeout` until the response has begun. */
+  /** Whether the user's code limits the time: its own timer on the response, or Fastify's `handlerTimeout` until it has begun. */
   get isTimedByUser (): boolean {
-    return this.timeout > 0 || (!this.hasBegun && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0)
+    if (Number((this.#stream ?? this.socket)?.timeout) > 0) return true
+    return !this.hasBegun && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0
   }
 
   /** Whether no body arrives and no head has been sent: only the handler can make progress. HTTP/1 only. */
@@ -555,85 +550,69 @@ export class Exchange {
     seal(response)
   }
 
-  /** Whether a timer watches the progress of the response. */
-  get isWatched (): boolean {
-    return this.#unwatch !== undefined
-  }
-
-  /** Calls back when no read or write has made progress for `limit` milliseconds, and again after each further `limit`. */
+  /**
+   * From now on, calls back when no read or write has made progress for `limit` milliseconds, and again after each further `limit`; not
+   * while the handler need not make progress.
+   */
   watch (limit: number, callback: () => void): void {
     const { socket } = this
-    if (this.#stream !== undefined) this.#unwatch = this.#watchStream(this.#stream, limit, callback)
-    else if (socket?.setTimeout === undefined) this.#unwatch = this.#watchWrites(limit, callback)
-    else this.#unwatch = this.#watchSocket(socket as Socket, limit, () => { if (now() - this.#readAt >= limit * READ_PART) callback() })
+    this.isWatched = true
+    if (this.#stream !== undefined) this.#watchStream(this.#stream, limit, callback)
+    else if (socket?.setTimeout === undefined) this.#watchWrites(limit, callback)
+    else this.#watchSocket(socket as Socket, limit, callback)
   }
 
   /**
    * Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. The handler may set its
-   * own instead, of any length, so that of the plugin has a length that no user chooses. Returns its stop.
+   * own instead, of any length, so that of the plugin has a length that no user chooses.
    */
-  #watchSocket (socket: Socket, limit: number, callback: () => void): () => void {
+  #watchSocket (socket: Socket, limit: number, callback: () => void): void {
     const { response } = this
     const time = limit - OWN_TIMER
     const isOurs = () => socket.timeout === time
-    let restoreEmit: (() => void) | undefined
     const begin = () => {
-      this.#keepTimeout(socket, isOurs)
-      const { emit } = socket
+      const { emit, timeout = 0 } = socket
       // The event of this timer is not for other code: Node would destroy the connection, and Fastify would run onTimeout hooks.
-      restoreEmit = replaceMethod(socket, 'emit', (...args: Parameters<typeof emit>) => {
+      const restore = replaceMethod(socket, 'emit', (...args: Parameters<typeof emit>) => {
         if (args[0] !== 'timeout' || !isOurs()) return emit.apply(socket, args)
-        callback()
+        if (!this.isPausing && now() - this.#readAt >= limit * READ_PART) callback()
         socket.setTimeout(time)
         return true
       })
       socket.setTimeout(time)
+      // The timeout of the connection applies again, such as Fastify's `connectionTimeout`: Node sets it only after that of an idle
+      // connection. Ahead of Node's own listener, which sets the latter.
+      response.prependOnceListener('finish', () => {
+        restore()
+        if (isOurs()) socket.setTimeout(timeout)
+      })
     }
-    const stop = () => {
-      response.off('socket', begin).off('finish', stop)
-      restoreEmit?.()
-      if (isOurs()) socket.setTimeout(0)
-    }
-    // A response that waits behind others does not have its socket yet.
-    if (response.socket === null) response.once('socket', begin)
+    // A response that waits behind others does not have its socket yet. Its handler may have set a timeout, which Node then sets.
+    if (response.socket === null) response.prependOnceListener('socket', begin)
     else begin()
-    response.prependOnceListener('finish', stop)
-    return stop
-  }
-
-  /**
-   * Once the response is sent, the timeout of the connection applies again, such as Fastify's `connectionTimeout`. Node sets it only if the
-   * connection has had the timeout of an idle one.
-   */
-  #keepTimeout (socket: Socket, isOurs: () => boolean): void {
-    if (this.#isTimeoutKept) return
-    this.#isTimeoutKept = true
-    const { timeout = 0 } = socket
-    // Before Node's own listener, which sets the timer of an idle connection, if that has a limit.
-    this.response.prependOnceListener('finish', () => { if (isOurs() || !socket.timeout) socket.setTimeout(timeout) })
   }
 
   /**
    * Node has no timer for an injected request, nor for a stream that is not a socket. There, whether the client reads what the handler
-   * has written is not known, only whether the handler writes. Returns its stop.
+   * has written is not known, only whether the handler writes.
    */
-  #watchWrites (limit: number, callback: () => void): () => void {
+  #watchWrites (limit: number, callback: () => void): void {
     const { response } = this
     this.#noteWrites(response, ['write'])
     const stop = setLateInterval(due => {
+      if (this.isPausing) this.#sentAt = now()
       if (response.writableLength > 0 || due - this.#progressAt < limit) return
       this.#sentAt = now()
       callback()
     }, checkIntervalOf(limit))
     response.once('finish', stop).once('close', stop)
-    return stop
   }
 
   /**
    * Progress is what the handler writes or reads, and what the client takes, not the traffic of other streams. Not with Node's stream
-   * timer: with an onTimeout hook, Fastify listens to its 'timeout' event and throws. Returns its stop.
+   * timer: with an onTimeout hook, Fastify listens to its 'timeout' event and throws.
    */
-  #watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): () => void {
+  #watchStream (stream: ServerHttp2Stream & Timed, limit: number, callback: () => void): void {
     this.#noteWrites(stream, ['write', 'respond', 'additionalHeaders'])
     // Node sends a file itself, and only the socket shows it. Unreadable once the session is destroyed.
     const sent = () => stream.writableEnded && stream.writableLength === 0
@@ -651,24 +630,17 @@ export class Exchange {
       }
       const current = state()
       // If the client has closed the flow-control window, nothing changes.
-      const moves = current !== before
+      const moves = current !== before || this.isPausing
       before = current
       if (!moves && due - this.#progressAt < limit) return
       this.#sentAt = now()
       if (!moves) callback()
     }, checkIntervalOf(limit))
-    return stop
   }
 
   #noteWrites<K extends string> (target: Record<K, (...args: never[]) => unknown>, names: readonly K[]): void {
-    // Once: an event stream is watched again after each pause.
-    if (this.#sentAt < 0) for (const name of names) beforeCall(target, name, () => { this.#sentAt = now() })
+    for (const name of names) beforeCall(target, name, () => { this.#sentAt = now() })
     this.#sentAt = now()
-  }
-
-  unwatch (): void {
-    this.#unwatch?.()
-    this.#unwatch = undefined
   }
 }
 

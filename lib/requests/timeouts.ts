@@ -181,11 +181,6 @@ export class Timeouts {
     this.#log.warn('A handler or its stream has not ended since its client disconnected or got an answer; it is no longer counted as in flight', entry)
   }
 
-  /** Whether its handler has set a timeout on the response. */
-  #hasOwnTimeout ({ timeout, isStream }: Exchange): boolean {
-    return timeout > 0 && (isStream || timeout !== (this.#fastify.server as TimedServer).timeout)
-  }
-
   #enforceRead (exchange: Exchange, due: number): void {
     // What was answered in the handler's place is being dropped, for a limited time. A whole answer that waits for the previous one
     // is sent first: to cut it would lose both.
@@ -200,20 +195,16 @@ export class Timeouts {
 
   #enforceWrite (exchange: Exchange, due: number): void {
     exchange.noteReads()
-    if (exchange.isWatched) {
-      // A timer of the connection also runs Fastify's onTimeout hooks.
-      if (exchange.isPausing) exchange.unwatch()
-      return
-    }
+    if (exchange.isWatched) return
     const isKept = exchange.isStream ? this.#isSessionTimeoutKept : this.#isTimeoutKept
     const limit = exchange.options.writeTimeout ?? (isKept || exchange.isTimedByUser ? false : this.#options.writeTimeout)
-    if (limit === false || exchange.isPausing || this.#hasOwnTimeout(exchange)) return
+    if (limit === false || exchange.isPausing) return
     // Code that took over the server's 'request' event serves it: the long polls of socket.io, for example.
     if (exchange.reply === undefined && this.#isServedByOtherCode) return
     // A timer would cost more memory than the exchange.
     const { isStill } = exchange
     if (isStill && due - exchange.stillSince < limit) return
-    const cut = () => { if (!exchange.isPausing) this.#cuts.cut(exchange, new WriteTimeoutError(limit), 'writeTimeout') }
+    const cut = () => { this.#cuts.cut(exchange, new WriteTimeoutError(limit), 'writeTimeout') }
     exchange.watch(limit, cut)
     if (isStill) cut()
   }
