@@ -8,11 +8,12 @@ import type { RequestInFlight } from '../types/index.ts'
 import { once } from 'node:events'
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2'
 import { connect as connectTcp } from 'node:net'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { pipeline, Readable } from 'node:stream'
 import { connect as connectTls } from 'node:tls'
 import { createCredentials } from './credentials.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { createApp, Deferred, heldRoute, listen, listenOnLocalhost, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, heldRoute, listen, listenOnLocalhost, RawClient } from './helpers.ts'
 
 // Most of the time they wait.
 t.jobs = 4
@@ -59,6 +60,10 @@ const ENDS: Record<string, End> = {
   'other code destroys its socket with an error that has a code': {
     isCut: true,
     end: ({ raw }) => raw.socket.destroy(Object.assign(new Error('on purpose'), { code: 'ABORT_ERR' }))
+  },
+  'other code destroys its socket, because its own connection failed': {
+    isCut: true,
+    end: ({ raw }) => raw.socket.destroy(Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED', syscall: 'connect' }))
   },
   'other code destroys its socket after the body has been read': { sent: READ, isCut: true, end: ({ raw }) => raw.socket.destroy() },
   'other code destroys its socket after the client has half-closed': {
@@ -243,6 +248,24 @@ for (const [what, { isNamed = false, handle }] of Object.entries(LOSERS)) {
     t.equal(exitCode, 1)
   })
 }
+
+t.test('a client that pipelines thousands of requests, and resets during a shutdown, does not block the event loop', async t => {
+  const REQUESTS = 10_000
+  const { app } = await createApp(t)
+  const { release } = heldRoute(app)
+  const gone = new Deferred()
+  app.server.on('connection', socket => { socket.once('close', () => { gone.resolve() }) })
+  const client = new RawClient(await listen(app)).send('GET /held HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(REQUESTS))
+  await eventually(() => app.inFlightRequests === REQUESTS)
+  const report = app.gracefulShutdown.shutdown()
+  const histogram = monitorEventLoopDelay({ resolution: 1 })
+  histogram.enable()
+  client.socket.resetAndDestroy()
+  await gone.promise
+  release()
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
+  t.ok(histogram.max < 2e9, `blocked for ${histogram.max / 1e6} ms`)
+})
 
 interface Ends<Session, Stream> {
   session: Session

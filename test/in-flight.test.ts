@@ -424,6 +424,9 @@ t.test('a hook that hijacks the reply and destroys the connection leaves no requ
 const droppers: Record<string, (app: FastifyInstance) => void> = {
   'a hook that destroys the response': app => { app.addHook('onRequest', (_request, reply, _done) => { reply.raw.destroy() }) },
   'a handler that destroys the response': app => { app.get('/', (_request, reply) => { reply.raw.destroy() }) },
+  'a handler that destroys the response with an error': app => {
+    app.get('/', (_request, reply) => { reply.raw.destroy(Object.assign(new Error('upstream'), { code: 'ECONNRESET', syscall: 'read' })) })
+  },
   'a handler that destroys the response later': app => { app.get('/', (_request, reply) => { setTimeout(() => { reply.raw.destroy() }, 20) }) }
 }
 for (const [what, prepare] of Object.entries(droppers)) {

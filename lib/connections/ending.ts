@@ -17,6 +17,7 @@ export class Ending {
   #isMalformed = false
   #isExpired = false
   #isEndedFirst = false
+  #how: How | undefined
 
   constructor (socket: Transport) {
     this.#socket = socket
@@ -47,8 +48,15 @@ export class Ending {
     else this.#isMalformed = true
   }
 
-  /** @param requests those of the connection that are not over */
+  /**
+   * Of a connection that is closed. Found once, because each of its requests asks.
+   * @param requests those of the connection that are not over
+   */
   how (requests: Iterable<Exchange>): How {
+    return this.#how ??= this.#find(requests)
+  }
+
+  #find (requests: Iterable<Exchange>): How {
     const { readableEnded, writableEnded, errored } = this.#socket
     if (this.#isMalformed) return 'left'
     if (this.#isExpired || errored?.code === 'ERR_HTTP_REQUEST_TIMEOUT') return 'expired'
@@ -63,5 +71,6 @@ export class Ending {
 /** Whether an error with which Node destroys a connection or session says that its client has disconnected, or violates the protocol. */
 export function isOfClient (error: unknown): boolean {
   const { code, syscall } = error as NodeJS.ErrnoException
-  return syscall !== undefined || /^(?:HPE|ERR_SSL|ERR_HTTP2)_/.test(String(code))
+  // Other code may pass on the error of a connection of its own, which has not been established.
+  return /^(?:read|write|shutdown)$/.test(String(syscall)) || /^(?:HPE|ERR_SSL|ERR_HTTP2)_/.test(String(code))
 }

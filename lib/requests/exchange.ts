@@ -188,8 +188,9 @@ export class Exchange {
    */
   get isDropped (): boolean {
     const { request, response, socket, connection } = this
+    const hasFailed = socket?.errored != null && socket.errored !== response.errored
     // If the client of an injected request leaves, that is destroyed.
-    const hasLeft = connection === undefined ? request.destroyed : socket?.readableEnded === true || socket?.errored != null
+    const hasLeft = connection === undefined ? request.destroyed : socket?.readableEnded === true || hasFailed
     return response.destroyed && !hasLeft
   }
 
