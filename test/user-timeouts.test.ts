@@ -654,12 +654,18 @@ t.test('over a stream that is not a socket, a response may be slow as long as it
         await sleep(100)
       }
     })())))
-    app.get('/events', async (_request, reply) => reply.type('text/event-stream').send(Readable.from((async function * () {
+    const sendEvents = async (_request: unknown, reply: FastifyReply) => reply.type('text/event-stream').send(Readable.from((async function * () {
       for (let part = 0; part < 3; part++) {
         yield `data: ${part}\n\n`
         await sleep(700)
       }
-    })())))
+    })()))
+    app.get('/events', sendEvents)
+    // Until it returns, its progress is watched.
+    app.post('/events', async (request, reply) => {
+      await sleep(200)
+      return await sendEvents(request, reply)
+    })
     app.get('/', async () => { await held.promise })
     app.post('/', async () => { await held.promise })
     app.get('/begun', async (_request, reply) => {
@@ -672,10 +678,12 @@ t.test('over a stream that is not a socket, a response may be slow as long as it
   const get = (path: string) => connectStream(fastify, `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`)
   const [slow, events, silent, begun] = [get('/slow'), get('/events'), get('/'), get('/begun')]
   const post = connectStream(fastify, POST)
+  const late = connectStream(fastify, POST.replace('/', '/events'))
   for (const { text } of [silent, post]) await eventually(() => /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_WRITE_TIMEOUT/.test(text()))
-  await eventually(() => slow.text().endsWith('0\r\n\r\n') && events.text().endsWith('0\r\n\r\n'))
+  await eventually(() => [slow, events, late].every(({ text }) => text().endsWith('0\r\n\r\n')))
   t.match(slow.text(), /part 7/)
   t.match(events.text(), /data: 2/)
+  t.match(late.text(), /data: 2/)
   await begun.gone
   t.equal(log.messages(/^Request cut/).length, 3)
   t.equal(fastify.gracefulShutdown.phase, 'running')
