@@ -7,6 +7,7 @@ import type { GracefulOptions, ShutdownReport } from '../index.ts'
 import { createCredentials } from './credentials.ts'
 import type { TestApp } from './helpers.ts'
 import { once } from 'node:events'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Duplex, PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
@@ -350,4 +351,31 @@ t.test('a request that arrives after the connection has been ended for writing r
   app.gracefulShutdown.skipDelay()
   t.match(await report, { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
   t.strictSame(served, ['/first'])
+})
+
+t.test('HTTPS: cutting thousands of requests behind one that hangs does not block the event loop', async t => {
+  const REQUESTS = 4_000
+  const { app } = await createApp(t, { drainTimeout: 100 }, { https: { key, cert } } as object)
+  const begin = new Deferred()
+  let begun = 0
+  app.get('/hang', async () => await new Promise(() => {}))
+  app.get('/stream', async (_request, reply) => {
+    // With that much to send, Node stops reading.
+    await begin.promise
+    begun++
+    const body = new PassThrough()
+    body.write('begun')
+    return reply.send(body)
+  })
+  const client = new RawClient(connectTls({ port: await listen(app), host: '127.0.0.1', rejectUnauthorized: false })).get('/hang')
+  client.send('GET /stream HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(REQUESTS))
+  await eventually(() => app.inFlightRequests === 1 + REQUESTS)
+  begin.resolve()
+  await eventually(() => begun === REQUESTS)
+  const delay = monitorEventLoopDelay({ resolution: 1 })
+  delay.enable()
+  const { cut } = await app.gracefulShutdown.shutdown()
+  t.equal(cut.length, 1 + REQUESTS)
+  t.ok(delay.max < 3e9, `blocked for ${delay.max / 1e6} ms`)
+  client.socket.destroy()
 })

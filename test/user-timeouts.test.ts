@@ -1278,3 +1278,78 @@ t.test('a timeout that the handler of a queued response has set applies instead 
   await client.until(/whole$/)
   t.strictSame(log.messages(/^Request cut/), [])
 })
+
+/** Handlers get the body as it arrives. */
+function parseNothing (app: FastifyInstance): void {
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('*', (_request, payload, done) => { done(null, payload) })
+}
+
+for (const [name, server, connect] of protocols) {
+  t.test(`${name}: a response that has been sent is not cut, although its handler reads nothing for longer than writeTimeout`, async t => {
+    const read = new Deferred<number>()
+    const { fastify, log, port } = await start(t, { writeTimeout: 300 }, server, app => {
+      parseNothing(app)
+      app.post('/', async ({ raw }, reply) => {
+        let length = 0
+        for await (const chunk of raw) {
+          // Until it answers, its progress is watched.
+          await sleep(250)
+          if (length === 0) void reply.code(202).send('accepted')
+          length += (chunk as Buffer).length
+          await sleep(1_000)
+        }
+        read.resolve(length)
+      })
+    })
+    const upload = connect(port)('/', 60_000)
+    upload.send('x')
+    await eventually(() => fastify.inFlightRequests === 1)
+    upload.send('x'.repeat(59_999))
+    t.equal(await upload.status, 202)
+    upload.end()
+    t.equal(await read.promise, 60_000)
+    await eventually(() => fastify.inFlightRequests === 0)
+    t.strictSame(log.messages(/^Request cut/), [])
+  })
+
+  t.test(`${name}: readTimeout names an answered request whose handler still reads`, async t => {
+    const failed = new Deferred<unknown>()
+    const { fastify, log, port } = await start(t, { readTimeout: 300 }, server, app => {
+      parseNothing(app)
+      app.post('/', async ({ raw }, reply) => {
+        void reply.code(202).send('accepted')
+        try {
+          for await (const chunk of raw) void chunk
+        } catch (error) {
+          failed.resolve(error)
+        }
+      })
+    })
+    const upload = connect(port)('/')
+    upload.closed.catch(() => {})
+    upload.send('x')
+    t.equal(await upload.status, 202)
+    t.type(await failed.promise, Error)
+    t.match(await log.line(/^Request cut/), { code: 'FST_ERR_GRACEFUL_READ_TIMEOUT', route: '/' })
+    await eventually(() => fastify.inFlightRequests === 0)
+  })
+
+  t.test(`${name}: a handler that turns its own timeout off is limited by writeTimeout again`, async t => {
+    const { log, port } = await start(t, { ...NEVER_ENDING, writeTimeout: 300 }, server, app => {
+      app.post('/', async (_request, { raw }) => {
+        // Until then, its progress is watched.
+        await sleep(250)
+        raw.setTimeout(20_000)
+        await sleep(100)
+        raw.setTimeout(0)
+        await new Promise(() => {})
+      })
+    })
+    const upload = connect(port)('/', 2)
+    upload.send('xx')
+    upload.end()
+    t.equal(await upload.status, 503)
+    await log.line(/^Request cut: The response made no progress for 300 ms/)
+  })
+}

@@ -141,12 +141,6 @@ export class Connection {
   * pipeline (): Generator<Exchange> {
     for (let exchange = this.newest; exchange !== undefined; exchange = exchange.previous) yield exchange
   }
-
-  /** The requests after this one. */
-  following (exchange: Exchange): Exchange[] {
-    const pipeline = [...this.pipeline()]
-    return pipeline.slice(0, Math.max(0, pipeline.indexOf(exchange)))
-  }
 }
 
 /** One listener per connection, not per response: a queued response of an aborted pipeline emits no 'close'. */

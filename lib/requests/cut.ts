@@ -2,6 +2,7 @@
 // `Exchange.answer` is called only here, by the gate and by the probes.
 
 import type { FastifyError } from '@fastify/error'
+import type { Connection } from '../connections/connection.ts'
 import type { Channels } from '../lifecycle/channels.ts'
 import type { SafeLog } from '../lifecycle/log.ts'
 import type { PhaseClock } from '../lifecycle/phase.ts'
@@ -22,6 +23,8 @@ export class Cuts {
   readonly #log: SafeLog
   readonly #channels: Channels
   readonly #named = new WeakSet<object>()
+  /** The number of the oldest request of a connection that is aborted. Those behind it are lost. */
+  readonly #lostFrom = new WeakMap<Connection, number>()
   /** The begun responses that are to be aborted in their turn. */
   readonly #waiting = new WeakSet<Exchange>()
 
@@ -56,13 +59,28 @@ export class Cuts {
 
   /** Closing the connection also loses the later requests of a pipeline. */
   #abort (exchange: Exchange, error: FastifyError): void {
-    for (const other of exchange.connection?.following(exchange) ?? []) this.name(other, error)
+    this.#nameFollowing(exchange, error)
     if (exchange.isQueued) {
       this.#abortInTurn(exchange)
       return
     }
     exchange.abort()
     this.#inFlight.check(exchange)
+  }
+
+  /**
+   * The newest first. Behind a request that is lost already, only those that have arrived since are not named yet: with each cut of a
+   * pipeline naming all of it, thousands of requests would block the event loop.
+   */
+  #nameFollowing (exchange: Exchange, error: FastifyError): void {
+    const { connection, number } = exchange
+    if (connection === undefined) return
+    const isLost = (this.#lostFrom.get(connection) ?? Infinity) <= number
+    for (const other of connection.pipeline()) {
+      if (other === exchange || (isLost && this.#named.has(other))) break
+      this.name(other, error)
+    }
+    if (!isLost) this.#lostFrom.set(connection, number)
   }
 
   /** Once the responses before it have been sent. */

@@ -113,6 +113,8 @@ export class Exchange {
   #saysClose = false
   /** Whether a timer watches the progress of the response. */
   isWatched = false
+  /** Sets the timer again if a handler has turned it off. */
+  #rearm: (() => void) | undefined = undefined
 
   /** The order of arrival. */
   readonly number: number
@@ -563,6 +565,11 @@ export class Exchange {
     else this.#watchSocket(socket as Socket, limit, callback)
   }
 
+  /** A handler that sets a timeout of 0 turns off the timer of its connection. */
+  keepWatching (): void {
+    this.#rearm?.()
+  }
+
   /**
    * Node's timer distinguishes a slow write from a stalled one, even if it is a single write of many megabytes. The handler may set its
    * own instead, of any length, so that of the plugin has a length that no user chooses.
@@ -581,10 +588,12 @@ export class Exchange {
         return true
       })
       socket.setTimeout(time)
+      this.#rearm = () => { if (!socket.timeout) socket.setTimeout(time) }
       // The timeout of the connection applies again, such as Fastify's `connectionTimeout`: Node sets it only after that of an idle
       // connection. Ahead of Node's own listener, which sets the latter.
       response.prependOnceListener('finish', () => {
         restore()
+        this.#rearm = undefined
         if (isOurs()) socket.setTimeout(timeout)
       })
     }
@@ -624,14 +633,13 @@ export class Exchange {
     ].join()
     let before = state()
     const stop = setLateInterval(due => {
-      // Gone, or the handler has set its own timer meanwhile.
-      if (stream.closed || Number(stream.timeout) > 0) {
+      if (stream.closed || this.isFinished) {
         stop()
         return
       }
       const current = state()
       // If the client has closed the flow-control window, nothing changes.
-      const moves = current !== before || this.isPausing
+      const moves = current !== before || this.isPausing || Number(stream.timeout) > 0
       before = current
       if (!moves && due - this.#progressAt < limit) return
       this.#sentAt = now()

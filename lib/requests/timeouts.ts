@@ -189,13 +189,22 @@ export class Timeouts {
     // Its age must not stop with an early response.
     exchange.keepAge()
     if (limit === false || due - exchange.startedAt <= limit + exchange.received / 1_024 * READ_PER_KIB) return
-    if (exchange.wire === 'finished') exchange.abort()
-    else this.#cuts.cut(exchange, new ReadTimeoutError(limit), 'readTimeout')
+    const error = new ReadTimeoutError(limit)
+    if (exchange.wire !== 'finished') {
+      this.#cuts.cut(exchange, error, 'readTimeout')
+      return
+    }
+    // Its handler may still read the body.
+    this.#cuts.name(exchange, error, 'readTimeout')
+    exchange.abort()
   }
 
   #enforceWrite (exchange: Exchange, due: number): void {
     exchange.noteReads()
-    if (exchange.isWatched) return
+    if (exchange.isWatched) {
+      exchange.keepWatching()
+      return
+    }
     const isKept = exchange.isStream ? this.#isSessionTimeoutKept : this.#isTimeoutKept
     const limit = exchange.options.writeTimeout ?? (isKept || exchange.isTimedByUser ? false : this.#options.writeTimeout)
     if (limit === false || exchange.isPausing) return
