@@ -249,6 +249,25 @@ for (const [what, { isNamed = false, handle }] of Object.entries(LOSERS)) {
   })
 }
 
+for (const isTls of [false, true]) {
+  for (const body of ['buffer', 'stream'] as const) {
+    t.test(`${isTls ? 'HTTPS' : 'HTTP'}: a download (${body}) whose connection other code closes during a write is named as cut`, async t => {
+      const { key, cert } = await createCredentials()
+      const { app } = await createApp(t, {}, isTls ? { https: { key, cert } } as object : {})
+      const whole = Buffer.alloc(5e7)
+      app.get('/', async () => body === 'buffer' ? whole : Readable.from([whole, whole]))
+      const port = await listen(app)
+      const client = new RawClient(isTls ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }) : port).get('/')
+      await once(client.socket, 'readable')
+      client.socket.pause()
+      const report = app.gracefulShutdown.shutdown()
+      app.server.closeAllConnections()
+      t.match(await report, { cut: [{ route: '/' }], exitCode: 1 })
+      client.socket.destroy()
+    })
+  }
+}
+
 t.test('a client that pipelines thousands of requests, and resets during a shutdown, does not block the event loop', async t => {
   const REQUESTS = 10_000
   const { app } = await createApp(t)

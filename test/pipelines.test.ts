@@ -379,3 +379,20 @@ t.test('HTTPS: cutting thousands of requests behind one that hangs does not bloc
   t.ok(delay.max < 3e9, `blocked for ${delay.max / 1e6} ms`)
   client.socket.destroy()
 })
+
+t.test('ready answers behind a request that has opted out, and hangs, are sent as connections are closed', async t => {
+  const { app } = await createApp(t, { drainTimeout: 300 })
+  const opted = heldRoute(app, '/opted', { gracefulShutdown: false })
+  const ready = new Deferred()
+  app.get('/ready-answer', async () => 'ready')
+  app.get('/last', async () => {
+    ready.resolve()
+    return 'last'
+  })
+  const client = new RawClient(await listen(app)).get('/opted').get('/ready-answer').get('/last')
+  await Promise.all([opted.entered, ready.promise])
+  t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, completed: 2, exitCode: 0 })
+  await client.closed
+  opted.release()
+  t.match(client.text, /^HTTP\/1\.1 503 [^]*HTTP\/1\.1 200 [^]*readyHTTP\/1\.1 200 [^]*last$/)
+})

@@ -513,7 +513,7 @@ export class Connections {
     let isWaiting = this.#sessions.size > 0
     // A client that does not read is not waited for.
     for (let turns = 0; turns < FLUSH_TURNS; turns++) {
-      const isQueued = [...this.#speaking].some(({ newest }) => newest?.isWaitingForTurn === true)
+      const isQueued = [...this.#speaking].some(connection => [...connection.pipeline()].some(({ isReady }) => isReady))
       if (!isQueued && !isWaiting) return
       await wholeTurn()
       // TLS takes one more turn.

@@ -591,9 +591,10 @@ export class Shutdown {
     }
     if (connections.isAnyOpen) {
       await connections.settle(Math.max(start + limit, now() + limit / 2))
-      cuts.cutRest(error)
+      // First, because ready answers may wait behind them in a pipeline.
       gate.refuseRest()
       await connections.flush()
+      cuts.cutRest(error)
       // What has arrived meanwhile.
       gate.refuseRest()
     }

@@ -335,6 +335,11 @@ export class Exchange {
     return this.previous !== undefined && !this.previous.isFinished
   }
 
+  /** Whether the response is complete, and Node has still to send it. */
+  get isReady (): boolean {
+    return this.response.writableEnded && !this.isFinished && !this.isGone
+  }
+
   /** Whether the response is complete and waits for the previous one. */
   get isWaitingForTurn (): boolean {
     return this.response.writableEnded && this.isQueued
