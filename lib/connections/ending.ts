@@ -71,8 +71,8 @@ export class Ending {
 /** Whether an error with which Node destroys a connection or session says that its client has disconnected, or violates the protocol. */
 export function isOfClient (error: unknown): boolean {
   const { code, syscall } = error as NodeJS.ErrnoException
-  // Node (22 to 26) destroys a socket with this error if code of this process has destroyed it during a write.
-  if (code === 'ECANCELED') return false
-  // Other code may pass on the error of a connection of its own, which has not been established.
-  return /^(?:read|write|shutdown)$/.test(String(syscall)) || /^(?:HPE|ERR_SSL|ERR_HTTP2)_/.test(String(code))
+  // Not those of `connect`, for example: other code may pass on the error of a connection of its own. From Node 22 on, a socket that code of
+  // this process destroys during a write has the error ECANCELED.
+  const isOfNetwork = /^(?:read|write|shutdown)$/.test(String(syscall)) && code !== 'ECANCELED'
+  return isOfNetwork || /^(?:HPE|ERR_SSL|ERR_HTTP2)_/.test(String(code))
 }
