@@ -71,7 +71,7 @@ export class Ending {
 /** Whether an error with which Node destroys a connection or session says that its client has disconnected, or violates the protocol. */
 export function isOfClient (error: unknown): boolean {
   const { code, syscall } = error as NodeJS.ErrnoException
-  // Not those of `connect`, for example: other code may pass on the error of a connection of its own. From Node 22 on, a socket that code of
+  // Not those of `connect`, for example: other code may pass on the error of its own connection. From Node 22 on, a socket that code of
   // this process destroys during a write has the error ECANCELED.
   const isOfNetwork = /^(?:read|write|shutdown)$/.test(String(syscall)) && code !== 'ECANCELED'
   return isOfNetwork || /^(?:HPE|ERR_SSL|ERR_HTTP2)_/.test(String(code))
