@@ -10,6 +10,7 @@ import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Strea
 import { connect as connectTcp } from 'node:net'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { pipeline, Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { createCredentials } from './credentials.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
@@ -284,6 +285,32 @@ t.test('a client that pipelines thousands of requests, and resets during a shutd
   release()
   t.match(await report, { cut: { length: 0 }, exitCode: 0 })
   t.ok(histogram.max < 2e9, `blocked for ${histogram.max / 1e6} ms`)
+})
+
+t.test('a client that resets after the handler of a queued response has destroyed that is not named as cut', async t => {
+  // So that all requests are checked often.
+  const { app } = await createApp(t, { readTimeout: 100 })
+  const { entered, release } = heldRoute(app)
+  const drop = new Deferred()
+  const dropped = new Deferred()
+  const gone = new Deferred()
+  app.server.on('connection', socket => { socket.once('close', () => { gone.resolve() }) })
+  app.get('/', async (_request, { raw }) => {
+    await drop.promise
+    raw.destroy()
+    dropped.resolve()
+  })
+  const client = new RawClient(await listen(app)).get('/held').get('/').get('/held')
+  await entered
+  await eventually(() => app.inFlightRequests === 3)
+  const report = app.gracefulShutdown.shutdown()
+  drop.resolve()
+  await dropped.promise
+  await sleep(200)
+  client.socket.resetAndDestroy()
+  await gone.promise
+  release()
+  t.match(await report, { cut: { length: 0 }, exitCode: 0 })
 })
 
 interface Ends<Session, Stream> {

@@ -49,11 +49,13 @@ export class Ending {
   }
 
   /**
-   * Of a connection that is closed. Found once, because each of its requests asks.
+   * Found once, because each request of the connection asks. Not before it is closed: a queued response may be destroyed earlier.
    * @param requests those of the connection that are not over
    */
   how (requests: Iterable<Exchange>): How {
-    return this.#how ??= this.#find(requests)
+    const how = this.#how ?? this.#find(requests)
+    if (this.#socket.destroyed) this.#how = how
+    return how
   }
 
   #find (requests: Iterable<Exchange>): How {
