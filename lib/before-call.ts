@@ -16,7 +16,8 @@ export function replaceMethod (object: object, name: string, method: unknown): (
   const own = Object.getOwnPropertyDescriptor(object, name)
   Object.defineProperty(object, name, { value: method, configurable: true, writable: true })
   return () => {
-    if ((object as Record<string, unknown>)[name] !== method) return
+    // Not what it reads as: a proxy may show another one.
+    if (Object.getOwnPropertyDescriptor(object, name)?.value !== method) return
     if (own === undefined) delete (object as Record<string, unknown>)[name]
     else Object.defineProperty(object, name, own)
   }

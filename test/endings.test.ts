@@ -1,7 +1,7 @@
 // Connections that end during a shutdown before their requests are answered: those that this process loses are named as cut.
 
 import t from 'tap'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import type { RequestInFlight } from '../types/index.ts'
@@ -158,15 +158,20 @@ for (const isTls of [false, true]) {
   }
 }
 
+/** Listens on `localhost`, and connects to the listener that is not `app.server`. */
+async function connectToSecond (app: FastifyInstance): Promise<RawClient> {
+  await listenOnLocalhost(app)
+  const { address } = app.server.address() as AddressInfo
+  const other = app.addresses().find(listener => (listener as AddressInfo).address !== address) as AddressInfo
+  return new RawClient(connectTcp(other.port, other.address))
+}
+
 t.test('a client that leaves after closeAllConnections() of another listener of the instance is not named as cut', async t => {
   const { app } = await createApp(t)
   const gone = new Deferred()
   app.addHook('onRequest', async ({ raw }) => { raw.socket.on('close', () => { gone.resolve() }) })
   const { entered, release } = heldRoute(app)
-  await listenOnLocalhost(app)
-  const { address } = app.server.address() as AddressInfo
-  const other = app.addresses().find(listener => (listener as AddressInfo).address !== address) as AddressInfo
-  const client = new RawClient(connectTcp(other.port, other.address)).get('/held')
+  const client = (await connectToSecond(app)).get('/held')
   await entered
   const report = app.gracefulShutdown.shutdown()
   app.server.closeAllConnections()
@@ -182,10 +187,7 @@ t.test('with forceCloseConnections: true, requests that Fastify loses after othe
   const { app } = await createApp(t, {}, { forceCloseConnections: true })
   const { entered, release } = heldRoute(app)
   app.addHook('preClose', async () => { app.server.close() })
-  await listenOnLocalhost(app)
-  const { address } = app.server.address() as AddressInfo
-  const other = app.addresses().find(listener => (listener as AddressInfo).address !== address) as AddressInfo
-  const client = new RawClient(connectTcp(other.port, other.address)).get('/held')
+  const client = (await connectToSecond(app)).get('/held')
   await entered
   const report = app.gracefulShutdown.shutdown()
   await client.closed

@@ -9,6 +9,7 @@ import { connect as connectHttp2, type Http2ServerResponse } from 'node:http2'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { runInNewContext } from 'node:vm'
+import { replaceMethod } from '../lib/before-call.ts'
 import { createApp, Deferred, eventually, fork, listen, portOf, RawClient, visit } from './helpers.ts'
 
 // oxlint-disable unicorn/no-thenable
@@ -247,7 +248,7 @@ t.test('track() rejects what it cannot observe and does not count it', async t =
   for (const value of [getter, Object.freeze(new Query(() => 'rows')), new Proxy({}, { get () { throw new Error('no') } }), proxy]) {
     t.throws(() => { void app.gracefulShutdown.track(value as Promise<void>) }, { code: 'FST_ERR_GRACEFUL_TRACK_INVALID' })
   }
-  t.strictSame(Object.keys(target), [], 'and leaves it as it is')
+  t.strictSame(Reflect.ownKeys(target), [], 'and leaves it as it is')
   t.strictSame(app.gracefulShutdown.inFlight(), [])
 })
 
@@ -583,4 +584,14 @@ t.test('fastify.errorHandler() may be called with mocks, as with Fastify alone',
   const error = new Error('of a unit test')
   app.errorHandler(error, {} as FastifyRequest, reply as unknown as FastifyReply)
   t.strictSame(seen, [error, reply])
+})
+
+t.test('a replaced method is restored, unless other code has replaced it since', async t => {
+  const object = { emit: () => 'original' }
+  const restore = replaceMethod(object, 'emit', () => 'first')
+  object.emit = () => 'other'
+  restore()
+  t.equal(object.emit(), 'other')
+  replaceMethod(object, 'emit', () => 'second')()
+  t.equal(object.emit(), 'other')
 })

@@ -449,17 +449,23 @@ t.test('an injected request whose handler destroys the response, and returns no 
   t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, exitCode: 0 })
 })
 
-t.test('an injected request whose client leaves counts until its handler answers', async t => {
-  const { app } = await createApp(t)
+/** Adds a route whose handler returns no promise, and answers when told. */
+function callbackRoute (app: FastifyInstance): { entered: Promise<void>, answer: () => void } {
   const entered = new Deferred()
-  let answer = () => {}
+  let late: FastifyReply | undefined
   app.get('/', (_request, reply) => {
-    answer = () => { reply.send('late') }
+    late = reply
     entered.resolve()
   })
+  return { entered: entered.promise, answer: () => { late?.send('late') } }
+}
+
+t.test('an injected request whose client leaves counts until its handler answers', async t => {
+  const { app } = await createApp(t)
+  const { entered, answer } = callbackRoute(app)
   const leaving = new AbortController()
   const response = app.inject({ url: '/', signal: leaving.signal })
-  await entered.promise
+  await entered
   leaving.abort()
   await t.rejects(response)
   t.equal(app.inFlightRequests, 1)
@@ -508,17 +514,12 @@ t.test('a handler that destroys its response does not end the requests behind it
 
 t.test("a request to a server of the application's own counts until its handler answers, although that server closes its connections", async t => {
   const { app } = await createApp(t)
-  const entered = new Deferred()
-  let answer = () => {}
-  app.get('/', (_request, reply) => {
-    answer = () => { reply.send('late') }
-    entered.resolve()
-  })
+  const { entered, answer } = callbackRoute(app)
   await app.ready()
   const server = createServer(app.routing).listen(0, '127.0.0.1')
   await once(server, 'listening')
   const client = new RawClient((server.address() as AddressInfo).port).get('/')
-  await entered.promise
+  await entered
   server.close()
   server.closeAllConnections()
   await client.closed

@@ -1,5 +1,5 @@
-// How a connection has ended, and by whom. Asked during a shutdown: a request that is lost with it is named as cut, unless its client has
-// left.
+// How a connection has ended: which side has closed it. Asked during a shutdown: a request that is lost with it is named as cut, except
+// after a disconnect of the client.
 
 import type { Exchange } from '../requests/exchange.ts'
 import type { Transport } from './connection.ts'

@@ -42,7 +42,7 @@ export class Connections {
   readonly #sessions = new Set<ServerHttp2Session>()
   /** How the connections that have been open since `disableKeepAlive()` end. */
   readonly #endings = new WeakMap<Connection, Ending>()
-  /** The HTTP/2 requests whose connections or sessions code of this process has closed since then. */
+  /** The HTTP/2 requests on connections or sessions that code of this process has closed since then. */
   readonly #closedHere = new WeakSet<Exchange>()
   /** Sockets accepted since `disableKeepAlive()`. */
   readonly #late = new Set<Transport>()
