@@ -291,7 +291,7 @@ t.test('a client that pipelines thousands of requests, and resets during a shutd
 
 t.test('a client that resets after the handler of a queued response has destroyed that is not named as cut', async t => {
   // So that all requests are checked often.
-  const { app } = await createApp(t, { readTimeout: 100 })
+  const { app } = await createApp(t, { readTimeout: 3_000 })
   const { entered, release } = heldRoute(app)
   const drop = new Deferred()
   const dropped = new Deferred()
@@ -308,7 +308,7 @@ t.test('a client that resets after the handler of a queued response has destroye
   const report = app.gracefulShutdown.shutdown()
   drop.resolve()
   await dropped.promise
-  await sleep(200)
+  await sleep(800)
   client.socket.resetAndDestroy()
   await gone.promise
   release()
