@@ -121,6 +121,25 @@ for (const [closeName, close] of closes) {
   })
 }
 
+for (const place of ['a handler', 'an onResponse hook']) {
+  t.test(`close() awaited in ${place} waits for its own request until drainTimeout, and the report names that request`, async t => {
+    const { app } = await createApp(t, { drainTimeout: 200 })
+    const isHandler = place === 'a handler'
+    app.get('/', async () => {
+      if (isHandler) await app.close()
+      return 'answer'
+    })
+    if (!isHandler) app.addHook('onResponse', async () => { await app.close() })
+    const client = new RawClient(await listen(app)).get('/')
+    const { phases, cut, exitCode } = await app.gracefulShutdown.wait()
+    await client.closed
+    t.equal(client.text.includes('answer'), !isHandler)
+    t.ok(phases.draining >= 199, `drained for ${phases.draining} ms`)
+    t.match(cut, [{ kind: 'request', method: 'GET', url: '/' }])
+    t.equal(exitCode, 1)
+  })
+}
+
 t.test('a callback that shuts down another instance gets its whole report', async t => {
   const { app: first } = await createApp(t)
   const { app: second } = await createApp(t)
