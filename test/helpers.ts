@@ -323,6 +323,9 @@ export async function portOfWorkers (service: Program): Promise<number> {
 /** Whether tests that repeat the same shutdown many times, or with many clients, do so in full: `npm run test:long`. */
 export const LONG = process.env['LONG_TESTS'] === '1'
 
+/** Why tests that listen with reusePort are skipped, if they are: Node.js 20 ignores it, and later ones refuse it on these platforms. */
+export const NO_REUSE_PORT = ['darwin', 'win32'].includes(process.platform) && 'no reusePort on this platform'
+
 /** The Node.js options with which the tests run TypeScript. */
 export const TYPESCRIPT = [`--import=${new URL('typescript.mjs', import.meta.url).href}`]
 

@@ -16,8 +16,8 @@ import { testShutdown } from '../lib/testing/index.ts'
 import { SETTLE_TIMEOUT } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import {
-  commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, freePort, heldRoute, listen, listenOnLocalhost, RawClient,
-  runCommand, socketPath
+  commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, freePort, heldRoute, listen, listenOnLocalhost, NO_REUSE_PORT,
+  RawClient, runCommand, socketPath
 } from './helpers.ts'
 import { openListener } from './inherited.ts'
 
@@ -586,7 +586,7 @@ const replacements: Record<string, (app: FastifyInstance) => void> = {
 for (const [what, replace] of Object.entries(replacements)) {
   // Node 20 ignores it, but the plugin does not.
   for (const reusePort of [false, true]) {
-    t.test(`cleanup runs and the listener is closed if a plugin has replaced server.close(): ${what}, reusePort: ${reusePort}`, async t => {
+    t.test(`cleanup runs and the listener is closed if a plugin has replaced server.close(): ${what}, reusePort: ${reusePort}`, { skip: reusePort && NO_REUSE_PORT }, async t => {
       const app = Fastify() as FastifyInstance
       await app.register(gracefulPlugin)
       const ran: string[] = []
@@ -617,7 +617,7 @@ async function closesWhileDraining (t: Test, app: FastifyInstance, whileDraining
   t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
 }
 
-t.test('with reusePort, the listener is closed as draining starts, also while an onListen hook ahead of the plugin runs', async t => {
+t.test('with reusePort, the listener is closed as draining starts, also while an onListen hook ahead of the plugin runs', { skip: NO_REUSE_PORT }, async t => {
   const ended = new Deferred()
   const app = await createAppBehind(t, instance => { instance.addHook('onListen', async () => { await ended.promise }) })
   await closesWhileDraining(t, app, () => { ended.resolve() })
@@ -676,7 +676,7 @@ t.test('closing a server that does not listen yet does not start a shutdown', as
   t.match(await app.gracefulShutdown.shutdown(), { exitCode: 0 })
 })
 
-t.test('with reusePort, new connections go to the other process while draining', { skip: REUSES_PORT ? false : 'not in this Node.js' }, async t => {
+t.test('with reusePort, new connections go to the other process while draining', { skip: REUSES_PORT ? NO_REUSE_PORT : 'not in this Node.js' }, async t => {
   const [old, next] = [await createApp(t, { shutdownDelay: 50 }), await createApp(t)]
   for (const { app } of [old, next]) app.get('/', async () => (app === old.app ? 'old' : 'next'))
   const held = heldRoute(old.app)
@@ -938,7 +938,7 @@ t.test('a listen() that was called before the plugin was loaded, and fails, does
   t.equal((app.server as EventEmitter).listenerCount(errorMonitor), 0)
 })
 
-t.test('with reusePort in a listen() before the plugin was loaded, the listener is closed as draining starts, as after any other', async t => {
+t.test('with reusePort in a listen() before the plugin was loaded, the listener is closed as draining starts, as after any other', { skip: NO_REUSE_PORT }, async t => {
   const app = Fastify() as FastifyInstance
   void app.register(gracefulPlugin)
   await closesWhileDraining(t, app)
