@@ -957,6 +957,33 @@ for (const isHttp2 of [false, true]) {
     })
   }
 
+  // As @fastify/compress does. Over HTTP/2, Fastify does not read it to its end if the response has no body, nor end the response, and
+  // Node then emits no 'close' on that.
+  for (const isReset of isHttp2 ? [false, true] : [false]) {
+    const end = isReset ? 'its client has reset it' : 'it has been answered'
+    t.test(`${protocol}: a HEAD whose handler awaits its reply, and whose stream a hook has replaced, is over once ${end}`, async t => {
+      const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
+      const [sent, closed, hasWorkedOn] = [new Deferred(), new Deferred(), new Deferred()]
+      app.addHook('onSend', async ({ raw }, _reply, source) => {
+        (raw as unknown as { stream?: Duplex }).stream?.once('close', () => { closed.resolve() })
+        sent.resolve()
+        if (isReset) await closed.promise
+        return (source as Readable).pipe(new PassThrough())
+      })
+      // Of a route for HEAD that it has added itself, Fastify drops the stream.
+      app.head('/', async (_request, reply) => {
+        await reply.send(Readable.from(['row', 'row']))
+        hasWorkedOn.resolve()
+      })
+      const leave = visitOver(t, isHttp2, await listen(app), 'HEAD')
+      await sent.promise
+      if (isReset) leave()
+      await hasWorkedOn.promise
+      await eventually(() => app.inFlightRequests === 0)
+      t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+    })
+  }
+
   for (const isAsync of [false, true]) {
     const handler = isAsync ? 'an async handler' : 'a handler with a callback'
     t.test(`${protocol}: other cleanup waits for that of a stream that ${handler} sends after its client has disconnected`, async t => {

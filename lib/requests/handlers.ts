@@ -111,9 +111,17 @@ export class Handlers {
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
       const exchange = Exchange.of(this)
       if (exchange !== undefined) exchange.isReplyAwaited = true
-      // On HTTP/2, Fastify's own `then` never settles if the stream is closed.
+      const own = fastifysOwn(this, 'then').bind(this)
+      // On HTTP/2, Fastify's own never settles if the stream is closed, or closes before the response has been ended: for HEAD, Node then
+      // emits no 'close' on the response.
       if (exchange?.isGone === true) fulfilled()
-      else fastifysOwn(this, 'then').call(this, fulfilled, rejected)
+      else if (exchange?.isStream !== true) own(fulfilled, rejected)
+      else {
+        void new Promise<void>((resolve, reject) => {
+          exchange.onClose(resolve)
+          own(resolve, reject)
+        }).then(fulfilled, rejected)
+      }
     }
     fastify.decorateReply('then', then)
   }
