@@ -1,6 +1,7 @@
 // Handlers and background work: how a thenable is called, and how long a request counts as in flight.
 
 import t from 'tap'
+import type { Test } from 'tap'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { TestApp } from './helpers.ts'
 import { once } from 'node:events'
@@ -509,6 +510,60 @@ t.test('code that calls the handler of a route itself gets its promise, and may 
   released.resolve()
   await eventually(() => app.inFlightRequests === 0)
 })
+
+/** Adds a route that answers and works on. A hook calls its handler in Fastify's place. */
+async function createCalling (
+  t: Test, call: (handler: () => Promise<unknown>) => void
+): Promise<{ app: FastifyInstance, work: Deferred<string> }> {
+  const { app } = await createApp(t)
+  const work = new Deferred<string>()
+  app.get('/', {
+    preHandler (request, reply) {
+      const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => Promise<unknown>
+      call(() => handler(request, reply))
+    }
+  }, async (_request, reply) => {
+    void reply.send('answer')
+    return await work.promise
+  })
+  await new RawClient(await listen(app)).get('/').until(/answer/)
+  return { app, work }
+}
+
+for (const outcome of ['fulfilled', 'rejected'] as const) {
+  const settle = (work: Deferred<string>) => { if (outcome === 'fulfilled') work.resolve('done'); else work.reject(new Error('on purpose')) }
+
+  t.test(`a handler whose caller drops its promise counts until that is ${outcome}`, async t => {
+    const { app, work } = await createCalling(t, handler => { void handler() })
+    const report = app.gracefulShutdown.shutdown()
+    await new Promise(resolve => { setImmediate(resolve) })
+    t.equal(app.gracefulShutdown.phase, 'draining')
+    t.equal(app.inFlightRequests, 1)
+    settle(work)
+    t.match(await report, { completed: 1, cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+  })
+
+  t.test(`code that calls a handler gets what can be used as its promise, before and after it is ${outcome}`, async t => {
+    let result: Promise<unknown> | undefined
+    const { app, work } = await createCalling(t, handler => { result = handler() })
+    const promise = result as unknown as Promise<unknown>
+    t.ok(promise instanceof Promise)
+    const seen: unknown[] = []
+    const ended = promise.finally(() => { seen.push('finally') })
+    const useAgain = async () => {
+      seen.push(await promise.then(value => value, (error: Error) => error.message))
+      seen.push(await Promise.allSettled([promise, ended]).then(results => results.map(({ status }) => status)))
+      seen.push(await promise.catch(() => 'caught'))
+    }
+    const first = useAgain()
+    settle(work)
+    await first
+    await useAgain()
+    const uses = outcome === 'fulfilled' ? ['done', [outcome, outcome], 'done'] : ['on purpose', [outcome, outcome], 'caught']
+    t.strictSame(seen, ['finally', ...uses, ...uses])
+    await eventually(() => app.inFlightRequests === 0)
+  })
+}
 
 t.test('after a handler whose thenable settles twice, the drain still waits for async onResponse hooks', async t => {
   const { app, log } = await createApp(t)

@@ -2,8 +2,8 @@
 //
 // in-flight.ts decides when a request is over. The fields that it reads, and the files that change them:
 //   wire                            the state of the response: only in-flight.ts
-//   runningHandlers, handlerState   handlers and late hooks: handlers.ts, late-hooks.ts
-//   hasAnswered, isSending          the answer, and the hooks that process it: handlers.ts, in-flight.ts
+//   call, runningHandlers           handlers and late hooks: handler-call.ts, late-hooks.ts
+//   hasAnswered, isSending          the answer, and the hooks that process it: handler-call.ts, in-flight.ts
 //   isBodyLost, source              only in-flight.ts
 
 import type { FastifyReply } from 'fastify'
@@ -12,6 +12,7 @@ import type { Http2ServerRequest, Http2Session, ServerHttp2Session, ServerHttp2S
 import type { Server, Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { Connection, Transport } from '../connections/connection.ts'
+import type { HandlerCall } from './handler-call.ts'
 import { constants } from 'node:http2'
 import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, setImmediate, setLateInterval, setTimeout } from '../clock.ts'
@@ -26,13 +27,6 @@ import { closeByHeader, isHeadSent } from './last-response.ts'
  * - `orphaned`: no client waits for the handler: the client has disconnected, or was answered in the handler's place.
  */
 type Wire = 'open' | 'finished' | 'orphaned'
-
-/**
- * - `uncalled`: hooks are running, no route matched, or the route was added before the plugin.
- * - `returned`: the handler was called; if it returned no promise, only its answer shows that it is done.
- * - `settled`: the handler's promise has settled, or it threw.
- */
-export type HandlerState = 'uncalled' | 'returned' | 'settled'
 
 const EVENT_STREAM = 'text/event-stream'
 
@@ -76,13 +70,10 @@ export class Exchange {
   /** The request before this one on an HTTP/1 connection, if that was unfinished on arrival. */
   previous: Exchange | undefined = undefined
   wire: Wire = 'open'
-  handlerState: HandlerState = 'uncalled'
   /** How many handlers and late hooks are running, or have a pending promise. */
   runningHandlers = 0
-  /** How many of its handlers have been called. */
-  handlersCalled = 0
-  /** Whether its newest handler, if that is async, waits for the response, as it does if it returns the reply. */
-  isReplyAwaited = false
+  /** The newest call of its handlers. None while hooks are running, if no route matched, or if the route was added before the plugin. */
+  call: HandlerCall | undefined = undefined
   /** Whether it counted and has been over. Fastify may still call another handler, such as the error handler, or a hook. */
   hasEnded = false
   /** Whether it asks for another protocol. It counts until its reply is hijacked. */
@@ -125,7 +116,7 @@ export class Exchange {
 
   /** What the socket had sent at the last sweep, and when that changed. Without a socket, `#sentAt` is when the handler last wrote. */
   #sent = -1
-  #sentAt = -Infinity
+  #sentAt = 0
 
   constructor (request: IncomingMessage, response: ServerResponse, number: number) {
     this.number = number
@@ -256,7 +247,7 @@ export class Exchange {
     const stream = this.#stream
     if (this.isReceiving) return request.readableLength + (stream?.readableLength ?? 0) === 0
     // Fastify sends the head with the first event. Before that, the handler must have returned.
-    if (!this.hasBegun && (this.#type === undefined || (this.runningHandlers > 0 && !this.isReplyAwaited))) return false
+    if (!this.hasBegun && (this.#type === undefined || (this.runningHandlers > 0 && this.call?.isReplyAwaited !== true))) return false
     return this.#isEventStream && (stream ?? response).writableLength === 0
   }
 

@@ -3,8 +3,8 @@
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import { mapFunction, tryRead, type AnyFunction } from '../values.ts'
-import { Exchange, type HandlerState } from './exchange.ts'
-import { isThenable, observeThenable } from './thenable.ts'
+import { Exchange } from './exchange.ts'
+import { HandlerCall } from './handler-call.ts'
 
 export class Handlers {
   readonly #inFlight: InFlight
@@ -14,25 +14,24 @@ export class Handlers {
   }
 
   /**
-   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done. The plugin calls `then` only on a plain
-   * promise; for any other thenable, it observes Fastify's call.
+   * Wraps a handler of a route, of errors or of not-found requests, to see when it is done: observes the call of `then` that Fastify makes
+   * on what the handler returns.
    */
   readonly observe = (handler: AnyFunction): AnyFunction => {
     const handlers = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
     const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const reply = (third ?? second) as FastifyReply | undefined
-      const exchange = handlers.#called(reply)
-      if (exchange === undefined) return invoke(handler, this, first, second, third)
-      const { handlersCalled: callNumber } = exchange
+      const call = handlers.#called(reply)
+      if (call === undefined) return invoke(handler, this, first, second, third)
       let result: unknown
       try {
         result = invoke(handler, this, first, second, third)
       } catch (error) {
-        handlers.#ended(exchange, callNumber, 'settled')
+        call.threw()
         throw error
       }
-      return handlers.#returned(exchange, callNumber, reply, result)
+      return call.returned(reply, result)
     }
     return likeAuthors(observed, handler)
   }
@@ -47,38 +46,18 @@ export class Handlers {
     }, handler)
   }
 
-  #called (reply: FastifyReply | undefined): Exchange | undefined {
-    // A hook registered before the plugin may have failed. In a unit test, `fastify.errorHandler()` may be passed a mock.
-    const exchange = Exchange.of(reply) ?? (tryRead(() => reply?.raw.req) && this.#inFlight.attach(reply as FastifyReply))
+  #called (reply: FastifyReply | undefined): HandlerCall | undefined {
+    const exchange = Exchange.of(reply) ?? this.#attach(reply)
     if (exchange === undefined) return undefined
     this.#inFlight.reenter(exchange)
     if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)
-    // One handler may call another: the error or not-found handler.
-    exchange.runningHandlers++
-    exchange.handlersCalled++
-    // What was sent before is not the answer: it was the error, or the missing route, that led to this handler.
-    exchange.isSending = exchange.hasAnswered = exchange.isReplyAwaited = false
-    exchange.handlerState = 'returned'
-    return exchange
+    return new HandlerCall(this.#inFlight, exchange)
   }
 
-  #returned (exchange: Exchange, callNumber: number, reply: unknown, result: unknown): unknown {
-    // A reply also has a `then`, which waits for the response.
-    if (result === reply || !isThenable(result)) {
-      this.#ended(exchange, callNumber, 'returned')
-      return result
-    }
-    const settled = () => { this.#ended(exchange, callNumber, exchange.isReplyAwaited ? 'returned' : 'settled') }
-    // Otherwise only the answer shows that the handler is done.
-    if (!observeThenable(result, settled, settled)) this.#ended(exchange, callNumber, 'returned')
-    return result
-  }
-
-  #ended (exchange: Exchange, callNumber: number, state: HandlerState): void {
-    exchange.runningHandlers--
-    // If it has called another handler, that one decides.
-    if (exchange.handlersCalled === callNumber) exchange.handlerState = state
-    if (exchange.wire !== 'open') this.#inFlight.checkSoon(exchange)
+  /** A hook registered before the plugin may have failed. In a unit test, `fastify.errorHandler()` may be passed a mock. */
+  #attach (reply: FastifyReply | undefined): Exchange | undefined {
+    const isReply = tryRead(() => reply?.raw.req) !== undefined
+    return isReply ? this.#inFlight.attach(reply as FastifyReply) : undefined
   }
 
   /** No hook covers error and not-found handlers, so their setters are wrapped. Child contexts inherit the setters. */
@@ -110,7 +89,7 @@ export class Handlers {
     // disconnects, and says nothing about the callback.
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
       const exchange = Exchange.of(this)
-      if (exchange !== undefined) exchange.isReplyAwaited = true
+      if (exchange?.call !== undefined) exchange.call.isReplyAwaited = true
       const own = fastifysOwn(this, 'then').bind(this)
       // On HTTP/2, Fastify's own never settles if the stream is closed, or closes before the response has been ended: for HEAD, Node then
       // emits no 'close' on the response.

@@ -228,6 +228,7 @@ export class InFlight {
         this.awaitAnswer(exchange)
       }
     }
+    if (exchange.wire !== 'open' && exchange.runningHandlers > 0) exchange.call?.observe()
     // Nothing waits for the handler of a request that does not count.
     if ((exchange.wire !== 'open' && !this.counts(exchange)) || isOver(exchange)) this.leave(exchange)
   }
@@ -339,7 +340,7 @@ export class InFlight {
     const written = () => { this.#written(exchange) }
     if (reply !== undefined) {
       // After its handler has returned, @fastify/reply-from sets the status, and then sends nothing if the client has disconnected.
-      const statusSet = () => { if (exchange.handlerState === 'returned' && exchange.runningHandlers === 0) answered() }
+      const statusSet = () => { if (exchange.call?.state === 'returned' && exchange.runningHandlers === 0) answered() }
       for (const name of ['code', 'status'] as const) beforeCall(reply, name, statusSet)
     }
     beforeCall(response, 'end', written)
@@ -359,7 +360,7 @@ export class InFlight {
     })
     // If it was answered before its handler was called, Fastify reads `reply.sent` when a hook or the body parser ends, and stops. So that
     // read is the end.
-    if (reply !== undefined && exchange.handlerState === 'uncalled' && response.writableEnded) {
+    if (reply !== undefined && exchange.call === undefined && response.writableEnded) {
       const get = () => {
         answered()
         return true
@@ -419,7 +420,7 @@ export class InFlight {
   }
 
   #settleIdle (): void {
-    if (this.#size === 0) this.#whenIdle?.()
+    if (this.#whenIdle !== undefined && this.#size === 0) this.#whenIdle()
   }
 }
 
@@ -437,9 +438,9 @@ function isCompleted ({ wire, hasEnded }: Exchange): boolean {
 
 /** Whether a request is over: no client waits for it, and its handler is done. */
 function isOver (exchange: Exchange): boolean {
-  const { wire, isAtWork, handlerState, hasAnswered, isSending, isSourceActive } = exchange
+  const { wire, isAtWork, call, hasAnswered, isSending, isSourceActive } = exchange
   if (wire === 'open' || isAtWork || isSourceActive) return false
   if (wire === 'finished') return true
   // A handler that returned no promise may still work for a client that has disconnected: its answer shows the end.
-  return !isSending && (handlerState === 'settled' || hasAnswered || (handlerState === 'uncalled' && exchange.isBodyLost))
+  return !isSending && (call?.state === 'settled' || hasAnswered || (call === undefined && exchange.isBodyLost))
 }

@@ -1,5 +1,5 @@
-// User thenables. Each call of `then` on a lazy one, such as a query builder, repeats its work. So the plugin never adds a call
-// of `then`; it observes the calls that other code makes.
+// User thenables. Each call of `then` on a lazy one, such as a query builder, repeats its work. So the plugin adds a call only to a plain
+// promise; of other thenables, it observes the calls that other code makes.
 
 /* oxlint-disable unicorn/no-thenable */
 
@@ -25,7 +25,7 @@ const { then: nativeThen } = Object.getPrototypeOf((async () => {})()) as Promis
  * Whether it is a promise with the `then` of the global `Promise`, or a native promise, not of a subclass, of any realm (node:vm, Jest).
  * It already runs, and may be observed without repeating its work.
  */
-function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
+export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
   if (value instanceof Promise && value.then === Promise.prototype.then) return true
   return types.isPromise(value) && isPromisePrototype(Object.getPrototypeOf(value) as object)
 }
@@ -52,6 +52,41 @@ function observePromise (promise: Promise<unknown>, fulfilled: Settled, rejected
   if (promise.then === nativeThen || !types.isPromise(promise)) void promise.then(fulfilled, rejected)
   else void nativeThen.call(promise, fulfilled, rejected)
 }
+
+/**
+ * A plain promise, for the code that awaits it: observes the first call of `then`. To observe the promise itself would cost each request
+ * another promise and another job. Not an own `then` of the promise, which `await` ignores.
+ */
+export class ObservedPromise {
+  readonly #promise: Promise<unknown>
+  readonly #observer: { settled: () => void }
+  #isObserved = false
+
+  constructor (promise: Promise<unknown>, observer: { settled: () => void }) {
+    this.#promise = promise
+    this.#observer = observer
+  }
+
+  then (onFulfilled?: Callback | null, onRejected?: Callback | null): Promise<unknown> {
+    if (this.#isObserved) return this.#promise.then(onFulfilled, onRejected)
+    this.#isObserved = true
+    return this.#promise.then(value => {
+      this.#observer.settled()
+      return onFulfilled == null ? value : onFulfilled(value)
+    }, (reason: unknown) => {
+      this.#observer.settled()
+      if (onRejected == null) throw reason
+      return onRejected(reason)
+    })
+  }
+
+  /** Unless other code has called `then`, which it may never do. That code, not this call, handles a rejection. */
+  observe (): void {
+    if (!this.#isObserved) void this.then(undefined, () => {})
+  }
+}
+// For `catch()` and `finally()`, which call `then`, and for `instanceof`.
+Object.setPrototypeOf(ObservedPromise.prototype, Promise.prototype)
 
 /**
  * Observes the next call of a thenable's `then`, whichever code makes it. The thenable itself stays what it is: other code may
