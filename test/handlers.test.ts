@@ -2,13 +2,14 @@
 
 import t from 'tap'
 import type { Test } from 'tap'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { TestApp } from './helpers.ts'
 import { once } from 'node:events'
 import { open } from 'node:fs/promises'
 import { connect as connectHttp2, type Http2ServerResponse } from 'node:http2'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { types } from 'node:util'
 import { runInNewContext } from 'node:vm'
 import { replaceMethod } from '../lib/before-call.ts'
 import { createApp, Deferred, eventually, fork, listen, portOf, RawClient, visit } from './helpers.ts'
@@ -547,9 +548,9 @@ for (const outcome of ['fulfilled', 'rejected'] as const) {
     let result: Promise<unknown> | undefined
     const { app, work } = await createCalling(t, handler => { result = handler() })
     const promise = result as unknown as Promise<unknown>
-    t.ok(promise instanceof Promise)
     const seen: unknown[] = []
-    const ended = promise.finally(() => { seen.push('finally') })
+    let ends = 0
+    const ended = promise.finally(() => { ends++ })
     const useAgain = async () => {
       seen.push(await promise.then(value => value, (error: Error) => error.message))
       seen.push(await Promise.allSettled([promise, ended]).then(results => results.map(({ status }) => status)))
@@ -560,33 +561,70 @@ for (const outcome of ['fulfilled', 'rejected'] as const) {
     await first
     await useAgain()
     const uses = outcome === 'fulfilled' ? ['done', [outcome, outcome], 'done'] : ['on purpose', [outcome, outcome], 'caught']
-    t.strictSame(seen, ['finally', ...uses, ...uses])
+    t.strictSame(seen, [...uses, ...uses])
+    t.equal(ends, 1)
     await eventually(() => app.inFlightRequests === 0)
   })
 }
 
-t.test('after a handler whose thenable settles twice, the drain still waits for async onResponse hooks', async t => {
-  const { app, log } = await createApp(t)
-  const entered = new Deferred()
-  const released = new Deferred()
-  app.addHook('onResponse', async () => {
-    entered.resolve()
-    await released.promise
-  })
-  app.get('/', () => ({
-    then (fulfilled: Callback, rejected: Callback) {
-      fulfilled('answer')
-      rejected(new Error('too late'))
+t.test('a handler whose caller drops its promise, and which calls the not-found handler, counts until it is done', async t => {
+  const { app } = await createApp(t)
+  const work = new Deferred()
+  app.get('/', {
+    preHandler (request, reply) {
+      const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => Promise<unknown>
+      void handler(request, reply)
     }
-  }))
-  await new RawClient(await listen(app)).get('/').until(/answer/)
-  await entered.promise
-  const closed = app.close()
-  await log.line(/^Waiting for 1 in-flight request to complete/)
-  released.resolve()
-  await closed
-  t.match(await app.gracefulShutdown.wait(), { cut: { length: 0 }, exitCode: 0 })
+  }, async (_request, reply) => {
+    reply.callNotFound()
+    await work.promise
+  })
+  await new RawClient(await listen(app)).get('/').until(/Not Found/)
+  t.equal(app.inFlightRequests, 1)
+  work.resolve()
+  await eventually(() => app.inFlightRequests === 0)
 })
+
+t.test('an error handler that calls that of its parent gets its promise', async t => {
+  const { app } = await createApp(t)
+  app.setErrorHandler(async () => 'of the parent')
+  await app.register(async child => {
+    const { errorHandler } = app
+    child.setErrorHandler((error, request, reply) => {
+      const result: unknown = errorHandler.call(child, error as FastifyError, request, reply)
+      t.ok(types.isPromise(result))
+      return result
+    })
+    child.get('/', async () => { throw new Error('on purpose') })
+  })
+  t.equal((await app.inject('/')).body, 'of the parent')
+  await eventually(() => app.inFlightRequests === 0)
+})
+
+const settleTwice = (fulfilled: Callback, rejected: Callback): void => {
+  fulfilled('answer')
+  rejected(new Error('too late'))
+}
+
+for (const [what, thenable] of [['thenable', {}], ['promise, which has its own `then`,', Promise.resolve()]] as const) {
+  t.test(`after a handler whose ${what} settles twice, the drain still waits for async onResponse hooks`, async t => {
+    const { app, log } = await createApp(t)
+    const entered = new Deferred()
+    const released = new Deferred()
+    app.addHook('onResponse', async () => {
+      entered.resolve()
+      await released.promise
+    })
+    app.get('/', () => Object.assign(thenable, { then: settleTwice }))
+    await new RawClient(await listen(app)).get('/').until(/answer/)
+    await entered.promise
+    const closed = app.close()
+    await log.line(/^Waiting for 1 in-flight request to complete/)
+    released.resolve()
+    await closed
+    t.match(await app.gracefulShutdown.wait(), { cut: { length: 0 }, exitCode: 0 })
+  })
+}
 
 t.test('an error handler may return a frozen thenable', async t => {
   const { app } = await createApp(t)

@@ -2,7 +2,8 @@
 //
 // in-flight.ts decides when a request is over. The fields that it reads, and the files that change them:
 //   wire                            the state of the response: only in-flight.ts
-//   call, runningHandlers           handlers and late hooks: handler-call.ts, late-hooks.ts
+//   call                            the newest call of a handler: handler-call.ts; that it awaits the reply: handlers.ts
+//   runningHandlers                 handlers and late hooks: handler-call.ts, late-hooks.ts
 //   hasAnswered, isSending          the answer, and the hooks that process it: handler-call.ts, in-flight.ts
 //   isBodyLost, source              only in-flight.ts
 
@@ -399,10 +400,12 @@ export class Exchange {
 
   /**
    * Its connection is gone. Node 20 and 22 emit no 'close' on a response that is still queued, and no version does on a request
-   * that was answered before all of it was received: a handler that reads it would wait forever.
+   * that was answered before all of it was received: a handler that reads it would wait forever. Nor does it on the response to a HEAD over
+   * HTTP/2 that is not ended by then, as one with a stream: a handler that awaits its reply would.
    */
   tellClosed (): void {
     const { connection, request, response } = this
+    if (this.#stream !== undefined && request.method === 'HEAD') response.end()
     if (connection === undefined) return
     // Two ticks later, because Node closes the others in the next one.
     process.nextTick(process.nextTick, () => {

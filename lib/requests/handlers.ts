@@ -31,7 +31,7 @@ export class Handlers {
         call.threw()
         throw error
       }
-      return call.returned(reply, result)
+      return call.returned(reply, result, third !== undefined)
     }
     return likeAuthors(observed, handler)
   }
@@ -90,17 +90,9 @@ export class Handlers {
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
       const exchange = Exchange.of(this)
       if (exchange?.call !== undefined) exchange.call.isReplyAwaited = true
-      const own = fastifysOwn(this, 'then').bind(this)
-      // On HTTP/2, Fastify's own never settles if the stream is closed, or closes before the response has been ended: for HEAD, Node then
-      // emits no 'close' on the response.
+      // On HTTP/2, Fastify's own `then` never settles if the stream is closed.
       if (exchange?.isGone === true) fulfilled()
-      else if (exchange?.isStream !== true) own(fulfilled, rejected)
-      else {
-        void new Promise<void>((resolve, reject) => {
-          exchange.onClose(resolve)
-          own(resolve, reject)
-        }).then(fulfilled, rejected)
-      }
+      else fastifysOwn(this, 'then').call(this, fulfilled, rejected)
     }
     fastify.decorateReply('then', then)
   }

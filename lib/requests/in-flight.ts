@@ -228,7 +228,7 @@ export class InFlight {
         this.awaitAnswer(exchange)
       }
     }
-    if (exchange.wire !== 'open' && exchange.runningHandlers > 0) exchange.call?.observe()
+    if (exchange.wire !== 'open' && exchange.runningHandlers > 0) exchange.call?.observeIfDropped()
     // Nothing waits for the handler of a request that does not count.
     if ((exchange.wire !== 'open' && !this.counts(exchange)) || isOver(exchange)) this.leave(exchange)
   }

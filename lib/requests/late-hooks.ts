@@ -36,7 +36,7 @@ export class LateHooks {
             ? this.#track(hook, args[0] as FastifyRequest)
             : this.#count(Exchange.of(args[1] as FastifyReply))
           // If it rejects, Fastify logs the error.
-          if (!observeThenable(result, ended, ended)) ended()
+          if (!observeThenable(result, { fulfilled: ended, rejected: ended })) ended()
         }
         return result
       }

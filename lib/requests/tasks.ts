@@ -46,7 +46,7 @@ export class Tasks {
       this.#onError(task.name, toError(thrown))
       done()
     }
-    if (!isThenable(promise) || !observeThenable(promise, done, failed)) throw new TrackInvalidError(show(promise))
+    if (!isThenable(promise) || !observeThenable(promise, { fulfilled: done, rejected: failed })) throw new TrackInvalidError(show(promise))
     this.#tasks.add(task)
     return promise
   }

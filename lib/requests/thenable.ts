@@ -1,5 +1,5 @@
-// User thenables. Each call of `then` on a lazy one, such as a query builder, repeats its work. So the plugin adds a call only to a plain
-// promise; of other thenables, it observes the calls that other code makes.
+// User thenables. Each call of `then` on a lazy one, such as a query builder, repeats its work. So the plugin observes the calls that
+// other code makes. It adds a call only to a plain promise: of background work and late hooks, and of a handler if no other code calls it.
 
 /* oxlint-disable unicorn/no-thenable */
 
@@ -7,7 +7,12 @@ import { types } from 'node:util'
 import { replaceMethod } from '../before-call.ts'
 
 type Callback = (value: unknown) => unknown
-type Settled = (outcome: unknown) => void
+
+/** What is told, once, how a thenable settles. */
+export interface Observer {
+  fulfilled: (value: unknown) => void
+  rejected: (reason: unknown) => void
+}
 
 /** Whether a value has a `then` method. It reads `then`, as `await` does; if that throws, it has none. */
 export function isThenable (value: unknown): value is PromiseLike<unknown> {
@@ -21,11 +26,20 @@ export function isThenable (value: unknown): value is PromiseLike<unknown> {
 /** The `then` of the promises that async functions return. Not of the global `Promise`, which zone.js and others replace. */
 const { then: nativeThen } = Object.getPrototypeOf((async () => {})()) as Promise<unknown> // oxlint-disable-line unbound-method
 
+/** Whether its `then` is that of the promises that async functions return. */
+export function hasNativeThen (value: PromiseLike<unknown>): value is Promise<unknown> {
+  try {
+    return value.then === nativeThen
+  } catch {
+    return false
+  }
+}
+
 /**
  * Whether it is a promise with the `then` of the global `Promise`, or a native promise, not of a subclass, of any realm (node:vm, Jest).
  * It already runs, and may be observed without repeating its work.
  */
-export function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
+function isPlainPromise (value: PromiseLike<unknown>): value is Promise<unknown> {
   if (value instanceof Promise && value.then === Promise.prototype.then) return true
   return types.isPromise(value) && isPromisePrototype(Object.getPrototypeOf(value) as object)
 }
@@ -36,10 +50,10 @@ function isPromisePrototype (prototype: object): boolean {
 }
 
 /** Observes how a thenable settles. Returns whether it can be observed. */
-export function observeThenable (thenable: PromiseLike<unknown>, fulfilled: Settled, rejected: Settled): boolean {
+export function observeThenable (thenable: PromiseLike<unknown>, observer: Observer): boolean {
   try {
-    if (isPlainPromise(thenable)) observePromise(thenable, fulfilled, rejected)
-    else observeNextThen(thenable, fulfilled, rejected)
+    if (isPlainPromise(thenable)) observePromise(thenable, observer)
+    else observeNextThen(thenable, observer)
     return true
   } catch {
     // It is frozen, or a proxy.
@@ -48,55 +62,55 @@ export function observeThenable (thenable: PromiseLike<unknown>, fulfilled: Sett
 }
 
 /** Observes a plain promise. Of a native one, it calls the native `then`, even if the promise has its own. */
-function observePromise (promise: Promise<unknown>, fulfilled: Settled, rejected: Settled): void {
-  if (promise.then === nativeThen || !types.isPromise(promise)) void promise.then(fulfilled, rejected)
-  else void nativeThen.call(promise, fulfilled, rejected)
+function observePromise (promise: Promise<unknown>, observer: Observer): void {
+  const callbacks = [(value: unknown) => { observer.fulfilled(value) }, (reason: unknown) => { observer.rejected(reason) }] as const
+  if (hasNativeThen(promise) || !types.isPromise(promise)) void promise.then(...callbacks)
+  else void nativeThen.call(promise, ...callbacks)
 }
 
 /**
- * A plain promise, for the code that awaits it: observes the first call of `then`. To observe the promise itself would cost each request
- * another promise and another job. Not an own `then` of the promise, which `await` ignores.
+ * Stands in for a promise with the native `then`, for the code that calls `then`: to observe the promise itself would cost each request
+ * another promise and another job. Setting an own `then` on the promise would not do: `await` ignores it.
  */
 export class ObservedPromise {
   readonly #promise: Promise<unknown>
-  readonly #observer: { settled: () => void }
-  #isObserved = false
+  #observer: Observer | undefined
 
-  constructor (promise: Promise<unknown>, observer: { settled: () => void }) {
+  constructor (promise: Promise<unknown>, observer: Observer) {
     this.#promise = promise
     this.#observer = observer
   }
 
-  then (onFulfilled?: Callback | null, onRejected?: Callback | null): Promise<unknown> {
-    if (this.#isObserved) return this.#promise.then(onFulfilled, onRejected)
-    this.#isObserved = true
-    return this.#promise.then(value => {
-      this.#observer.settled()
-      return onFulfilled == null ? value : onFulfilled(value)
-    }, (reason: unknown) => {
-      this.#observer.settled()
-      if (onRejected == null) throw reason
-      return onRejected(reason)
-    })
+  then (onFulfilled?: Callback | null, onRejected?: Callback | null): PromiseLike<unknown> {
+    const observer = this.#observer
+    if (observer === undefined) return this.#promise.then(onFulfilled, onRejected)
+    this.#observer = undefined
+    return thenFor(this.#promise, onFulfilled, onRejected, observer)
   }
 
-  /** Unless other code has called `then`, which it may never do. That code, not this call, handles a rejection. */
-  observe (): void {
-    if (!this.#isObserved) void this.then(undefined, () => {})
+  async catch (onRejected?: Callback | null): Promise<unknown> {
+    return await Promise.resolve(this).catch(onRejected)
+  }
+
+  async finally (onSettled?: (() => void) | null): Promise<unknown> {
+    return await Promise.resolve(this).finally(onSettled)
+  }
+
+  /** Other code may never call `then`. If it does not, a later rejection is not reported as unhandled. */
+  observeIfDropped (): void {
+    if (this.#observer !== undefined) void this.then(undefined, () => {})
   }
 }
-// For `catch()` and `finally()`, which call `then`, and for `instanceof`.
-Object.setPrototypeOf(ObservedPromise.prototype, Promise.prototype)
 
 /**
  * Observes the next call of a thenable's `then`, whichever code makes it. The thenable itself stays what it is: other code may
  * call its other methods.
  * @throws if its `then` cannot be replaced: it is frozen, or a proxy that does not show what is set on it
  */
-function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: Settled, rejected: Settled): void {
-  const value = (...callbacks: [Callback?, Callback?]) => {
+function observeNextThen (thenable: PromiseLike<unknown>, observer: Observer): void {
+  const value = (onFulfilled?: Callback | null, onRejected?: Callback | null) => {
     restore()
-    return thenFor(thenable, callbacks, fulfilled, rejected)
+    return thenFor(thenable, onFulfilled, onRejected, observer)
   }
   const restore = replaceMethod(thenable, 'then', value)
   if (thenable.then === value) return
@@ -108,24 +122,22 @@ function observeNextThen (thenable: PromiseLike<unknown>, fulfilled: Settled, re
  * Calls `then` for other code and reports how it settles, also if `then` throws. Only once, although a faulty thenable may call back
  * repeatedly: other code gets each call.
  */
-function thenFor (thenable: PromiseLike<unknown>, [onFulfilled, onRejected]: [Callback?, Callback?],
-  fulfilled: Settled, rejected: Settled): PromiseLike<unknown> {
-  let isReported = false
-  const report = (settled: Settled, outcome: unknown) => {
-    if (!isReported) settled(outcome)
-    isReported = true
-  }
+function thenFor (thenable: PromiseLike<unknown>, onFulfilled: Callback | null | undefined, onRejected: Callback | null | undefined,
+  observer: Observer): PromiseLike<unknown> {
+  let observing: Observer | undefined = observer
   try {
     return thenable.then(value => {
-      report(fulfilled, value)
+      observing?.fulfilled(value)
+      observing = undefined
       return onFulfilled == null ? value : onFulfilled(value)
     }, reason => {
-      report(rejected, reason)
+      observing?.rejected(reason)
+      observing = undefined
       if (onRejected == null) throw reason
       return onRejected(reason)
     })
   } catch (error) {
-    report(rejected, error)
+    observing?.rejected(error)
     throw error
   }
 }
