@@ -585,6 +585,115 @@ t.test('a handler whose caller drops its promise, and which calls the not-found 
   await eventually(() => app.inFlightRequests === 0)
 })
 
+t.test('instances may share an error handler: each counts its own requests', async t => {
+  const [{ app: owner }, { app }] = [await createApp(t), await createApp(t)]
+  owner.setErrorHandler(async (_error, _request, reply) => {
+    await reply.code(500).send('failed')
+    await released.promise
+  })
+  app.setErrorHandler(owner.errorHandler)
+  const [entered, failing, released] = [new Deferred(), new Deferred(), new Deferred()]
+  app.get('/', async () => {
+    entered.resolve()
+    await failing.promise
+    throw new Error('on purpose')
+  })
+  const port = await listen(app)
+  const client = new RawClient(port).get('/')
+  await entered.promise
+  const leaving = await visit(app, port)
+  leaving.client.get('/')
+  await eventually(() => app.inFlightRequests === 2)
+  await leaving.leave()
+  failing.resolve()
+  await client.until(/failed/)
+  t.strictSame([owner.inFlightRequests, app.inFlightRequests], [0, 2])
+  released.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+  for (const { gracefulShutdown } of [owner, app]) {
+    t.match(await gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+  }
+})
+
+t.test('requests whose handlers return the same thenable, awaited by other code in the same turn, each count until their handlers are done', async t => {
+  const { app } = await createApp(t)
+  const shared = new Query(async () => undefined)
+  const work = new Deferred()
+  let working = 0
+  app.setErrorHandler((_error, _request, reply) => {
+    void reply.code(500).send('failed')
+    return shared
+  })
+  await app.register(async child => {
+    const { errorHandler } = app
+    child.setErrorHandler(async (error, request, reply) => {
+      const result: unknown = errorHandler.call(child, error as FastifyError, request, reply)
+      await (result as Query)
+      working++
+      await work.promise
+    })
+    child.get('/', async () => { throw new Error('on purpose') })
+  })
+  const client = new RawClient(await listen(app)).send('GET / HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(3))
+  await client.until(/(?:failed[^]*){3}/)
+  await eventually(() => working === 3)
+  t.equal(app.inFlightRequests, 3)
+  t.equal(shared.runs, 3)
+  work.resolve()
+  await eventually(() => app.inFlightRequests === 0)
+  t.notOk(Object.hasOwn(shared, 'then'), 'its `then` is its own again')
+})
+
+/** A promise whose `then` throws, because it creates another one with an argument that is no executor. */
+class Delay extends Promise<unknown> {
+  constructor (ms: number) {
+    super(resolve => { setTimeout(resolve, ms) })
+  }
+}
+
+const faulty: Array<[what: string, create: () => unknown]> = [
+  ['a proxy of a promise', () => new Proxy(Promise.resolve('rows'), {})],
+  ['an object with the prototype of promises', () => Object.create(Promise.prototype)],
+  ['a subclass of Promise with another constructor', () => new Delay(1)]
+]
+
+for (const [what, create] of faulty) {
+  t.test(`${what}, whose \`then\` throws, is answered as with Fastify alone, and does not count any longer`, async t => {
+    const { app } = await createApp(t)
+    app.get('/', () => create())
+    t.equal((await app.inject('/')).statusCode, 500)
+    await eventually(() => app.inFlightRequests === 0)
+  })
+}
+
+const dropped: Array<[what: string, create: () => unknown]> = [
+  ...faulty,
+  ['a query builder', () => new Query(() => { throw new Error('Other code has not called it') })],
+  ['a thenable that is shared', () => shared]
+]
+const shared = new Query(() => { throw new Error('Other code has not called it') })
+
+for (const [what, create] of dropped) {
+  t.test(`${what} that the caller of a handler drops does not count once the response has been sent`, async t => {
+    const { app } = await createApp(t)
+    let responses = 0
+    app.addHook('onResponse', async () => { responses++ })
+    app.get('/', {
+      preHandler (request, reply) {
+        const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => unknown
+        handler(request, reply)
+      }
+    }, (_request, reply) => {
+      setTimeout(() => { void reply.send('answer') }, 5)
+      return create()
+    })
+    const client = new RawClient(await listen(app)).get('/').get('/')
+    await client.until(/(?:answer[^]*){2}/)
+    await eventually(() => responses === 2 && app.inFlightRequests === 0)
+    t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+  })
+}
+
 t.test('an error handler that calls that of its parent gets its promise', async t => {
   const { app } = await createApp(t)
   app.setErrorHandler(async () => 'of the parent')

@@ -14,6 +14,7 @@ import type { Server, Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { Connection, Transport } from '../connections/connection.ts'
 import type { HandlerCall } from './handler-call.ts'
+import type { InFlight } from './in-flight.ts'
 import { constants } from 'node:http2'
 import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, setImmediate, setLateInterval, setTimeout } from '../clock.ts'
@@ -58,6 +59,8 @@ interface Attached {
 }
 
 export class Exchange {
+  /** The requests in flight of the instance that serves it. */
+  readonly owner: InFlight
   readonly request: IncomingMessage
   readonly response: ServerResponse
   /** HTTP/1 only. Kept, because `request.socket` may become null: undici does that to a request it sends as a body. */
@@ -119,7 +122,8 @@ export class Exchange {
   #sent = -1
   #sentAt = 0
 
-  constructor (request: IncomingMessage, response: ServerResponse, number: number) {
+  constructor (owner: InFlight, request: IncomingMessage, response: ServerResponse, number: number) {
+    this.owner = owner
     this.number = number
     this.request = request
     this.response = response

@@ -1,9 +1,8 @@
 // A call of a handler: whether the handler is done.
 
 import type { Exchange } from './exchange.ts'
-import type { InFlight } from './in-flight.ts'
 import type { Observer } from './thenable.ts'
-import { hasNativeThen, isThenable, ObservedPromise, observeThenable } from './thenable.ts'
+import { hasNativeThen, isThenable, ObservedPromise, observeThenable, stopObserving } from './thenable.ts'
 
 export class HandlerCall implements Observer {
   /**
@@ -13,13 +12,11 @@ export class HandlerCall implements Observer {
   state: 'returned' | 'settled' = 'returned'
   /** Whether the handler, if it is async, waits for the response, as it does if it returns the reply. */
   isReplyAwaited = false
-  readonly #inFlight: InFlight
   readonly #exchange: Exchange
-  /** What the caller got in place of a pending promise. */
-  #promise: ObservedPromise | undefined = undefined
+  /** What the caller got, until it settles. */
+  #pending: ObservedPromise | PromiseLike<unknown> | undefined = undefined
 
-  constructor (inFlight: InFlight, exchange: Exchange) {
-    this.#inFlight = inFlight
+  constructor (exchange: Exchange) {
     this.#exchange = exchange
     // One handler may call another: the error or not-found handler. From then on, that one decides.
     exchange.call?.observeIfDropped()
@@ -39,17 +36,15 @@ export class HandlerCall implements Observer {
       this.#end('returned')
       return result
     }
-    if (!isErrorHandler && hasNativeThen(result)) return this.#standIn(result)
-    // If it cannot be observed, only the answer shows that the handler is done.
-    if (!observeThenable(result, this)) this.#end('returned')
-    return result
-  }
-
-  #standIn (promise: Promise<unknown>): ObservedPromise {
-    const { call, wire } = this.#exchange
-    const observed = this.#promise = new ObservedPromise(promise, this)
-    // Otherwise, nothing may check this call again.
-    if (call !== this || wire !== 'open') observed.observeIfDropped()
+    if (isErrorHandler || !hasNativeThen(result)) {
+      this.#pending = result
+      // If it cannot be observed, only the answer shows that the handler is done.
+      if (!observeThenable(result, this)) this.#end('returned')
+      return result
+    }
+    const observed = this.#pending = new ObservedPromise(result, this)
+    // Nothing checks this call again.
+    if (this.#exchange.call !== this) observed.observeIfDropped()
     return observed
   }
 
@@ -65,17 +60,22 @@ export class HandlerCall implements Observer {
     this.fulfilled()
   }
 
-  /** Called once no client waits for the handler, or when another handler is called: the caller may never call `then`. */
+  /**
+   * The caller may never call `then`: it has returned nothing, for example. Of a promise, the plugin does, because its handler is running.
+   * Nothing is known of another thenable. Called by sweeps once no client waits for the handler, and when another handler is called.
+   */
   observeIfDropped (): void {
-    this.#promise?.observeIfDropped()
+    const pending = this.#pending
+    if (pending instanceof ObservedPromise) pending.observeIfDropped()
+    else if (pending !== undefined && stopObserving(pending, this)) this.#end('returned')
   }
 
   #end (state: HandlerCall['state']): void {
     this.state = state
     // With it, what the handler has returned could not be collected.
-    this.#promise = undefined
+    this.#pending = undefined
     const exchange = this.#exchange
     exchange.runningHandlers--
-    if (exchange.wire !== 'open') this.#inFlight.checkSoon(exchange)
+    if (exchange.wire !== 'open') exchange.owner.checkSoon(exchange)
   }
 }

@@ -38,10 +38,9 @@ export class Handlers {
 
   /** Wraps the handler of a route that has opted out. */
   readonly optOut = (handler: AnyFunction): AnyFunction => {
-    const inFlight = this.#inFlight
     return likeAuthors(function (this: unknown, first: unknown, second: unknown, third: unknown) {
       const exchange = Exchange.of(second as FastifyReply)
-      if (exchange !== undefined) inFlight.optOut(exchange)
+      exchange?.owner.optOut(exchange)
       return invoke(handler, this, first, second, third)
     }, handler)
   }
@@ -49,9 +48,11 @@ export class Handlers {
   #called (reply: FastifyReply | undefined): HandlerCall | undefined {
     const exchange = Exchange.of(reply) ?? this.#attach(reply)
     if (exchange === undefined) return undefined
-    this.#inFlight.reenter(exchange)
-    if (exchange.wire === 'orphaned') this.#inFlight.awaitAnswer(exchange)
-    return new HandlerCall(this.#inFlight, exchange)
+    // Not that of this instance, if another one has been given its handler: setErrorHandler(other.errorHandler).
+    const { owner } = exchange
+    owner.reenter(exchange)
+    if (exchange.wire === 'orphaned') owner.awaitAnswer(exchange)
+    return new HandlerCall(exchange)
   }
 
   /** A hook registered before the plugin may have failed. In a unit test, `fastify.errorHandler()` may be passed a mock. */

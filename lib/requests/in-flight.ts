@@ -74,7 +74,7 @@ export class InFlight {
   }
 
   arrive (request: IncomingMessage, response: ServerResponse): Exchange {
-    const exchange = new Exchange(request, response, this.arrived++)
+    const exchange = new Exchange(this, request, response, this.arrived++)
     if (this.#isCounting) this.#add(exchange)
     else this.#uncount(exchange)
     const before = this.#newest
@@ -228,7 +228,6 @@ export class InFlight {
         this.awaitAnswer(exchange)
       }
     }
-    if (exchange.wire !== 'open' && exchange.runningHandlers > 0) exchange.call?.observeIfDropped()
     // Nothing waits for the handler of a request that does not count.
     if ((exchange.wire !== 'open' && !this.counts(exchange)) || isOver(exchange)) this.leave(exchange)
   }
@@ -242,6 +241,7 @@ export class InFlight {
   checkAll (): void {
     for (const exchange of this.unfinished) {
       if (exchange.startedAt === 0) exchange.keepAge()
+      if (exchange.wire !== 'open') exchange.call?.observeIfDropped()
       this.check(exchange)
       const { wire, index, runningHandlers, source } = exchange
       if (wire !== 'open' && index >= 0 && (runningHandlers > 0 || source !== undefined)) this.#loosen(exchange)

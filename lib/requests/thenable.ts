@@ -85,7 +85,7 @@ export class ObservedPromise {
     const observer = this.#observer
     if (observer === undefined) return this.#promise.then(onFulfilled, onRejected)
     this.#observer = undefined
-    return thenFor(this.#promise, onFulfilled, onRejected, observer)
+    return thenFor(this.#promise, nativeThen, onFulfilled, onRejected, observer)
   }
 
   async catch (onRejected?: Callback | null): Promise<unknown> {
@@ -98,9 +98,17 @@ export class ObservedPromise {
 
   /** Other code may never call `then`. If it does not, a later rejection is not reported as unhandled. */
   observeIfDropped (): void {
-    if (this.#observer !== undefined) void this.then(undefined, () => {})
+    if (this.#observer === undefined) return
+    try {
+      void this.then(undefined, () => {})
+    } catch {
+      // The observer has been told.
+    }
   }
 }
+
+/** What the next calls of `then` report to, of thenables whose `then` is replaced. Several requests may share a thenable. */
+const waiting = new WeakMap<PromiseLike<unknown>, Observer[]>()
 
 /**
  * Observes the next call of a thenable's `then`, whichever code makes it. The thenable itself stays what it is: other code may
@@ -108,29 +116,52 @@ export class ObservedPromise {
  * @throws if its `then` cannot be replaced: it is frozen, or a proxy that does not show what is set on it
  */
 function observeNextThen (thenable: PromiseLike<unknown>, observer: Observer): void {
-  const value = (onFulfilled?: Callback | null, onRejected?: Callback | null) => {
-    restore()
-    return thenFor(thenable, onFulfilled, onRejected, observer)
+  const known = waiting.get(thenable)
+  if (known !== undefined) {
+    known.push(observer)
+    return
   }
-  const restore = replaceMethod(thenable, 'then', value)
-  if (thenable.then === value) return
-  restore()
-  throw new TypeError('then cannot be observed')
+  const { then } = thenable
+  const observers = [observer]
+  const value = (onFulfilled?: Callback | null, onRejected?: Callback | null) => {
+    const next = observers.shift()
+    if (observers.length === 0) restore()
+    return next === undefined ? then.call(thenable, onFulfilled, onRejected) : thenFor(thenable, then, onFulfilled, onRejected, next)
+  }
+  const restoreThen = replaceMethod(thenable, 'then', value)
+  const restore = () => {
+    waiting.delete(thenable)
+    restoreThen()
+  }
+  if (thenable.then !== value) {
+    restore()
+    throw new TypeError('then cannot be observed')
+  }
+  waiting.set(thenable, observers)
+}
+
+/** Whether no code has called `then` since `observeThenable()`. If so, it is no longer observed. */
+export function stopObserving (thenable: PromiseLike<unknown>, observer: Observer): boolean {
+  const observers = waiting.get(thenable) ?? []
+  const index = observers.indexOf(observer)
+  if (index < 0) return false
+  observers.splice(index, 1)
+  return true
 }
 
 /**
- * Calls `then` for other code and reports how it settles, also if `then` throws. Only once, although a faulty thenable may call back
- * repeatedly: other code gets each call.
+ * Calls `then` for other code and reports how the thenable settles, also if `then` throws. Only once, although a faulty thenable may call
+ * back repeatedly: other code gets each call.
  */
-function thenFor (thenable: PromiseLike<unknown>, onFulfilled: Callback | null | undefined, onRejected: Callback | null | undefined,
-  observer: Observer): PromiseLike<unknown> {
+function thenFor (thenable: PromiseLike<unknown>, then: PromiseLike<unknown>['then'], onFulfilled: Callback | null | undefined,
+  onRejected: Callback | null | undefined, observer: Observer): PromiseLike<unknown> {
   let observing: Observer | undefined = observer
   try {
-    return thenable.then(value => {
+    return then.call(thenable, value => {
       observing?.fulfilled(value)
       observing = undefined
       return onFulfilled == null ? value : onFulfilled(value)
-    }, reason => {
+    }, (reason: unknown) => {
       observing?.rejected(reason)
       observing = undefined
       if (onRejected == null) throw reason
