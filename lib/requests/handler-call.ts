@@ -23,7 +23,8 @@ export class HandlerCall implements Observer {
     exchange.call = this
     exchange.runningHandlers++
     // What was sent before is not the answer: it was the error, or the missing route, that led to this handler.
-    exchange.isSending = exchange.hasAnswered = false
+    // (Once it is sending, it has answered.)
+    if (exchange.hasAnswered) exchange.isSending = exchange.hasAnswered = false
   }
 
   /**

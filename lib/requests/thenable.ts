@@ -85,7 +85,20 @@ export class ObservedPromise {
     const observer = this.#observer
     if (observer === undefined) return this.#promise.then(onFulfilled, onRejected)
     this.#observer = undefined
-    return thenFor(this.#promise, nativeThen, onFulfilled, onRejected, observer)
+    try {
+      return this.#promise.then(value => {
+        observer.fulfilled(value)
+        return onFulfilled == null ? value : onFulfilled(value)
+      }, (reason: unknown) => {
+        observer.rejected(reason)
+        if (onRejected == null) throw reason
+        return onRejected(reason)
+      })
+    } catch (error) {
+      // It is a proxy, or a subclass whose constructor fails.
+      observer.rejected(error)
+      throw error
+    }
   }
 
   async catch (onRejected?: Callback | null): Promise<unknown> {
