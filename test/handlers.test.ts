@@ -748,6 +748,15 @@ t.test('a handler may return a thenable whose `then` cannot be read or replaced'
   app.get('/proxy', () => remote('remote').proxy)
   app.get('/getter', () => ({ get then () { throw new Error('on purpose') } }))
   app.get('/frozen', () => Object.freeze({ then: (callback: Callback) => { callback('frozen') } }))
+  let reads = 0
+  const failingOnce = {
+    get then () {
+      if (++reads === 2) throw new Error('on purpose')
+      return (callback: Callback) => { callback('failing once') }
+    }
+  }
+  app.get('/failing-once', () => failingOnce)
+  t.equal((await app.inject('/failing-once')).body, 'failing once')
   t.equal((await app.inject('/getter')).statusCode, 500)
   t.equal((await app.inject('/frozen')).body, 'frozen')
   t.equal((await app.inject('/proxy')).body, 'remote')
