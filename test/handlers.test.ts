@@ -644,6 +644,29 @@ t.test('requests whose handlers return the same thenable, awaited by other code 
   t.notOk(Object.hasOwn(shared, 'then'), 'its `then` is its own again')
 })
 
+for (const [what, make] of Object.entries({
+  'a promise': (settle: () => unknown) => Promise.resolve().then(settle),
+  'a query builder': (settle: () => unknown) => new Query(settle)
+})) {
+  t.test(`other code may call \`then\` of ${what} that a handler returns without callbacks, and repeatedly in the same turn`, async t => {
+    const { app } = await createApp(t)
+    const outcomes: unknown[] = []
+    const preHandler = async (request: FastifyRequest, reply: FastifyReply) => {
+      const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => PromiseLike<unknown>
+      const result = handler(request, reply)
+      const { then } = result // oxlint-disable-line unbound-method
+      const settled = await Promise.allSettled([then.call(result, undefined), then.call(result, undefined)])
+      outcomes.push(...settled.map(({ status }) => status))
+    }
+    app.get('/value', { preHandler }, () => make(() => 'value'))
+    app.get('/error', { preHandler }, () => make(() => { throw new Error('on purpose') }))
+    t.equal((await app.inject('/value')).body, 'value')
+    t.equal((await app.inject('/error')).statusCode, 500)
+    t.strictSame(outcomes, ['fulfilled', 'fulfilled', 'rejected', 'rejected'])
+    await eventually(() => app.inFlightRequests === 0)
+  })
+}
+
 /** A promise whose `then` throws, because it creates another one with an argument that is no executor. */
 class Delay extends Promise<unknown> {
   constructor (ms: number) {
