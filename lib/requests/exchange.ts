@@ -404,12 +404,10 @@ export class Exchange {
 
   /**
    * Its connection is gone. Node 20 and 22 emit no 'close' on a response that is still queued, and no version does on a request
-   * that was answered before all of it was received: a handler that reads it would wait forever. Nor does it on the response to a HEAD over
-   * HTTP/2 that is not ended by then, as one with a stream: a handler that awaits its reply would.
+   * that was answered before all of it was received: a handler that reads it would wait forever.
    */
   tellClosed (): void {
     const { connection, request, response } = this
-    if (this.#stream !== undefined && request.method === 'HEAD') response.end()
     if (connection === undefined) return
     // Two ticks later, because Node closes the others in the next one.
     process.nextTick(process.nextTick, () => {

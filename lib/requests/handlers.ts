@@ -91,8 +91,10 @@ export class Handlers {
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
       const exchange = Exchange.of(this)
       if (exchange?.call !== undefined) exchange.call.isReplyAwaited = true
-      // On HTTP/2, Fastify's own `then` never settles if the stream is closed.
+      // On HTTP/2, Fastify's own `then` never settles if the stream is closed; for HEAD, nor if it closes before the response has been
+      // ended, because Node then emits no 'close' on that.
       if (exchange?.isGone === true) fulfilled()
+      else if (exchange?.isStream === true && exchange.request.method === 'HEAD') exchange.onClose(fulfilled)
       else fastifysOwn(this, 'then').call(this, fulfilled, rejected)
     }
     fastify.decorateReply('then', then)

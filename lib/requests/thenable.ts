@@ -85,6 +85,7 @@ export class ObservedPromise {
     const observer = this.#observer
     if (observer === undefined) return this.#promise.then(onFulfilled, onRejected)
     this.#observer = undefined
+    // Not thenFor(): this runs for each request, and a promise calls back once.
     try {
       return this.#promise.then(value => {
         observer.fulfilled(value)
