@@ -713,6 +713,7 @@ for (const [what, create] of dropped) {
     const client = new RawClient(await listen(app)).get('/').get('/')
     await client.until(/(?:answer[^]*){2}/)
     await eventually(() => responses === 2 && app.inFlightRequests === 0)
+    t.notOk(Object.hasOwn(shared, 'then'), 'its `then` is its own again')
     t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   })
 }

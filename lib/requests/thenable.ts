@@ -121,8 +121,14 @@ export class ObservedPromise {
   }
 }
 
-/** What the next calls of `then` report to, of thenables whose `then` is replaced. Several requests may share a thenable. */
-const waiting = new WeakMap<PromiseLike<unknown>, Observer[]>()
+interface Replaced {
+  /** What the next calls of `then` report to: several requests may share a thenable. */
+  observers: Set<Observer>
+  restore: () => void
+}
+
+/** The thenables whose `then` is replaced. */
+const replaced = new WeakMap<PromiseLike<unknown>, Replaced>()
 
 /**
  * Observes the next call of a thenable's `then`, whichever code makes it. The thenable itself stays what it is: other code may
@@ -130,36 +136,37 @@ const waiting = new WeakMap<PromiseLike<unknown>, Observer[]>()
  * @throws if its `then` cannot be replaced: it is frozen, or a proxy that does not show what is set on it
  */
 function observeNextThen (thenable: PromiseLike<unknown>, observer: Observer): void {
-  const known = waiting.get(thenable)
+  const known = replaced.get(thenable)
   if (known !== undefined) {
-    known.push(observer)
+    known.observers.add(observer)
     return
   }
   const { then } = thenable
-  const observers = [observer]
+  const observers = new Set([observer])
   const value = (onFulfilled?: Callback | null, onRejected?: Callback | null) => {
-    const next = observers.shift()
-    if (observers.length === 0) restore()
-    return next === undefined ? then.call(thenable, onFulfilled, onRejected) : thenFor(thenable, then, onFulfilled, onRejected, next)
+    const [next] = observers
+    if (next === undefined) return then.call(thenable, onFulfilled, onRejected)
+    observers.delete(next)
+    if (observers.size === 0) restore()
+    return thenFor(thenable, then, onFulfilled, onRejected, next)
   }
   const restoreThen = replaceMethod(thenable, 'then', value)
   const restore = () => {
-    waiting.delete(thenable)
+    replaced.delete(thenable)
     restoreThen()
   }
   if (thenable.then !== value) {
     restore()
     throw new TypeError('then cannot be observed')
   }
-  waiting.set(thenable, observers)
+  replaced.set(thenable, { observers, restore })
 }
 
 /** Whether no code has called `then` since `observeThenable()`. If so, it is no longer observed. */
 export function stopObserving (thenable: PromiseLike<unknown>, observer: Observer): boolean {
-  const observers = waiting.get(thenable) ?? []
-  const index = observers.indexOf(observer)
-  if (index < 0) return false
-  observers.splice(index, 1)
+  const known = replaced.get(thenable)
+  if (known?.observers.delete(observer) !== true) return false
+  if (known.observers.size === 0) known.restore()
   return true
 }
 
