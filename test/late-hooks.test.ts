@@ -5,6 +5,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import type { FastifyInstance, FastifyReply, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import type { ShutdownReport } from '../types/index.ts'
+import { createReadStream } from 'node:fs'
 import { connect as connectHttp2, constants } from 'node:http2'
 import { type Duplex, PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -981,6 +982,32 @@ for (const isHttp2 of [false, true]) {
       await hasWorkedOn.promise
       await eventually(() => app.inFlightRequests === 0)
       t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+    })
+  }
+
+  for (const [what, make] of Object.entries({
+    'a file': () => createReadStream(new URL(import.meta.url)),
+    'a list of rows': () => Readable.from(['row', 'row']),
+    'a slow query': () => Readable.from((async function * () {
+      yield 'row'
+      await new Promise(resolve => { setImmediate(resolve) })
+      yield 'row'
+    })())
+  })) {
+    t.test(`${protocol}: a HEAD whose own route returns ${what} is over once it has been answered`, async t => {
+      const { app } = await createApp(t, {}, (isHttp2 ? { http2: true } : {}) as object)
+      const answered = new Deferred()
+      app.head('/', async ({ raw }) => {
+        const { stream } = raw as unknown as { stream?: Duplex }
+        if (stream === undefined) answered.resolve()
+        else stream.once('close', () => { answered.resolve() })
+        return make()
+      })
+      visitOver(t, isHttp2, await listen(app), 'HEAD')
+      await answered.promise
+      const { phases, ...report } = await app.gracefulShutdown.shutdown()
+      t.match(report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+      t.ok(phases.draining < 5_000, `drained for ${phases.draining} ms`)
     })
   }
 

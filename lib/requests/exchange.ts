@@ -363,7 +363,15 @@ export class Exchange {
 
   /** Whether the stream that has been given to `reply.send()` is being read, or has still to close. */
   get isSourceActive (): boolean {
-    return this.source !== undefined && isActive(this.source) && this.arePromisesAwaited
+    return this.source !== undefined && isActive(this.source) && this.arePromisesAwaited && !this.#isSourceLost
+  }
+
+  /**
+   * Whether nothing reads its stream any more, or closes it. Fastify pipes a stream that answers HEAD to the response, if the route is not
+   * one that it has added itself. Over HTTP/2, Node then closes the HTTP/2 stream, and emits no 'close' on the response.
+   */
+  get #isSourceLost (): boolean {
+    return this.#stream?.closed === true && this.request.method === 'HEAD' && !this.response.writableEnded
   }
 
   /** Whether a promise tells that a handler is at work. */
