@@ -107,6 +107,21 @@ t.test('HTTP/2: a client that stops reading is cut at the drain timeout, and doe
   t.match(report, { completed: 0, cut: [{ method: 'GET', route: '/' }], exitCode: 1 })
 })
 
+t.test('HTTP/2: a response that sends the body of its request back is reset with an error if it is cut while the body arrives', async t => {
+  const { app } = await createApp(t, { drainTimeout: 300 }, { http2: true } as object)
+  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => { done(null, payload) })
+  app.post('/', async ({ body }) => body)
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`).on('error', () => {})
+  t.teardown(() => { session.destroy() })
+  const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'application/octet-stream' }).resume()
+  stream.write('part of a body')
+  await once(stream, 'response')
+  const reset = once(stream, 'error')
+  const report = await app.gracefulShutdown.shutdown()
+  t.match(await reset, [{ message: /NGHTTP2_INTERNAL_ERROR/ }])
+  t.match(report, { completed: 0, cut: [{ method: 'POST', route: '/' }], exitCode: 1 })
+})
+
 t.test('a client that was cut and has not read its 503 is closed at the drain timeout and named once', async t => {
   const { app, log } = await createApp(t, { writeTimeout: 300, drainTimeout: 50 })
   const held = heldRoute(app)

@@ -429,9 +429,11 @@ export class Exchange {
   abort (): void {
     const stream = this.#stream
     if (stream !== undefined) {
-      if (this.isReceiving) this.#tellBodyCut(stream)
+      const { isReceiving } = this
       // Not close(), which also ends the response: its end may be sent before the reset.
       stream.destroy(abortedError())
+      // Only now: Fastify destroys the stream, without an error, if it sends the body back.
+      if (isReceiving) this.#tellBodyCut(stream)
       return
     }
     this.response.destroy()
