@@ -7,7 +7,7 @@
 //     routes.ts                    the handlers of each route
 //     last-response.ts             headers of the last response on a connection
 //     in-flight.ts                 the requests in flight; decides when a request is over
-//     handlers.ts, handler-call.ts  the wrappers of handlers and replies; whether a handler is done
+//     handlers.ts, handler-call.ts the wrappers of handlers and replies; whether a handler is done
 //     late-hooks.ts                async hooks that run once a response has been sent, or the client has disconnected
 //     tasks.ts, thenable.ts        background work; user promises and thenables
 //     gate.ts, body.ts             refuses requests during a shutdown; drops unused request bodies

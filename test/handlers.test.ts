@@ -489,13 +489,18 @@ for (const [name, create] of thenables) {
   })
 }
 
-t.test('code that calls the handler of a route itself gets its promise, and may use it more than once', async t => {
+/** What the handler of the request's route returns. A hook may call it, as Fastify does. */
+function callHandler (request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+  const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => Promise<unknown>
+  return handler(request, reply)
+}
+
+t.test('code that calls the handler of a route itself may use what it gets more than once', async t => {
   const { app } = await createApp(t)
   const entered = new Deferred()
   const released = new Deferred()
   const direct = async (request: FastifyRequest, reply: FastifyReply) => {
-    const call = request.routeOptions.handler as unknown as (...args: unknown[]) => Promise<unknown>
-    const result = call(request, reply)
+    const result = callHandler(request, reply)
     t.equal(await result, await result.catch(() => 'failed'))
   }
   let calls = 0
@@ -520,8 +525,7 @@ async function createCalling (
   const work = new Deferred<string>()
   app.get('/', {
     preHandler (request, reply) {
-      const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => Promise<unknown>
-      call(() => handler(request, reply))
+      call(() => callHandler(request, reply))
     }
   }, async (_request, reply) => {
     void reply.send('answer')
@@ -572,8 +576,7 @@ t.test('a handler whose caller drops its promise, and which calls the not-found 
   const work = new Deferred()
   app.get('/', {
     preHandler (request, reply) {
-      const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => Promise<unknown>
-      void handler(request, reply)
+      void callHandler(request, reply)
     }
   }, async (_request, reply) => {
     reply.callNotFound()
@@ -652,8 +655,7 @@ for (const [what, make] of Object.entries({
     const { app } = await createApp(t)
     const outcomes: unknown[] = []
     const preHandler = async (request: FastifyRequest, reply: FastifyReply) => {
-      const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => PromiseLike<unknown>
-      const result = handler(request, reply)
+      const result = callHandler(request, reply)
       const { then } = result // oxlint-disable-line unbound-method
       const settled = await Promise.allSettled([then.call(result, undefined), then.call(result, undefined)])
       outcomes.push(...settled.map(({ status }) => status))
@@ -689,12 +691,13 @@ for (const [what, create] of faulty) {
   })
 }
 
+const uncalled = (): Query => new Query(() => { throw new Error('Other code has not called it') })
+const shared = uncalled()
 const dropped: Array<[what: string, create: () => unknown]> = [
   ...faulty,
-  ['a query builder', () => new Query(() => { throw new Error('Other code has not called it') })],
+  ['a query builder', uncalled],
   ['a thenable that is shared', () => shared]
 ]
-const shared = new Query(() => { throw new Error('Other code has not called it') })
 
 for (const [what, create] of dropped) {
   t.test(`${what} that the caller of a handler drops does not count once the response has been sent`, async t => {
@@ -703,8 +706,7 @@ for (const [what, create] of dropped) {
     app.addHook('onResponse', async () => { responses++ })
     app.get('/', {
       preHandler (request, reply) {
-        const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => unknown
-        handler(request, reply)
+        void callHandler(request, reply)
       }
     }, (_request, reply) => {
       setTimeout(() => { void reply.send('answer') }, 5)
@@ -732,6 +734,30 @@ t.test('an error handler that calls that of its parent gets its promise', async 
   })
   t.equal((await app.inject('/')).body, 'of the parent')
   await eventually(() => app.inFlightRequests === 0)
+})
+
+t.test('if code drops the promise of an error handler, and that rejects later, Node reports no unhandled rejection', async t => {
+  const { app } = await createApp(t)
+  const work = new Deferred()
+  const unhandled: unknown[] = []
+  const note = (reason: unknown) => { unhandled.push(reason) }
+  process.on('unhandledRejection', note)
+  t.teardown(() => { process.off('unhandledRejection', note) })
+  app.setErrorHandler(async (_error, _request, reply) => {
+    void reply.code(500).send('failed')
+    await work.promise
+  })
+  await app.register(async child => {
+    const { errorHandler } = app
+    child.setErrorHandler((error, request, reply) => { errorHandler.call(child, error as FastifyError, request, reply) })
+    child.get('/', async () => { throw new Error('on purpose') })
+  })
+  t.equal((await app.inject('/')).body, 'failed')
+  t.equal(app.inFlightRequests, 1)
+  work.reject(new Error('too late'))
+  await eventually(() => app.inFlightRequests === 0)
+  await new Promise(resolve => { setImmediate(resolve) })
+  t.strictSame(unhandled, [])
 })
 
 const settleTwice = (fulfilled: Callback, rejected: Callback): void => {

@@ -971,7 +971,7 @@ for (const isHttp2 of [false, true]) {
         if (isReset) await closed.promise
         return (source as Readable).pipe(new PassThrough())
       })
-      // Of a route for HEAD that it has added itself, Fastify drops the stream.
+      // Fastify drops the stream if it has added the route for HEAD itself.
       app.head('/', async (_request, reply) => {
         await reply.send(Readable.from(['row', 'row']))
         hasWorkedOn.resolve()

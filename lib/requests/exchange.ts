@@ -227,6 +227,11 @@ export class Exchange {
     return this.#hasBody && (this.#stream?.closed !== true || this.request.readableEnded)
   }
 
+  /** HTTP/2: whether Node emits no 'close' on the response if its stream closes before the response has been ended. */
+  get mayLackClose (): boolean {
+    return this.#stream !== undefined && this.request.method === 'HEAD'
+  }
+
   /** Whether it is an HTTP/2 stream. */
   get isStream (): boolean {
     return this.#stream !== undefined
@@ -368,10 +373,10 @@ export class Exchange {
 
   /**
    * Whether nothing reads its stream any more, or closes it. Fastify pipes a stream that answers HEAD to the response, if the route is not
-   * one that it has added itself. Over HTTP/2, Node then closes the HTTP/2 stream, and emits no 'close' on the response.
+   * one that it has added itself.
    */
   get #isSourceLost (): boolean {
-    return this.#stream?.closed === true && this.request.method === 'HEAD' && !this.response.writableEnded
+    return this.mayLackClose && this.#stream?.closed === true && !this.response.writableEnded
   }
 
   /** Whether a promise tells that a handler is at work. */

@@ -91,10 +91,9 @@ export class Handlers {
     const then: FastifyReply['then'] = function (this: FastifyReply, fulfilled, rejected) {
       const exchange = Exchange.of(this)
       if (exchange?.call !== undefined) exchange.call.isReplyAwaited = true
-      // On HTTP/2, Fastify's own `then` never settles if the stream is closed; for HEAD, nor if it closes before the response has been
-      // ended, because Node then emits no 'close' on that.
+      // On HTTP/2, Fastify's own `then` never settles if the stream is closed, nor if it waits for a 'close' that Node does not emit.
       if (exchange?.isGone === true) fulfilled()
-      else if (exchange?.isStream === true && exchange.request.method === 'HEAD') exchange.onClose(fulfilled)
+      else if (exchange?.mayLackClose === true) exchange.onClose(fulfilled)
       else fastifysOwn(this, 'then').call(this, fulfilled, rejected)
     }
     fastify.decorateReply('then', then)

@@ -96,7 +96,7 @@ export class ObservedPromise {
         return onRejected(reason)
       })
     } catch (error) {
-      // It is a proxy, or a subclass whose constructor fails.
+      // It is a proxy, or of a subclass with a constructor that fails.
       observer.rejected(error)
       throw error
     }
@@ -127,7 +127,7 @@ interface Replaced {
   restore: () => void
 }
 
-/** The thenables whose `then` is replaced. */
+/** The thenables with a replaced `then`. */
 const replaced = new WeakMap<PromiseLike<unknown>, Replaced>()
 
 /**
