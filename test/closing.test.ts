@@ -11,7 +11,7 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, Deferred, eventually, every, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, every, heldRoute, listen, phaseBegins, RawClient } from './helpers.ts'
 
 type Close = (app: FastifyInstance) => Promise<unknown>
 
@@ -334,7 +334,7 @@ t.test('requests that arrive while connections are being closed get their 503, e
   const late = connect(`http://127.0.0.1:${port}`)
   t.teardown(() => { late.destroy() })
   await once(late, 'remoteSettings')
-  await eventually(() => app.gracefulShutdown.phase === 'closing')
+  await phaseBegins(app, 'closing')
   const stream = late.request({ ':path': '/held' })
   const [headers] = await once(stream, 'response') as [Record<string, unknown>]
   t.equal(headers[':status'], 503)

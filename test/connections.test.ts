@@ -16,7 +16,9 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { ACCEPT_BACKLOG, LINGERING_CLOSE } from '../lib/times.ts'
 import { createCredentials } from './credentials.ts'
-import { createApp, Deferred, eventually, HANDSHAKE, heldRoute, heldShutdown, listen, RawClient, socketPath, visit } from './helpers.ts'
+import {
+  createApp, Deferred, eventually, HANDSHAKE, heldRoute, heldShutdown, listen, phaseBegins, RawClient, socketPath, visit
+} from './helpers.ts'
 
 async function secureApp (t: Test, options: object = {}, tls: object = {}): Promise<FastifyInstance> {
   const { key, cert } = await createCredentials()
@@ -241,7 +243,7 @@ t.test('a rejected request whose body is still being received has time to get it
   gone.socket.destroy()
   held.release()
   await busy.closed
-  await eventually(() => app.gracefulShutdown.phase === 'closing')
+  await phaseBegins(app, 'closing')
   upload.send('cd')
   await upload.closed
   t.match(upload.text, /^HTTP\/1\.1 503[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/)

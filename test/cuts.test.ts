@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { SIGNAL_COPY } from '../lib/times.ts'
-import { COVERED, createApp, Deferred, eventually, fork, heldRoute, listen, portOf, RawClient, visit } from './helpers.ts'
+import { COVERED, createApp, Deferred, eventually, fork, heldRoute, listen, phaseBegins, portOf, RawClient, visit } from './helpers.ts'
 
 const MB = 1024 * 1024
 
@@ -133,7 +133,7 @@ t.test('a client that was cut and has not read its 503 is closed at the drain ti
   await log.line(/^Request cut/)
   t.notOk(gone())
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'closing')
+  await phaseBegins(app, 'closing')
   // At once, before connections with a moment to be read to their end are closed.
   for (let turn = 0; turn < 10 && !gone(); turn++) await new Promise(resolve => { setImmediate(resolve) })
   t.ok(gone())

@@ -10,7 +10,10 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { QUIET } from '../lib/times.ts'
 import { testShutdown } from '../lib/testing/index.ts'
-import { createApp, createAppBehind, Deferred, eventually, HANDSHAKE, heldRoute, heldShutdown, listen, NO_REUSE_PORT, RawClient } from './helpers.ts'
+import {
+  createApp, createAppBehind, Deferred, eventually, HANDSHAKE, heldRoute, heldShutdown, listen, NO_REUSE_PORT, phaseBegins,
+  RawClient
+} from './helpers.ts'
 
 interface Timed {
   start: bigint
@@ -237,7 +240,7 @@ t.test('idle pooled connections stay usable while delaying, and after the delay 
   const report = app.gracefulShutdown.shutdown()
   await pool[0].get('/').until(/delaying/)
   t.match(pool[0].text, /200 OK\r\n(?:.+\r\n)*connection: close[^]*delaying$/i)
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   await pool[1].get('/').closed
   t.match(pool[1].text, /running[^]*503 Service Unavailable\r\n(?:.+\r\n)*connection: close/i)
   held.release()
@@ -313,7 +316,7 @@ t.test('the drain lasts until no request has arrived for a while, if connections
   t.match(refused.text, /^HTTP\/1\.1 503/)
   held.release()
   await busy.closed
-  await eventually(() => app.gracefulShutdown.phase !== 'draining')
+  await phaseBegins(app, 'closing')
   // A timer may be a millisecond early.
   const time = performance.now() - asked
   t.ok(time >= QUIET.milliseconds - 1, `${time}ms since a request came in`)
@@ -329,12 +332,12 @@ t.test('the listener stays open for a while after the last response, if clients 
   const served = new RawClient(port).get('/held')
   await held.entered
   app.gracefulShutdown.skipDelay()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   const released = performance.now()
   held.release()
   await served.closed
   t.match(served.text, /200 OK\r\n(?:.+\r\n)*connection: close/i)
-  await eventually(() => app.gracefulShutdown.phase !== 'draining')
+  await phaseBegins(app, 'closing')
   // A timer may be a millisecond early.
   const time = performance.now() - released
   t.ok(time >= QUIET.milliseconds - 1, `${time}ms since the response`)

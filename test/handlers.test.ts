@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { types } from 'node:util'
 import { runInNewContext } from 'node:vm'
 import { replaceMethod } from '../lib/before-call.ts'
-import { createApp, Deferred, eventually, fork, listen, portOf, RawClient, visit } from './helpers.ts'
+import { createApp, Deferred, eventually, fork, listen, phaseBegins, portOf, RawClient, visit } from './helpers.ts'
 
 // oxlint-disable unicorn/no-thenable
 
@@ -135,7 +135,7 @@ for (const [what, make] of Object.entries(lazy)) {
     const rows = (async () => await query)()
     await eventually(() => query.runs === 1)
     const report = gracefulShutdown.shutdown()
-    await eventually(() => gracefulShutdown.phase === 'draining')
+    await phaseBegins(app, 'draining')
     t.match(gracefulShutdown.inFlight(), [{ kind: 'task', name: 'query' }])
     released.resolve()
     t.equal(await rows, 'rows')

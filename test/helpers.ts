@@ -5,7 +5,7 @@ import type { ChildProcessByStdio } from 'node:child_process'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { Test } from 'tap'
-import type { DiagnosticsChannels, GracefulOptions, ShutdownReport } from '../types/index.ts'
+import type { DiagnosticsChannels, GracefulOptions, Phase, ShutdownReport } from '../types/index.ts'
 import { spawn } from 'node:child_process'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { EventEmitter, once } from 'node:events'
@@ -17,6 +17,8 @@ import { Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
+import { follow } from '../lib/lifecycle/channels.ts'
+import { PHASES } from '../lib/lifecycle/phase.ts'
 import { bundles } from './bundle.ts'
 import { waitedOf } from './waited.ts'
 
@@ -262,6 +264,21 @@ export async function eventually (condition: () => boolean, limit = 10_000, inte
   while (!condition()) {
     if (performance.now() > end) throw new Error(`Not within ${limit}ms: ${String(condition).replace(/^\(\) ?=> ?/, '')}`)
     await sleep(interval)
+  }
+}
+
+/** Waits until this phase, or a later one, begins. An event tells: a short phase may be over before code that polls runs again. */
+export async function phaseBegins (app: FastifyInstance, phase: Phase, limit = 10_000): Promise<void> {
+  const begun = new Deferred()
+  const check = () => { if (PHASES.indexOf(app.gracefulShutdown.phase) >= PHASES.indexOf(phase)) begun.resolve() }
+  const unfollow = follow(app, 'phase', check)
+  const timer = setTimeout(() => { begun.reject(new Error(`Not within ${limit}ms: ${phase}; it is ${app.gracefulShutdown.phase}`)) }, limit)
+  check()
+  try {
+    await begun.promise
+  } finally {
+    clearTimeout(timer)
+    unfollow()
   }
 }
 

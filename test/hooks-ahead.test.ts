@@ -11,7 +11,7 @@ import { connect as connectTls } from 'node:tls'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { createCredentials } from './credentials.ts'
-import { Deferred, eventually, listen, Log, RawClient } from './helpers.ts'
+import { Deferred, eventually, listen, Log, phaseBegins, RawClient } from './helpers.ts'
 
 /** An instance with hooks ahead of the plugin's. */
 async function createBehind (t: Test, addHooks: (app: FastifyInstance) => void, options: GracefulOptions = {}, server = {}) {
@@ -140,7 +140,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
         const report = app.gracefulShutdown.wait()
         if (isLate) {
           begin(app)
-          await eventually(() => app.gracefulShutdown.phase === 'draining')
+          await phaseBegins(app, 'draining')
         }
         const { whole } = await send(port, '/ahead')
         await eventually(() => isHeld)
@@ -171,7 +171,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     t.match(entry, { kind: 'request', method: 'GET', url: '/held' })
     t.notMatch(JSON.stringify(entry), /secret/)
     const report = app.gracefulShutdown.shutdown()
-    await eventually(() => app.gracefulShutdown.phase === 'draining')
+    await phaseBegins(app, 'draining')
     hold.release()
     t.equal(await answer(), '200')
     t.match(await report, { completed: 1, refused: 0, cut: { length: 0 }, exitCode: 0 })
@@ -206,7 +206,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
       const first = await send(port, '/held')
       await eventually(() => hold.entered() === 1)
       const report = app.gracefulShutdown.shutdown()
-      await eventually(() => app.gracefulShutdown.phase === 'draining')
+      await phaseBegins(app, 'draining')
       const second = await send(port, '/late')
       await eventually(() => lateRequests.length === 1)
       if (until === 'while draining') lateRequests[0]?.()
@@ -267,7 +267,7 @@ for (const [protocol, { server, send }] of Object.entries(senders)) {
     const { answer } = await send(await listen(app), '/held')
     await eventually(() => hold.entered() === 1)
     const report = app.gracefulShutdown.shutdown()
-    await eventually(() => app.gracefulShutdown.phase === 'draining')
+    await phaseBegins(app, 'draining')
     hold.release()
     t.equal(await answer(), '200')
     t.match(await report, { completed: 1, cut: { length: 0 }, exitCode: 0 })
@@ -288,7 +288,7 @@ for (const protocol of ['HTTP', 'HTTPS']) {
     await eventually(() => hold.entered() === 1)
     const report = app.gracefulShutdown.shutdown()
     const another = connect()
-    await eventually(() => app.gracefulShutdown.phase === 'closing')
+    await phaseBegins(app, 'closing')
     another.get('/held/1').get('/held/2').get('/held/3')
     await another.closed
     t.equal(another.text.match(/HTTP\/1\.1 503 /g)?.length, 3)
@@ -353,7 +353,7 @@ t.test('of a pipeline, requests that a hook holds are each waited for', async t 
   await eventually(() => hold.entered() === 2)
   await eventually(() => app.inFlightRequests === 3)
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   hold.release()
   await client.closed
   t.equal(client.text.match(/200 OK/g)?.length, 3)
@@ -380,7 +380,7 @@ t.test('a request behind one in flight that is held while draining is answered w
   const client = new RawClient(await listen(app)).get('/slow')
   await eventually(() => app.inFlightRequests === 1)
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   client.get('/held')
   await eventually(() => hold.entered() === 1)
   released.resolve()
@@ -400,7 +400,7 @@ t.test('an upload that a hook holds while draining gets its 503', async t => {
   const first = new RawClient(port).get('/held')
   await eventually(() => hold.entered() === 1)
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   const upload = new RawClient(port).send('POST /held HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\nhalf')
   await eventually(() => hold.entered() === 2)
   hold.release()

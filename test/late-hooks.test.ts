@@ -11,7 +11,7 @@ import { type Duplex, PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Response as UndiciResponse } from 'undici'
-import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, phaseBegins, RawClient } from './helpers.ts'
 
 const handlers: Record<string, RouteHandlerMethod> = {
   'an async handler': async () => ({ answer: 1 }),
@@ -864,7 +864,7 @@ for (const name of ['onResponse', 'onRequestAbort'] as const) {
     else route.release()
     await work.hook.entered.promise
     const report = app.gracefulShutdown.shutdown()
-    await eventually(() => app.gracefulShutdown.phase === 'draining')
+    await phaseBegins(app, 'draining')
     await sleep(50)
     t.equal(app.gracefulShutdown.phase, 'draining')
     route.release()

@@ -19,7 +19,7 @@ import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
 import { createCredentials } from './credentials.ts'
-import { createApp, Deferred, eventually, HANDSHAKE, heldRoute, listen, NO_REUSE_PORT, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, HANDSHAKE, heldRoute, listen, NO_REUSE_PORT, phaseBegins, RawClient } from './helpers.ts'
 
 /** The close frame with which a client answers 1001; masked with zeros. */
 const CLOSE_ANSWER = Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9])
@@ -162,7 +162,7 @@ t.test("onShutdown: 'end' leaves a stream alone that is still read after another
   app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => reply.code(202).send(upload))
   await new RawClient(await listen(app)).get('/').until(/accepted/)
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   await sleep(20)
   upload.end('last')
   t.match(await report, { cut: { length: 0 }, exitCode: 0 })
@@ -181,7 +181,7 @@ t.test("onShutdown: 'end': the drain goes on although the destroy() of a stream 
   const client = new RawClient(port).get('/held')
   await entered
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   await sleep(20)
   t.equal(app.gracefulShutdown.phase, 'draining')
   events.destroy = destroy
@@ -469,7 +469,7 @@ t.test('new connections get 503 as long as a replaced server.close() waits for W
   t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
 })
 
-for (const phase of ['running', 'draining', 'closing']) {
+for (const phase of ['running', 'draining', 'closing'] as const) {
   for (const reusePort of [false, true]) {
     const how = `${phase}, reusePort: ${reusePort}`
     t.test(`beside such a WebSocket, the callback of an own server.close() is called after the shutdown, and 'close' is emitted once (${how})`, { skip: reusePort && NO_REUSE_PORT }, async t => {
@@ -481,7 +481,7 @@ for (const phase of ['running', 'draining', 'closing']) {
       await held.entered
       const report = phase === 'running' ? undefined : app.gracefulShutdown.shutdown()
       if (phase === 'closing') held.release()
-      await eventually(() => app.gracefulShutdown.phase === phase)
+      await phaseBegins(app, phase)
       const called = new Deferred()
       app.server.close(() => {
         ran.push('own')

@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { collect, createApp, Deferred, eventually, heldRoute, heldShutdown, listen, RawClient } from './helpers.ts'
+import { collect, createApp, Deferred, eventually, heldRoute, heldShutdown, listen, phaseBegins, RawClient } from './helpers.ts'
 
 interface Pipeline extends TestApp {
   client: RawClient
@@ -195,7 +195,7 @@ t.test('a pipeline whose client disconnects while it is cut leaves no request in
 t.test('a pipeline that is answered in time is sent completely', async t => {
   const { client, app, release } = await startPipeline(t, ['/hang', '/quick', '/large'], {})
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   release()
   await client.closed
   t.strictSame(statuses(client), ['200', '200', '200'])

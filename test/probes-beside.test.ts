@@ -13,7 +13,7 @@ import underPressure from '@fastify/under-pressure'
 import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { createApp, createAppBehind, Deferred, eventually, listen, RawClient } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, listen, phaseBegins, RawClient } from './helpers.ts'
 
 const PROBES = ['/health', '/ready']
 const GUARDED = { health: { guarded: true }, ready: { guarded: true } } satisfies GracefulOptions
@@ -34,7 +34,7 @@ async function drain (app: FastifyInstance): Promise<() => Promise<ShutdownRepor
   const work = new Deferred()
   void app.gracefulShutdown.track(work.promise)
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   return async () => {
     work.resolve()
     return await report

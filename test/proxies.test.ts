@@ -14,7 +14,7 @@ import { PassThrough } from 'node:stream'
 import httpProxy from '@fastify/http-proxy'
 import replyFrom from '@fastify/reply-from'
 import * as undici from 'undici'
-import { createApp, Deferred, eventually, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, listen, phaseBegins, RawClient } from './helpers.ts'
 
 /** A service behind the proxy. It reads each body to the end before it responds. */
 interface Upstream {
@@ -184,7 +184,7 @@ for (const [wayName, way] of Object.entries(ways)) {
       await upstream.held
       t.match(app.gracefulShutdown.inFlight(), [{ kind: 'request', method: 'POST', url: '/held' }])
       const report = app.gracefulShutdown.shutdown()
-      await eventually(() => app.gracefulShutdown.phase === 'draining')
+      await phaseBegins(app, 'draining')
       upstream.release()
       t.strictSame(await held.answer, { status: 200, text: 'held' })
       t.match(await report, { completed: 1, cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })

@@ -16,8 +16,8 @@ import { testShutdown } from '../lib/testing/index.ts'
 import { SETTLE_TIMEOUT } from '../lib/times.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import {
-  commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, freePort, heldRoute, listen, listenOnLocalhost, NO_REUSE_PORT,
-  RawClient, runCommand, socketPath
+  commandOf, COVERED, createApp, createAppBehind, Deferred, eventually, freePort, heldRoute, listen, listenOnLocalhost,
+  NO_REUSE_PORT, phaseBegins, RawClient, runCommand, socketPath
 } from './helpers.ts'
 import { openListener } from './inherited.ts'
 
@@ -235,7 +235,7 @@ for (const when of ['while running', 'while delaying']) {
     await held.entered
     if (when === 'while delaying') void app.gracefulShutdown.shutdown('close')
     const closed = new Promise<void>(resolve => { app.server.close(() => { resolve() }) })
-    await eventually(() => app.gracefulShutdown.phase === 'draining')
+    await phaseBegins(app, 'draining')
     await idle.get('/').closed
     t.match(idle.text, /served[^]*503 Service Unavailable/, 'an idle connection is still answered')
     held.release()
@@ -686,7 +686,7 @@ t.test('with reusePort, new connections go to the other process while draining',
   await held.entered
   await next.app.listen({ port, host: '127.0.0.1', reusePort: true } as object)
   const report = old.app.gracefulShutdown.shutdown()
-  await eventually(() => old.app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(old.app, 'draining')
   for (let round = 0; round < 40; round++) {
     const other = new RawClient(port).get('/', ['Connection: close'])
     await other.closed
@@ -834,7 +834,7 @@ const closesAtStart: Record<string, (app: FastifyInstance, close: () => void) =>
   'in an onReady hook that takes longer than the drain': (app, close) => {
     app.addHook('onReady', async () => {
       close()
-      await eventually(() => app.gracefulShutdown.phase === 'closing')
+      await phaseBegins(app, 'closing')
     })
   },
   'likewise, and server.close() is replaced': (app, close) => {
@@ -843,7 +843,7 @@ const closesAtStart: Record<string, (app: FastifyInstance, close: () => void) =>
       const original = server.close
       server.close = callback => { setImmediate(() => original.call(server, callback)); return server }
       close()
-      await eventually(() => app.gracefulShutdown.phase === 'closing')
+      await phaseBegins(app, 'closing')
     })
   },
   'in a plugin': (app, close) => { void app.register(async () => { close() }) },
@@ -953,7 +953,7 @@ t.test('after a listen() before the plugin was loaded, a server.close() by other
   const client = new RawClient(port).get('/held')
   await held.entered
   app.server.close()
-  await eventually(() => app.gracefulShutdown.phase !== 'running')
+  await phaseBegins(app, 'draining')
   held.release()
   await client.until(/held/)
   t.match(await app.gracefulShutdown.wait(), { completed: 1, exitCode: 0 })

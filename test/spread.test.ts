@@ -16,7 +16,7 @@ import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
-import { Deferred, createApp, eventually, heldRoute, listen, NO_REUSE_PORT, RawClient } from './helpers.ts'
+import { createApp, Deferred, heldRoute, listen, NO_REUSE_PORT, phaseBegins, RawClient } from './helpers.ts'
 
 interface Client {
   code: number | undefined
@@ -222,7 +222,7 @@ t.test('HTTP/2: a request that arrives after the delay is refused, and the sprea
   const port = await listen(app)
   const clients = await openAll(async () => await openSession(t, port), 10)
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   const last = clients.at(-1) as SessionClient
   const stream = last.session.request({ ':path': '/' })
   const [headers] = await once(stream, 'response') as [Record<string, unknown>]
@@ -281,7 +281,7 @@ t.test('skipDelay() tells the rest at once', async t => {
   const port = await listen(app)
   const clients = [...await openAll(async () => await openWebSocket(port), 10), ...await openAll(async () => await openStream(port), 10)]
   const report = app.gracefulShutdown.shutdown()
-  await eventually(() => app.gracefulShutdown.phase === 'draining')
+  await phaseBegins(app, 'draining')
   app.gracefulShutdown.skipDelay()
   await toldAfter(0, clients)
   const { time, exitCode } = await report

@@ -8,7 +8,9 @@ import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import { gracefulPlugin } from '../../index.ts'
 import { SIGNAL_COPY } from '../../lib/times.ts'
-import { COVERED, createApp, eventually, every, fork, heldRoute, listen, portOf, portOfWorkers, RawClient, TYPESCRIPT } from '../helpers.ts'
+import {
+  COVERED, createApp, every, fork, heldRoute, listen, phaseBegins, portOf, portOfWorkers, RawClient, TYPESCRIPT
+} from '../helpers.ts'
 
 t.jobs = 3
 
@@ -125,7 +127,7 @@ for (const when of ['before it listens', 'while it starts to', 'with a request i
       client = new RawClient(Number(new URL(address).port)).get('/held')
       await held.entered
       controller.abort()
-      await eventually(() => app.gracefulShutdown.phase === 'draining')
+      await phaseBegins(app, 'draining')
     }
     held.release()
     t.match(await app.gracefulShutdown.wait(), { reason: 'close', cut: { length: 0 }, exitCode: 0, completed: client === undefined ? 0 : 1 })
