@@ -92,7 +92,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     log.error(`Background work failed: ${name}`, { err: error })
   })
   const lateHooks = new LateHooks(inFlight, tasks)
-  const connections = new Connections(inFlight)
+  const connections = new Connections(inFlight, phase)
   const webSockets = new WebSockets()
   const gate = new Gate(inFlight, channels)
   const cuts = new Cuts(phase, inFlight, tasks, outcome, log, channels)
@@ -176,10 +176,10 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's.
   observeListen(fastify, ({ signal, isShared }, ended) => {
     connections.listenCalled(isShared, ended)
-    signal?.addEventListener?.('abort', () => { shutdown.listenAborted() }, { once: true })
+    signal?.addEventListener?.('abort', () => { shutdown.isListenAborted = true }, { once: true })
   })
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
-  closeHooks.attach(shutdown)
+  closeHooks.shutdown = shutdown
   fastify.addHook('onClose', async () => { await shutdown.afterClose() })
 
   const controller: GracefulShutdown & { [kSignals]: unknown } = {

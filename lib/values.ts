@@ -17,14 +17,9 @@ export function show (value: unknown, most = MOST_CHARACTERS): string {
   }
 }
 
-/** Errors of another realm (node:vm, Jest) are also errors. */
+/** Errors of another realm (node:vm, Jest) are also errors. A proxy may throw when it is inspected. */
 export function isError (value: unknown): value is Error {
-  try {
-    return types.isNativeError(value) || value instanceof Error
-  } catch {
-    // A proxy may throw when it is inspected.
-    return false
-  }
+  return attempt(() => types.isNativeError(value) || value instanceof Error) === true
 }
 
 /** Whatever was thrown, as an error. */
@@ -35,17 +30,13 @@ export function toError (thrown: unknown): Error {
 
 /** What an error says; its properties may be of any type. A failed connect to several addresses has a code, but no message. */
 export function messageOf (error: Error): string {
-  try {
-    return nameOf(error.message) || nameOf((error as NodeJS.ErrnoException).code ?? error.name)
-  } catch {
-    return show(error)
-  }
+  return attempt(() => nameOf(error.message) || nameOf((error as NodeJS.ErrnoException).code ?? error.name)) ?? show(error)
 }
 
-/** What is read of a user's object; undefined if that throws. */
-export function tryRead<T> (read: () => T): T | undefined {
+/** What user code returns, or is read of a user's object; undefined if that throws. */
+export function attempt<T> (call: () => T): T | undefined {
   try {
-    return read()
+    return call()
   } catch {
     return undefined
   }

@@ -282,6 +282,15 @@ export async function phaseBegins (app: FastifyInstance, phase: Phase, limit = 1
   }
 }
 
+/** Returns what tells the processor time that this process has used since, in ms. Other programs on the machine hardly prolong it. */
+export function processorTime (): () => number {
+  const before = process.cpuUsage()
+  return () => {
+    const { user, system } = process.cpuUsage(before)
+    return Math.round((user + system) / 1_000)
+  }
+}
+
 /** Calls back at this interval, in milliseconds, until the returned function is called, or the test ends, even if it fails. */
 export function every (t: Test, interval: number, callback: () => void): () => void {
   const timer = setInterval(callback, interval)

@@ -10,6 +10,7 @@ import websocket from '@fastify/websocket'
 import Fastify from 'fastify'
 import { Channels } from '../lib/lifecycle/channels.ts'
 import { Connections } from '../lib/connections/sockets.ts'
+import { PhaseClock } from '../lib/lifecycle/phase.ts'
 import { Gate } from '../lib/requests/gate.ts'
 import { InFlight } from '../lib/requests/in-flight.ts'
 import { createApp, createAppBehind, Deferred, eventually, every, fork, heldRoute, heldShutdown, listen, RawClient, visit } from './helpers.ts'
@@ -208,10 +209,12 @@ t.test('a rejected upload that still arrives when connections are closed gets it
 /** A separate gate, without the rest of the plugin. */
 function bareGate (app: FastifyInstance): Gate {
   const inFlight = new InFlight(app.log)
-  const connections = new Connections(inFlight)
+  const phase = new PhaseClock()
+  const connections = new Connections(inFlight, phase)
   const gate = new Gate(inFlight, new Channels(app))
   connections.adopt(app.server, async () => {})
   connections.disableKeepAlive()
+  phase.advance('draining')
   inFlight.stopCounting()
   app.addHook('onRequest', (request, reply, done) => {
     const exchange = inFlight.attach(reply) ?? connections.arrive(request.raw, reply.raw)

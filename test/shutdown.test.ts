@@ -279,7 +279,7 @@ t.test('cuts a response in progress at the drain timeout', async t => {
 })
 
 t.test('the largest drainTimeout that fits leaves time for closing and for callbacks', async t => {
-  const { app } = await createApp(t, { shutdownTimeout: 4_000, drainTimeout: 3_600 })
+  const { app } = await createApp(t, { shutdownTimeout: 5_000, drainTimeout: 4_500 })
   const held = heldRoute(app)
   let left = 0
   app.registerShutdownCallback(({ deadline }) => { left = deadline - Date.now() })

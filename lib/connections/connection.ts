@@ -9,6 +9,7 @@ import type { Connections } from './sockets.ts'
 import { setLateTimeout } from '../clock.ts'
 import { dropBody } from '../requests/body.ts'
 import { Subscription } from '../subscription.ts'
+import { DRAINING_KEEP_ALIVE } from '../times.ts'
 
 type SocketMember = 'setTimeout' | 'timeout' | 'destroySoon' | 'bytesRead' | 'bytesWritten'
 
@@ -76,10 +77,10 @@ export class Connection {
   }
 
   /** Closes it if nothing arrives for a time. Node's keepAliveTimeout would lose a request that waits while the event loop is blocked. */
-  closeIfIdle (time: number): void {
+  closeIfIdle (): void {
     const { socket } = this
     const { bytesRead } = socket
-    setLateTimeout(() => { if (!this.#isInUse && socket.bytesRead === bytesRead) socket.destroy() }, time).unref()
+    setLateTimeout(() => { if (!this.#isInUse && socket.bytesRead === bytesRead) socket.destroy() }, DRAINING_KEEP_ALIVE).unref()
   }
 
   /** Not only `newest`: Fastify may have answered that without an onResponse hook, or before its whole body. */

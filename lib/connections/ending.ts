@@ -24,11 +24,12 @@ export class Ending {
   }
 
   /** From now on, notes what the socket does not show afterwards. */
-  watch (): void {
+  watch (): this {
     const socket = this.#socket
     // Before the listener with which Node ends its side, too.
     socket.prependListener('end', () => { this.#isEndedFirst ||= socket.writableEnded })
     socket.prependListener('timeout', () => { this.#expired() })
+    return this
   }
 
   #expired (): void {

@@ -13,7 +13,7 @@ import { ServerSharedError } from '../errors.ts'
 import { Subscription } from '../subscription.ts'
 import { LISTEN_TIMEOUT } from '../times.ts'
 
-/** Called when a server is about to listen: by the request listener that all servers of an instance share, if no serverFactory wraps it. */
+/** What to call when a server is about to listen. The key is the request listener: an instance's servers share it, if none wraps it. */
 const onListen = new WeakMap<object, (server: Server, options: ListenOptions) => void>()
 /** The servers that have been adopted. */
 const adopted = new WeakSet<Server>()

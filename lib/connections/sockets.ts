@@ -4,6 +4,7 @@ import type { FastifyError } from '@fastify/error'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ServerHttp2Session } from 'node:http2'
 import type { Server } from 'node:net'
+import type { PhaseClock } from '../lifecycle/phase.ts'
 import type { InFlight } from '../requests/in-flight.ts'
 import type { Exchange } from '../requests/exchange.ts'
 import type { LongLived } from './spread.ts'
@@ -20,9 +21,9 @@ import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequ
 import { arrivals, Connection, type Transport } from './connection.ts'
 import { Ending, isOfClient } from './ending.ts'
 import {
-  ACCEPT_BACKLOG, AFTER_GOAWAY, DRAINING_KEEP_ALIVE, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STOP_CHECK
+  ACCEPT_BACKLOG, AFTER_GOAWAY, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STOP_CHECK
 } from '../times.ts'
-import { toError, tryRead } from '../values.ts'
+import { attempt, toError } from '../values.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
 const HTTP2_WINDOW = 65_535
@@ -34,6 +35,7 @@ interface PendingClose {
 
 export class Connections {
   readonly #inFlight: InFlight
+  readonly #phase: PhaseClock
   readonly #servers = new Set<Server>()
   /** The connections that speak HTTP. */
   readonly #speaking = new Set<Connection>()
@@ -48,18 +50,12 @@ export class Connections {
   readonly #late = new Set<Transport>()
   #accepted = 0
   #lastAccepted = -Infinity
-  /** Whether `disableKeepAlive()` has been called. */
-  #isKeepAliveDisabled = false
-  /** Whether `closeWhenIdle()` has been called. */
-  #isClosingIdle = false
   /** Whether Fastify's own listen() has opened the listeners. */
   isOpenedByFastify = false
   /** Whether new connections go to another process once this one has stopped listening. */
   isListenerShared = false
   /** The listen() of Fastify that is in progress. */
   listenInProgress: Promise<unknown> | undefined
-  /** Whether the shutdown is complete. */
-  isOver = false
   /** When `stopListening()` was called, on the clock of now(). */
   #stoppedAt = -Infinity
   /** The calls of a listener's `close()` that have not called back. */
@@ -74,8 +70,9 @@ export class Connections {
   lastActivity = -Infinity
   #whenGone: (() => void) | undefined
 
-  constructor (inFlight: InFlight) {
+  constructor (inFlight: InFlight, phase: PhaseClock) {
     this.#inFlight = inFlight
+    this.#phase = phase
   }
 
   /**
@@ -94,10 +91,14 @@ export class Connections {
       const connection = new Connection(socket, this, !allowsHttp1 || socket.alpnProtocol === 'h2')
       this.#speaking.add(connection)
       arrivals.hold(this)
-      if (this.#isKeepAliveDisabled) this.#watchEnd(connection)
+      if (this.#phase.current !== 'running') this.#endings.set(connection, new Ending(socket).watch())
     }
     server.on('connection', (socket: Transport) => {
-      this.#accept(socket)
+      this.#accepted++
+      if (this.#phase.current !== 'running') {
+        this.#lastAccepted = now()
+        this.#keep(socket, this.#late)
+      }
       if (isTls) this.#keep(socket, this.#beneathTls)
       else speaks(socket)
     })
@@ -106,7 +107,7 @@ export class Connections {
     server.on('session', (session: ServerHttp2Session) => {
       this.#sessions.add(session)
       session.on('close', () => { this.#sessions.delete(session) })
-      if (this.#isKeepAliveDisabled) this.#watchSession(session)
+      if (this.#phase.current !== 'running') this.#watchSession(session)
     })
     // Without another listener, Node answers and closes the connection itself.
     if (server.listenerCount('clientError') > 0) server.prependListener('clientError', (error: Error, socket: Transport) => {
@@ -140,7 +141,7 @@ export class Connections {
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
       again = server.close = later => {
         // Other code does not know that the shutdown has closed it.
-        const isKnown = isClosedByOthers || this.isOver
+        const isKnown = isClosedByOthers || this.#phase.current === 'closed'
         void notify(later, typeof later === 'function', isKnown ? closed.promise.then(notRunning) : closed.promise)
         return server
       }
@@ -203,13 +204,6 @@ export class Connections {
     }
   }
 
-  #accept (socket: Transport): void {
-    this.#accepted++
-    if (!this.#isKeepAliveDisabled) return
-    this.#lastAccepted = now()
-    this.#keep(socket, this.#late)
-  }
-
   #keep (socket: Transport, set: Set<Transport>): void {
     set.add(socket)
     socket.on('close', () => {
@@ -245,20 +239,13 @@ export class Connections {
     })
   }
 
-  /** Notes, from now on, how the connection ends. */
-  #watchEnd (connection: Connection): void {
-    const ending = new Ending(connection.socket)
-    ending.watch()
-    this.#endings.set(connection, ending)
-  }
-
   /**
    * Notes, from now on, whether code of this process destroys the session. If the client leaves, Node destroys it with the error; if it has
    * sent GOAWAY before, only the socket has the error.
    */
   #watchSession (session: ServerHttp2Session): void {
     beforeCall(session, 'destroy', given => {
-      const error = given ?? tryRead(() => session.socket.errored)
+      const error = given ?? attempt(() => session.socket.errored)
       if (error == null || !isOfClient(error)) this.#closeHere(exchange => exchange.isOf(session))
     })
   }
@@ -324,7 +311,7 @@ export class Connections {
     // No connection reports the end of an HTTP/2 stream, an injected request, or a request to a server that is not ours.
     if (connection === undefined) exchange.onClose(() => { this.#inFlight.closed(exchange) })
     else connection.push(exchange)
-    if (this.#isKeepAliveDisabled) this.#arriveLate(exchange)
+    if (this.#phase.current !== 'running') this.#arriveLate(exchange)
     return exchange
   }
 
@@ -357,9 +344,11 @@ export class Connections {
   /** A response has been sent. Its client may send another request at once, perhaps over another connection. */
   responded (exchange: Exchange): void {
     exchange.connection?.responded(exchange)
-    if (!this.#isKeepAliveDisabled) return
+    if (this.#phase.current === 'running') return
     this.lastActivity = now()
-    if (this.#isClosingIdle && !exchange.isLast) exchange.connection?.closeIfIdle(DRAINING_KEEP_ALIVE)
+    // While draining, a connection is closed soon after it becomes idle, if its last response had begun too early to say so: the client
+    // of an event stream would send its next request over it, and get a 503.
+    if (this.#phase.current !== 'delaying' && !exchange.isLast) exchange.connection?.closeIfIdle()
   }
 
   /** Sets `lastActivity`. Not called for each request before the shutdown: reading the clock would cost too much. */
@@ -393,25 +382,16 @@ export class Connections {
    */
   disableKeepAlive (): void {
     this.noteArrivals()
-    this.#isKeepAliveDisabled = true
     for (const session of this.#sessions) this.#watchSession(session)
     for (const connection of this.#speaking) {
-      this.#watchEnd(connection)
+      this.#endings.set(connection, new Ending(connection.socket).watch())
       connection.newest?.endConnection()
     }
   }
 
-  /**
-   * From now on, HTTP/1 connections are closed soon after they become idle. Their last responses had begun too early to say so, and the
-   * client of an event stream would connect again over the same connection, to get a 503.
-   */
-  closeWhenIdle (): void {
-    this.#isClosingIdle = true
-  }
-
   /** Closes the HTTP/1 connections that are idle, unless a request arrives soon. */
   closeIdle (): void {
-    for (const connection of this.#speaking) if (!connection.isHttp2) connection.closeIfIdle(DRAINING_KEEP_ALIVE)
+    for (const connection of this.#speaking) if (!connection.isHttp2) connection.closeIfIdle()
   }
 
   /** What sends GOAWAY to each HTTP/2 session. */

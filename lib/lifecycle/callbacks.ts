@@ -18,6 +18,7 @@ interface Registered {
   name: string
   timeout: number | undefined
   when: 'start' | 'end'
+  hasEnded: boolean
 }
 
 export class Callbacks {
@@ -25,8 +26,6 @@ export class Callbacks {
   readonly #log: SafeLog
   readonly #channels: Channels
   readonly #registered: Registered[] = []
-  /** Those that have not ended, including those that have not started. */
-  readonly #unfinished = new Set<Registered>()
   /** One for each callback that has ended. */
   readonly reports: CallbackReport[] = []
   #running: 'none' | 'start' | 'end' = 'none'
@@ -41,10 +40,11 @@ export class Callbacks {
   register (callback: ShutdownCallback, options: CallbackOptions = {}): void {
     if (typeof callback !== 'function') throw new CallbackInvalidError(show(callback))
     const { name, timeout, when = 'end' } = resolveCallbackOptions(options, this.#shutdownTimeout)
-    const entry = { callback, name: name ?? (ownName(callback) || `callback ${this.#registered.length + 1}`), timeout, when }
+    const entry = {
+      callback, name: name ?? (ownName(callback) || `callback ${this.#registered.length + 1}`), timeout, when, hasEnded: false
+    }
     if (this.#running === 'end' || this.#running === when) throw new CallbackTooLateError(entry.name)
     this.#registered.push(entry)
-    this.#unfinished.add(entry)
   }
 
   #of (when: Registered['when']): Registered[] {
@@ -55,9 +55,9 @@ export class Callbacks {
     return this.#of('end').length > 0
   }
 
-  /** The names of the callbacks that have not ended. */
+  /** The names of the callbacks that have not ended, including those that have not started. */
   get unfinished (): string[] {
-    return [...this.#unfinished].map(({ name }) => name)
+    return this.#registered.filter(({ hasEnded }) => !hasEnded).map(({ name }) => name)
   }
 
   /** Starts those for the start of the shutdown. Returns the work of each, which never rejects. */
@@ -92,7 +92,7 @@ export class Callbacks {
   async #run (entry: Registered, limit: number, reason: string, drainLimit?: number): Promise<void> {
     const callback = await this.#runOne(entry, limit, reason, drainLimit)
     this.reports.push(callback)
-    this.#unfinished.delete(entry)
+    entry.hasEnded = true
     this.#channels.publish('callback', () => ({ callback }))
   }
 

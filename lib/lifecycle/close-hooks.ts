@@ -7,7 +7,7 @@ import type { AddHook } from '../map-hooks.ts'
 import type { Shutdown } from './shutdown.ts'
 import { wholeTurn } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
-import { nameOf, toError, tryRead } from '../values.ts'
+import { attempt, nameOf, toError } from '../values.ts'
 
 type Done = (error?: Error | null) => void
 type Run = () => Promise<void>
@@ -24,7 +24,7 @@ export class CloseHooks {
   readonly #errors = new Map<unknown, Error>()
   readonly #abandoned = new Deferred<void>()
   /** The shutdown that the hooks belong to. */
-  #shutdown: Shutdown | undefined
+  shutdown: Shutdown | undefined
   /** The run of all preClose hooks that have been added so far. Kept, because each onClose hook waits for it. */
   #preClosed: Promise<void> | undefined
   /** How many preClose hooks are running. */
@@ -57,7 +57,7 @@ export class CloseHooks {
       const run = async () => { await call(hook as Hook, [this].slice(0, hook.length), hook.length > 1, throwLater) }
       const [, name] = /^bound (.*)/.exec(nameOf(hook.name)) ?? []
       return onClose.call(this, async () => {
-        await hooks.#shutdown?.beforeClose()
+        await hooks.shutdown?.beforeClose()
         // Fastify skips those after one that fails.
         await hooks.preClose()
         await (name === undefined ? run() : hooks.#call(hooks.#describe('onClose', name, this), run))
@@ -67,11 +67,6 @@ export class CloseHooks {
     Object.assign(fastify, { addHook: noting, onClose: waiting })
     // Fastify runs the hooks of children in the order in which these are made.
     fastify.addHook('onRegister', instance => { this.#contextOf(instance) })
-  }
-
-  /** The hooks belong to this shutdown from now on. */
-  attach (shutdown: Shutdown): void {
-    this.#shutdown = shutdown
   }
 
   /** Whether the plugins are loaded and the onReady hooks have run. Fastify tells that only by the error that it throws then. */
@@ -145,13 +140,13 @@ export class CloseHooks {
   async #call (name: string, run: Run): Promise<void> {
     this.#running.add(name)
     try {
-      await (this.#shutdown?.runInside(run) ?? run())
+      await (this.shutdown?.runInside(run) ?? run())
     } catch (thrown) {
       const error = toError(thrown)
       this.#errors.set(thrown, error)
       this.#onError(name, error)
       // Fastify reads its code, and would hang if that throws.
-      throw tryRead(() => [(thrown as { code?: unknown } | undefined)?.code]) === undefined ? error : thrown
+      throw attempt(() => [(thrown as { code?: unknown } | undefined)?.code]) === undefined ? error : thrown
     } finally {
       this.#running.delete(name)
     }

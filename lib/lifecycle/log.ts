@@ -6,7 +6,7 @@ import { writeSync } from 'node:fs'
 import process from 'node:process'
 import { now, setTimeout } from '../clock.ts'
 import { LOG_FLUSH } from '../times.ts'
-import { messageOf, show, tryRead } from '../values.ts'
+import { attempt, messageOf, show } from '../values.ts'
 
 type Level = 'debug' | 'info' | 'warn' | 'error'
 type Write = (message: string, details?: object) => void
@@ -48,11 +48,7 @@ export class SafeLog {
 
   /** A logger for a shutdown callback, with its name. Errors that its own calls throw are the callback's. */
   child (bindings: object): FastifyBaseLogger {
-    try {
-      return this.#log.child(bindings)
-    } catch {
-      return this.#log
-    }
+    return attempt(() => this.#log.child(bindings)) ?? this.#log
   }
 
   /**
@@ -60,7 +56,7 @@ export class SafeLog {
    * a full disk or a terminal that is gone, it tries forever.
    */
   dropUnwritable (): void {
-    const destination = tryRead(() => sonicBoomOf(this.#log))
+    const destination = attempt(() => sonicBoomOf(this.#log))
     if (destination !== undefined && failed.has(destination)) destination.destroy()
   }
 
@@ -108,7 +104,7 @@ export class SafeLog {
    */
   get #isMute (): boolean {
     const log = this.#log
-    return tryRead(() => EMPTY.test(String(log.error)) || log.isLevelEnabled?.('error') === false || streamOf(log)?.destroyed === true) === true
+    return attempt(() => EMPTY.test(String(log.error)) || log.isLevelEnabled?.('error') === false || streamOf(log)?.destroyed === true) === true
   }
 
   #write (level: Level, message: string, details: { err?: Error } | undefined): void {
@@ -186,9 +182,6 @@ function inOneLine (message: string, details: { err?: Error } | undefined): stri
 }
 
 function toStderr (text: string): void {
-  try {
-    writeSync(2, `${text}\n`)
-  } catch {
-    // There is nowhere left to report it.
-  }
+  // If that fails, there is nowhere left to report it.
+  attempt(() => writeSync(2, `${text}\n`))
 }

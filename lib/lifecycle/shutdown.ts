@@ -46,10 +46,7 @@ interface Parts {
   readonly close: () => Promise<void>
 }
 
-/**
- * What starts a shutdown. `close`: a call of `close()`, the instance's or Fastify's own, which tests also make. `other`: an event of the
- * process, `shutdown()` or `server.close()`.
- */
+/** `close`: `close()`, the instance's or Fastify's own, which tests also call. `other`: a process event, `shutdown()`, `server.close()`. */
 type Trigger = 'close' | 'other'
 
 /** The current code runs in hooks or callbacks of these shutdowns, or has been started by them. */
@@ -76,7 +73,8 @@ export class Shutdown {
   /** While a shared listener is being closed: until then, its connections are served. */
   #listenerClosing: Promise<void> | undefined
   #trigger: Trigger | undefined
-  #isListenAborted = false
+  /** Whether a signal given to `listen()` is aborted. Fastify calls `close()` next, but no code goes on when that resolves. */
+  isListenAborted = false
   #reason = ''
   #startedAt = 0
   #stepStartedAt = 0
@@ -152,8 +150,8 @@ export class Shutdown {
   }
 
   /**
-   * `server.close()` is called, so there is nothing to delay for. Resolves when its callback may be called: if other code goes on with
-   * that, often to exit at once, when the shutdown is complete.
+   * `server.close()` is called, so there is nothing to delay for. Resolves when its callback may be called: if other code has passed
+   * one, in which it may exit the process, when the shutdown is complete.
    */
   async serverClosed (isAwaited: boolean): Promise<void> {
     const { connections, phase } = this.#parts
@@ -169,15 +167,10 @@ export class Shutdown {
     else if (isAwaited && !connections.hasStopped) connections.closeIdle()
   }
 
-  /** A signal given to `listen()` is aborted. Fastify calls `close()` next, but no code goes on when that resolves. */
-  listenAborted (): void {
-    this.#isListenAborted = true
-  }
-
   /** `fastify.close()`: the same, but it rejects if Fastify's own close does. */
   async close (): Promise<void> {
-    const isAwaited = !this.#isListenAborted
-    this.#isListenAborted = false
+    const isAwaited = !this.isListenAborted
+    this.isListenAborted = false
     if (isAwaited) this.#noteCaller()
     const isLate = this.#isCloseErrorThrown
     void this.start('close', 'close')
@@ -285,7 +278,6 @@ export class Shutdown {
     await this.#endTasks()
 
     timeouts.stop()
-    connections.isOver = true
     this.#advance('closed')
     this.#endStep('callbacks')
     const report = this.#reportSoFar(this.#stepStartedAt)
@@ -457,7 +449,6 @@ export class Shutdown {
     const start = now()
     const end = this.#drainEnd = start + drainTimeout
     const preClosed = this.#runPreClose()
-    connections.closeWhenIdle()
     do {
       if (!await this.#becomesIdle(end, preClosed)) {
         cuts.cutAll(new DrainTimeoutError(drainTimeout))

@@ -2,7 +2,7 @@
 
 import type { RequestInFlight } from '../../types/index.ts'
 import type { Exchange } from './exchange.ts'
-import { nameOf, tryRead } from '../values.ts'
+import { attempt, nameOf } from '../values.ts'
 
 /** Where pino keeps the serializers of a logger, `pino.symbols.serializersSym`; other loggers have none. */
 const kSerializers = Symbol.for('pino.serializers')
@@ -42,6 +42,6 @@ function withoutQuery (url: string | undefined): string | undefined {
 
 /** The value, if it can be read and is a string. */
 function text (read: () => unknown): string | undefined {
-  const value = tryRead(read)
+  const value = attempt(read)
   return typeof value === 'string' ? value : undefined
 }

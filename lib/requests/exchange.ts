@@ -20,7 +20,7 @@ import { beforeCall, replaceMethod } from '../before-call.ts'
 import { now, setImmediate, setLateInterval, setTimeout } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
 import { HTTP2_END_CHECK, checkIntervalOf, OWN_TIMER, READ_PART } from '../times.ts'
-import { tryRead } from '../values.ts'
+import { attempt } from '../values.ts'
 import { closeByHeader, isHeadSent } from './last-response.ts'
 
 /**
@@ -88,7 +88,7 @@ export class Exchange {
   isBodyLost = false
   /** Whether the handler has given its answer; used if it is orphaned and returned no promise. */
   hasAnswered = false
-  /** Whether Fastify has the handler's answer, and may be running hooks. Cleared when it is written, but only if no client waits for it. */
+  /** Whether `reply.send()` has been called, so that Fastify may still run hooks. Reset when that is written, if no client waits for it. */
   isSending = false
   /** The stream that has been given to `reply.send()`. */
   source: Readable | undefined = undefined
@@ -98,7 +98,7 @@ export class Exchange {
   startedAt = 0
   /** Since when sweeps find no sign of the handler after the client disconnected, on the clock of now(); 0 if it shows one. */
   silentSince = 0
-  /** How many bytes of it have arrived, as of the last sweep. HTTP/1: with what else its connection has received since the one before. */
+  /** How many bytes of it had arrived at the last sweep. HTTP/1: it may include bytes of earlier requests on the connection. */
   received = 0
   /** What its route has set for itself, if Fastify may have replaced the route. */
   #keptConfig: unknown = undefined
@@ -170,8 +170,8 @@ export class Exchange {
 
   /**
    * HTTP/1, once its connection is closed: whether its handler has destroyed the response, or a request that it has not read to the end.
-   * To be asked before Node destroys them. On a server of the application's own, Node already has: the request with ECONNRESET, and the
-   * response, unless it is queued (Node 20 and 22).
+   * Read it before Node destroys them. On a server of the application's own, that is too late: Node has destroyed the request, with
+   * ECONNRESET, and the response, unless that is queued (Node 20 and 22).
    */
   get isDestroyedByHandler (): boolean {
     const { connection, request, response } = this
@@ -199,7 +199,7 @@ export class Exchange {
 
   /** Whether the socket below its HTTP/2 session is destroyed. Unreadable once the session is destroyed. */
   get isSocketDestroyed (): boolean {
-    return tryRead(() => this.#stream?.session?.socket.destroyed) === true
+    return attempt(() => this.#stream?.session?.socket.destroyed) === true
   }
 
   get #hasBody (): boolean {
@@ -262,7 +262,7 @@ export class Exchange {
   }
 
   get #type (): OutgoingHttpHeader | undefined {
-    return tryRead(() => this.response.getHeader('content-type') ?? this.reply?.getHeader('content-type'))
+    return attempt(() => this.response.getHeader('content-type') ?? this.reply?.getHeader('content-type'))
   }
 
   /** What a handler writes without Fastify may be one, whatever its type. If it has sent the head itself, Node does not show the type. */
@@ -274,7 +274,7 @@ export class Exchange {
   /** Whether the user's code limits the time: its own timer on the response, or Fastify's `handlerTimeout` until it has begun. */
   get isTimedByUser (): boolean {
     if (Number((this.#stream ?? this.socket)?.timeout) > 0) return true
-    return !this.hasBegun && Number(tryRead(() => this.reply?.routeOptions.handlerTimeout)) > 0
+    return !this.hasBegun && Number(attempt(() => this.reply?.routeOptions.handlerTimeout)) > 0
   }
 
   /** Whether no body arrives and no head has been sent: only the handler can make progress. HTTP/1 only. */
@@ -323,7 +323,7 @@ export class Exchange {
   }
 
   get #config (): unknown {
-    return this.#keptConfig ?? tryRead(() => this.reply?.routeOptions.config.gracefulShutdown)
+    return this.#keptConfig ?? attempt(() => this.reply?.routeOptions.config.gracefulShutdown)
   }
 
   /** Keeps what its route has set: for a not-found handler, Fastify replaces the route. */
@@ -550,7 +550,7 @@ export class Exchange {
   end (): void {
     const { response } = this
     if (response.writableEnded) {
-      tryRead(() => this.source?.destroy())
+      attempt(() => this.source?.destroy())
       return
     }
     if (this.#stream?.sentHeaders['content-length'] !== undefined) return
@@ -642,7 +642,7 @@ export class Exchange {
     this.#noteWrites(stream, ['write', 'respond', 'additionalHeaders'])
     // Node sends a file itself, and only the socket shows it. Unreadable once the session is destroyed.
     const sent = () => stream.writableEnded && stream.writableLength === 0
-      ? tryRead(() => (stream.session as ServerHttp2Session).socket.bytesWritten)
+      ? attempt(() => (stream.session as ServerHttp2Session).socket.bytesWritten)
       : undefined
     const state = () => [
       stream.writableLength, stream.readableLength, this.request.readableLength, stream.state.localWindowSize, sent()

@@ -2,7 +2,7 @@
 
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { InFlight } from './in-flight.ts'
-import { mapFunction, tryRead, type AnyFunction } from '../values.ts'
+import { attempt, mapFunction, type AnyFunction } from '../values.ts'
 import { Exchange } from './exchange.ts'
 import { HandlerCall } from './handler-call.ts'
 
@@ -57,7 +57,7 @@ export class Handlers {
 
   /** A hook registered before the plugin may have failed. In a unit test, `fastify.errorHandler()` may be passed a mock. */
   #attach (reply: FastifyReply | undefined): Exchange | undefined {
-    const isReply = tryRead(() => reply?.raw.req) !== undefined
+    const isReply = attempt(() => reply?.raw.req) !== undefined
     return isReply ? this.#inFlight.attach(reply as FastifyReply) : undefined
   }
 

@@ -298,7 +298,9 @@ export class InFlight {
     }
     // Its body is lost, and Fastify answers with the error.
     this.reenter(exchange)
-    if (exchange.isSending) this.#sendingAgain(exchange)
+    // Fastify sends again after a failure, with the error. If its last error handler fails, too, it destroys the response with the error;
+    // the plugin destroys it without one.
+    if (exchange.isSending) beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
     exchange.isSending = exchange.hasAnswered = true
     if (isReadable(payload)) this.#observeSource(exchange, payload)
   }
@@ -314,14 +316,6 @@ export class InFlight {
       check()
     }
     source.once('end', check).once('close', check).once(errorMonitor, failed)
-  }
-
-  /**
-   * `reply.send()` is called again: Fastify does that after a failure, with the error. If its last error handler fails, too, it destroys
-   * the response with the error; the plugin destroys it without one.
-   */
-  #sendingAgain (exchange: Exchange): void {
-    beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
   }
 
   /** `reply.callNotFound()` is called. Fastify calls no handler if the request has been answered in the handler's place. */

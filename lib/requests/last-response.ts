@@ -13,9 +13,9 @@ export function isHeadSent (response: ServerResponse): boolean {
 }
 
 /**
- * If keep-alive is still disabled when the head of this response is written, its `connection` header says `close`. Without one, Node
- * writes it itself, but not if the handler has removed it; and Node prefers a header to `shouldKeepAlive`. Proxies and event streams
- * set one.
+ * If keep-alive is still disabled when the head of this response is written, its `connection` header says `close`. Node writes that header
+ * itself, unless the handler has removed it. But one that is set, as by proxies and event streams, takes precedence over
+ * `shouldKeepAlive`.
  */
 export function closeByHeader (response: ServerResponse): void {
   const { writeHead } = response as { writeHead: WriteHead }

@@ -5,7 +5,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
 import { Deferred } from '../deferred.ts'
-import { nameOf, tryRead, type AnyFunction } from '../values.ts'
+import { attempt, nameOf, type AnyFunction } from '../values.ts'
 import { Exchange } from './exchange.ts'
 import { isThenable, observeThenable } from './thenable.ts'
 
@@ -46,7 +46,7 @@ export class LateHooks {
   /** An onRequestAbort hook gets no reply, so its exchange is not known: it counts as background work. Returns what ends that. */
   #track ({ name }: AnyFunction, request: FastifyRequest): () => void {
     // Its request counts until its handler is called, or a sweep notices.
-    const hasOptedOut = tryRead(() => request.routeOptions.config.gracefulShutdown) === false
+    const hasOptedOut = attempt(() => request.routeOptions.config.gracefulShutdown) === false
     if (hasOptedOut || this.#inFlight.isUncounted(request.raw)) return () => {}
     const { promise, resolve } = new Deferred<void>()
     this.#tasks.track(promise, `onRequestAbort hook ${nameOf(name)}`.trim())

@@ -1,16 +1,18 @@
 // User thenables. Each call of `then` on a lazy one, such as a query builder, repeats its work. So the plugin observes the calls that
-// other code makes. It adds a call only to a plain promise: of background work and late hooks, and of a handler if no other code calls it.
+// other code makes. It calls `then` itself only on plain promises: those of background work and late hooks, and that of a handler if no
+// other code does.
 
 /* oxlint-disable unicorn/no-thenable */
 
 import { types } from 'node:util'
 import { replaceMethod } from '../before-call.ts'
+import { attempt } from '../values.ts'
 
 type Callback = (value: unknown) => unknown
 
 /** What is told, once, how a thenable settles. */
 export interface Observer {
-  fulfilled: (value: unknown) => void
+  fulfilled: () => void
   rejected: (reason: unknown) => void
 }
 
@@ -62,10 +64,9 @@ export function observeThenable (thenable: PromiseLike<unknown>, observer: Obser
 }
 
 /** Observes a plain promise. Of a native one, it calls the native `then`, even if the promise has its own. */
-function observePromise (promise: Promise<unknown>, observer: Observer): void {
-  const callbacks = [(value: unknown) => { observer.fulfilled(value) }, (reason: unknown) => { observer.rejected(reason) }] as const
-  if (hasNativeThen(promise) || !types.isPromise(promise)) void promise.then(...callbacks)
-  else void nativeThen.call(promise, ...callbacks)
+function observePromise (promise: PromiseLike<unknown>, observer: Observer): void {
+  const then = types.isPromise(promise) ? nativeThen : promise.then // oxlint-disable-line unbound-method
+  void then.call(promise, () => { observer.fulfilled() }, (reason: unknown) => { observer.rejected(reason) })
 }
 
 /**
@@ -88,7 +89,7 @@ export class ObservedPromise {
     // Not thenFor(): this runs for each request, and a promise calls back once.
     try {
       return this.#promise.then(value => {
-        observer.fulfilled(value)
+        observer.fulfilled()
         return onFulfilled == null ? value : onFulfilled(value)
       }, (reason: unknown) => {
         observer.rejected(reason)
@@ -112,12 +113,8 @@ export class ObservedPromise {
 
   /** Other code may never call `then`. If it does not, a later rejection is not reported as unhandled. */
   observeIfDropped (): void {
-    if (this.#observer === undefined) return
-    try {
-      void this.then(undefined, () => {})
-    } catch {
-      // The observer has been told.
-    }
+    // If that throws, the observer has been told.
+    if (this.#observer !== undefined) void attempt(() => this.then(undefined, () => {}))
   }
 }
 
@@ -179,7 +176,7 @@ function thenFor (thenable: PromiseLike<unknown>, then: PromiseLike<unknown>['th
   let observing: Observer | undefined = observer
   try {
     return then.call(thenable, value => {
-      observing?.fulfilled(value)
+      observing?.fulfilled()
       observing = undefined
       return onFulfilled == null ? value : onFulfilled(value)
     }, (reason: unknown) => {

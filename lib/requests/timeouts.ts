@@ -159,12 +159,6 @@ export class Timeouts {
     this.#sweeper = undefined
   }
 
-  /** Whether other code decides which requests Fastify gets. */
-  get #isServedByOtherCode (): boolean {
-    const { server, routing } = this.#fastify
-    return !server.listeners('request').includes(routing)
-  }
-
   /**
    * No client waits for the handler any more, and it shows no sign of its end. A drain would not wait longer for it, and otherwise each
    * abandoned long poll would count forever.
@@ -209,7 +203,7 @@ export class Timeouts {
     const limit = exchange.options.writeTimeout ?? (isKept || exchange.isTimedByUser ? false : this.#options.writeTimeout)
     if (limit === false || exchange.isPausing) return
     // Code that took over the server's 'request' event serves it: the long polls of socket.io, for example.
-    if (exchange.reply === undefined && this.#isServedByOtherCode) return
+    if (exchange.reply === undefined && !this.#fastify.server.listeners('request').includes(this.#fastify.routing)) return
     // A timer would cost more memory than the exchange.
     const { isStill } = exchange
     if (isStill && due - exchange.stillSince < limit) return
