@@ -1136,3 +1136,30 @@ t.test("a stream that never closes is cut at the drain timeout, and is not waite
     t.equal(cut.length, count)
   }
 })
+
+const answers: Record<string, () => unknown> = {
+  'a large body': () => 'x'.repeat(1_000_000),
+  'a file': () => createReadStream(process.execPath)
+}
+const senders: Record<string, (answer: () => unknown) => RouteHandlerMethod> = {
+  'a handler that awaits its reply': answer => async (_request, reply) => { await reply.send(answer()) },
+  'a handler that returns its reply': answer => async (_request, reply) => reply.send(answer()),
+  'a handler that returns it': answer => async () => answer(),
+  'a handler with a callback': answer => (_request, reply) => { reply.send(answer()) }
+}
+
+for (const [what, answer] of Object.entries(answers)) {
+  for (const [which, createHandler] of Object.entries(senders)) {
+    t.test(`HTTP/2: ${which} answers with ${what}: the request is over once its client has reset it without an error`, async t => {
+      const { app } = await createApp(t, { readTimeout: 1_000 }, { http2: true } as object)
+      app.get('/', createHandler(answer))
+      const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+      t.teardown(() => { session.destroy() })
+      const stream = session.request()
+      stream.on('response', () => { stream.close(constants.NGHTTP2_NO_ERROR) })
+      await new Promise(resolve => { stream.on('close', resolve) })
+      await eventually(() => app.inFlightRequests === 0)
+      t.match(await app.gracefulShutdown.shutdown(), { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+    })
+  }
+}

@@ -410,6 +410,15 @@ export class Exchange {
     stream.on('data', (chunk: Buffer) => { this.received += chunk.length })
   }
 
+  /**
+   * HTTP/2: Node 20 and 22 never destroy a stream that the client has reset without an error, if writes were waiting for its window. Then
+   * no 'close' is emitted, and what answers and reads wait forever: a reply that is awaited, a stream that is sent.
+   */
+  destroyClosed (): void {
+    const stream = this.#stream
+    if (stream?.closed === true && stream.readableEnded) stream.destroy()
+  }
+
   /** Calls back once, when the HTTP/2 stream or the HTTP/1 response closes; before other code reacts. */
   onClose (callback: () => void): void {
     (this.#stream ?? this.response).prependOnceListener('close', callback)

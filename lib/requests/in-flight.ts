@@ -241,7 +241,10 @@ export class InFlight {
   checkAll (): void {
     for (const exchange of this.unfinished) {
       if (exchange.startedAt === 0) exchange.keepAge()
-      if (exchange.wire !== 'open') exchange.call?.observeIfDropped()
+      if (exchange.wire !== 'open') {
+        exchange.call?.observeIfDropped()
+        exchange.destroyClosed()
+      }
       this.check(exchange)
       const { wire, index, runningHandlers, source } = exchange
       if (wire !== 'open' && index >= 0 && (runningHandlers > 0 || source !== undefined)) this.#loosen(exchange)
