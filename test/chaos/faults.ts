@@ -164,7 +164,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     what: 'connections are refused while it serves',
-    change: ['this.noteArrivals();\n    this.#isKeepAliveDisabled = true;', '$& this.stopListening();'],
+    change: ['disableKeepAlive() {\n    this.noteArrivals();', '$& this.stopListening();'],
     violates: 'resetsNothingEarly'
   },
   {
