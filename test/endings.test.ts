@@ -13,7 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
 import { createCredentials } from './credentials.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
-import { createApp, Deferred, eventually, heldRoute, listen, listenOnLocalhost, processorTime, RawClient } from './helpers.ts'
+import { checkOften, createApp, Deferred, eventually, heldRoute, listen, listenOnLocalhost, processorTime, RawClient } from './helpers.ts'
 
 // Most of the time they wait.
 t.jobs = 4
@@ -288,8 +288,8 @@ t.test('a client that pipelines thousands of requests, and resets during a shutd
 })
 
 t.test('a client that resets after the handler of a queued response has destroyed that is not named as cut', async t => {
-  // So that all requests are checked often.
-  const { app } = await createApp(t, { readTimeout: 3_000 })
+  const { app } = await createApp(t)
+  checkOften(app)
   const { entered, release } = heldRoute(app)
   const drop = new Deferred()
   const dropped = new Deferred()

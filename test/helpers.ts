@@ -99,6 +99,14 @@ export async function createAppBehind (t: Test, addHooks: (app: FastifyInstance)
   return app
 }
 
+/**
+ * The plugin checks all requests often, because a route has a short timeout. With a short readTimeout of the plugin, Node would answer with
+ * 408 if the process is held up before it has read a request.
+ */
+export function checkOften (app: FastifyInstance): void {
+  app.get('/impatient', { config: { gracefulShutdown: { writeTimeout: 200 } } }, async () => 'answer')
+}
+
 /** Listens on a free port of 127.0.0.1. */
 export async function listen (app: FastifyInstance): Promise<number> {
   await app.listen({ port: 0, host: '127.0.0.1' })

@@ -11,7 +11,7 @@ import { type Duplex, PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Response as UndiciResponse } from 'undici'
-import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, phaseBegins, RawClient } from './helpers.ts'
+import { checkOften, createApp, createAppBehind, Deferred, eventually, heldRoute, listen, phaseBegins, RawClient } from './helpers.ts'
 
 const handlers: Record<string, RouteHandlerMethod> = {
   'an async handler': async () => ({ answer: 1 }),
@@ -1056,7 +1056,8 @@ for (const isHttp2 of [false, true]) {
 }
 
 t.test('other cleanup waits for that of a stream with `emitClose: false`, which no event tells of', async t => {
-  const { app } = await createApp(t, { readTimeout: 200 })
+  const { app } = await createApp(t)
+  checkOften(app)
   const hook = new SlowHook()
   const begun = sendStream(app, () => new Readable({
     emitClose: false,
@@ -1107,7 +1108,8 @@ for (const [why, { status, give, leaves = false }] of Object.entries(endless)) {
 
 t.test('a request whose stream never closes no longer counts after drainTimeout, and is logged', async t => {
   for (const isEndless of [false, true]) {
-    const { app, log } = await createApp(t, { drainTimeout: 100, readTimeout: 200 })
+    const { app, log } = await createApp(t, { drainTimeout: 100 })
+    checkOften(app)
     const hook = new SlowHook()
     const begun = sendStream(app, () => rows(isEndless, hook.hold))
     const leave = visitOver(t, false, await listen(app))
@@ -1151,7 +1153,8 @@ const senders: Record<string, (answer: () => unknown) => RouteHandlerMethod> = {
 for (const [what, answer] of Object.entries(answers)) {
   for (const [which, createHandler] of Object.entries(senders)) {
     t.test(`HTTP/2: ${which} answers with ${what}: the request is over once its client has reset it without an error`, async t => {
-      const { app } = await createApp(t, { readTimeout: 1_000 }, { http2: true } as object)
+      const { app } = await createApp(t, {}, { http2: true } as object)
+      checkOften(app)
       app.get('/', createHandler(answer))
       const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
       t.teardown(() => { session.destroy() })

@@ -8,6 +8,7 @@ import type { ShutdownReport } from '../types/index.ts'
 import { request as sendRequest } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect } from 'node:net'
+import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import proxy from '@fastify/http-proxy'
 import websocket from '@fastify/websocket'
@@ -15,7 +16,7 @@ import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
 import {
-  COVERED, createApp, Deferred, eventually, heldRoute, listen, listenOnLocalhost, portOf, RawClient, runNode, visit
+  checkOften, COVERED, createApp, Deferred, eventually, heldRoute, listen, listenOnLocalhost, portOf, RawClient, runNode, visit
 } from './helpers.ts'
 
 /** What a handler does to Fastify's objects, and how its request is named afterwards. */
@@ -675,3 +676,123 @@ t.test('an opted-out request whose client has disconnected, and whose handler ne
   t.match(report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
   t.ok(report.time < 1_000, `took ${report.time}ms`)
 })
+
+/** What Fastify sends like a stream, although it is none of Node's. */
+class StreamLike {
+  readonly readable = true
+  readonly #source = slowly()
+
+  on (event: string, listener: () => void): this {
+    this.#source.on(event, listener)
+    return this
+  }
+
+  once (event: string, listener: () => void): void {
+    if (typeof event !== 'string') throw new TypeError('not a name')
+    this.#source.once(event, listener)
+  }
+
+  removeListener (event: string, listener: () => void): this {
+    this.#source.removeListener(event, listener)
+    return this
+  }
+
+  pipe (destination: NodeJS.WritableStream): NodeJS.WritableStream {
+    return this.#source.pipe(destination)
+  }
+
+  destroy (): void {
+    this.#source.destroy()
+  }
+}
+
+/** It takes longer than the interval of the plugin's sweeps. */
+function slowly (): Readable {
+  return Readable.from((async function * () {
+    for (const row of ['a', 'b', 'c']) {
+      await sleep(60)
+      yield row
+    }
+  })())
+}
+
+const payloads: Record<string, () => unknown> = {
+  'an object with getters that throw': () => ({
+    a: 1,
+    toJSON: () => ({ a: 1 }),
+    get once () { throw new Error('removed') },
+    get destroy () { throw new Error('removed') }
+  }),
+  'an object that only looks like a stream': () => new StreamLike(),
+  'a frozen object that only looks like a stream': () => Object.freeze(new StreamLike()),
+  'a stream with a once() that returns nothing': () => {
+    const stream = slowly()
+    const { once } = stream
+    return Object.assign(stream, { once: (...args: Parameters<typeof once>) => { once.apply(stream, args) } })
+  },
+  'a stream with a once() that takes only names': () => {
+    const stream = slowly()
+    const { once } = stream
+    return Object.assign(stream, {
+      once: (event: string, ...args: [() => void]) => {
+        if (typeof event !== 'string') throw new TypeError('not a name')
+        return once.call(stream, event, ...args)
+      }
+    })
+  },
+  'a stream with a getter that throws': () => Object.defineProperty(slowly(), 'readableFlowing', { get: () => { throw new Error('removed') } }),
+  'a stream that cannot be observed': () => Object.defineProperty(slowly(), 'emit', { value: Readable.prototype.emit, writable: false })
+}
+
+for (const [what, create] of Object.entries(payloads)) {
+  t.test(`${what} is sent as without the plugin`, async t => {
+    const texts: string[][] = []
+    for (const hasPlugin of [false, true]) {
+      const app = hasPlugin ? (await createApp(t)).app : Fastify()
+      if (hasPlugin) checkOften(app)
+      app.get('/returned', async () => create())
+      app.get('/sent', (_request, reply) => { setTimeout(() => { reply.send(create()) }, 1) })
+      const port = await listen(app)
+      const clients = ['/returned', '/sent'].map(path => new RawClient(port).get(path, ['Connection: close']))
+      await Promise.all(clients.map(async ({ closed }) => { await closed }))
+      texts.push(clients.map(({ text }) => text.replace(/^date: .*$/im, '')))
+      if (hasPlugin) {
+        await eventually(() => app.inFlightRequests === 0)
+        t.notOk(app.isShuttingDown)
+      }
+      await app.close()
+    }
+    for (const text of texts[1] ?? []) t.match(text, /^HTTP\/1\.1 200 /)
+    t.strictSame(texts[1], texts[0])
+  })
+}
+
+const failures: Record<string, (app: FastifyInstance, error: unknown) => void> = {
+  'throws in an async hook': (app, error) => { app.addHook('onRequest', async () => { throw error }) }, // oxlint-disable-line only-throw-error
+  'passes to a callback of a hook': (app, error) => { app.addHook('preHandler', (_request, _reply, done) => { done(error as Error) }) },
+  'throws in a handler': (app, error) => { app.setErrorHandler(() => { throw error }) }, // oxlint-disable-line only-throw-error
+  'rejects with in a handler': (app, error) => { app.setErrorHandler(async () => { throw error }) } // oxlint-disable-line only-throw-error
+}
+
+for (const [how, add] of Object.entries(failures)) {
+  t.test(`a revoked proxy that an application ${how} is answered as without the plugin`, async t => {
+    const answers: string[] = []
+    for (const hasPlugin of [false, true]) {
+      const app = hasPlugin ? (await createApp(t)).app : Fastify()
+      const { proxy: error, revoke } = Proxy.revocable({}, {})
+      revoke()
+      add(app, error)
+      app.get('/', async () => { throw new Error('failed') })
+      const client = new RawClient(await listen(app)).get('/', ['Connection: close'])
+      await client.closed
+      answers.push(client.text.replace(/^date: .*$/im, ''))
+      if (hasPlugin) {
+        await eventually(() => app.inFlightRequests === 0)
+        t.notOk(app.isShuttingDown)
+      }
+      await app.close()
+    }
+    t.match(answers[0], /^HTTP\/1\.1 \d/)
+    t.strictSame(answers[1], answers[0])
+  })
+}

@@ -36,14 +36,10 @@ export class SafeLog {
   readonly warn: Write = (message, details) => { this.#write('warn', message, details) }
   readonly error: Write = (message, details) => { this.#write('error', message, details) }
 
-  /** Logs an error that nothing caught. Without a logger, stderr gets its stack, as Node prints it. */
+  /** Logs an error that nothing caught. */
   uncaught (error: Error): void {
-    if (!this.#isMute) {
-      this.error('Uncaught error', { err: error })
-      return
-    }
-    if (!printed.has(error)) toStderr(show(error, Infinity))
-    printed.add(error)
+    if (this.#isMute) print(error)
+    else this.error('Uncaught error', { err: error })
   }
 
   /** A logger for a shutdown callback, with its name. Errors that its own calls throw are the callback's. */
@@ -179,6 +175,12 @@ function sonicBoomOf (log: object): Destination | undefined {
 function inOneLine (message: string, details: { err?: Error } | undefined): string {
   if (details === undefined) return message
   return details.err === undefined ? `${message} ${JSON.stringify(details)}` : `${message}: ${messageOf(details.err)}`
+}
+
+/** Prints an error with its stack, as Node does; once, although several instances may note it. */
+export function print (error: Error): void {
+  if (!printed.has(error)) toStderr(show(error, Infinity))
+  printed.add(error)
 }
 
 function toStderr (text: string): void {

@@ -1,7 +1,7 @@
 // The only file that acts on `process`. All instances share one set of listeners and one close-with-grace, even across copies of
 // this package: with two of them, the first to finish would end the process under the other. The listeners exist only while an
-// instance listens (that of `exit`, while one shuts down), so that they do not disturb test runners. close-with-grace runs the shutdown,
-// but listens to no event: it would exit at once at any second signal, and also if other code has closed the instance and goes on.
+// instance listens or shuts down, so that they do not disturb test runners. close-with-grace runs the shutdown, but listens to no
+// event: it would exit at once at any second signal, and also if other code has closed the instance and goes on.
 
 import type { Options } from '../options.ts'
 import type { SafeLog } from './log.ts'
@@ -15,6 +15,7 @@ import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
 import { EXIT_CHECK, LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
 import { toError } from '../values.ts'
+import { print } from './log.ts'
 
 /** An instance, as the process sees it. */
 export interface Member {
@@ -43,15 +44,17 @@ interface Registry {
   exitCode: 0 | 1
   /** Whether it exits before the shutdown is complete. */
   isForced: boolean
+  /** Whether `exit` has been emitted: lines that are logged from now on may not be written. */
+  isExiting: boolean
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.10')
+const kRegistry = Symbol.for('fastify-graceful.process.11')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
   members: new Set(), closing: new Set(), uninstall: undefined, onExit, reason: undefined, signal: undefined, areCopiesOver: false,
-  deadline: Infinity, exitCode: 0, isForced: false
+  deadline: Infinity, exitCode: 0, isForced: false, isExiting: false
 }
 
 /** Bun and Deno lack the channels and properties of node:http that the plugin relies on. */
@@ -150,6 +153,9 @@ function listen (): () => void {
       if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error
     })
   }
+  const noteExiting = () => { registry.isExiting = true }
+  tryListen('exit', () => { process.prependListener('exit', noteExiting) })
+  undo.push(() => { process.off('exit', noteExiting) })
   return () => { for (const stop of undo) stop() }
 }
 
@@ -168,6 +174,8 @@ function fail (event: string, error: Error): void {
   // Set at once: if an exit listener has thrown it, the plugin's own one may not be called.
   process.exitCode ??= 1
   for (const { shutdown } of registry.members) shutdown.noteError(error)
+  // As Node does without a listener for it.
+  if (registry.isExiting) print(error)
   endIfExiting()
   begin(event)
   if (now() > registry.deadline) exitAtDeadline()

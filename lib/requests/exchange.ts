@@ -291,8 +291,11 @@ export class Exchange {
     const { source, response } = this
     if (source === undefined || readTimes.has(source)) return
     readTimes.set(source, -Infinity)
-    beforeCall(source, 'emit', event => {
-      if (event === 'data' && (this.#stream ?? response).writableLength === 0) readTimes.set(source, now())
+    // It throws if the stream cannot be changed: it is a proxy, for example.
+    attempt(() => {
+      beforeCall(source, 'emit', event => {
+        if (event === 'data' && (this.#stream ?? response).writableLength === 0) readTimes.set(source, now())
+      })
     })
   }
 
@@ -682,8 +685,11 @@ export class Exchange {
  * Whether a stream is being read, or is being destroyed. Not one that nothing reads, as when an onSend hook replaces it: it may never
  * end. A stream of another library may lack these properties.
  */
-function isActive ({ closed, destroyed, readableFlowing, readableEnded, errored }: Partial<Readable>): boolean {
-  return destroyed === true ? closed === false : readableFlowing !== null && readableEnded === false && errored === null
+function isActive (stream: Partial<Readable>): boolean {
+  return attempt(() => {
+    const { closed, destroyed, readableFlowing, readableEnded, errored } = stream
+    return destroyed === true ? closed === false : readableFlowing !== null && readableEnded === false && errored === null
+  }) === true
 }
 
 /** The headers that a browser needs to read a cross-origin error. */

@@ -10,9 +10,10 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import type { RequestInFlight } from '../../types/index.ts'
 import type { LongLived } from '../connections/spread.ts'
-import { errorMonitor } from 'node:events'
+import { errorMonitor, EventEmitter } from 'node:events'
 import { finished } from 'node:stream'
 import { beforeCall } from '../before-call.ts'
+import { attempt } from '../values.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
 
@@ -305,7 +306,7 @@ export class InFlight {
     // the plugin destroys it without one.
     if (exchange.isSending) beforeCall(exchange.response, 'destroy', error => { if (error !== undefined) this.#written(exchange) })
     exchange.isSending = exchange.hasAnswered = true
-    if (isReadable(payload)) this.#observeSource(exchange, payload)
+    if (isStream(payload)) attempt(() => { this.#observeSource(exchange, payload) })
   }
 
   /** It may end after the response: one that answers HEAD is still read, and a query has to close its cursor. */
@@ -315,10 +316,12 @@ export class InFlight {
     const check = () => { this.checkSoon(exchange) }
     // Node destroys a stream that fails, but not if other code emits the event.
     const failed = () => {
-      if (!source.destroyed) exchange.source = undefined
+      if (attempt(() => source.destroyed) !== true) exchange.source = undefined
       check()
     }
-    source.once('end', check).once('close', check).once(errorMonitor, failed)
+    source.once('end', check)
+    source.once('close', check)
+    source.once(errorMonitor, failed)
   }
 
   /** `reply.callNotFound()` is called. Fastify calls no handler if the request has been answered in the handler's place. */
@@ -421,11 +424,15 @@ export class InFlight {
   }
 }
 
-function isReadable (payload: unknown): payload is Readable {
-  if (typeof payload !== 'object' || payload === null) return false
-  const { pipe, once, destroy } = payload as Partial<Readable>
-  // Fastify destroys it, or the stream itself does.
-  return typeof pipe === 'function' && typeof once === 'function' && typeof destroy === 'function'
+/** Whether it emits Node's events, and Fastify destroys it. Of any other object, nothing is read: it may have getters, or be a proxy. */
+function isStream (payload: unknown): payload is Readable {
+  try {
+    if (!(payload instanceof EventEmitter)) return false
+    const { pipe, destroy } = payload as Partial<Readable>
+    return typeof pipe === 'function' && typeof destroy === 'function'
+  } catch {
+    return false
+  }
 }
 
 /** Whether a request that ends has been answered in full; once, although a hook of it may run later. */
