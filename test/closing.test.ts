@@ -323,7 +323,7 @@ t.test('an onClose hook that takes long leaves callbacks their time', async t =>
 })
 
 t.test('requests that arrive while connections are being closed get their 503, even if little time is left', async t => {
-  const { app } = await createApp(t, { drainTimeout: 500, shutdownTimeout: 900 }, { http2: true } as object)
+  const { app } = await createApp(t, { drainTimeout: 1_000, shutdownTimeout: 1_800 }, { http2: true } as object)
   const { entered, release } = heldRoute(app)
   const port = await listen(app)
   const session = connect(`http://127.0.0.1:${port}`)

@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { types } from 'node:util'
 import { runInNewContext } from 'node:vm'
 import { replaceMethod } from '../lib/before-call.ts'
-import { createApp, Deferred, eventually, fork, listen, phaseBegins, portOf, RawClient, visit } from './helpers.ts'
+import { COVERED, createApp, Deferred, eventually, fork, listen, phaseBegins, portOf, RawClient, visit } from './helpers.ts'
 
 // oxlint-disable unicorn/no-thenable
 
@@ -220,7 +220,7 @@ t.test('a tracked proxy that shows what is set on it is observed, as those of Pr
 
 for (const library of ['zone.js/node', 'bluebird']) {
   t.test(`cleanup waits for handlers and background work if ${library} has replaced the global Promise`, async t => {
-    const program = fork(t, 'own-promise', { LIBRARY: library })
+    const program = fork(t, 'own-promise', { LIBRARY: library, ...COVERED })
     const port = await portOf(program)
     for (const path of ['/job', '/global']) {
       const client = new RawClient(port).send(`POST ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
