@@ -1,10 +1,11 @@
 // Applications that use Fastify's objects, the logger or Node's servers and sockets in unusual ways.
 
 import t from 'tap'
-import type { FastifyInstance, FastifyServerOptions } from 'fastify'
+import type { Test } from 'tap'
+import type { FastifyInstance, FastifyReply, FastifyServerOptions } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
-import type { ShutdownReport } from '../types/index.ts'
+import type { GracefulOptions, ShutdownReport } from '../types/index.ts'
 import { request as sendRequest } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect } from 'node:net'
@@ -796,3 +797,113 @@ for (const [how, add] of Object.entries(failures)) {
     t.strictSame(answers[1], answers[0])
   })
 }
+
+/** As a wrapper of other code does, with the defaults of Object.defineProperty(): it can be neither changed nor configured. */
+function fix (object: object, name: string): void {
+  const { [name]: method } = object as Record<string, (...args: unknown[]) => unknown>
+  Object.defineProperty(object, name, { value: (...args: unknown[]) => method?.apply(object, args) })
+}
+
+const fixed: Record<string, (reply: FastifyReply) => void> = {
+  'writeHead() of the response': ({ raw }) => { fix(raw, 'writeHead') },
+  'end() of the response': ({ raw }) => { fix(raw, 'end') },
+  'setHeader() of the response': ({ raw }) => { fix(raw, 'setHeader') },
+  'on() of the response': ({ raw }) => { fix(raw, 'on') },
+  'shouldKeepAlive of the response': ({ raw }) => { Object.defineProperty(raw, 'shouldKeepAlive', { get: () => true }) },
+  'on() of the request': ({ request }) => { fix(request.raw, 'on') },
+  'the method of the request': ({ request }) => { Object.defineProperty(request.raw, 'method', { value: Object.create(null) }) },
+  'code() of the reply': reply => { fix(reply, 'code') },
+  'hijack() of the reply': reply => { fix(reply, 'hijack') }
+}
+
+for (const [what, change] of Object.entries(fixed)) {
+  const start = async (t: Test, options: GracefulOptions = {}) => {
+    const { app } = await createApp(t, options)
+    const ran: string[] = []
+    app.addHook('onClose', async () => { ran.push('onClose') })
+    app.registerShutdownCallback(() => { ran.push('callback') })
+    const entered = new Deferred()
+    const released = new Deferred()
+    app.get('/', async (_request, reply) => {
+      change(reply)
+      entered.resolve()
+      await released.promise
+      return 'answer'
+    })
+    const held = heldRoute(app)
+    const port = await listen(app)
+    return { app, ran, entered, released, held, port, client: new RawClient(port).get('/') }
+  }
+
+  t.test(`a request is waited for although ${what} cannot be changed`, async t => {
+    const { app, ran, entered, released, client } = await start(t)
+    await entered.promise
+    const report = app.gracefulShutdown.shutdown()
+    released.resolve()
+    t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+    await client.closed
+    t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*answer$/)
+    t.strictSame(ran, ['onClose', 'callback'])
+  })
+
+  t.test(`a client that disconnects does not disturb the service although ${what} cannot be changed`, async t => {
+    const { app, entered, released, client, held, port } = await start(t)
+    await entered.promise
+    client.socket.destroy()
+    await client.closed
+    const next = new RawClient(port).get('/held')
+    await held.entered
+    released.resolve()
+    held.release()
+    await next.until(/"held":true/)
+    await eventually(() => app.inFlightRequests === 0)
+    t.notOk(app.isShuttingDown)
+  })
+
+  t.test(`all requests are cut at drainTimeout although ${what} of one cannot be changed`, async t => {
+    const { app, ran, entered, released, client, held, port } = await start(t, { drainTimeout: 100 })
+    await entered.promise
+    const next = new RawClient(port).get('/held')
+    await held.entered
+    const report = await app.gracefulShutdown.shutdown()
+    await Promise.all([client.closed, next.closed])
+    for (const { text } of [client, next]) t.match(text, /^HTTP\/1\.1 503 [^]*FST_ERR_GRACEFUL_DRAIN_TIMEOUT[^]*\}$/)
+    t.match(report, { cut: { length: 2 }, errors: { length: 0 }, exitCode: 1 })
+    t.strictSame(ran, ['onClose', 'callback'])
+    released.resolve()
+    held.release()
+  })
+}
+
+t.test('a route is added although its config throws on an unknown key, its handler shows no properties, or a hook of its list is fixed', async t => {
+  const { app } = await createApp(t)
+  let responses = 0
+  const onResponse = Object.defineProperty([], 0, { value: async () => { responses++ }, enumerable: true })
+  const config = new Proxy({}, { get: (target, key) => key === 'gracefulShutdown' ? fail(key) : Reflect.get(target, key) as unknown })
+  const handler = new Proxy(async () => 'answer', { ownKeys: () => fail('ownKeys') })
+  app.get('/config', { config }, async () => 'answer')
+  app.get('/handler', handler)
+  app.get('/hooks', { onResponse }, async () => 'answer')
+  for (const url of ['/config', '/handler', '/hooks']) t.equal((await app.inject(url)).body, 'answer', url)
+  t.equal(responses, 1)
+})
+
+function fail (key: string): never {
+  throw new Error(`unknown: ${key}`)
+}
+
+t.test('a handler gets as many arguments as other code passes', async t => {
+  const { app } = await createApp(t)
+  const counts: number[] = []
+  app.get('/', {
+    preHandler (request, reply) {
+      const handler = request.routeOptions.handler as unknown as (...args: unknown[]) => unknown
+      handler(request, reply, undefined, 4, 5)
+    }
+  }, (...args) => {
+    counts.push(args.length)
+    void args[1].send('answer')
+  })
+  t.equal((await app.inject('/')).body, 'answer')
+  t.strictSame(counts, [5])
+})

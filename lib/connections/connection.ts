@@ -6,6 +6,7 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Exchange } from '../requests/exchange.ts'
 import type { Connections } from './sockets.ts'
+import { trySet } from '../before-call.ts'
 import { setLateTimeout } from '../clock.ts'
 import { dropBody } from '../requests/body.ts'
 import { Subscription } from '../subscription.ts'
@@ -126,7 +127,7 @@ export class Connection {
     const { socket } = this
     // As Node does with a stream that lacks the method.
     const { destroySoon = socket.end } = socket
-    socket.destroySoon = () => {
+    trySet(socket, 'destroySoon', () => {
       const { newest } = this
       if (newest?.isReceiving !== true) {
         destroySoon.call(socket)
@@ -135,7 +136,7 @@ export class Connection {
       socket.end()
       // Once a request has been answered, Node does not close it with its connection.
       socket.once('close', dropBody(newest.request, () => { socket.destroy() }))
-    }
+    })
   }
 
   /** The pending requests, from the newest to the oldest. */

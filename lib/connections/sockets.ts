@@ -12,7 +12,7 @@ import { Server as HttpServer } from 'node:http'
 import { Server as NetServer } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import { promisify } from 'node:util'
-import { beforeCall, replaceMethod } from '../before-call.ts'
+import { beforeCall, replaceMethod, trySet } from '../before-call.ts'
 import { now, sleep, wholeTurn, within } from '../clock.ts'
 import { Deferred } from '../deferred.ts'
 import { ConnectionClosedError, ConnectionTimeoutError } from '../errors.ts'
@@ -120,7 +120,7 @@ export class Connections {
     const { close } = server
     let again: typeof close | undefined
     let isReplaced = false
-    const own: typeof close = server.close = callback => {
+    const own: typeof close = callback => {
       // By a plugin that has replaced this function, and calls it once more, or too late.
       if (again !== undefined) return again(callback)
       if (this.#isClosedForcibly) return closeClosed(server, callback)
@@ -139,12 +139,13 @@ export class Connections {
         await callLater(listener, result)
       }
       // Closing a closed server emits 'close' again, and Fastify also closes listeners that the shutdown has already closed.
-      again = server.close = later => {
+      again = later => {
         // Other code does not know that the shutdown has closed it.
         const isKnown = isClosedByOthers || this.#phase.current === 'closed'
         void notify(later, typeof later === 'function', isKnown ? closed.promise.then(notRunning) : closed.promise)
         return server
       }
+      trySet(server, 'close', again)
       const closeNow = () => {
         // Node's close() calls it: it destroys connections that are about to send a request, or have a response that is not flushed.
         const restore = replaceMethod(server, 'closeIdleConnections', () => {})
@@ -169,6 +170,7 @@ export class Connections {
       void notify(callback, isAwaited && !this.#isClosePending(server), closed.promise)
       return server
     }
+    trySet(server, 'close', own)
     server.once('listening', () => {
       isReplaced = server.close !== own
       if (isReplaced) this.#watchClose(server, onServerClose)
@@ -181,11 +183,11 @@ export class Connections {
    */
   #watchClose (server: Server, onServerClose: (isAwaited: boolean) => Promise<unknown>): void {
     const { close } = server
-    server.close = callback => {
+    trySet(server, 'close', (callback?: (error?: Error) => void) => {
       if (!this.isOpenedByFastify) return close.call(server, callback)
       const mayCallBack = onServerClose(typeof callback === 'function' && !isDisconnecting())
       return this.#callClose(server, close, result => { void callLater(callback, mayCallBack.then(() => result)) })
-    }
+    })
   }
 
   #isClosePending (server: Server): boolean {
@@ -534,7 +536,7 @@ export class Connections {
     this.#isClosedForcibly = true
     for (const { server, callBack } of this.#pendingCloses) {
       if (server.listening) (Object.getPrototypeOf(server) as Server).close.call(server)
-      server.close = later => closeClosed(server, later)
+      trySet(server, 'close', (later?: (error?: Error) => void) => closeClosed(server, later))
       callBack()
     }
     this.#pendingCloses.clear()

@@ -5,6 +5,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { IncomingMessage } from 'node:http'
 import type { LongLived } from './spread.ts'
+import { trySet } from '../before-call.ts'
 import { wholeTurn, within } from '../clock.ts'
 import { isInjectedUpgrade } from '../requests/exchange.ts'
 
@@ -53,7 +54,7 @@ export class WebSockets {
   goAway (): void {
     for (const client of this.#clients) {
       const { close } = client
-      client.close = (code = GOING_AWAY, reason) => { close.call(client, code, reason) }
+      trySet(client, 'close', (code = GOING_AWAY, reason?: string) => { close.call(client, code, reason) })
     }
   }
 

@@ -396,7 +396,7 @@ export class Shutdown {
     const started = this.#startCallbacks(delays ? max : 0)
     // Before other code learns of the delay, because that may skip it at once.
     const skipped = once(this.#skipDelay.signal, 'abort')
-    connections.disableKeepAlive()
+    void this.#attempt(() => { connections.disableKeepAlive() })
     this.#startSpread(isServing)
     if (!delays) return undefined
     this.#advance('delaying')

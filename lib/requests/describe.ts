@@ -10,7 +10,7 @@ const kSerializers = Symbol.for('pino.serializers')
 /** @param log the instance's logger, for a request that a hook registered before the plugin still holds */
 export function describe (exchange: Exchange, log: unknown): RequestInFlight {
   const { request, reply } = exchange
-  const entry = { kind: 'request', method: String(request.method), route: undefined, url: undefined, reqId: undefined } as const
+  const entry = { kind: 'request', method: attempt(() => String(request.method)) ?? '', route: undefined, url: undefined, reqId: undefined } as const
   const age = Math.round(exchange.age)
   try {
     // A route's own serializer is not known yet, so its query stays out.

@@ -16,7 +16,7 @@ import type { Connection, Transport } from '../connections/connection.ts'
 import type { HandlerCall } from './handler-call.ts'
 import type { InFlight } from './in-flight.ts'
 import { constants } from 'node:http2'
-import { beforeCall, replaceMethod } from '../before-call.ts'
+import { beforeCall, replaceMethod, trySet } from '../before-call.ts'
 import { now, setImmediate, setLateInterval, setTimeout } from '../clock.ts'
 import { routeOptionsOf, type RouteOptions } from '../options.ts'
 import { HTTP2_END_CHECK, checkIntervalOf, OWN_TIMER, READ_PART } from '../times.ts'
@@ -291,11 +291,8 @@ export class Exchange {
     const { source, response } = this
     if (source === undefined || readTimes.has(source)) return
     readTimes.set(source, -Infinity)
-    // It throws if the stream cannot be changed: it is a proxy, for example.
-    attempt(() => {
-      beforeCall(source, 'emit', event => {
-        if (event === 'data' && (this.#stream ?? response).writableLength === 0) readTimes.set(source, now())
-      })
+    beforeCall(source, 'emit', event => {
+      if (event === 'data' && (this.#stream ?? response).writableLength === 0) readTimes.set(source, now())
     })
   }
 
@@ -488,7 +485,7 @@ export class Exchange {
     if (this.hasBegun || this.#saysClose) return
     this.#saysClose = true
     // The header is written with the others; with setHeader(), Node would merge all of them one by one.
-    this.response.shouldKeepAlive = false
+    trySet(this.response, 'shouldKeepAlive', false)
     closeByHeader(this.response)
     if (this.isReceiving) this.connection?.linger()
   }
@@ -502,7 +499,7 @@ export class Exchange {
   keepConnection (): void {
     if (this.hasBegun) return
     this.#saysClose = false
-    this.response.shouldKeepAlive = true
+    trySet(this.response, 'shouldKeepAlive', true)
   }
 
   /**
@@ -524,7 +521,7 @@ export class Exchange {
     }
     // Node has detached the socket of an upgrade, and the plugin that took it may not have seen the request.
     if (this.isUpgrade) {
-      this.response.shouldKeepAlive = false
+      trySet(this.response, 'shouldKeepAlive', false)
       this.response.once('finish', () => { (this.socket as Partial<Transport> | undefined)?.end?.() })
     }
     try {
@@ -569,14 +566,14 @@ export class Exchange {
     const { strictContentLength } = response
     // HTTP/1: Node does not show a length that was passed to writeHead(). With this, end() throws if there is one, because Node has not
     // counted the bytes before.
-    response.strictContentLength = true
+    trySet(response, 'strictContentLength', true)
     try {
       response.end()
     } catch {
       // It has a length, or a replaced end() throws: its handler ends it, or the drain cuts it.
       return
     } finally {
-      response.strictContentLength = strictContentLength
+      trySet(response, 'strictContentLength', strictContentLength)
     }
     seal(response)
   }
@@ -706,10 +703,10 @@ function seal (response: ServerResponse): void {
     if (typeof callback === 'function') process.nextTick(callback)
     return result
   }
-  Object.assign(response, {
+  for (const [name, method] of Object.entries({
     writeHead: ignore, setHeader: ignore, setHeaders: ignore, appendHeader: ignore, removeHeader: ignore, flushHeaders: ignore,
     addTrailers: ignore, write: ignoreBody(true), end: ignoreBody(response)
-  })
+  })) trySet(response, name, method)
 }
 
 /** What Node gives a reader of a request body if the client disconnects. */

@@ -20,28 +20,28 @@ export class Handlers {
   readonly observe = (handler: AnyFunction): AnyFunction => {
     const handlers = this
     // Other plugins also call route handlers: @fastify/websocket passes a socket and a request.
-    const observed = function (this: unknown, first: unknown, second: unknown, third: unknown) {
-      const reply = (third ?? second) as FastifyReply | undefined
+    const observed = function (this: unknown, ...args: unknown[]) {
+      const reply = (args[2] ?? args[1]) as FastifyReply | undefined
       const call = handlers.#called(reply)
-      if (call === undefined) return invoke(handler, this, first, second, third)
+      if (call === undefined) return handler.apply(this, args)
       let result: unknown
       try {
-        result = invoke(handler, this, first, second, third)
+        result = handler.apply(this, args)
       } catch (error) {
         call.threw()
         throw error
       }
-      return call.returned(reply, result, third !== undefined)
+      return call.returned(reply, result, args[2] !== undefined)
     }
     return likeAuthors(observed, handler)
   }
 
   /** Wraps the handler of a route that has opted out. */
   readonly optOut = (handler: AnyFunction): AnyFunction => {
-    return likeAuthors(function (this: unknown, first: unknown, second: unknown, third: unknown) {
-      const exchange = Exchange.of(second as FastifyReply)
+    return likeAuthors(function (this: unknown, ...args: unknown[]) {
+      const exchange = Exchange.of(args[1] as FastifyReply)
       exchange?.owner.optOut(exchange)
-      return invoke(handler, this, first, second, third)
+      return handler.apply(this, args)
     }, handler)
   }
 
@@ -109,10 +109,7 @@ function fastifysOwn<K extends 'send' | 'then' | 'callNotFound'> (reply: Fastify
 
 /** onRoute hooks of other code find the name and the properties of the author's handler. */
 function likeAuthors (wrapper: AnyFunction, handler: AnyFunction): AnyFunction {
-  return Object.defineProperties(wrapper, Object.getOwnPropertyDescriptors(handler))
-}
-
-/** With as many arguments as Fastify passes. */
-function invoke (handler: AnyFunction, self: unknown, first: unknown, second: unknown, third: unknown): unknown {
-  return third === undefined ? handler.call(self, first, second) : handler.call(self, first, second, third)
+  // A proxy may show none.
+  attempt(() => Object.defineProperties(wrapper, Object.getOwnPropertyDescriptors(handler)))
+  return wrapper
 }

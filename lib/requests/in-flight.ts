@@ -365,7 +365,7 @@ export class InFlight {
         answered()
         return true
       }
-      Object.defineProperty(reply, 'sent', { get, configurable: true })
+      Reflect.defineProperty(reply, 'sent', { get, configurable: true })
     }
     // A stream that waits for its first byte is also an answer. If it is already piped, it is unpiped when the response closes. If the
     // whole request has been read, Fastify then answers with the error of the stream, if it ends with one.

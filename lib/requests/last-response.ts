@@ -2,6 +2,7 @@
 
 import type { OutgoingHttpHeader, ServerResponse } from 'node:http'
 import { OutgoingMessage } from 'node:http'
+import { trySet } from '../before-call.ts'
 
 type WriteHead = (...args: unknown[]) => ServerResponse
 
@@ -28,7 +29,7 @@ export function closeByHeader (response: ServerResponse): void {
     if (!args.some(isObject)) response.setHeader('connection', withClose(own))
     return writeHead.apply(response, args.map(arg => isObject(arg) ? closingHeaders(arg, own) : arg))
   }
-  response.writeHead = writeClosingHead
+  trySet(response, 'writeHead', writeClosingHead)
 }
 
 type Header = [name: OutgoingHttpHeader, value: OutgoingHttpHeader]

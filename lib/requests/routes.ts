@@ -7,7 +7,7 @@ import type { Handlers } from './handlers.ts'
 import type { Timeouts } from './timeouts.ts'
 import { mapHooks } from '../map-hooks.ts'
 import { resolveRouteOptions } from '../options.ts'
-import { mapFunction, type AnyFunction } from '../values.ts'
+import { attempt, mapFunction, type AnyFunction } from '../values.ts'
 import { LATE_HOOKS, type LateHooks } from './late-hooks.ts'
 
 /** What is wrapped. Fastify reads `handler` as it adds the route, the others when all plugins are loaded. */
@@ -22,7 +22,7 @@ export function observeRoutes (
 ): void {
   const observe = (route: RouteOptions) => {
     if (probes.isHandler(route.handler)) Reflect.set(route, 'config', { ...route.config, gracefulShutdown: false })
-    const own = resolveRouteOptions(route.url, route.config?.gracefulShutdown)
+    const own = resolveRouteOptions(route.url, attempt(() => route.config?.gracefulShutdown))
     if (own === false) {
       wrap(route, 'handler', handlers.optOut)
     } else {
@@ -61,8 +61,10 @@ function restore (route: RouteOptions, name: typeof WRAPPED[number]): void {
 
 /** The list, to which other code may still add, with its functions changed as they are read. */
 function mapped (list: unknown[], map: (element: AnyFunction) => AnyFunction): unknown[] {
-  // A proxy may not show other elements than a frozen list has.
-  if (Object.isFrozen(list)) return list.map(element => mapFunction(element, map))
+  // A proxy may not show another value for a property that cannot change.
+  const properties = Object.values(Object.getOwnPropertyDescriptors(list))
+  const isFixed = properties.some(({ configurable, writable }) => configurable !== true && writable !== true)
+  if (isFixed) return list.map(element => mapFunction(element, map))
   return new Proxy(list, {
     get: (target, key, receiver) => {
       const value: unknown = Reflect.get(target, key, receiver)

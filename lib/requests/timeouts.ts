@@ -14,7 +14,7 @@ import type { Cuts } from './cut.ts'
 import { isHttp2Server, type Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
-import { beforeCall } from '../before-call.ts'
+import { beforeCall, trySet } from '../before-call.ts'
 import { setLateInterval } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { KEEP_ALIVE_BUFFER, LONGEST_TIMER, READ_PER_KIB, checkIntervalOf } from '../times.ts'
@@ -106,15 +106,16 @@ export class Timeouts {
       this.#isRequestTimeoutKept = requestLimit !== undefined
       const limit = (requestLimit ?? readTimeout) || Infinity
       // Node's covers the whole request; the sweep covers bodies.
-      server.requestTimeout = requestLimit ?? 0
+      trySet(server, 'requestTimeout', requestLimit ?? 0)
       // Node swaps the two if headersTimeout is larger, and checks them only every 30 s.
-      if (limit < Infinity) server.headersTimeout = Math.min(server.headersTimeout || limit, limit)
-      server.connectionsCheckingInterval = Math.min(server.connectionsCheckingInterval, checkIntervalOf(limit))
-      server.keepAliveTimeout = chosen('idleTimeout', 'keepAliveTimeout') ?? Math.min(idleTimeout || 0, LONGEST_TIMER - KEEP_ALIVE_BUFFER)
+      if (limit < Infinity) trySet(server, 'headersTimeout', Math.min(server.headersTimeout || limit, limit))
+      trySet(server, 'connectionsCheckingInterval', Math.min(server.connectionsCheckingInterval, checkIntervalOf(limit)))
+      const idleLimit = chosen('idleTimeout', 'keepAliveTimeout') ?? Math.min(idleTimeout || 0, LONGEST_TIMER - KEEP_ALIVE_BUFFER)
+      trySet(server, 'keepAliveTimeout', idleLimit)
     }
     const { timeout: before } = server
     const timeout = chosen('writeTimeout', 'timeout')
-    server.timeout = timeout ?? 0
+    trySet(server, 'timeout', timeout ?? 0)
     this.#isTimeoutKept = timeout !== undefined
     // On a session, Fastify replaces connectionTimeout with http2SessionTimeout.
     const isOwn = before > 0 && before !== connectionTimeout
