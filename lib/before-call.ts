@@ -4,9 +4,9 @@ import { attempt } from './values.ts'
 
 type Methods<K extends string> = Record<K, (...args: never[]) => unknown>
 
-/** Sets a property. Returns whether that was possible. */
-export function trySet (object: object, name: string, value: unknown): boolean {
-  return attempt(() => Reflect.set(object, name, value)) === true
+/** Sets a property, if that is possible. */
+export function trySet (object: object, name: string, value: unknown): void {
+  attempt(() => Reflect.set(object, name, value))
 }
 
 /** From now on, calls back before each call of the method. */
