@@ -323,7 +323,8 @@ t.test('an onClose hook that takes long leaves callbacks their time', async t =>
 })
 
 t.test('requests that arrive while connections are being closed get their 503, even if little time is left', async t => {
-  const { app } = await createApp(t, { drainTimeout: 1_000, shutdownTimeout: 1_800 }, { http2: true } as object)
+  // Less than a second: each second of the drain, sessions that have opened since also get GOAWAY.
+  const { app } = await createApp(t, { drainTimeout: 700, shutdownTimeout: 1_500 }, { http2: true } as object)
   const { entered, release } = heldRoute(app)
   const port = await listen(app)
   const session = connect(`http://127.0.0.1:${port}`)
@@ -331,6 +332,8 @@ t.test('requests that arrive while connections are being closed get their 503, e
   session.request({ ':path': '/held' }).on('error', () => {})
   await entered
   const report = app.gracefulShutdown.shutdown()
+  // A session that opens before that also gets GOAWAY.
+  await once(session, 'goaway')
   const late = connect(`http://127.0.0.1:${port}`)
   t.teardown(() => { late.destroy() })
   await once(late, 'remoteSettings')
