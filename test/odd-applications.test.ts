@@ -6,7 +6,7 @@ import type { FastifyInstance, FastifyReply, FastifyServerOptions } from 'fastif
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import type { GracefulOptions, ShutdownReport } from '../types/index.ts'
-import { request as sendRequest } from 'node:http'
+import { createServer as createHttpServer, request as sendRequest } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect } from 'node:net'
 import { Readable } from 'node:stream'
@@ -906,4 +906,44 @@ t.test('a handler gets as many arguments as other code passes', async t => {
   })
   t.equal((await app.inject('/')).body, 'answer')
   t.strictSame(counts, [5])
+})
+
+t.test('the shutdown starts although a socket cannot be listened to', async t => {
+  const { app } = await createApp(t)
+  const ran: string[] = []
+  app.addHook('onClose', async () => { ran.push('onClose') })
+  app.registerShutdownCallback(() => { ran.push('callback') })
+  app.server.on('connection', (socket: Socket) => { socket.prependListener = () => fail('prependListener') })
+  const held = heldRoute(app)
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  t.match(await report, { cut: { length: 0 }, errors: [{ message: 'unknown: prependListener' }], exitCode: 1 })
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*"held":true/)
+  t.strictSame(ran, ['onClose', 'callback'])
+  await t.rejects(async () => { await app.close() }, { message: 'unknown: prependListener' })
+})
+
+t.test('a server with a close() and timeouts that cannot be changed is shut down', async t => {
+  const { app } = await createApp(t, {}, {
+    serverFactory: (handler: (request: IncomingMessage, response: ServerResponse) => void) => {
+      const server = createHttpServer(handler)
+      fix(server, 'close')
+      for (const name of ['requestTimeout', 'headersTimeout', 'keepAliveTimeout', 'timeout']) {
+        Object.defineProperty(server, name, { get: () => 60_000 })
+      }
+      return server
+    }
+  })
+  const held = heldRoute(app)
+  const client = new RawClient(await listen(app)).get('/held')
+  await held.entered
+  const report = app.gracefulShutdown.shutdown()
+  held.release()
+  t.match(await report, { cut: { length: 0 }, errors: { length: 0 }, exitCode: 0 })
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 200 OK\r\n[^]*"held":true/)
+  t.notOk(app.server.listening)
 })

@@ -348,8 +348,8 @@ export class Connections {
     exchange.connection?.responded(exchange)
     if (this.#phase.current === 'running') return
     this.lastActivity = now()
-    // While draining, a connection is closed soon after it becomes idle, if its last response had begun too early to say so: the client
-    // of an event stream would send its next request over it, and get a 503.
+    // While draining, a connection is closed soon after it becomes idle, if the head of its last response was sent too early for
+    // `Connection: close`: the client of an event stream would send its next request over it, and get a 503.
     if (this.#phase.current !== 'delaying' && !exchange.isLast) exchange.connection?.closeIfIdle()
   }
 

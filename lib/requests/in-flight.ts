@@ -424,7 +424,10 @@ export class InFlight {
   }
 }
 
-/** Whether it emits Node's events, and Fastify destroys it. Of any other object, nothing is read: it may have getters, or be a proxy. */
+/**
+ * Whether it emits Node's events, and Fastify destroys it. Of any other object, nothing is read: it may have getters, or be a proxy. For
+ * each request: no `attempt()`.
+ */
 function isStream (payload: unknown): payload is Readable {
   try {
     if (!(payload instanceof EventEmitter)) return false

@@ -16,7 +16,7 @@ export interface Observer {
   rejected: (reason: unknown) => void
 }
 
-/** Whether a value has a `then` method. It reads `then`, as `await` does; if that throws, it has none. */
+/** Whether a value has a `then` method. It reads `then`, as `await` does; if that throws, it has none. For each request: no `attempt()`. */
 export function isThenable (value: unknown): value is PromiseLike<unknown> {
   try {
     return value != null && typeof (value as PromiseLike<unknown>).then === 'function'
@@ -28,7 +28,7 @@ export function isThenable (value: unknown): value is PromiseLike<unknown> {
 /** The `then` of the promises that async functions return. Not of the global `Promise`, which zone.js and others replace. */
 const { then: nativeThen } = Object.getPrototypeOf((async () => {})()) as Promise<unknown> // oxlint-disable-line unbound-method
 
-/** Whether its `then` is that of the promises that async functions return. */
+/** Whether its `then` is that of the promises that async functions return. For each request: no `attempt()`. */
 export function hasNativeThen (value: PromiseLike<unknown>): value is Promise<unknown> {
   try {
     return value.then === nativeThen
@@ -86,21 +86,8 @@ export class ObservedPromise {
     const observer = this.#observer
     if (observer === undefined) return this.#promise.then(onFulfilled, onRejected)
     this.#observer = undefined
-    // Not thenFor(): this runs for each request, and a promise calls back once.
-    try {
-      return this.#promise.then(value => {
-        observer.fulfilled()
-        return onFulfilled == null ? value : onFulfilled(value)
-      }, (reason: unknown) => {
-        observer.rejected(reason)
-        if (onRejected == null) throw reason
-        return onRejected(reason)
-      })
-    } catch (error) {
-      // It is a proxy, or of a subclass with a constructor that fails.
-      observer.rejected(error)
-      throw error
-    }
+    // It throws if the promise is a proxy, or of a subclass with a constructor that fails.
+    return thenFor(this.#promise, nativeThen, onFulfilled, onRejected, observer)
   }
 
   async catch (onRejected?: Callback | null): Promise<unknown> {
