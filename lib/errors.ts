@@ -106,7 +106,7 @@ export const ReadTimeoutError = createError<[limit: number]>(
 
 /** The answer to a request that is still in flight at the drain timeout. */
 export const DrainTimeoutError = createError<[limit: number]>(
-  'FST_ERR_GRACEFUL_DRAIN_TIMEOUT', 'The request was still in flight after the %d ms that a shutdown waits', 503)
+  'FST_ERR_GRACEFUL_DRAIN_TIMEOUT', 'The request was still in flight at the end of drainTimeout (%d ms)', 503)
 
 /** Only in the log: the connection is closed, so the client cannot be answered. */
 export const ConnectionTimeoutError = createError(

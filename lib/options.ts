@@ -6,7 +6,7 @@ import type { GracefulMetricsOptions } from '../types/prometheus.ts'
 import { types } from 'node:util'
 import { isMainThread } from 'node:worker_threads'
 import { BudgetError, CrashSignalError, OptionInvalidError, OptionUnknownError, WorkerThreadError } from './errors.ts'
-import { CHECK_TIMEOUT, CLEANUP, LONGEST_TIMER, partOf } from './times.ts'
+import { CHECK_TIMEOUT, CLEANUP, LONGEST_TIMER, partOf, PERHAPS_SECONDS } from './times.ts'
 import { show } from './values.ts'
 
 /** The events that `signals: true` stands for. */
@@ -107,7 +107,7 @@ export function resolveOptions (input: GracefulOptions): Options {
 export function perhapsSeconds (options: Options): Array<[name: string, value: number]> {
   const names = ['shutdownTimeout', 'drainTimeout', 'readTimeout', 'writeTimeout', 'idleTimeout'] as const
   return names.map((name): [string, number] => [name, Number(options[name])])
-    .filter(([name, value]) => options.given.has(name) && value > 0 && value < 1_000)
+    .filter(([name, value]) => options.given.has(name) && value > 0 && value < PERHAPS_SECONDS)
 }
 
 /** Validates a route's `config.gracefulShutdown`. */

@@ -57,6 +57,12 @@ export const SIGNAL_COPY = 200
 /** An exit waits for at most this long until the last lines of the log are written. Other work may keep the thread pool busy. */
 export const LOG_FLUSH = 500
 
+/** How often it is checked whether the log is written. */
+export const LOG_CHECK = 1
+
+/** Between two checks, at most this part of a limit passes: a time in which the process is stopped hardly counts. */
+export const STEP_PART = 1 / 10
+
 /** How long responses may take to be read, and then upgraded connections to close: a part of the time for closing. */
 export const SETTLE_TIMEOUT = { part: 1 / 4, most: 1_000 }
 
@@ -107,6 +113,12 @@ export const DRAINING_KEEP_ALIVE = 100
 
 /** An unused body is read for at most this long, so that the client reads the answer. */
 export const LINGERING_CLOSE = 5_000
+
+/** When a rejected client may try again: at once, because another instance gets the request. The header has no shorter time. */
+export const RETRY_AFTER = 1_000
+
+/** A timeout below this is probably meant in seconds. */
+export const PERHAPS_SECONDS = 1_000
 
 /** How often long-lived connections are closed while `spread` lasts. */
 export const SPREAD_INTERVAL = 50

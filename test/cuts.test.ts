@@ -62,7 +62,7 @@ for (const { what, start, entry, answer } of cases) {
     t.match(client.text, answer)
 
     const named = { ...entry, kind: 'request', reqId: 'req-1' }
-    const logged = await service.log.line(/^Request cut: The request was still in flight after the 300 ms/)
+    const logged = await service.log.line(/^Request cut: The request was still in flight at the end of drainTimeout \(300 ms\)/)
     t.match(logged, { ...named, level: 50 })
     const last = await service.log.line(/^Shutdown complete, with errors/)
     const { level, report } = last as unknown as { level: number, report: ShutdownReport }

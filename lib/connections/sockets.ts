@@ -21,7 +21,7 @@ import { asksForWebSocket, closeSession, isHttp2Request, isUpgrade, onStreamRequ
 import { arrivals, Connection, type Transport } from './connection.ts'
 import { Ending, isOfClient } from './ending.ts'
 import {
-  ACCEPT_BACKLOG, AFTER_GOAWAY, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STOP_CHECK
+  ACCEPT_BACKLOG, AFTER_GOAWAY, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STEP_PART, STOP_CHECK
 } from '../times.ts'
 import { attempt, toError } from '../values.ts'
 
@@ -109,8 +109,8 @@ export class Connections {
       session.on('close', () => { this.#sessions.delete(session) })
       if (this.#phase.current !== 'running') this.#watchSession(session)
     })
-    // Without another listener, Node answers and closes the connection itself.
-    if (server.listenerCount('clientError') > 0) server.prependListener('clientError', (error: Error, socket: Transport) => {
+    // Fastify listens to that of its first server. Without a listener, as for the second one, Node answers and closes the connection.
+    if (this.#servers.size === 1) server.prependListener('clientError', (error: Error, socket: Transport) => {
       const connection = Connection.of(socket, this)
       if (connection !== undefined) this.#endings.get(connection)?.failed(error)
     })
@@ -416,7 +416,7 @@ export class Connections {
       const wait = this.#late.size > 0 ? Math.max(0, Math.min(pause, left)) : 0
       if (wait > 0) await sleep(wait)
       await wholeTurn()
-      left -= Math.min(now() - start, wait + ACCEPT_BACKLOG / 10)
+      left -= Math.min(now() - start, wait + ACCEPT_BACKLOG * STEP_PART)
     } while (this.#accepted !== before && left > 0 && now() < end)
   }
 

@@ -5,7 +5,7 @@ import type { EventEmitter } from 'node:events'
 import { writeSync } from 'node:fs'
 import process from 'node:process'
 import { now, setTimeout } from '../clock.ts'
-import { LOG_FLUSH } from '../times.ts'
+import { LOG_CHECK, LOG_FLUSH, STEP_PART } from '../times.ts'
 import { attempt, messageOf, show } from '../values.ts'
 
 type Level = 'debug' | 'info' | 'warn' | 'error'
@@ -81,11 +81,10 @@ export class SafeLog {
     let before = now()
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
-      // If the process has been stopped, most of that time does not count.
-      left -= Math.min(now() - before, LOG_FLUSH / 10)
+      left -= Math.min(now() - before, LOG_FLUSH * STEP_PART)
       before = now()
       if (isWriting && left > 0) {
-        setTimeout(look, 1)
+        setTimeout(look, LOG_CHECK)
         return
       }
       forget()

@@ -106,7 +106,7 @@ export function noteShutdown (member: Member): void {
  */
 export function mayBeDeploy (): boolean {
   if (registry.reason !== undefined) return true
-  return process.listenerCount('SIGTERM') > 0 && ![...registry.members].some(({ options }) => options.signals.includes('SIGTERM'))
+  return process.eventNames().includes('SIGTERM') && ![...registry.members].some(({ options }) => options.signals.includes('SIGTERM'))
 }
 
 /** Whether node:cluster is disconnecting this worker. It closes the listeners with a callback, and disconnects once they are closed. */

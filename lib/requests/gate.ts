@@ -5,10 +5,8 @@ import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import { now } from '../clock.ts'
 import { ShuttingDownError, errorBody } from '../errors.ts'
+import { RETRY_AFTER } from '../times.ts'
 import { dropBody } from './body.ts'
-
-/** The retry goes to another instance, which can be asked at once. */
-const RETRY_AFTER_SECONDS = '1'
 
 const BODY = errorBody(new ShuttingDownError())
 
@@ -123,5 +121,5 @@ export class Gate {
 
 /** Not with `reply.send()`: its onSend hooks may need what onRequest hooks that did not run would have set. */
 function sendRefusal (exchange: Exchange): void {
-  exchange.answer(503, BODY, { ...exchange.reply?.getHeaders(), 'retry-after': RETRY_AFTER_SECONDS })
+  exchange.answer(503, BODY, { ...exchange.reply?.getHeaders(), 'retry-after': String(RETRY_AFTER / 1_000) })
 }

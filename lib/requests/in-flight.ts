@@ -24,7 +24,10 @@ interface Remains {
 }
 
 export class InFlight {
-  /** In any order: a request that leaves is replaced by the last one. */
+  /**
+   * In any order: a request that leaves is replaced by the last one. Not a Set: V8 rehashes one that is filled and emptied again and
+   * again, and with it, `npm run bench -- --short` misses each of its limits.
+   */
   readonly #counted: Exchange[] = []
   /**
    * Those of which only the promise of a handler or the stream that it has sent is left, since a sweep. Held weakly: if nothing can settle
