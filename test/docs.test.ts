@@ -16,7 +16,7 @@ import { anchors, codes, links, membersOf, page, pages, ROOT, rows, section, tim
 import { compile, COMPILER_OPTIONS, typed } from './snippets.ts'
 
 const LANGUAGES = new Set([
-  'ts', 'js', 'cjs', 'json', 'yaml', 'sh', 'text', 'http', 'nginx', 'haproxy', 'ini', 'dockerfile', 'diff', 'promql', 'html'
+  'ts', 'js', 'cjs', 'json', 'yaml', 'sh', 'text', 'http', 'nginx', 'haproxy', 'caddyfile', 'ini', 'dockerfile', 'diff', 'promql', 'html'
 ])
 
 /** What a CommonJS module may use without declaring it: Node compiles it as the body of a function with these parameters. */
@@ -31,7 +31,7 @@ mkdirSync(folder, { recursive: true })
 t.teardown(() => { rmSync(folder, { recursive: true, force: true }) })
 cpSync(`${ROOT}test/fixtures/docs`, folder, { recursive: true })
 cpSync(`${ROOT}test/fixtures/docs/packages`, `${folder}/node_modules`, { recursive: true })
-const entries = { '.': 'index.ts', './testing': 'types/testing.ts', './prometheus': 'lib/prometheus.ts' }
+const entries = { '.': 'index.ts', './testing': 'lib/testing/index.ts', './prometheus': 'lib/prometheus.ts' }
 const stubs = Object.entries(entries).map(([entry, source], index) => {
   const hasDefault = entry !== './testing'
   writeFileSync(`${folder}/entry-${index}.ts`, `export * from '../../../${source}'\n${hasDefault ? `export { default } from '../../../${source}'\n` : ''}`)
@@ -44,7 +44,8 @@ writeFileSync(`${folder}/package.json`, JSON.stringify({ name: 'fastify-graceful
 const fileOf = ({ path, line, language }: typeof snippets[number]) => `${folder}/${path.replaceAll(/[/.]/g, '-')}-${line}.${language}`
 const compiled = snippets.filter(({ language }) => ['ts', 'js', 'cjs'].includes(language))
 for (const { code, ...snippet } of compiled) {
-  writeFileSync(fileOf({ code, ...snippet }), '\n'.repeat(snippet.line) + (snippet.language === 'cjs' ? typed(code) : code))
+  const text = snippet.language === 'cjs' ? typed(code) : code.replace('port: 3000', 'port: Number(process.env.PORT)')
+  writeFileSync(fileOf({ code, ...snippet }), '\n'.repeat(snippet.line) + text)
 }
 // Its types and those of the plugin declare the same decorator, so that one program cannot have both.
 const apart = compiled.filter(({ code }) => code.includes("require('fastify-graceful-shutdown')")).map(fileOf)
@@ -70,28 +71,38 @@ t.test('CommonJS, JSON and YAML snippets can be parsed', async t => {
   }
 })
 
+/** The path of a service's probe. */
+function probeOf ({ code }: typeof snippets[number]): string {
+  return /(?:health|path): '(\/\w+)'/.exec(code)?.[1] ?? '/health'
+}
+
 /** Sends requests until the service listens. Resolves to the status, or to NaN if it exits before. */
-async function firstStatus (port: number, exit: Promise<unknown>): Promise<number> {
+async function firstStatus (port: number, path: string, exit: Promise<unknown>): Promise<number> {
   const gone = exit.then(() => NaN)
   for (;;) {
-    const answer = fetch(`http://127.0.0.1:${port}/health`).then(({ status }) => status, () => undefined)
+    const answer = fetch(`http://127.0.0.1:${port}${path}`).then(({ status }) => status, () => undefined)
     const status = await Promise.race([gone, answer])
     if (status !== undefined) return status
     await new Promise(resolve => { setTimeout(resolve, 50) })
   }
 }
 
-t.test('services', async t => {
-  const services = snippets.filter(({ runs }) => runs)
-  t.jobs = services.length
-  for (const snippet of services) {
-    void t.test(`${snippet.name} serves, and exits with 0 on SIGTERM`, async t => {
+t.test('services and tests', async t => {
+  // Those in CommonJS need NestJS: test/ecosystem/nestjs.test.ts runs them.
+  const programs = snippets.filter(({ runs, language }) => runs && language !== 'cjs')
+  t.jobs = programs.length
+  for (const snippet of programs) {
+    const isTest = snippet.code.includes("'node:test'")
+    void t.test(isTest ? `the tests of ${snippet.name} pass` : `${snippet.name} serves, and exits with 0 on SIGTERM`, async t => {
       const [port, adminPort, apiPort] = [await freePort(), await freePort(), await freePort()]
-      const service = runNode(t, [fileOf(snippet)], { PORT: `${port}`, ADMIN_PORT: `${adminPort}`, API_PORT: `${apiPort}` })
-      // With an admin port, the probes are there.
-      t.equal(await firstStatus(snippet.code.includes('ADMIN_PORT') ? adminPort : port, service.exit), 200)
-      service.kill('SIGTERM')
-      t.strictSame(await service.exit, { code: 0, signal: null }, service.output())
+      const env = { PORT: `${port}`, ADMIN_PORT: `${adminPort}`, API_PORT: `${apiPort}` }
+      const program = runNode(t, [`--import=${folder}/database.js`, fileOf(snippet)], env)
+      if (!isTest) {
+        // With an admin port, the probes are there.
+        t.equal(await firstStatus(snippet.code.includes('ADMIN_PORT') ? adminPort : port, probeOf(snippet), program.exit), 200)
+        program.kill('SIGTERM')
+      }
+      t.strictSame(await program.exit, { code: 0, signal: null }, program.output())
     })
   }
 })

@@ -7,7 +7,7 @@ export const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
 export interface Fence {
   language: string
-  /** Whether it is a complete service that a test runs. */
+  /** Whether it is a complete service, or a file of tests, that a test runs. */
   runs: boolean
   code: string
   /** The line of the page on which it starts. */

@@ -16,6 +16,17 @@ async function orderAtSigterm (t: Test, service: Service, beforeNext = async () 
   t.match(await placed, { status: 200, complete: true, body: /^placed$/ })
 }
 
+t.test('the set-up of the page serves during its delay, runs the hooks of NestJS, and exits with 0', async t => {
+  const service = await start(t, 'recipes/nestjs')
+  t.match(await service.get('/ready'), { status: 200 })
+  await service.sigterm()
+  t.match(await service.get('/ready'), { status: 503 })
+  t.match(await service.get('/orders'), { status: 200, complete: true, body: /^orders$/ })
+  const { code, report, complaints } = await service.ended()
+  t.match({ code, report }, { code: 0, report: { completed: 1, refused: 0, cut: { length: 0 } } })
+  t.ok(complaints.includes('onApplicationShutdown is done'))
+})
+
 t.test('without enableShutdownHooks(), requests in flight are answered, and the process exits with 0', async t => {
   const service = await start(t, 'nestjs')
   await orderAtSigterm(t, service)

@@ -1,11 +1,12 @@
 // The plugin with other plugins, at SIGTERM: `npm run test:ecosystem`, or `npm run test:ecosystem -- static sse` for only these.
 //
 // Each test forks a program of `programs`, as in an application: in CommonJS, with the packages that packages/package.json
-// pins, and with `fastify-graceful` as built from this checkout. Programs load recipes from the pages themselves, from `recipes`.
+// pins, and with `fastify-graceful` as built from this checkout. Programs load recipes from the pages themselves, from `recipes`; the
+// complete program of a page is there under the name of the page.
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ROOT, installPrograms } from '../packages.ts'
 import { pages } from '../pages.ts'
@@ -29,12 +30,13 @@ function testFiles (names: readonly string[]): string[] {
   return found
 }
 
-/** Writes each CommonJS snippet of the pages that exports a function to a file with the name of the function. */
+/** Writes each CommonJS snippet of the pages that exports a function to a file with its name, and each that is run to one of the page. */
 function writeRecipes (folder: string): void {
-  mkdirSync(folder)
-  for (const { language, code } of pages().flatMap(({ fences }) => fences)) {
-    const name = language === 'cjs' ? nameOf(code) : undefined
-    // A name that is there twice is an error.
-    if (name !== undefined) writeFileSync(join(folder, `${name}.cjs`), code, { flag: 'wx' })
+  for (const { path, fences } of pages()) {
+    for (const { code, runs } of fences.filter(({ language }) => language === 'cjs')) {
+      const name = runs ? basename(path, '.md') : nameOf(code)
+      // A name that is there twice is an error.
+      if (name !== undefined) writeFileSync(join(folder, `${name}.cjs`), code.replace('listen(3000', 'listen(0'), { flag: 'wx' })
+    }
   }
 }

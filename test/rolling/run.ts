@@ -2,8 +2,8 @@
 // `npm run test:rolling -- --help` shows the options.
 //
 // Exits with 1 if the plugin, with a fixed or an adaptive delay, loses a request; if the adaptive delay takes, in the median, more than a
-// third of the fixed one; if a process with the plugin does not exit with 0; with --compare also if the number of requests lost without a
-// delay is far from the simulation.
+// third of the fixed one; if a process with the plugin does not exit with 0; if a load balancer does not accept its configuration on a
+// page; with --compare also if the number of requests lost without a delay is far from the simulation.
 
 import type { BalancerName, Kind } from './balancers.ts'
 import type { Load } from './load.ts'
@@ -23,6 +23,7 @@ import { BALANCERS, CHECKS, QUIET, REMOVAL } from './balancers.ts'
 import { Instance } from './instance.ts'
 import { clientsOf, startLoad } from './load.ts'
 import { drawRestarts, isAdaptiveSlow, printFailures, table, toResult, withTable } from './report.ts'
+import { refusedSnippets } from './snippets.ts'
 
 interface Subject {
   program: string
@@ -126,7 +127,8 @@ const faults = [
   ...balancers.filter(balancer => isAdaptiveSlow(results.filter(result => result.balancer === balancer)))
     .map(balancer => `The adaptive delay behind ${balancer} takes more than a third of the fixed one`),
   ...runs.filter(isFarFromPrediction)
-    .map(({ balancer, subject, predicted }) => `${subject} behind ${balancer}: the simulation says ${predicted?.toFixed(1)} failures per restart`)
+    .map(({ balancer, subject, predicted }) => `${subject} behind ${balancer}: the simulation says ${predicted?.toFixed(1)} failures per restart`),
+  ...balancers.flatMap(balancer => refusedSnippets(balancer, directory))
 ]
 for (const fault of faults) console.error(fault)
 process.exit(faults.length > 0 ? 1 : 0)

@@ -20,6 +20,7 @@ import { fileURLToPath } from 'node:url'
 import { LONG, RawClient, TYPESCRIPT, commandOf, eventually, freePort, portOf, runCommand, socketPath } from '../helpers.ts'
 import { openListener } from '../inherited.ts'
 import { Load } from '../load.ts'
+import { page } from '../pages.ts'
 
 const RESTARTS = LONG ? 5 : 2
 const PROTOCOLS = ['http', 'https', 'h2c', 'h2'] as const
@@ -113,6 +114,18 @@ for (const protocol of LONG ? ['http', 'h2'] as const : ['http'] as const) {
     await restartUnderLoad(t, await underSystemd(t, RESTARTER, { PROTOCOL: protocol }, socketPath(t)), protocol)
   })
 }
+
+t.test('systemd accepts the units on the page', UNDER_SYSTEMD, t => {
+  const units = page('docs/deployment.md').fences.filter(({ language }) => language === 'ini')
+  const types = units.map(({ code }) => /^\[(Service|Socket)\]$/m.exec(code)?.[1]?.toLowerCase())
+  t.strictSame(types, ['service', 'socket'])
+  const directory = t.testdir(Object.fromEntries(units.map(({ code }, index) => [`api.${types[index]}`, code.replace('/usr/bin/node', process.execPath)])))
+  const { status, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', ...types.map(type => `${directory}/api.${type}`)], { encoding: 'utf8' })
+  t.equal(status, 0)
+  // What it ignores is no error. It may say something about other units.
+  t.notMatch(stderr, /\bapi\./)
+  t.end()
+})
 
 t.test('the example serves on the socket of systemd', UNDER_SYSTEMD, async t => {
   const server = fileURLToPath(new URL('../../example/server.ts', import.meta.url))
