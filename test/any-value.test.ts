@@ -1,6 +1,7 @@
 // A user may throw, reject or pass any value: it does not stop a shutdown, and the report shows something useful.
 
 import t from 'tap'
+import type { FastifyError, FastifyInstance } from 'fastify'
 import { EventEmitter } from 'node:events'
 import { Writable } from 'node:stream'
 import Fastify from 'fastify'
@@ -63,6 +64,16 @@ const values: Array<[what: string, value: unknown, shown: RegExp]> = [
   ['a revoked Proxy of a function', revoked(() => {}), /./]
 ]
 
+/** What a call of `close()` does: what it throws, what its promise does, or that it returns the instance. */
+async function outcomeOf (app: FastifyInstance, given: unknown): Promise<unknown> {
+  try {
+    const returned = (app.close as (given: unknown) => FastifyInstance | Promise<unknown>)(given)
+    return returned === app ? ['returns the instance'] : ['resolves', await returned]
+  } catch (thrown) {
+    return ['fails', thrown instanceof Error && { code: (thrown as FastifyError).code, message: thrown.message }]
+  }
+}
+
 /** Rejects if a shutdown hangs, so that the remaining tests still run. */
 async function soon<T> (promise: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
@@ -89,6 +100,23 @@ for (const [what, value, shown] of values) {
     t.equal(log.messages(/^Graceful shutdown complete|^Shutdown complete, with errors/).length, 1)
     const wait = app.gracefulShutdown.wait as (given: unknown) => Promise<unknown>
     t.equal(await wait(value), report)
+  })
+
+  t.test(`close() given ${what} does what Fastify does, and the shutdown then answers what is in flight`, async t => {
+    const { app } = await createApp(t)
+    const bare = Fastify()
+    t.teardown(async () => { await bare.close() })
+    const held = heldRoute(app)
+    const client = new RawClient(await listen(app)).get('/held')
+    await held.entered
+    const outcome = outcomeOf(app, value)
+    const report = app.gracefulShutdown.shutdown('afterwards')
+    held.release()
+    t.strictSame(await soon(outcome), await outcomeOf(bare, value))
+    t.match(await soon(report), { completed: 1, exitCode: 0 })
+    await client.closed
+    t.match(client.text, /200 OK[^]*\{"held":true\}$/)
+    await soon(app.close())
   })
 
   t.test(`a callback that throws ${what} does not stop the others`, async t => {
@@ -192,6 +220,15 @@ for (const kind of ['throw', 'reject'] as const) {
     t.equal(callbacks, 1)
   })
 }
+
+t.test('close() may be given anything: a signal then joins, requests in flight are answered, and the exit code is 0', async t => {
+  const program = fork(t, 'any-error', { KIND: 'close' })
+  const client = new RawClient(await portOf(program)).get('/held')
+  await client.closed
+  t.match(client.text, /200 OK[^]*held$/)
+  t.strictSame(await program.exit, { code: 0, signal: null })
+  t.match(await program.log.line(/^the report$/), { errors: { length: 0 }, callbacks: 1 })
+})
 
 t.test('an endless series of errors keeps the first 20 and counts the rest', async t => {
   const program = fork(t, 'any-error', { KIND: 'many' })

@@ -28,9 +28,11 @@ export function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: Fasti
   return function closeGracefully (listener?: CloseListener) {
     // Fastify reports an argument that is not a function.
     if (listener !== undefined && typeof listener !== 'function') return close(listener)
+    if (listener === undefined) return closeInTurn()
+    // Before anything is closed, as Fastify reads it: that of a proxy may throw.
+    const { length } = listener
+    const call = async (error: Error | null) => { await callListener(listener, length, error, fastify) }
     const closed = closeInTurn()
-    if (listener === undefined) return closed
-    const call = async (error: Error | null) => { await callListener(listener, error, fastify) }
     called = Promise.all([called, closed.then(async () => { await call(null) }, call)])
     return fastify
   }
@@ -40,18 +42,18 @@ export function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: Fasti
  * As avvio does: it does not pass the instance to a listener with two parameters, and ignores the rejection of one without a `done`.
  * Resolves when the listener is done, or has thrown: outside of the promise, so that the error is uncaught.
  */
-async function callListener (listener: CloseListener, error: Error | null, fastify: FastifyInstance): Promise<void> {
+async function callListener (listener: CloseListener, length: number, error: Error | null, fastify: FastifyInstance): Promise<void> {
   const { promise, resolve } = new Deferred<void>()
   process.nextTick(() => {
-    const args = listener.length === 2 ? [error, resolve] : [error, fastify, resolve]
+    const args = length === 2 ? [error, resolve] : [error, fastify, resolve]
     let result: unknown
     try {
-      result = (listener as (...given: unknown[]) => unknown)(...args.slice(0, listener.length))
+      result = (listener as (...given: unknown[]) => unknown)(...args.slice(0, length))
     } catch (thrown) {
       resolve()
       throw thrown
     }
-    if (listener.length < 2) Promise.resolve(result).then(() => { resolve() }, () => { resolve() })
+    if (length < 2) Promise.resolve(result).then(() => { resolve() }, () => { resolve() })
   })
   await promise
 }
