@@ -13,5 +13,5 @@ if (files.length === 0 || missing.length > 0) {
   process.exit(1)
 }
 const options = args.filter(arg => arg.startsWith('-'))
-const { status } = spawnSync('tap', ['--disable-coverage', '--reporter=terse', ...options, ...files], { stdio: 'inherit', shell: process.platform === 'win32' })
+const { status } = spawnSync('tap', ['--reporter=terse', ...options, ...files], { stdio: 'inherit', shell: process.platform === 'win32' })
 process.exit(status ?? 1)

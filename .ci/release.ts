@@ -10,7 +10,8 @@ import { parseArgs } from 'node:util'
 
 /** What must be filled in before the first release, because it depends on the project's public address. */
 const REQUIRED = {
-  author: { form: /\S/, example: 'a name' },
+  // Reports under CODE_OF_CONDUCT.md go to the author.
+  author: { form: /\S@\S|https?:\/\/\S/, example: 'a name with an e-mail address or a URL' },
   repository: { form: /^git\+https:\/\/\S+\.git$/, example: 'git+https://….git' },
   bugs: { form: /^https:\/\/\S+$/, example: 'https://…' },
   homepage: { form: /^https:\/\/\S+$/, example: 'https://…' }
@@ -23,7 +24,7 @@ const CODE = /(^```[^]*?^```|`[^`\n]*`)/gm
 interface Manifest extends Partial<Record<(typeof DEVELOPMENT)[number], unknown>> {
   name: string
   version: string
-  author?: string | { name?: string }
+  author?: string | { name?: string, email?: string, url?: string }
   repository?: string | { url?: string }
   bugs?: string | { url?: string }
   homepage?: string
@@ -37,7 +38,7 @@ const problems: string[] = []
 
 const { author, repository, bugs, homepage } = manifest
 const filled: Record<keyof typeof REQUIRED, string | undefined> = {
-  author: typeof author === 'string' ? author : author?.name,
+  author: typeof author === 'string' ? author : author?.email ?? author?.url,
   // npm's short forms have no address to which links could be made absolute.
   repository: typeof repository === 'string' ? repository : repository?.url,
   bugs: typeof bugs === 'string' ? bugs : bugs?.url,

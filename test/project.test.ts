@@ -27,6 +27,11 @@ t.test('each installed package supports each supported Node.js line', async t =>
   }
 })
 
+t.test('tap needs no options: it measures no coverage, and its TypeScript plugin does nothing before tap is built without it', async t => {
+  t.equal(process.env['TAP_DISABLE_COVERAGE'], '1')
+  await import('@tapjs/typescript/import')
+})
+
 t.test('the lock file names no registry', async t => {
   t.strictSame(locked.filter(([, { resolved, link }]) => resolved !== undefined && link !== true), [])
 })

@@ -18,7 +18,7 @@ const files = testFiles(process.argv.slice(2))
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => { process.exit(1) })
 const programs = installPrograms('ecosystem')
 writeRecipes(join(programs, 'recipes'))
-const { status } = spawnSync(process.execPath, [join(ROOT, 'node_modules/.bin/tap'), 'run', '--disable-coverage', '--reporter=terse', ...files], {
+const { status } = spawnSync(process.execPath, [join(ROOT, 'node_modules/.bin/tap'), 'run', '--reporter=terse', ...files], {
   cwd: ROOT, env: { ...process.env, ECOSYSTEM_PROGRAMS: programs }, stdio: 'inherit'
 })
 process.exit(status ?? 1)

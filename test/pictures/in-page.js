@@ -19,27 +19,42 @@ globalThis.inspect = () => {
   }
 }
 
-/** The different colours in each of the boxes of a screenshot. */
-globalThis.coloursIn = async (screenshot, boxes) => {
-  const context = await draw(screenshot)
-  return boxes.map(({ x, y, width, height }) => {
-    const { data } = context.getImageData(Math.round(x), Math.round(y), Math.max(1, Math.round(width)), Math.max(1, Math.round(height)))
-    const colours = new Set()
-    for (let at = 0; at < data.length; at += 4) colours.add(`rgb(${data[at]}, ${data[at + 1]}, ${data[at + 2]})`)
-    return [...colours]
-  })
-}
-
-async function draw (screenshot) {
+/** Draws a screenshot of the page on a canvas, for the functions below. */
+globalThis.draw = async url => {
   const image = new Image()
-  image.src = screenshot
+  image.src = url
   await image.decode()
   const canvas = document.createElement('canvas')
   canvas.width = image.width
   canvas.height = image.height
-  const context = canvas.getContext('2d', { willReadFrequently: true })
-  context.drawImage(image, 0, 0)
-  return context
+  globalThis.screenshot = canvas.getContext('2d', { willReadFrequently: true })
+  globalThis.screenshot.drawImage(image, 0, 0)
+}
+
+/** The different colours in each of the boxes of the screenshot. */
+globalThis.coloursIn = boxes => boxes.map(({ x, y, width, height }) => {
+  const data = pixelsIn(Math.round(x), Math.round(y), Math.max(1, Math.round(width)), Math.max(1, Math.round(height)))
+  const colours = new Set()
+  for (let at = 0; at < data.length; at += 4) colours.add(`rgb(${data[at]}, ${data[at + 1]}, ${data[at + 2]})`)
+  return [...colours]
+})
+
+/** The picture of the screenshot in 48 by 32 shades of grey, from 0 to 255. */
+globalThis.shades = () => {
+  const [columns, rows] = [48, 32]
+  const frame = boxOf(document.querySelector('svg'))
+  const [width, height] = [frame.width / columns, frame.height / rows]
+  return Array.from({ length: columns * rows }, (_, part) => {
+    const data = pixelsIn(part % columns * width, Math.floor(part / columns) * height, Math.ceil(width), Math.ceil(height))
+    let sum = 0
+    for (let at = 0; at < data.length; at += 4) sum += data[at] + data[at + 1] + data[at + 2]
+    return Math.round(sum / data.length * 4 / 3)
+  })
+}
+
+/** Four values for each pixel: red, green, blue and its opacity. */
+function pixelsIn (x, y, width, height) {
+  return globalThis.screenshot.getImageData(x, y, width, height).data
 }
 
 function boxOf (element) {
