@@ -1,10 +1,11 @@
 // Loaded before each test file of a foreign suite: registers the plugin on every instance that Fastify creates, and records
-// what happens in its shutdowns. Without FOREIGN_PLUGIN it only measures how long closing takes.
+// what happens in its shutdowns. Without FOREIGN_PLUGIN it only counts instances, and measures how long closing takes.
 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Http2ServerResponse } from 'node:http2'
 import type { GracefulOptions } from '../../types/index.ts'
 import type { InstanceEvent } from './instances.ts'
+import { subscribe } from 'node:diagnostics_channel'
 import { appendFileSync } from 'node:fs'
 import Module, { createRequire } from 'node:module'
 import { relative } from 'node:path'
@@ -36,6 +37,8 @@ const atExit: Array<() => void> = []
 
 if (isMainThread) {
   process.on('exit', () => { for (const look of atExit) look() })
+  // Fastify's own word for each instance: it does not depend on what wrapFastify() finds.
+  subscribe('fastify.initialization', () => { record({ kind: 'made', at: caller() }) })
   limitTests()
   wrapFastify()
 }
@@ -95,8 +98,8 @@ function wrap (factory: Factory, plugin: Plugin | undefined): Factory {
   function fastify (options?: unknown): FastifyInstance {
     const instance = factory(options)
     const at = caller()
-    if (plugin === undefined) measureClose(instance, at)
-    else register(plugin, instance, at)
+    if (plugin !== undefined) register(plugin, instance, at)
+    measureClose(instance, at)
     return instance
   }
   return Object.assign(fastify, factory, { fastify, default: fastify })
@@ -111,7 +114,10 @@ function register (plugin: Plugin, instance: FastifyInstance, at: string): void 
   } as typeof addHook
   const registered = plugin(instance, OPTIONS)
   instance.addHook = addHook
-  registered.catch((error: unknown) => { record({ kind: 'not registered', at, what: String(error) }) })
+  registered.then(
+    () => { record({ kind: 'registered', at }) },
+    (error: unknown) => { record({ kind: 'not registered', at, what: String(error) }) }
+  )
 
   const { gracefulShutdown } = instance
   const answered = new Set<FastifyReply>()
@@ -120,13 +126,12 @@ function register (plugin: Plugin, instance: FastifyInstance, at: string): void 
     const deadline = performance.now() + OPTIONS.drainTimeout
     for (const reply of replies.values()) noteAnswer(reply, deadline, answered)
   })
-  gracefulShutdown.wait().then(({ cut, time }) => {
+  gracefulShutdown.wait().then(({ cut }) => {
     for (const entry of cut as Counted[]) {
       const reply = replies.get(entry.reqId)
       recorded.add(reply)
       record({ kind: reply !== undefined && answered.has(reply) ? 'cut though answered' : 'cut', at, what: `${entry.method} ${entry.url}` })
     }
-    if (time > SLOW && cut.length === 0) record({ kind: 'slow', at, time })
   }, () => {})
   atExit.push(() => {
     for (const entry of gracefulShutdown.inFlight() as Counted[]) {
@@ -163,17 +168,28 @@ function noteAnswer (reply: FastifyReply, deadline: number, answered: Set<Fastif
 
 function measureClose (instance: FastifyInstance, at: string): void {
   const { close } = instance
-  instance.close = function (this: FastifyInstance, ...args: []) {
+  instance.close = function (this: FastifyInstance, ...args: [() => void] | []) {
     const start = performance.now()
+    let hasEnded = false
     const end = () => {
+      hasEnded = true
       const time = performance.now() - start
       if (time > SLOW) record({ kind: 'slow', at, time })
     }
-    const closed = Reflect.apply(close, this, args) as Promise<undefined>
-    if (args.length === 0) closed.then(end, end)
-    else instance.server.once('close', end)
+    const closed = Reflect.apply(close, this, args.map(arg => typeof arg === 'function' ? before(arg, end) : arg))
+    atExit.push(() => { if (!hasEnded) record({ kind: 'never closes', at }) })
+    if (args.length === 0) (closed as Promise<undefined>).then(end, end)
     return closed
   } as typeof close
+}
+
+/** The listener, with as many parameters: they decide what Fastify passes to it. */
+function before (listener: (...args: never[]) => unknown, end: () => void) {
+  const listening = function (this: unknown, ...args: never[]): unknown {
+    end()
+    return Reflect.apply(listener, this, args)
+  }
+  return Object.defineProperty(listening, 'length', { value: listener.length })
 }
 
 /** The innermost stack frame in the suite, except for Fastify itself. */

@@ -27,9 +27,8 @@ export interface FileResult {
 const running = new Set<number>()
 process.on('exit', () => { for (const pid of running) kill(pid) })
 
-export async function runFile (installation: Installation, suite: string, file: string, withPlugin: boolean): Promise<FileResult> {
-  const { modules, fastify, plugin, preload, scratch } = installation
-  const folder = join(modules, suite)
+export async function runFile (installation: Installation, folder: string, file: string, withPlugin: boolean): Promise<FileResult> {
+  const { fastify, plugin, preload, scratch } = installation
   const directory = mkdtempSync(join(scratch, 'file-'))
   const [tests, instances] = [join(directory, 'tests'), join(directory, 'instances')]
   const env: Record<string, string> = {
