@@ -10,6 +10,7 @@
 //     handlers.ts, handler-call.ts the wrappers of handlers and replies; whether a handler is done
 //     late-hooks.ts                async hooks that run once a response has been sent, or the client has disconnected
 //     tasks.ts, thenable.ts        background work; user promises and thenables
+//     handshakes.ts                'upgrade' and 'connect' listeners that have not answered
 //     gate.ts, body.ts             refuses requests during a shutdown; drops unused request bodies
 //     timeouts.ts                  read, write and idle timeouts
 //     cut.ts, describe.ts          ends requests in their handler's place; describes them in log and report
@@ -62,6 +63,7 @@ import { Cuts } from './lib/requests/cut.ts'
 import { Exchange, isUpgrade, kExchange } from './lib/requests/exchange.ts'
 import { Gate } from './lib/requests/gate.ts'
 import { Handlers } from './lib/requests/handlers.ts'
+import { Handshakes } from './lib/requests/handshakes.ts'
 import { InFlight } from './lib/requests/in-flight.ts'
 import { LATE_HOOKS, LateHooks } from './lib/requests/late-hooks.ts'
 import { observeRoutes } from './lib/requests/routes.ts'
@@ -92,6 +94,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     log.error(`Background work failed: ${name}`, { err: error })
   })
   const lateHooks = new LateHooks(inFlight, tasks)
+  const handshakes = new Handshakes(tasks, fastify.log)
   const connections = new Connections(inFlight, phase)
   const webSockets = new WebSockets()
   const gate = new Gate(inFlight, channels)
@@ -122,6 +125,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
     exchange.attach(reply)
     if (!isUpgrade(request.raw)) return exchange
     inFlight.arriveUpgrade(exchange, reply)
+    handshakes.end(request.raw)
     webSockets.opened(request.server)
     return exchange
   }
@@ -148,6 +152,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // Before the instance's `close` is replaced: if this throws, it still closes as it does without the plugin.
   probes.route(fastify)
 
+  handshakes.observe(fastify.server)
   adoptServers(fastify, server => {
     timeouts.apply(server)
     // Only Fastify closes the second server for `localhost`: after the first one, or if that is unref()ed.
@@ -173,11 +178,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
 
   // Whatever closes the instance runs the whole shutdown and waits for its end.
   fastify.close = closeWith(shutdown, phase, fastify, close) as typeof fastify.close
-  // Fastify closes an instance when the signal given to its `listen()` is aborted; this listener runs before Fastify's.
-  observeListen(fastify, ({ signal, isShared }, ended) => {
-    connections.listenCalled(isShared, ended)
-    signal?.addEventListener?.('abort', () => { shutdown.isListenAborted = true }, { once: true })
-  })
+  observeListen(fastify, (isShared, ended) => { connections.listenCalled(isShared, ended) }, () => { shutdown.isListenAborted = true })
   // Other code may call the original `close`, which it has kept, or read before the plugin was loaded.
   closeHooks.shutdown = shutdown
   fastify.addHook('onClose', async () => { await shutdown.afterClose() })

@@ -209,15 +209,15 @@ export interface RequestInFlight {
 }
 
 /**
- * Background work in flight: work given to {@link GracefulShutdown.track}, a callback with `when: 'start'`, or an async
- * `onRequestAbort` hook.
+ * Background work in flight: work given to {@link GracefulShutdown.track}, a callback with `when: 'start'`, an async
+ * `onRequestAbort` hook, or a listener for the server's `upgrade` or `connect` event that has not answered over the socket.
  */
 export interface TaskInFlight {
   /** `request` for a request, see {@link RequestInFlight}. */
   kind: 'task'
-  /** The name given to `track()`, or that of the callback or the hook. */
+  /** The name given to `track()`, or that of the callback, the hook or the listener. */
   name: string
-  /** Milliseconds since it was given to `track()`, or since the callback or the hook was called. */
+  /** Milliseconds since it was given to `track()`, or since the callback, the hook or the listener was called. */
   age: number
 }
 

@@ -60,14 +60,15 @@ interface ListenInput {
   exclusive?: unknown
 }
 
-interface Listening {
-  signal: Partial<AbortSignal> | undefined
-  /** Whether new connections go to another process once this one has stopped listening. */
-  isShared: boolean
-}
-
-/** Calls back before each call of Fastify's `listen()`, with a promise that resolves when that has ended, whether it fails or not. */
-export function observeListen (fastify: FastifyInstance, called: (listening: Listening, ended: Promise<void>) => void): void {
+/**
+ * Calls back before each call of Fastify's `listen()`, and when the signal given to it is aborted.
+ * @param called `isShared`: whether new connections go to another process once this one has stopped listening; `ended` resolves when that
+ * call has ended, whether it fails or not
+ * @param aborted is called before Fastify's own listener, which closes the instance
+ */
+export function observeListen (
+  fastify: FastifyInstance, called: (isShared: boolean, ended: Promise<void>) => void, aborted: () => void
+): void {
   const { server } = fastify
   const { listen } = fastify as unknown as { listen: AnyFunction }
   let hasBeenCalled = false
@@ -85,7 +86,7 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
     const { promise, resolve } = new Deferred<void>()
     end = endOfListen(server, options, resolve)
     // Fastify's own listener for an abort has been added already.
-    called({ ...toListening(options as ListenInput), signal: undefined }, promise)
+    called(isShared(options as ListenInput), promise)
   })
   fastify.addHook('onListen', done => {
     release()
@@ -96,12 +97,15 @@ export function observeListen (fastify: FastifyInstance, called: (listening: Lis
     hasBeenCalled = true
     const { promise, resolve: ended } = new Deferred<void>()
     const [options, callback] = args
-    const listening = toListening(options ?? {})
-    // With an aborted signal, Fastify only closes the instance, or Node the server: then the callback is not called.
-    const aborted = () => { if (!fastify.server.listening) ended() }
-    listening.signal?.addEventListener?.('abort', aborted, { once: true })
-    if (listening.signal?.aborted === true) ended()
-    called(listening, promise)
+    const input = (options ?? {}) as ListenInput
+    // One listener: several instances may have the same signal, and Node warns of more than ten.
+    input.signal?.addEventListener?.('abort', () => {
+      aborted()
+      // Fastify only closes the instance, or Node the server: then the callback is not called.
+      if (!fastify.server.listening) ended()
+    }, { once: true })
+    if (input.signal?.aborted === true) ended()
+    called(isShared(input), promise)
     try {
       if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), ended)
       // A proxy, so that Fastify still warns of an async function.
@@ -144,8 +148,8 @@ function atFirstOf (events: ReadonlyArray<string | symbol>, server: EventEmitter
 }
 
 /** With `fd`, the parent process keeps the listener open, as systemd does. */
-function toListening ({ signal, fd, reusePort, exclusive }: ListenInput): Listening {
-  return { signal, isShared: typeof fd === 'number' || reusePort === true || (cluster.isWorker && exclusive !== true) }
+function isShared ({ fd, reusePort, exclusive }: ListenInput): boolean {
+  return typeof fd === 'number' || reusePort === true || (cluster.isWorker && exclusive !== true)
 }
 
 /** Returned in place of `result`: a handler added to that would hide a rejection that the application does not handle. */

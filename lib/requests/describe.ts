@@ -1,5 +1,6 @@
 // What log and report show of a request. A user's serializer decides that, because a URL may contain a secret.
 
+import type { IncomingMessage } from 'node:http'
 import type { RequestInFlight } from '../../types/index.ts'
 import type { Exchange } from './exchange.ts'
 import { attempt, nameOf } from '../values.ts'
@@ -21,6 +22,11 @@ export function describe (exchange: Exchange, log: unknown): RequestInFlight {
     // A handler has replaced properties of its reply.
     return { ...entry, age }
   }
+}
+
+/** Of a request that does not reach Fastify. */
+export function nameOfRequest (request: IncomingMessage, log: unknown): string {
+  return `${request.method} ${withoutQuery(urlOf(request, log)) ?? ''}`.trim()
 }
 
 /** `genReqId` may return any value. */

@@ -1,0 +1,85 @@
+// Requests that the server passes to listeners of its 'upgrade' and 'connect' events, not to Fastify. A listener may work before it
+// answers over the socket: authentication, for example. Nothing else tells of that work, so it is background work until then.
+
+import type { IncomingMessage } from 'node:http'
+import type { Server } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { Tasks } from './tasks.ts'
+import { replaceMethod, trySet } from '../before-call.ts'
+import { Deferred } from '../deferred.ts'
+import { attempt } from '../values.ts'
+import { nameOfRequest } from './describe.ts'
+import { isHttp2Request } from './exchange.ts'
+
+type Listener = (this: unknown, request: IncomingMessage, socket: Duplex, ...args: unknown[]) => unknown
+
+const EVENTS: ReadonlySet<string> = new Set(['upgrade', 'connect'])
+
+export class Handshakes {
+  readonly #tasks: Tasks
+  readonly #log: unknown
+  /** What ends those that have begun, by their requests. */
+  readonly #begun = new WeakMap<IncomingMessage, () => void>()
+
+  /** @param log its serializer shows the URL */
+  constructor (tasks: Tasks, log: unknown) {
+    this.#tasks = tasks
+    this.#log = log
+  }
+
+  /**
+   * Observes the server's listeners, of now and later. Not by one more: Node passes an upgrade to Fastify, and closes a CONNECT, if there
+   * is none, and @fastify/http-proxy counts them. Nor in `emit()`: each request is an event.
+   */
+  observe (server: Server): void {
+    for (const name of ['on', 'addListener', 'prependListener'] as const) {
+      const { [name]: add } = server
+      trySet(server, name, (event: string, listener: Listener) => Reflect.apply(add, server, [event, this.#observed(event, listener)]))
+    }
+    for (const event of EVENTS) {
+      const listeners = server.rawListeners(event) as Listener[]
+      for (const listener of listeners.filter(each => !isOnce(each))) server.off(event, listener).on(event, listener)
+    }
+  }
+
+  /** What is added in place of a listener. One of `once()` is not observed: it must remove itself. */
+  #observed (event: string, listener: Listener): Listener {
+    if (!EVENTS.has(event) || typeof listener !== 'function' || isOnce(listener)) return listener
+    const handshakes = this
+    const observed: Listener = function (request, socket, ...args) {
+      if (!isHttp2Request(request)) handshakes.#begin(event, request, socket)
+      return Reflect.apply(listener, this, [request, socket, ...args])
+    }
+    // Node finds it by this property, to remove it.
+    return Object.assign(observed, { listener })
+  }
+
+  #begin (event: string, request: IncomingMessage, socket: Duplex): void {
+    // Another listener has the same request.
+    if (this.#begun.has(request)) return
+    const { promise: answered, resolve } = new Deferred<void>()
+    const { write } = socket
+    const restore = replaceMethod(socket, 'write', (...args: Parameters<typeof write>) => {
+      end()
+      return Reflect.apply(write, socket, args)
+    })
+    const end = () => {
+      restore()
+      socket.off('finish', end).off('close', end)
+      resolve()
+    }
+    socket.on('finish', end).on('close', end)
+    this.#begun.set(request, end)
+    this.#tasks.track(answered, `${event} listener (${nameOfRequest(request, this.#log)})`)
+  }
+
+  /** Fastify has got the request after all. */
+  end (request: IncomingMessage): void {
+    this.#begun.get(request)?.()
+  }
+}
+
+/** Whether `once()` adds it. */
+function isOnce (listener: Listener & { listener?: unknown }): boolean {
+  return attempt(() => listener.listener) !== undefined
+}
