@@ -121,6 +121,18 @@ t.test('a listener that was there before the plugin is waited for', async t => {
   t.match(await report, { exitCode: 0, slowest: [{ name: NAMES.upgrade }] })
 })
 
+t.test("the name of a listener that has not answered has what the logger's serializer shows of the URL, without the query", async t => {
+  for (const [shown, name] of [[undefined, 'GET'], ['/hidden?token=secret', 'GET /hidden']] as const) {
+    const logger = { level: 'silent', serializers: { req: () => ({ url: shown }) } }
+    const { app, port, arrival } = await createHolding(t, 'upgrade', {}, { logger })
+    const client = new RawClient(port).send(REQUESTS.upgrade)
+    const { socket } = await arrival
+    t.match(app.gracefulShutdown.inFlight(), [{ name: `upgrade listener (${name})` }])
+    socket.destroy()
+    await client.closed
+  }
+})
+
 t.test('an upgrade that its listener passes to Fastify is a request from then on', async t => {
   const { app } = await createApp(t)
   const held = heldRoute(app, '/chat')
