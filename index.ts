@@ -152,6 +152,7 @@ async function graceful (fastify: FastifyInstance, input: GracefulOptions): Prom
   // Before the instance's `close` is replaced: if this throws, it still closes as it does without the plugin.
   probes.route(fastify)
 
+  // Fastify passes upgrades of the second server for `localhost` to this one.
   handshakes.observe(fastify.server)
   adoptServers(fastify, server => {
     timeouts.apply(server)

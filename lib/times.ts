@@ -114,7 +114,7 @@ export const DRAINING_KEEP_ALIVE = 100
 /** An unused body is read for at most this long, so that the client reads the answer. */
 export const LINGERING_CLOSE = 5_000
 
-/** When a rejected client may try again: at once, because another instance gets the request. The header has no shorter time. */
+/** When a rejected client may try again: soon, because another instance gets the request. The header has whole seconds. */
 export const RETRY_AFTER = 1_000
 
 /** A timeout below this is probably meant in seconds. */

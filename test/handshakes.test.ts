@@ -2,11 +2,14 @@
 
 import t from 'tap'
 import type { AddressInfo } from 'node:net'
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2'
 import type { Duplex } from 'node:stream'
 import type { Test } from 'tap'
 import type { GracefulOptions } from '../types/index.ts'
 import type { TestApp } from './helpers.ts'
+import { once } from 'node:events'
 import { createServer, IncomingMessage, ServerResponse } from 'node:http'
+import { connect as connectHttp2 } from 'node:http2'
 import { connect, Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import { createCredentials } from './credentials.ts'
@@ -92,20 +95,48 @@ for (const event of ['upgrade', 'connect'] as const) {
 }
 
 t.test('listeners that are observed look as without the plugin, and can be removed; others are not changed', async t => {
-  const [before, after, first, once] = Array.from({ length: 4 }, () => () => {}) as [() => void, () => void, () => void, () => void]
-  const server = createServer().on('upgrade', before)
+  const [before, other, after, first, single] = [() => {}, () => {}, () => {}, () => {}, () => {}]
+  const server = createServer().on('upgrade', before).once('upgrade', single).on('upgrade', other)
   const { app } = await createApp(t, {}, { serverFactory: handler => server.on('request', handler) })
-  server.on('upgrade', after).prependListener('upgrade', first).once('upgrade', once)
-  t.strictSame(server.listeners('upgrade'), [first, before, after, once])
+  server.on('upgrade', after).prependListener('upgrade', first).once('upgrade', single)
+  t.strictSame(server.listeners('upgrade'), [first, before, single, other, after, single])
   const socket = new Socket()
   server.emit('upgrade', new IncomingMessage(socket), socket, Buffer.alloc(0))
   socket.destroy()
-  t.strictSame(server.listeners('upgrade'), [first, before, after])
-  for (const listener of [before, after, first]) server.off('upgrade', listener)
+  t.strictSame(server.listeners('upgrade'), [first, before, other, after])
+  for (const listener of [before, other, after, first]) server.off('upgrade', listener)
   t.strictSame(server.listeners('upgrade'), [])
   await eventually(() => app.gracefulShutdown.inFlight().length === 0)
   server.on('listening', first)
   t.ok(server.rawListeners('listening').includes(first))
+})
+
+t.test('HTTP/2: a shutdown waits until the connect listener has answered, and not for the tunnel', async t => {
+  const { app, log } = await createApp(t, {}, { http2: true } as object)
+  const arrival = new Deferred<Http2ServerResponse>()
+  app.server.on('connect', (_request: Http2ServerRequest, response: Http2ServerResponse) => { arrival.resolve(response) })
+  const session = connectHttp2(`http://127.0.0.1:${await listen(app)}`)
+  t.teardown(() => { session.destroy() })
+  const stream = session.request({ ':method': 'CONNECT', ':authority': 'upstream:443' }).on('error', () => {})
+  const response = await arrival.promise
+  t.match(app.gracefulShutdown.inFlight(), [{ kind: 'task', name: 'connect listener (CONNECT' }])
+  const report = app.gracefulShutdown.shutdown()
+  await log.line(/^Waiting for 1 background task/)
+  response.writeHead(200)
+  const [headers] = await once(stream, 'response') as [{ ':status': number }]
+  t.equal(headers[':status'], 200)
+  t.match(await report, { cut: { length: 0 }, exitCode: 0, slowest: [{ kind: 'task' }] })
+})
+
+t.test('events that other code emits with anything reach their listeners', async t => {
+  const { app } = await createApp(t)
+  const got: unknown[][] = []
+  app.server.on('upgrade', (...args: unknown[]) => { got.push(args) })
+  const request = new IncomingMessage(new Socket())
+  const given = [[], [request, { write () {} }], [{}, {}]]
+  for (const args of given) app.server.emit('upgrade', ...args)
+  t.strictSame(got.map(([first]) => first), given.map(([first]) => first))
+  t.strictSame(app.gracefulShutdown.inFlight(), [])
 })
 
 t.test('a listener that was there before the plugin is waited for', async t => {

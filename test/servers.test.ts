@@ -306,6 +306,13 @@ t.test('a pipeline in flight on such a server is answered', async t => {
   t.match(await report, { completed: 2, cut: { length: 0 }, exitCode: 0 })
 })
 
+t.test('Node answers a malformed request if the application has removed the listener for clientError', async t => {
+  const app = await createAppBehind(t, app => { app.server.removeAllListeners('clientError') })
+  const client = new RawClient(await listen(app)).send('malformed\r\n\r\n')
+  await client.closed
+  t.match(client.text, /^HTTP\/1\.1 400 Bad Request/)
+})
+
 t.test('a server of the application on the port of the instance, at another loopback address, stays open, as with Fastify alone', async t => {
   const { app } = await createApp(t)
   const port = await freePort(['127.0.0.1', '::1'])

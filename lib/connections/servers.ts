@@ -64,10 +64,10 @@ interface ListenInput {
  * Calls back before each call of Fastify's `listen()`, and when the signal given to it is aborted.
  * @param called `isShared`: whether new connections go to another process once this one has stopped listening; `ended` resolves when that
  * call has ended, whether it fails or not
- * @param aborted is called before Fastify's own listener, which closes the instance
+ * @param onAborted is called before Fastify's own listener, which closes the instance
  */
 export function observeListen (
-  fastify: FastifyInstance, called: (isShared: boolean, ended: Promise<void>) => void, aborted: () => void
+  fastify: FastifyInstance, called: (isShared: boolean, ended: Promise<void>) => void, onAborted: () => void
 ): void {
   const { server } = fastify
   const { listen } = fastify as unknown as { listen: AnyFunction }
@@ -95,27 +95,27 @@ export function observeListen (
   })
   const observed = (...args: unknown[]) => {
     hasBeenCalled = true
-    const { promise, resolve: ended } = new Deferred<void>()
+    const { promise: ended, resolve: settle } = new Deferred<void>()
     const [options, callback] = args
     const input = (options ?? {}) as ListenInput
     // One listener: several instances may have the same signal, and Node warns of more than ten.
     input.signal?.addEventListener?.('abort', () => {
-      aborted()
+      onAborted()
       // Fastify only closes the instance, or Node the server: then the callback is not called.
-      if (!fastify.server.listening) ended()
+      if (!fastify.server.listening) settle()
     }, { once: true })
-    if (input.signal?.aborted === true) ended()
-    called(isShared(input), promise)
+    if (input.signal?.aborted === true) settle()
+    called(isShared(input), ended)
     try {
-      if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), ended)
+      if (typeof callback !== 'function') return whenSettled(listen.apply(fastify, args), settle)
       // A proxy, so that Fastify still warns of an async function.
       const apply: ProxyHandler<AnyFunction>['apply'] = (target, self, results) => {
-        ended()
+        settle()
         return Reflect.apply(target, self, results)
       }
       return listen.call(fastify, options, new Proxy(callback as AnyFunction, { apply }))
     } catch (error) {
-      ended()
+      settle()
       throw error
     }
   }

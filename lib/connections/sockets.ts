@@ -109,8 +109,8 @@ export class Connections {
       session.on('close', () => { this.#sessions.delete(session) })
       if (this.#phase.current !== 'running') this.#watchSession(session)
     })
-    // Fastify listens to that of its first server. Without a listener, as for the second one, Node answers and closes the connection.
-    if (this.#servers.size === 1) server.prependListener('clientError', (error: Error, socket: Transport) => {
+    // If nothing listens, Node answers and closes the connection; a listener would keep it from that.
+    if (server.eventNames().includes('clientError')) server.prependListener('clientError', (error: Error, socket: Transport) => {
       const connection = Connection.of(socket, this)
       if (connection !== undefined) this.#endings.get(connection)?.failed(error)
     })

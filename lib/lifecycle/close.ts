@@ -29,7 +29,7 @@ export function closeWith (shutdown: Shutdown, phase: PhaseClock, fastify: Fasti
     // Fastify reports an argument that is not a function.
     if (listener !== undefined && typeof listener !== 'function') return close(listener)
     if (listener === undefined) return closeInTurn()
-    // Before anything is closed, as Fastify reads it: that of a proxy may throw.
+    // Before anything is closed: to read the length of a proxy may throw. Fastify also throws at once for a revoked one.
     const { length } = listener
     const call = async (error: Error | null) => { await callListener(listener, length, error, fastify) }
     const closed = closeInTurn()

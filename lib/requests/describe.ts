@@ -26,7 +26,7 @@ export function describe (exchange: Exchange, log: unknown): RequestInFlight {
 
 /** Of a request that does not reach Fastify. */
 export function nameOfRequest (request: IncomingMessage, log: unknown): string {
-  return `${request.method} ${withoutQuery(urlOf(request, log)) ?? ''}`.trim()
+  return [request.method, withoutQuery(urlOf(request, log))].join(' ').trim()
 }
 
 /** `genReqId` may return any value. */

@@ -11,7 +11,7 @@ import type { FastifyReply } from 'fastify'
 import type { IncomingMessage, OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, Http2Session, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Server, Socket } from 'node:net'
-import type { Readable } from 'node:stream'
+import type { Duplex, Readable } from 'node:stream'
 import type { Connection, Transport } from '../connections/connection.ts'
 import type { HandlerCall } from './handler-call.ts'
 import type { InFlight } from './in-flight.ts'
@@ -722,6 +722,12 @@ export function isHttp2Server (server: Server): boolean {
 
 export function isHttp2Request ({ httpVersionMajor }: IncomingMessage): boolean {
   return httpVersionMajor === 2
+}
+
+/** The stream over which a listener answers an upgrade or a CONNECT, and the method that begins the answer. */
+export function answerOf (request: IncomingMessage, socket: Duplex): { stream: Duplex, method: 'write' | 'respond' } {
+  if (!isHttp2Request(request)) return { stream: socket, method: 'write' }
+  return { stream: (request as unknown as Http2ServerRequest).stream, method: 'respond' }
 }
 
 /** Whether a request asks for an upgrade and the server listens for upgrades, so that Node has detached its socket. */

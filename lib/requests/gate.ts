@@ -8,6 +8,8 @@ import { ShuttingDownError, errorBody } from '../errors.ts'
 import { RETRY_AFTER } from '../times.ts'
 import { dropBody } from './body.ts'
 
+const RETRY_AFTER_SECONDS = String(RETRY_AFTER / 1_000)
+
 const BODY = errorBody(new ShuttingDownError())
 
 export class Gate {
@@ -121,5 +123,5 @@ export class Gate {
 
 /** Not with `reply.send()`: its onSend hooks may need what onRequest hooks that did not run would have set. */
 function sendRefusal (exchange: Exchange): void {
-  exchange.answer(503, BODY, { ...exchange.reply?.getHeaders(), 'retry-after': String(RETRY_AFTER / 1_000) })
+  exchange.answer(503, BODY, { ...exchange.reply?.getHeaders(), 'retry-after': RETRY_AFTER_SECONDS })
 }

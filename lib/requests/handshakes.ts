@@ -7,9 +7,9 @@ import type { Duplex } from 'node:stream'
 import type { Tasks } from './tasks.ts'
 import { replaceMethod, trySet } from '../before-call.ts'
 import { Deferred } from '../deferred.ts'
-import { attempt } from '../values.ts'
+import { attempt, type AnyFunction } from '../values.ts'
 import { nameOfRequest } from './describe.ts'
-import { isHttp2Request } from './exchange.ts'
+import { answerOf } from './exchange.ts'
 
 type Listener = (this: unknown, request: IncomingMessage, socket: Duplex, ...args: unknown[]) => unknown
 
@@ -28,8 +28,8 @@ export class Handshakes {
   }
 
   /**
-   * Observes the server's listeners, of now and later. Not by one more: Node passes an upgrade to Fastify, and closes a CONNECT, if there
-   * is none, and @fastify/http-proxy counts them. Nor in `emit()`: each request is an event.
+   * Wraps each listener, added before or later. An additional listener would change what happens: without one, Node passes an upgrade to
+   * Fastify and closes a CONNECT, and @fastify/http-proxy counts listeners. Wrapping `emit()` would cost every request.
    */
   observe (server: Server): void {
     for (const name of ['on', 'addListener', 'prependListener'] as const) {
@@ -38,7 +38,8 @@ export class Handshakes {
     }
     for (const event of EVENTS) {
       const listeners = server.rawListeners(event) as Listener[]
-      for (const listener of listeners.filter(each => !isOnce(each))) server.off(event, listener).on(event, listener)
+      server.removeAllListeners(event)
+      for (const listener of listeners) server.on(event, listener)
     }
   }
 
@@ -47,7 +48,8 @@ export class Handshakes {
     if (!EVENTS.has(event) || typeof listener !== 'function' || isOnce(listener)) return listener
     const handshakes = this
     const observed: Listener = function (request, socket, ...args) {
-      if (!isHttp2Request(request)) handshakes.#begin(event, request, socket)
+      // Other code may emit the event with anything.
+      attempt(() => { handshakes.#begin(event, request, socket) })
       return Reflect.apply(listener, this, [request, socket, ...args])
     }
     // Node finds it by this property, to remove it.
@@ -57,18 +59,20 @@ export class Handshakes {
   #begin (event: string, request: IncomingMessage, socket: Duplex): void {
     // Another listener has the same request.
     if (this.#begun.has(request)) return
+    const { stream, method } = answerOf(request, socket)
+    const begin = Reflect.get(stream, method) as AnyFunction
     const { promise: answered, resolve } = new Deferred<void>()
-    const { write } = socket
-    const restore = replaceMethod(socket, 'write', (...args: Parameters<typeof write>) => {
-      end()
-      return Reflect.apply(write, socket, args)
-    })
+    let restore = () => {}
     const end = () => {
       restore()
-      socket.off('finish', end).off('close', end)
+      stream.off('finish', end).off('close', end)
       resolve()
     }
-    socket.on('finish', end).on('close', end)
+    stream.on('finish', end).on('close', end)
+    restore = replaceMethod(stream, method, (...args: unknown[]) => {
+      end()
+      return Reflect.apply(begin, stream, args)
+    })
     this.#begun.set(request, end)
     this.#tasks.track(answered, `${event} listener (${nameOfRequest(request, this.#log)})`)
   }

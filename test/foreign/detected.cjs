@@ -1,4 +1,4 @@
-// The self-test: one difference of each kind that the runner finds. differences.ts lists them, with the lines that make the instances.
+// The self-test: differences that the runner must find. differences.ts lists them, with the lines that make the instances.
 
 'use strict'
 

@@ -119,7 +119,9 @@ function register (plugin: Plugin, instance: FastifyInstance, at: string): void 
     (error: unknown) => { record({ kind: 'not registered', at, what: String(error) }) }
   )
 
-  const { gracefulShutdown } = instance
+  const { gracefulShutdown } = instance as Partial<FastifyInstance>
+  // The registration is rejected.
+  if (gracefulShutdown === undefined) return
   const answered = new Set<FastifyReply>()
   const recorded = new Set<FastifyReply | undefined>()
   gracefulShutdown.signal.addEventListener('abort', () => {

@@ -148,7 +148,7 @@ function folderOf (name: string): string {
 function testFiles ({ name, tests = /\.test\.[cm]?js$/, skip = {}, short }: Suite): string[] {
   const pattern = values.short && short instanceof RegExp ? short : /./
   return readdirSync(folderOf(name), { recursive: true, encoding: 'utf8' })
-    .filter(file => tests.test(file) && pattern.test(file) && file.includes(values.file))
+    .filter(file => tests.test(file) && pattern.test(file) && (name === SELF_TEST.name || file.includes(values.file)))
     .filter(file => !file.includes('node_modules') && !(file in skip))
     .sort()
 }

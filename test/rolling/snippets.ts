@@ -3,7 +3,7 @@
 import type { BalancerName } from './balancers.ts'
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { pages, ROOT } from '../pages.ts'
 
 interface Check {
@@ -25,7 +25,7 @@ const CHECKS: Partial<Record<BalancerName, Check>> = {
     // Within the example's http block. Only root may listen on port 80.
     complete: code => readFileSync(`${ROOT}example/nginx/nginx.conf`, 'utf8')
       .replace(/^ *# upstream[^]*/m, () => `${code.replace('listen 80;', 'listen 127.0.0.1:8080;')}}\n`),
-    args: file => ['-t', '-p', join(file, '..'), '-c', file, '-e', 'error.log']
+    args: file => ['-t', '-p', dirname(file), '-c', file, '-e', 'error.log']
   }
 }
 
