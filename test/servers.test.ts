@@ -307,7 +307,7 @@ t.test('a pipeline in flight on such a server is answered', async t => {
 })
 
 t.test('Node answers a malformed request if the application has removed the listener for clientError', async t => {
-  const app = await createAppBehind(t, app => { app.server.removeAllListeners('clientError') })
+  const app = await createAppBehind(t, fastify => { fastify.server.removeAllListeners('clientError') })
   const client = new RawClient(await listen(app)).send('malformed\r\n\r\n')
   await client.closed
   t.match(client.text, /^HTTP\/1\.1 400 Bad Request/)
