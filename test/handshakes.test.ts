@@ -7,10 +7,12 @@ import type { Duplex } from 'node:stream'
 import type { Test } from 'tap'
 import type { GracefulOptions } from '../types/index.ts'
 import type { TestApp } from './helpers.ts'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, IncomingMessage, ServerResponse } from 'node:http'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect, Socket } from 'node:net'
+import { PassThrough } from 'node:stream'
 import { connect as connectTls } from 'node:tls'
 import { createCredentials } from './credentials.ts'
 import { resolveToBothLoopbacks } from './fixtures/loopbacks.ts'
@@ -102,11 +104,10 @@ t.test('listeners that are observed look as without the plugin, and can be remov
   t.strictSame(server.listeners('upgrade'), [first, before, single, other, after, single])
   const socket = new Socket()
   server.emit('upgrade', new IncomingMessage(socket), socket, Buffer.alloc(0))
-  socket.destroy()
   t.strictSame(server.listeners('upgrade'), [first, before, other, after])
   for (const listener of [before, other, after, first]) server.off('upgrade', listener)
   t.strictSame(server.listeners('upgrade'), [])
-  await eventually(() => app.gracefulShutdown.inFlight().length === 0)
+  t.strictSame(app.gracefulShutdown.inFlight(), [])
   server.on('listening', first)
   t.ok(server.rawListeners('listening').includes(first))
 })
@@ -128,12 +129,34 @@ t.test('HTTP/2: a shutdown waits until the connect listener has answered, and no
   t.match(await report, { cut: { length: 0 }, exitCode: 0, slowest: [{ kind: 'task' }] })
 })
 
+for (const [how, leave] of Object.entries({
+  'has been passed to another process': (t: Test, socket: Duplex) => {
+    const closes = "process.on('message', (message, socket) => socket.destroy())"
+    const child = spawn(process.execPath, ['--eval', closes], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    t.teardown(() => child.kill())
+    child.send('take it', socket as Socket)
+  },
+  'has been destroyed, without any of its listeners,': (_t: Test, socket: Duplex) => { socket.removeAllListeners().destroy() }
+})) {
+  t.test(`a socket that ${how} is not waited for`, async t => {
+    const { app, port, arrival } = await createHolding(t, 'upgrade', { readTimeout: 100 })
+    const client = new RawClient(port).send(REQUESTS.upgrade)
+    const { socket } = await arrival
+    t.equal(app.gracefulShutdown.inFlight().length, 1)
+    leave(t, socket)
+    await client.closed
+    await eventually(() => app.gracefulShutdown.inFlight().length === 0)
+    const { phases } = await app.gracefulShutdown.shutdown()
+    t.ok(phases.closing < 500, `closing took ${phases.closing} ms`)
+  })
+}
+
 t.test('events that other code emits with anything reach their listeners', async t => {
   const { app } = await createApp(t)
   const got: unknown[][] = []
   app.server.on('upgrade', (...args: unknown[]) => { got.push(args) })
   const request = new IncomingMessage(new Socket())
-  const given = [[], [request, { write () {} }], [{}, {}]]
+  const given = [[], [request, { write () {} }], [{}, {}], [request, new PassThrough()]]
   for (const args of given) app.server.emit('upgrade', ...args)
   t.strictSame(got.map(([first]) => first), given.map(([first]) => first))
   t.strictSame(app.gracefulShutdown.inFlight(), [])

@@ -12,7 +12,7 @@ import { dropBody } from '../requests/body.ts'
 import { Subscription } from '../subscription.ts'
 import { DRAINING_KEEP_ALIVE } from '../times.ts'
 
-type SocketMember = 'setTimeout' | 'timeout' | 'destroySoon' | 'bytesRead' | 'bytesWritten'
+type SocketMember = 'setTimeout' | 'timeout' | 'destroySoon' | 'bytesRead' | 'bytesWritten' | 'pending'
 
 /** What a connection is made over: a socket, or any stream that is passed to the 'connection' event of a server. */
 export interface Transport extends Duplex, Partial<Pick<Socket, SocketMember>> {
@@ -103,6 +103,12 @@ export class Connection {
   /** Whether other code has taken the connection for another protocol, at the request of its client. */
   get isUpgraded (): boolean {
     return this.newest?.isUpgrade === true && this.newest.isHijacked
+  }
+
+  /** Forgets a socket that has been passed to another process: Node emits no 'close' for it. */
+  forgetIfPassed (): void {
+    const { socket } = this
+    if (!socket.destroyed && socket.pending === true) onSocketClose.call(socket)
   }
 
   /**

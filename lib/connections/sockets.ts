@@ -271,6 +271,11 @@ export class Connections {
     return how === 'left' || isOwn ? undefined : new ConnectionClosedError()
   }
 
+  /** Whether the socket is a connection of these listeners. */
+  has (socket: Transport): boolean {
+    return Connection.of(socket, this) !== undefined
+  }
+
   /** Whether any listener accepts connections. */
   get isListening (): boolean {
     return [...this.#servers].some(server => server.listening)
@@ -302,7 +307,7 @@ export class Connections {
   /** Whether Node reports the arrival of such a request: not if it is injected, comes from another server, or asks for an upgrade. */
   reports (request: IncomingMessage): boolean {
     if (isUpgrade(request)) return false
-    return isHttp2Request(request) || Connection.of(request.socket, this) !== undefined
+    return isHttp2Request(request) || this.has(request.socket)
   }
 
   /** A request has arrived; on HTTP/1, in the order of the connection. */
@@ -358,6 +363,11 @@ export class Connections {
     if (this.#inFlight.arrived === this.#arrivedBefore) return
     this.#arrivedBefore = this.#inFlight.arrived
     this.lastActivity = now()
+  }
+
+  /** Forgets sockets that have been passed to another process. */
+  forgetPassed (): void {
+    for (const connection of this.#speaking) connection.forgetIfPassed()
   }
 
   /** Notes how much of each request has arrived. */

@@ -2,8 +2,9 @@
 // answers over the socket: authentication, for example. Nothing else tells of that work, so it is background work until then.
 
 import type { IncomingMessage } from 'node:http'
-import type { Server } from 'node:net'
+import type { Server, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import type { Connections } from '../connections/sockets.ts'
 import type { Tasks } from './tasks.ts'
 import { replaceMethod, trySet } from '../before-call.ts'
 import { Deferred } from '../deferred.ts'
@@ -17,13 +18,17 @@ const EVENTS: ReadonlySet<string> = new Set(['upgrade', 'connect'])
 
 export class Handshakes {
   readonly #tasks: Tasks
+  readonly #connections: Connections
   readonly #log: unknown
   /** What ends those that have begun, by their requests. */
   readonly #begun = new WeakMap<IncomingMessage, () => void>()
+  /** What ends those that have not ended, by their streams. */
+  readonly #pending = new Map<Duplex, () => void>()
 
   /** @param log its serializer shows the URL */
-  constructor (tasks: Tasks, log: unknown) {
+  constructor (tasks: Tasks, connections: Connections, log: unknown) {
     this.#tasks = tasks
+    this.#connections = connections
     this.#log = log
   }
 
@@ -57,14 +62,15 @@ export class Handshakes {
   }
 
   #begin (event: string, request: IncomingMessage, socket: Duplex): void {
-    // Another listener has the same request.
-    if (this.#begun.has(request)) return
     const { stream, method } = answerOf(request, socket)
+    // Another listener has got the same request, or other code has emitted the event: nothing tells how such a socket ends.
+    if (this.#begun.has(request) || !(method === 'respond' || this.#connections.has(socket))) return
     const begin = Reflect.get(stream, method) as AnyFunction
     const { promise: answered, resolve } = new Deferred<void>()
     let restore = () => {}
     const end = () => {
       restore()
+      this.#pending.delete(stream)
       stream.off('finish', end).off('close', end)
       resolve()
     }
@@ -74,7 +80,13 @@ export class Handshakes {
       return Reflect.apply(begin, stream, args)
     })
     this.#begun.set(request, end)
+    this.#pending.set(stream, end)
     this.#tasks.track(answered, `${event} listener (${nameOfRequest(request, this.#log)})`)
+  }
+
+  /** Ends those of which no event tells the end: the socket has been passed to another process, or all its listeners have been removed. */
+  check (): void {
+    for (const [stream, end] of this.#pending) if (stream.destroyed || (stream as Partial<Socket>).pending === true) end()
   }
 
   /** Fastify has got the request after all. */

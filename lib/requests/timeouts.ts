@@ -12,6 +12,7 @@ import type { SafeLog } from '../lifecycle/log.ts'
 import type { Options, RouteOptions, Timeout } from '../options.ts'
 import type { Cuts } from './cut.ts'
 import { isHttp2Server, type Exchange } from './exchange.ts'
+import type { Handshakes } from './handshakes.ts'
 import type { InFlight } from './in-flight.ts'
 import { createServer } from 'node:http'
 import { beforeCall, trySet } from '../before-call.ts'
@@ -36,6 +37,7 @@ export class Timeouts {
   readonly #options: Options
   readonly #fastify: FastifyInstance
   readonly #inFlight: InFlight
+  readonly #handshakes: Handshakes
   readonly #connections: Connections
   readonly #cuts: Cuts
   readonly #log: SafeLog
@@ -53,10 +55,14 @@ export class Timeouts {
   #sweeper: (() => void) | undefined
   #hasListener = false
 
-  constructor (options: Options, fastify: FastifyInstance, inFlight: InFlight, connections: Connections, cuts: Cuts, log: SafeLog) {
+  constructor (
+    options: Options, fastify: FastifyInstance, inFlight: InFlight, handshakes: Handshakes, connections: Connections, cuts: Cuts,
+    log: SafeLog
+  ) {
     this.#options = options
     this.#fastify = fastify
     this.#inFlight = inFlight
+    this.#handshakes = handshakes
     this.#connections = connections
     this.#cuts = cuts
     this.#log = log
@@ -146,7 +152,9 @@ export class Timeouts {
 
   #sweep (due: number): void {
     this.#connections.noteArrivals()
+    this.#connections.forgetPassed()
     this.#inFlight.checkAll()
+    this.#handshakes.check()
     this.#connections.noteReceived()
     for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange, due)
     for (const exchange of this.#inFlight.exchanges) {
