@@ -35,7 +35,11 @@ interface Held extends TestApp {
 async function createHolding (t: Test, event: keyof typeof REQUESTS, options: GracefulOptions = {}, server: object = {}): Promise<Held> {
   const { app, log } = await createApp(t, options, server)
   const { promise: arrival, resolve } = new Deferred<{ request: IncomingMessage, socket: Duplex }>()
-  app.server.on(event, (request: IncomingMessage, socket: Duplex) => { resolve({ request, socket }) })
+  app.server.on(event, (request: IncomingMessage, socket: Duplex) => {
+    // As an application does: an error without a listener is an uncaught one.
+    socket.on('error', () => {})
+    resolve({ request, socket })
+  })
   return { app, log, port: await listen(app), arrival }
 }
 
@@ -87,8 +91,6 @@ for (const event of ['upgrade', 'connect'] as const) {
     const { app, port, arrival } = await createHolding(t, event)
     const client = new RawClient(port).send(REQUESTS[event])
     const { socket } = await arrival
-    // As an application does: an error without a listener is an uncaught one.
-    socket.on('error', () => {})
     client.socket.resetAndDestroy()
     socket.resume()
     await eventually(() => app.gracefulShutdown.inFlight().length === 0)
@@ -164,7 +166,7 @@ t.test('events that other code emits with anything reach their listeners', async
 
 t.test('a listener that was there before the plugin is waited for', async t => {
   const arrival = new Deferred<Duplex>()
-  const server = createServer().on('upgrade', (_request, socket) => { arrival.resolve(socket) })
+  const server = createServer().on('upgrade', (_request, socket) => { arrival.resolve(socket.on('error', () => {})) })
   const { app, log } = await createApp(t, {}, { serverFactory: handler => server.on('request', handler) })
   const client = new RawClient(await listen(app)).send(REQUESTS.upgrade)
   const socket = await arrival.promise

@@ -67,7 +67,6 @@ export class Handshakes {
     if (this.#begun.has(request) || !(method === 'respond' || this.#connections.has(socket))) return
     const begin = Reflect.get(stream, method) as AnyFunction
     const { promise: answered, resolve } = new Deferred<void>()
-    let restore = () => {}
     const end = () => {
       restore()
       this.#pending.delete(stream)
@@ -75,7 +74,7 @@ export class Handshakes {
       resolve()
     }
     stream.on('finish', end).on('close', end)
-    restore = replaceMethod(stream, method, (...args: unknown[]) => {
+    const restore = replaceMethod(stream, method, (...args: unknown[]) => {
       end()
       return Reflect.apply(begin, stream, args)
     })
