@@ -105,10 +105,10 @@ export class Connection {
     return this.newest?.isUpgrade === true && this.newest.isHijacked
   }
 
-  /** Forgets a socket that has been passed to another process: Node emits no 'close' for it. */
-  forgetIfPassed (): void {
+  /** Forgets it if no event has told its end: it has been passed to another process, or closed without the plugin's listener. */
+  forgetIfGone (): void {
     const { socket } = this
-    if (!socket.destroyed && socket.pending === true) onSocketClose.call(socket)
+    if (socket.closed || (!socket.destroyed && socket.pending === true)) onSocketClose.call(socket)
   }
 
   /**

@@ -365,9 +365,9 @@ export class Connections {
     this.lastActivity = now()
   }
 
-  /** Forgets sockets that have been passed to another process. */
-  forgetPassed (): void {
-    for (const connection of this.#speaking) connection.forgetIfPassed()
+  /** Forgets the connections of which no event has told the end. */
+  forgetGone (): void {
+    for (const connection of this.#speaking) connection.forgetIfGone()
   }
 
   /** Notes how much of each request has arrived. */

@@ -2,7 +2,7 @@
 // answers over the socket: authentication, for example. Nothing else tells of that work, so it is background work until then.
 
 import type { IncomingMessage } from 'node:http'
-import type { Server, Socket } from 'node:net'
+import type { Server } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Connections } from '../connections/sockets.ts'
 import type { Tasks } from './tasks.ts'
@@ -22,8 +22,8 @@ export class Handshakes {
   readonly #log: unknown
   /** What ends those that have begun, by their requests. */
   readonly #begun = new WeakMap<IncomingMessage, () => void>()
-  /** What ends those that have not ended, by their streams. */
-  readonly #pending = new Map<Duplex, () => void>()
+  /** What checks those that have not ended. */
+  readonly #checks = new Set<() => void>()
 
   /** @param log its serializer shows the URL */
   constructor (tasks: Tasks, connections: Connections, log: unknown) {
@@ -63,29 +63,32 @@ export class Handshakes {
 
   #begin (event: string, request: IncomingMessage, socket: Duplex): void {
     const { stream, method } = answerOf(request, socket)
+    const isOwn = () => method === 'respond' || this.#connections.has(socket)
     // Another listener has got the same request, or other code has emitted the event: nothing tells how such a socket ends.
-    if (this.#begun.has(request) || !(method === 'respond' || this.#connections.has(socket))) return
+    if (this.#begun.has(request) || !isOwn()) return
     const begin = Reflect.get(stream, method) as AnyFunction
     const { promise: answered, resolve } = new Deferred<void>()
     const end = () => {
       restore()
-      this.#pending.delete(stream)
+      this.#checks.delete(check)
       stream.off('finish', end).off('close', end)
       resolve()
     }
+    // Not every end has an event: the connection may have been forgotten, or the stream may have lost its listeners.
+    const check = () => { if (stream.destroyed || !isOwn()) end() }
     stream.on('finish', end).on('close', end)
     const restore = replaceMethod(stream, method, (...args: unknown[]) => {
       end()
       return Reflect.apply(begin, stream, args)
     })
     this.#begun.set(request, end)
-    this.#pending.set(stream, end)
+    this.#checks.add(check)
     this.#tasks.track(answered, `${event} listener (${nameOfRequest(request, this.#log)})`)
   }
 
-  /** Ends those of which no event tells the end: the socket has been passed to another process, or all its listeners have been removed. */
-  check (): void {
-    for (const [stream, end] of this.#pending) if (stream.destroyed || (stream as Partial<Socket>).pending === true) end()
+  /** Ends those of which no event has told the end. */
+  checkAll (): void {
+    for (const check of this.#checks) check()
   }
 
   /** Fastify has got the request after all. */

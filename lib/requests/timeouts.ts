@@ -152,9 +152,9 @@ export class Timeouts {
 
   #sweep (due: number): void {
     this.#connections.noteArrivals()
-    this.#connections.forgetPassed()
+    this.#connections.forgetGone()
     this.#inFlight.checkAll()
-    this.#handshakes.check()
+    this.#handshakes.checkAll()
     this.#connections.noteReceived()
     for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange, due)
     for (const exchange of this.#inFlight.exchanges) {
