@@ -23,7 +23,7 @@ import { spreadOver } from '../connections/spread.ts'
 import { Deferred } from '../deferred.ts'
 import { CloseTimeoutError, DrainTimeoutError, ExitError } from '../errors.ts'
 import { CLOSE_PART, EXIT_MARGIN, LISTEN_TIMEOUT, PROGRESS_INTERVAL, QUIET, RECONNECT_WINDOW, SETTLE_TIMEOUT, SPREAD_MARGIN, partOf } from '../times.ts'
-import { isError, messageOf, nameOf } from '../values.ts'
+import { attempt, isError, messageOf, nameOf } from '../values.ts'
 import { mayBeDeploy, noteShutdown, type Member } from './process.ts'
 import { loggable } from './report.ts'
 
@@ -217,9 +217,13 @@ export class Shutdown {
 
   /** The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged. Returns its exit code. */
   noteExit (): ShutdownReport['exitCode'] {
-    const { phase, cuts, callbacks, outcome, log } = this.#parts
+    const { phase, gate, cuts, callbacks, outcome, log } = this.#parts
     if (phase.current !== 'closed') {
       const error = new ExitError()
+      attempt(() => {
+        gate.sendRefusals()
+        gate.refuseRest()
+      })
       cuts.nameAll(error)
       // A forced exit waits for the log. If the shutdown ends meanwhile, its report has this exit code, too.
       outcome.addError(error)

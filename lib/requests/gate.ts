@@ -92,7 +92,10 @@ export class Gate {
     this.#uploading.clear()
   }
 
-  /** Before connections are closed, answers what nothing waits for: requests that hooks hold, and those of routes that opted out. */
+  /**
+   * Before connections are closed, or the process exits, answers what nothing waits for: requests that hooks hold, and those of routes
+   * that opted out.
+   */
   refuseRest (): void {
     for (const exchange of this.#inFlight.uncounted) {
       if (exchange.isGone || exchange.isCommitted || exchange.isUnanswerable) continue

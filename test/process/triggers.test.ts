@@ -3,7 +3,8 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from '../helpers.ts'
-import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { once } from 'node:events'
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import { gracefulPlugin } from '../../index.ts'
@@ -11,6 +12,7 @@ import { SIGNAL_COPY } from '../../lib/times.ts'
 import {
   COVERED, createApp, every, fork, heldRoute, listen, phaseBegins, portOf, portOfWorkers, RawClient, TYPESCRIPT
 } from '../helpers.ts'
+import { get, START } from '../http2.ts'
 
 t.jobs = 3
 
@@ -183,6 +185,50 @@ t.test('on a second signal, an instance logs what it cuts, also behind one witho
   await Promise.all(clients.map(async ({ closed }) => { await closed }))
   t.equal(service.log.messages(/^Second signal, SIGINT: exiting at once$/).length, 1)
   t.equal(service.log.messages(/^Request cut: The process exited/).length, 1)
+})
+
+/** A service that blocks as its listeners are about to close, until `go` is called. Its second signal comes once COUNT requests arrive. */
+async function blockedService (t: Test, env: Record<string, string>) {
+  const SENT = `${t.testdir({})}/sent`
+  const service = fork(t, 'late-second-signal', { ...COVERED, ...env, SENT })
+  const port = await portOf(service)
+  const blocks = async () => {
+    service.kill('SIGTERM')
+    await service.log.line(/^blocks$/)
+  }
+  return { service, port, blocks, go: () => { writeFileSync(SENT, '') } }
+}
+
+const LATE_REQUESTS = { 'wait for their 503': {}, 'hooks ahead of the plugin hold': { HELD: 'yes' } }
+for (const [what, env] of Object.entries(LATE_REQUESTS)) {
+  t.test(`on a second signal as the listeners are about to close, requests that ${what} get a 503`, async t => {
+    const { service, port, blocks, go } = await blockedService(t, { COUNT: '2', ...env })
+    const open = new RawClient(port).get('/')
+    await open.until(/ 404 [^]*\}$/)
+    await blocks()
+    const later = new RawClient(port).get('/')
+    open.get('/')
+    await once(later.socket, 'connect')
+    go()
+    t.strictSame(await service.exit, { code: 1, signal: null })
+    for (const client of [open, later]) {
+      await client.closed
+      t.match(client.text, / 503 [^]*connection: close[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN[^]*\}$/i)
+      t.equal(client.error, undefined)
+    }
+  })
+}
+
+t.test('on such a second signal, HTTP/2 requests get a 503, too', async t => {
+  const { service, port, blocks, go } = await blockedService(t, { COUNT: '1', HTTP2: 'yes' })
+  await blocks()
+  const client = new RawClient(port)
+  await once(client.socket, 'connect')
+  client.socket.write(Buffer.concat([START, get(1)]))
+  go()
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await client.closed
+  t.match(client.text, /FST_ERR_GRACEFUL_SHUTTING_DOWN/)
 })
 
 for (const copies of [1, 2]) {
