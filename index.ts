@@ -16,7 +16,8 @@
 //     cut.ts, describe.ts          ends requests in their handler's place; describes them in log and report
 //   lib/connections/             over which connections
 //     servers.ts                   every listener; Fastify's listen()
-//     connection.ts, sockets.ts    one connection and its pipeline; all connections, and when to close them
+//     connection.ts, ending.ts     one connection and its pipeline; which side has closed it
+//     sockets.ts                   all connections, and when to close them
 //     upgraded.ts, spread.ts       the WebSockets of @fastify/websocket; closes long-lived connections one after another
 //   lib/lifecycle/               how far the shutdown is
 //     phase.ts                     running, delaying, draining, closing, closed

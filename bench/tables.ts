@@ -41,7 +41,7 @@ function refusals ({ refusals: measured }: Results): string {
   if (measured === undefined) return ''
   const { refused, helloWorld, keptAlive } = measured
   return table(['responses a second', 'requests/s', 'p99'], ([
-    ['refusals while draining, each closes its connection', refused],
+    ['rejections while draining, each closes its connection', refused],
     ['hello world of bare Fastify, each closes its connection', helloWorld],
     ['hello world of bare Fastify, over keep-alive', keptAlive]
   ] as const).map(([what, { requestsPerSecond, p99 }]) => [what, grouped(requestsPerSecond), `${p99} ms`]))
@@ -49,7 +49,7 @@ function refusals ({ refusals: measured }: Results): string {
 
 function growth ({ growth: rows }: Results): string {
   if (rows === undefined) return ''
-  const head = ['connections', 'idle: SIGTERM → gone', 'in flight: SIGTERM → gone', 'beside idle: one more request', 'in flight: one more request', 'in flight: reading `inFlightRequests`']
+  const head = ['connections', 'idle: SIGTERM → gone', 'in flight: SIGTERM → gone', 'one more request, beside idle connections', 'one more request, beside requests in flight', 'in flight: reading `inFlightRequests`']
   const microseconds = (value: number) => `${value.toFixed(0)} µs`
   return table(head, rows.map(({ connections, ours, bare, read }: Growth) => [
     grouped(connections),
@@ -65,7 +65,7 @@ function loading ({ loading: measured }: Results): string {
   if (measured === undefined) return ''
   const all = [measured.ours, measured.frame, measured.empty]
   return table(['start, processor time', 'the plugin', 'its hooks, decorators and routes, doing nothing', 'an empty plugin'], [
-    ['import, with all its dependencies loaded', ...all.map(start => milliseconds(start.import))],
+    ['import, after its dependencies were loaded (not counted)', ...all.map(start => milliseconds(start.import))],
     ['register, until ready', ...all.map(start => milliseconds(start.register))]
   ])
 }

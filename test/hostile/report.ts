@@ -130,8 +130,8 @@ export function toResult (name: string, attack: Attack, run: Run): Result {
 }
 
 const HEAD = [
-  'attack', 'the clients', 'open at once', 'exit after', 'of it, waiting for a processor', 'at most', 'exit code', 'memory: running', 'bare Fastify', 'shutting down',
-  'event loop late', 'bare Fastify', 'other clients: served', '503', 'not accepted'
+  'attack', 'the clients', 'open at once', 'exit after', 'of which waiting for CPU', 'limit', 'exit code', 'memory: running',
+  'memory: bare Fastify', 'memory: shutting down', 'event loop late', 'event loop late: bare Fastify', 'other clients: served', '503', 'not accepted'
 ]
 
 /** In Markdown. */
