@@ -10,10 +10,10 @@ import cluster from 'node:cluster'
 import process from 'node:process'
 import { isMainThread } from 'node:worker_threads'
 import closeWithGrace from 'close-with-grace'
-import { clearTimeout, nextTick, now, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
+import { afterTurns, clearTimeout, nextTick, now, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
 import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
-import { EXIT_CHECK, LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
+import { EXIT_CHECK, FLUSH_TURNS, LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
 import { toError } from '../values.ts'
 import { print } from './log.ts'
 
@@ -21,7 +21,7 @@ import { print } from './log.ts'
 export interface Member {
   readonly options: Pick<Options, 'signals' | 'shutdownTimeout'>
   readonly log: SafeLog
-  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'noteError' | 'noteExit' | 'hasCaller'>
+  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'noteError' | 'noteExit' | 'hasCaller' | 'isComplete'>
 }
 
 interface Registry {
@@ -49,7 +49,7 @@ interface Registry {
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.11')
+const kRegistry = Symbol.for('fastify-graceful.process.12')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {
@@ -195,11 +195,15 @@ function endIfExiting (): void {
   exitCheck = setTimeout(() => { if (isExiting) process.exit() }, EXIT_CHECK).unref()
 }
 
-/** The first signal joins a shutdown in progress. A second one exits at once, unless it is a copy of the first. */
+/**
+ * The first signal joins a shutdown in progress. A second one exits at once, unless it is a copy of the first, or the process is about to
+ * exit, with the exit code of the report.
+ */
 function receive (name: string): void {
   const { signal, areCopiesOver } = registry
   if (signal !== undefined) {
-    if (name !== signal || areCopiesOver) exit(`Second signal, ${name}: exiting at once`)
+    const isCopy = name === signal && !areCopiesOver
+    if (!isCopy && ![...allMembers()].every(({ shutdown }) => shutdown.isComplete)) exit(`Second signal, ${name}: exiting at once`)
     return
   }
   registry.signal = name
@@ -290,7 +294,7 @@ function exitAtDeadline (): void {
   if (now() > registry.deadline + LOG_FLUSH) exitAtOnce()
 }
 
-/** Exits with 1 as soon as the log is written. Does not wait for promises. */
+/** Exits with 1 as soon as the log and the last refusals are written. Does not wait for promises. */
 function exit (message: string): void {
   if (registry.isForced) return
   registry.isForced = true
@@ -302,6 +306,6 @@ function exit (message: string): void {
   for (const { log, shutdown } of all) {
     log.error(message)
     shutdown.noteExit()
-    log.afterFlush(() => { if (--pending === 0) exitAtOnce() })
+    log.afterFlush(() => { if (--pending === 0) afterTurns(FLUSH_TURNS, LOG_FLUSH, exitAtOnce) })
   }
 }

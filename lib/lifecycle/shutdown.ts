@@ -215,6 +215,11 @@ export class Shutdown {
     if (this.#parts.outcome.addError(error)) this.#parts.log.uncaught(error)
   }
 
+  /** Whether nothing is left to do in this process but to exit. */
+  get isComplete (): boolean {
+    return this.#parts.phase.current === 'closed' && !this.hasCaller
+  }
+
   /** The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged. Returns its exit code. */
   noteExit (): ShutdownReport['exitCode'] {
     const { phase, gate, cuts, callbacks, outcome, log } = this.#parts
