@@ -72,8 +72,11 @@ export const LISTEN_TIMEOUT = { part: 1 / 4, most: 1_000 }
 /** How long before drainTimeout a spread ends: a part of it. */
 export const SPREAD_MARGIN = { part: 1 / 4, most: 1_000 }
 
-/** How many iterations of the event loop the last refusals may take to be written. */
+/** How many iterations of the event loop the last answers may take to be written: Node writes those of a pipeline one after another. */
 export const FLUSH_TURNS = 50
+
+/** How long an exit before the end of a shutdown may take to give the last answers, and then again to write them. */
+export const EXIT_FLUSH = 100
 
 /** How often a listener is checked for whether it has stopped: in the first turns of the event loop, and then after each pause. */
 export const STOP_CHECK = { turns: 10, milliseconds: 5 }

@@ -13,7 +13,7 @@ import closeWithGrace from 'close-with-grace'
 import { afterTurns, clearTimeout, nextTick, now, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
 import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
-import { EXIT_CHECK, FLUSH_TURNS, LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
+import { EXIT_CHECK, EXIT_FLUSH, FLUSH_TURNS, LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
 import { toError } from '../values.ts'
 import { print } from './log.ts'
 
@@ -21,7 +21,7 @@ import { print } from './log.ts'
 export interface Member {
   readonly options: Pick<Options, 'signals' | 'shutdownTimeout'>
   readonly log: SafeLog
-  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'noteError' | 'noteExit' | 'hasCaller' | 'isComplete'>
+  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'noteError' | 'noteExit' | 'hasCaller' | 'isAboutToExit'>
 }
 
 interface Registry {
@@ -195,15 +195,11 @@ function endIfExiting (): void {
   exitCheck = setTimeout(() => { if (isExiting) process.exit() }, EXIT_CHECK).unref()
 }
 
-/**
- * The first signal joins a shutdown in progress. A second one exits at once, unless it is a copy of the first, or the process is about to
- * exit, with the exit code of the report.
- */
+/** The first signal joins a shutdown in progress. A second one exits at once, unless it is a copy of the first. */
 function receive (name: string): void {
   const { signal, areCopiesOver } = registry
   if (signal !== undefined) {
-    const isCopy = name === signal && !areCopiesOver
-    if (!isCopy && ![...allMembers()].every(({ shutdown }) => shutdown.isComplete)) exit(`Second signal, ${name}: exiting at once`)
+    if (name !== signal || areCopiesOver) exit(`Second signal, ${name}: exiting at once`, isOnlyExitLeft() ? registry.exitCode : 1)
     return
   }
   registry.signal = name
@@ -257,7 +253,8 @@ async function endAll (reason: string): Promise<void> {
 
 function exitAtOnce (): void {
   dropUnwritableLines()
-  process.exit(1)
+  if (registry.exitCode > 0) process.exit(1)
+  process.exit()
 }
 
 function dropUnwritableLines (): void {
@@ -289,23 +286,29 @@ function worsenExitCode (code: number): void {
 }
 
 function exitAtDeadline (): void {
-  exit('The process has not ended within shutdownTimeout: exiting')
+  exit('The process has not ended within shutdownTimeout: exiting', 1)
   // Errors thrown again and again in queueMicrotask() also hold up the writing of the log.
   if (now() > registry.deadline + LOG_FLUSH) exitAtOnce()
 }
 
-/** Exits with 1 as soon as the log and the last refusals are written. Does not wait for promises. */
-function exit (message: string): void {
+/** Whether all shutdowns are complete, so that an exit cuts nothing. */
+function isOnlyExitLeft (): boolean {
+  return [...allMembers()].every(({ shutdown }) => shutdown.isAboutToExit)
+}
+
+/** Exits as soon as the log and the last answers are written. Does not wait for promises. */
+function exit (message: string, code: 0 | 1): void {
   if (registry.isForced) return
   registry.isForced = true
   // A shutdown that ends meanwhile does not exit with 0.
-  process.exitCode = registry.exitCode = 1
+  registry.exitCode = code
+  if (code > 0) process.exitCode = code
   const all = allMembers()
   let pending = all.size
   // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
   for (const { log, shutdown } of all) {
     log.error(message)
     shutdown.noteExit()
-    log.afterFlush(() => { if (--pending === 0) afterTurns(FLUSH_TURNS, LOG_FLUSH, exitAtOnce) })
+    log.afterFlush(() => { if (--pending === 0) afterTurns(FLUSH_TURNS, EXIT_FLUSH, exitAtOnce) })
   }
 }

@@ -215,21 +215,24 @@ export class Shutdown {
     if (this.#parts.outcome.addError(error)) this.#parts.log.uncaught(error)
   }
 
-  /** Whether nothing is left to do in this process but to exit. */
-  get isComplete (): boolean {
+  /** Whether it is complete, and no other code goes on after it. */
+  get isAboutToExit (): boolean {
     return this.#parts.phase.current === 'closed' && !this.hasCaller
   }
 
-  /** The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged. Returns its exit code. */
+  /**
+   * The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged, and gets an answer if it has none.
+   * Returns the exit code.
+   */
   noteExit (): ShutdownReport['exitCode'] {
-    const { phase, gate, cuts, callbacks, outcome, log } = this.#parts
+    const { phase, inFlight, gate, cuts, callbacks, outcome, log } = this.#parts
     if (phase.current !== 'closed') {
       const error = new ExitError()
-      attempt(() => {
-        gate.sendRefusals()
-        gate.refuseRest()
-      })
-      cuts.nameAll(error)
+      // While the log is written, more requests may arrive.
+      inFlight.stopCounting()
+      cuts.cutByExit(error)
+      attempt(() => { gate.sendRefusals() })
+      attempt(() => { gate.refuseRest() })
       // A forced exit waits for the log. If the shutdown ends meanwhile, its report has this exit code, too.
       outcome.addError(error)
       log.error('The process exits before the shutdown is complete', { phase: phase.current, callbacks: callbacks.unfinished })

@@ -10,7 +10,10 @@ import type { Outcome } from '../lifecycle/report.ts'
 import type { Exchange } from './exchange.ts'
 import type { InFlight } from './in-flight.ts'
 import type { Tasks } from './tasks.ts'
+import { now } from '../clock.ts'
 import { errorBody } from '../errors.ts'
+import { EXIT_FLUSH } from '../times.ts'
+import { attempt } from '../values.ts'
 
 /** How many requests cut by a shutdown have a log line of their own: thousands would delay the exit. */
 const MOST_NAMED = 1_000
@@ -113,10 +116,13 @@ export class Cuts {
     for (const exchange of this.#inFlight.exchanges) this.cut(exchange, error)
   }
 
-  /** Names everything in flight, but does not end it. */
-  nameAll (error: FastifyError): void {
-    for (const exchange of this.#inFlight.exchanges) this.name(exchange, error)
+  /** The process exits: names everything in flight, and then answers what has no response yet, for a limited time. */
+  cutByExit (error: FastifyError): void {
+    const { exchanges } = this.#inFlight
+    for (const exchange of exchanges) this.name(exchange, error)
     this.cutTasks(error)
+    const end = now() + EXIT_FLUSH
+    for (const exchange of exchanges) if (!exchange.isCommitted && now() < end) attempt(() => { this.cut(exchange, error) })
   }
 
   /** Background work cannot be ended, only named. */

@@ -30,3 +30,15 @@ for (const kind of ['nextTick', 'setImmediate', 'setTimeout', 'microtask', 'reje
     })
   }
 }
+
+t.test('repeated errors from nextTick, after the report, do not keep a second signal from ending the process', async t => {
+  const program = boundedFork(t, 'endless-errors', { KIND: 'nextTick', WHEN: 'after the report', SHUTDOWN_TIMEOUT: '60000' })
+  await portOf(program)
+  program.kill('SIGTERM')
+  await program.log.line(/^reported/)
+  const start = performance.now()
+  program.kill('SIGINT')
+  t.strictSame(await program.exit, { code: 1, signal: null })
+  // Not at shutdownTimeout.
+  t.ok(performance.now() - start < 30_000)
+})

@@ -42,6 +42,7 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       // Not at shutdownTimeout, after 30 s.
       t.ok(performance.now() - start < 10_000)
       await client.closed
+      t.match(client.text, / 503 [^]*connection: close[^]*FST_ERR_GRACEFUL_(?:EXIT|DRAIN_TIMEOUT)/i)
       await service.log.line(new RegExp(`Second signal, ${signal}: exiting at once`))
       t.equal(service.log.messages(/^Request cut/).length, 1)
       t.match(await service.log.line(/exits before the shutdown is complete/), { callbacks: ['cleanup'] })
@@ -190,7 +191,7 @@ t.test('on a second signal, an instance logs what it cuts, also behind one witho
 /** A service that blocks as its listeners are about to close, until `go` is called. Its second signal comes once COUNT requests arrive. */
 async function blockedService (t: Test, env: Record<string, string>) {
   const SENT = `${t.testdir({})}/sent`
-  const service = fork(t, 'late-second-signal', { ...COVERED, ...env, SENT })
+  const service = fork(t, 'late-second-signal', { ...COVERED, ...env, WHEN: 'closing', SENT })
   const port = await portOf(service)
   const blocks = async () => {
     service.kill('SIGTERM')
@@ -219,6 +220,30 @@ for (const [what, env] of Object.entries(LATE_REQUESTS)) {
   })
 }
 
+t.test('on a second signal, a request that was rejected behind one in flight gets its 503 after it', async t => {
+  const service = fork(t, 'service', COVERED)
+  const port = await portOf(service)
+  const client = new RawClient(port).get('/stuck')
+  await service.log.line(/stuck request is in/)
+  service.kill('SIGTERM')
+  await service.log.line(/^Waiting for 1 in-flight request/)
+  client.get('/')
+  await new RawClient(port).get('/').until(/ 503 /)
+  service.kill('SIGINT')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await client.closed
+  t.strictSame(client.text.match(/FST_\w+/g), ['FST_ERR_GRACEFUL_EXIT', 'FST_ERR_GRACEFUL_SHUTTING_DOWN'])
+  t.equal(service.log.messages(/^Request cut/).length, 1)
+})
+
+t.test('while a forced exit waits for its log, new requests get a 503', async t => {
+  const service = fork(t, 'late-second-signal', { WHEN: 'delaying' })
+  await portOf(service)
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  t.strictSame(service.log.messages(/^status|^Second signal/), ['Second signal, SIGINT: exiting at once', 'status 503'])
+})
+
 t.test('on such a second signal, HTTP/2 requests get a 503, too', async t => {
   const { service, port, blocks, go } = await blockedService(t, { COUNT: '1', HTTP2: 'yes' })
   await blocks()
@@ -231,13 +256,13 @@ t.test('on such a second signal, HTTP/2 requests get a 503, too', async t => {
   t.match(client.text, /FST_ERR_GRACEFUL_SHUTTING_DOWN/)
 })
 
-t.test('a second signal once the report is written changes neither it nor the exit code', async t => {
+t.test('a second signal once the report is written exits at once, with the exit code of the report', async t => {
   const service = fork(t, 'late-second-signal', { ...COVERED, WHEN: 'reported' })
   await portOf(service)
   service.kill('SIGTERM')
   t.strictSame(await service.exit, { code: 0, signal: null })
   t.match(await service.log.line(/^Graceful shutdown complete$/), { report: { exitCode: 0 } })
-  t.strictSame(service.log.messages(/^Second signal/), [])
+  t.strictSame(service.log.messages(/^Second signal/), ['Second signal, SIGINT: exiting at once'])
 })
 
 for (const copies of [1, 2]) {
@@ -423,7 +448,7 @@ for (const [what, given, reason, code] of [
     // Not at shutdownTimeout, after 30 s.
     t.ok(performance.now() - start < 10_000)
     await client.closed
-    t.equal(client.text, '')
+    t.match(client.text, / 503 [^]*connection: close[^]*FST_ERR_GRACEFUL_EXIT/i)
     await service.log.line(/^Second signal, SIGTERM: exiting at once/)
   })
 }
