@@ -253,7 +253,7 @@ async function endAll (reason: string): Promise<void> {
 
 function exitAtOnce (): void {
   dropUnwritableLines()
-  if (registry.exitCode > 0) process.exit(1)
+  worsenExitCode(registry.exitCode)
   process.exit()
 }
 
