@@ -105,6 +105,19 @@ t.test('an opted-out request does not delay the end of the drain', async t => {
   stream.release()
 })
 
+t.test('the 503 of an opted-out request has no headers of the answer that its handler prepares', async t => {
+  const { app } = await createApp(t)
+  const opted = heldRoute(app, '/opted', { gracefulShutdown: false })
+  app.addHook('preHandler', async (_request, reply) => { reply.headers({ 'content-encoding': 'gzip', 'etag': '"1"', 'access-control-allow-origin': '*' }) })
+  const client = new RawClient(await listen(app)).get('/opted')
+  await opted.entered
+  await app.gracefulShutdown.shutdown()
+  await client.closed
+  t.match(client.text, / 503 [^]*access-control-allow-origin[^]*FST_ERR_GRACEFUL_SHUTTING_DOWN/i)
+  t.notMatch(client.text, /content-encoding|etag/i)
+  opted.release()
+})
+
 t.test('a request that a hook holds on a route that has opted out does not delay the end of the drain', async t => {
   const { app } = await createApp(t)
   const entered = new Deferred()

@@ -21,7 +21,7 @@ import { print } from './log.ts'
 export interface Member {
   readonly options: Pick<Options, 'signals' | 'shutdownTimeout'>
   readonly log: SafeLog
-  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'noteError' | 'noteExit' | 'hasCaller' | 'isAboutToExit'>
+  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'noteError' | 'prepareExit' | 'hasCaller' | 'isComplete'>
 }
 
 interface Registry {
@@ -199,7 +199,7 @@ function endIfExiting (): void {
 function receive (name: string): void {
   const { signal, areCopiesOver } = registry
   if (signal !== undefined) {
-    if (name !== signal || areCopiesOver) exit(`Second signal, ${name}: exiting at once`, isOnlyExitLeft() ? registry.exitCode : 1)
+    if (name !== signal || areCopiesOver) exit(`Second signal, ${name}: exiting at once`, isOnlyExitLeft() ? 0 : 1)
     return
   }
   registry.signal = name
@@ -271,8 +271,8 @@ function allMembers (): Set<Member> {
  * Otherwise, the exit code is left to the code that ends the process.
  */
 function onExit (): void {
-  if (registry.isForced) return
-  const codes = [...registry.closing].map(({ shutdown }) => shutdown.noteExit())
+  // A forced exit has prepared them.
+  const codes = registry.isForced ? [] : [...registry.closing].map(({ shutdown }) => shutdown.prepareExit())
   if (registry.reason !== undefined) worsenExitCode(Math.max(registry.exitCode, ...codes))
 }
 
@@ -291,24 +291,25 @@ function exitAtDeadline (): void {
   if (now() > registry.deadline + LOG_FLUSH) exitAtOnce()
 }
 
-/** Whether all shutdowns are complete, so that an exit cuts nothing. */
+/** Whether all shutdowns are complete, and no other code goes on after them. */
 function isOnlyExitLeft (): boolean {
-  return [...allMembers()].every(({ shutdown }) => shutdown.isAboutToExit)
+  return [...allMembers()].every(({ shutdown }) => shutdown.isComplete && !shutdown.hasCaller)
 }
 
-/** Exits as soon as the log and the last answers are written. Does not wait for promises. */
+/** Exits with this code, or the worst of all reports, as soon as the log and the last answers are written. Does not wait for promises. */
 function exit (message: string, code: 0 | 1): void {
   if (registry.isForced) return
   registry.isForced = true
-  // A shutdown that ends meanwhile does not exit with 0.
-  registry.exitCode = code
-  if (code > 0) process.exitCode = code
+  // First, because what follows may call code that ends the process.
+  registry.exitCode ||= code
   const all = allMembers()
   let pending = all.size
   // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
   for (const { log, shutdown } of all) {
     log.error(message)
-    shutdown.noteExit()
+    const own = shutdown.prepareExit()
+    registry.exitCode ||= own
     log.afterFlush(() => { if (--pending === 0) afterTurns(FLUSH_TURNS, EXIT_FLUSH, exitAtOnce) })
   }
+  if (registry.exitCode > 0) process.exitCode = 1
 }

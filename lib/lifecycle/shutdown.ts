@@ -215,18 +215,17 @@ export class Shutdown {
     if (this.#parts.outcome.addError(error)) this.#parts.log.uncaught(error)
   }
 
-  /** Whether it is complete, and no other code goes on after it. */
-  get isAboutToExit (): boolean {
-    return this.#parts.phase.current === 'closed' && !this.hasCaller
+  get isComplete (): boolean {
+    return this.#parts.phase.current === 'closed'
   }
 
   /**
    * The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged, and gets an answer if it has none.
    * Returns the exit code.
    */
-  noteExit (): ShutdownReport['exitCode'] {
+  prepareExit (): ShutdownReport['exitCode'] {
     const { phase, inFlight, gate, cuts, callbacks, outcome, log } = this.#parts
-    if (phase.current !== 'closed') {
+    if (!this.isComplete) {
       const error = new ExitError()
       // While the log is written, more requests may arrive.
       inFlight.stopCounting()

@@ -107,7 +107,7 @@ export class Cuts {
     const { exchanges } = this.#inFlight
     // Selected before the first cut, because cutting moves a queued response to the front, where it looks stalled.
     for (const exchange of exchanges.filter(({ isWaitingForTurn }) => !isWaitingForTurn)) this.cut(exchange, error)
-    if (this.#outcome.cutCount > MOST_NAMED) this.#log.error(`${this.#outcome.cutCount} requests were cut; only the first ${MOST_NAMED} have their own line`)
+    this.#logOmitted()
     this.cutTasks(error)
   }
 
@@ -116,13 +116,26 @@ export class Cuts {
     for (const exchange of this.#inFlight.exchanges) this.cut(exchange, error)
   }
 
-  /** The process exits: names everything in flight, and then answers what has no response yet, for a limited time. */
+  /** The process exits: names everything in flight, and answers what has no response yet, for a limited time. */
   cutByExit (error: FastifyError): void {
     const { exchanges } = this.#inFlight
-    for (const exchange of exchanges) this.name(exchange, error)
-    this.cutTasks(error)
+    // Selected before the first cut, as above.
+    const sendable = new Set(exchanges.filter(({ isWaitingForTurn, runningHandlers }) => isWaitingForTurn && runningHandlers === 0))
+    const blocked = new Set<Connection | undefined>()
     const end = now() + EXIT_FLUSH
-    for (const exchange of exchanges) if (!exchange.isCommitted && now() < end) attempt(() => { this.cut(exchange, error) })
+    for (const exchange of exchanges) {
+      if (sendable.has(exchange) && !blocked.has(exchange.connection)) continue
+      this.name(exchange, error)
+      if (!exchange.isCommitted && now() < end) attempt(() => { this.cut(exchange, error) })
+      if (!exchange.response.writableEnded) blocked.add(exchange.connection)
+    }
+    this.#logOmitted()
+    this.cutTasks(error)
+  }
+
+  #logOmitted (): void {
+    const { cutCount } = this.#outcome
+    if (cutCount > MOST_NAMED) this.#log.error(`${cutCount} requests were cut; only the first ${MOST_NAMED} have their own line`)
   }
 
   /** Background work cannot be ended, only named. */

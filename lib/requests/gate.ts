@@ -101,6 +101,7 @@ export class Gate {
       if (exchange.isGone || exchange.isCommitted || exchange.isUnanswerable) continue
       // It never reached the gate.
       if (exchange.reply === undefined) this.#count(exchange)
+      // Without the headers of its reply, which may describe the answer of its handler, such as its encoding.
       sendRefusal(exchange)
     }
   }
@@ -120,11 +121,11 @@ export class Gate {
     if (exchange.isCommitted) return
     // Only the newest of a pipeline may say `Connection: close`, because Node drops everything after it.
     if ((exchange.connection?.newest ?? exchange) === exchange) exchange.endConnection()
-    sendRefusal(exchange)
+    sendRefusal(exchange, exchange.reply?.getHeaders())
   }
 }
 
 /** Not with `reply.send()`: its onSend hooks may need what onRequest hooks that did not run would have set. */
-function sendRefusal (exchange: Exchange): void {
-  exchange.answer(503, BODY, { ...exchange.reply?.getHeaders(), 'retry-after': RETRY_AFTER_SECONDS })
+function sendRefusal (exchange: Exchange, headers: object = {}): void {
+  exchange.answer(503, BODY, { ...headers, 'retry-after': RETRY_AFTER_SECONDS })
 }

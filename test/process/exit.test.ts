@@ -262,6 +262,24 @@ for (const [what, { code, exitCode, signals = [] }] of Object.entries<{ code: st
   })
 }
 
+for (const [what, code] of Object.entries({
+  'in a listener for the second signal, added after that of the plugin':
+    "app.addHook('onListen', async () => { process.on('SIGINT', () => { process.exit(0) }) })",
+  'in an onResponse hook of a request that it cuts': "app.addHook('onResponse', async () => { process.exit(0) })"
+})) {
+  t.test(`a forced exit exits with 1, although the application calls process.exit(0) ${what}`, async t => {
+    const route = "app.get('/hang', async () => { console.log(JSON.stringify({ level: 30, msg: 'entered' })); await new Promise(() => {}) })"
+    const service = runNode(t, ['--input-type=module', '--eval', programWith(`${code}\n${route}`)], COVERED)
+    const client = new RawClient(await portOf(service)).get('/hang')
+    await service.log.line(/^entered/)
+    service.kill('SIGTERM')
+    await service.log.line(/^Waiting for 1 in-flight request/)
+    service.kill('SIGINT')
+    t.strictSame(await service.exit, { code: 1, signal: null })
+    await client.closed
+  })
+}
+
 t.test('an exit listener of the application that throws makes the exit code of a process that ends by itself 1', async t => {
   const code = "app.server.unref(); process.on('exit', () => { throw new Error('flush failed') })"
   const service = runNode(t, ['--input-type=module', '--eval', programWith(code)], COVERED)

@@ -10,7 +10,7 @@ import Fastify from 'fastify'
 import { gracefulPlugin } from '../../index.ts'
 import { SIGNAL_COPY } from '../../lib/times.ts'
 import {
-  COVERED, createApp, every, fork, heldRoute, listen, phaseBegins, portOf, portOfWorkers, RawClient, TYPESCRIPT
+  COVERED, createApp, eventually, every, fork, heldRoute, listen, phaseBegins, portOf, portOfWorkers, RawClient, TYPESCRIPT
 } from '../helpers.ts'
 import { get, START } from '../http2.ts'
 
@@ -234,6 +234,45 @@ t.test('on a second signal, a request that was rejected behind one in flight get
   await client.closed
   t.strictSame(client.text.match(/FST_\w+/g), ['FST_ERR_GRACEFUL_EXIT', 'FST_ERR_GRACEFUL_SHUTTING_DOWN'])
   t.equal(service.log.messages(/^Request cut/).length, 1)
+})
+
+t.test('on a second signal, answers that are ready behind a request in flight are sent after it, and only that one is named', async t => {
+  const service = fork(t, 'service', COVERED)
+  const client = new RawClient(await portOf(service)).get('/stuck').get('/bytes/5').get('/bytes/5').get('/stuck').get('/bytes/5')
+  await eventually(() => service.log.messages(/stuck request is in/).length === 2)
+  service.kill('SIGTERM')
+  await service.log.line(/^Waiting for 5 in-flight requests/)
+  service.kill('SIGINT')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await client.closed
+  t.strictSame(client.text.match(/(?<=HTTP\/1\.1 )\d+/g), ['503', '200', '200', '503', '200'])
+  t.strictSame(service.log.lines.filter(({ msg }) => msg.startsWith('Request cut')).map(({ route }) => route), ['/stuck', '/stuck'])
+})
+
+t.test('on a second signal, answers behind a response that has begun are named', async t => {
+  const service = fork(t, 'service', COVERED)
+  const client = new RawClient(await portOf(service)).get('/begun').get('/bytes/5')
+  await client.until(/begun/)
+  service.kill('SIGTERM')
+  await service.log.line(/^Waiting for 2 in-flight requests/)
+  service.kill('SIGINT')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await client.closed
+  t.notMatch(client.text, / 503 /)
+  t.equal(service.log.messages(/^Request cut/).length, 2)
+})
+
+t.test('a forced exit that cuts thousands of requests logs their number', async t => {
+  const service = fork(t, 'service', { ...COVERED, OPTIONS: '{"drainTimeout":20000}' })
+  const client = new RawClient(await portOf(service))
+  client.send('GET /stuck HTTP/1.1\r\nHost: test\r\n\r\n'.repeat(1_100))
+  await eventually(() => service.log.messages(/stuck request is in/).length === 1_100)
+  service.kill('SIGTERM')
+  await service.log.line(/^Waiting for 1100 in-flight requests/)
+  service.kill('SIGINT')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  t.equal(service.log.messages(/^Request cut/).length, 1_000)
+  await service.log.line(/^1100 requests were cut; only the first 1000 have their own line$/)
 })
 
 t.test('while a forced exit waits for its log, new requests get a 503', async t => {
