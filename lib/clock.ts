@@ -22,17 +22,6 @@ export async function wholeTurn (): Promise<void> {
   await new Promise<void>(resolve => { setImmediate(() => { setImmediate(resolve) }) })
 }
 
-/** Calls back after this many iterations of the event loop, or when the limit in milliseconds is over. Uses no promise. */
-export function afterTurns (turns: number, limit: number, callback: () => void): void {
-  const end = now() + limit
-  let left = turns
-  const turn = () => {
-    if (left-- > 0 && now() < end) setImmediate(turn)
-    else callback()
-  }
-  turn()
-}
-
 /** A timer after which the event loop polls once more, for the same reason. One immediate does, because timers run before the poll. */
 export function setLateTimeout (callback: () => void, milliseconds: number): NodeJS.Timeout {
   return setTimeout(setImmediate, milliseconds, callback)

@@ -75,7 +75,7 @@ export const SPREAD_MARGIN = { part: 1 / 4, most: 1_000 }
 /** How many iterations of the event loop the last answers may take to be written: Node writes those of a pipeline one after another. */
 export const FLUSH_TURNS = 50
 
-/** If a process exits before the end of a shutdown: for how long it answers requests and, once the log is written, writes the answers. */
+/** If a process exits before the end of a shutdown: for how long it answers requests, and then for how long it sends the answers. */
 export const EXIT_FLUSH = 100
 
 /** How often a listener is checked for whether it has stopped: in the first turns of the event loop, and then after each pause. */

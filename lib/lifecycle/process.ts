@@ -10,10 +10,10 @@ import cluster from 'node:cluster'
 import process from 'node:process'
 import { isMainThread } from 'node:worker_threads'
 import closeWithGrace from 'close-with-grace'
-import { afterTurns, clearTimeout, nextTick, now, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
+import { clearTimeout, nextTick, now, setImmediate, setLateTimeout, setTimeout, wholeTurn } from '../clock.ts'
 import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
-import { EXIT_CHECK, EXIT_FLUSH, FLUSH_TURNS, LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
+import { EXIT_CHECK, EXIT_FLUSH, LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
 import { toError } from '../values.ts'
 import { print } from './log.ts'
 
@@ -21,7 +21,7 @@ import { print } from './log.ts'
 export interface Member {
   readonly options: Pick<Options, 'signals' | 'shutdownTimeout'>
   readonly log: SafeLog
-  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'noteError' | 'prepareExit' | 'hasCaller' | 'isComplete'>
+  readonly shutdown: Pick<Shutdown, 'start' | 'ended' | 'noteError' | 'answerBeforeExit' | 'isSending' | 'noteExit' | 'hasCaller' | 'isComplete'>
 }
 
 interface Registry {
@@ -253,7 +253,6 @@ async function endAll (reason: string): Promise<void> {
 
 function exitAtOnce (): void {
   dropUnwritableLines()
-  worsenExitCode(registry.exitCode)
   process.exit()
 }
 
@@ -271,8 +270,7 @@ function allMembers (): Set<Member> {
  * Otherwise, the exit code is left to the code that ends the process.
  */
 function onExit (): void {
-  // A forced exit has prepared them.
-  const codes = registry.isForced ? [] : [...registry.closing].map(({ shutdown }) => shutdown.prepareExit())
+  const codes = [...registry.closing].map(({ shutdown }) => shutdown.noteExit())
   if (registry.reason !== undefined) worsenExitCode(Math.max(registry.exitCode, ...codes))
 }
 
@@ -296,20 +294,33 @@ function isOnlyExitLeft (): boolean {
   return [...allMembers()].every(({ shutdown }) => shutdown.isComplete && !shutdown.hasCaller)
 }
 
-/** Exits with this code, or the worst of all reports, as soon as the log and the last answers are written. Does not wait for promises. */
+/**
+ * Exits with this code, or the worst of all reports, as soon as the last answers are sent and the log is written. Does not wait for
+ * promises.
+ */
 function exit (message: string, code: 0 | 1): void {
   if (registry.isForced) return
   registry.isForced = true
-  // First, because what follows may call code that ends the process.
   registry.exitCode ||= code
-  const all = allMembers()
-  let pending = all.size
-  // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
+  // It replaces that of the application.
+  if (code > 0) process.exitCode = code
+  const all = [...allMembers()]
   for (const { log, shutdown } of all) {
     log.error(message)
-    const own = shutdown.prepareExit()
-    registry.exitCode ||= own
-    log.afterFlush(() => { if (--pending === 0) afterTurns(FLUSH_TURNS, EXIT_FLUSH, exitAtOnce) })
+    shutdown.answerBeforeExit()
   }
-  if (registry.exitCode > 0) process.exitCode = 1
+  const end = now() + EXIT_FLUSH
+  const finish = () => {
+    if (now() < end && all.some(({ shutdown }) => shutdown.isSending)) {
+      setImmediate(finish)
+      return
+    }
+    let pending = all.length
+    // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
+    for (const { log, shutdown } of all) {
+      shutdown.noteExit()
+      log.afterFlush(() => { if (--pending === 0) exitAtOnce() })
+    }
+  }
+  finish()
 }

@@ -87,6 +87,9 @@ export class Shutdown {
   #deadline = 0
   /** When drainTimeout is over, on the clock of now(). */
   #drainEnd = 0
+  /** Whether the process exits before the end, and whether the log says so. */
+  #isExiting = false
+  #isExitNoted = false
   #closeError: unknown
   /** Whether a call of `close()` has rejected with it. */
   #isCloseErrorThrown = false
@@ -219,21 +222,33 @@ export class Shutdown {
     return this.#parts.phase.current === 'closed'
   }
 
-  /**
-   * The process exits, in any phase. Unless the shutdown is complete, everything in flight is logged, and gets an answer if it has none.
-   * Returns the exit code.
-   */
-  prepareExit (): ShutdownReport['exitCode'] {
-    const { phase, inFlight, gate, cuts, callbacks, outcome, log } = this.#parts
-    if (!this.isComplete) {
-      const error = new ExitError()
-      // While the log is written, more requests may arrive.
-      inFlight.stopCounting()
-      cuts.cutByExit(error)
-      attempt(() => { gate.sendRefusals() })
-      attempt(() => { gate.refuseRest() })
-      // A forced exit waits for the log. If the shutdown ends meanwhile, its report has this exit code, too.
-      outcome.addError(error)
+  /** The process is about to exit, in any phase: answers what has no response yet. Node sends some of these answers in later turns. */
+  answerBeforeExit (): void {
+    if (this.isComplete || this.#isExiting) return
+    this.#isExiting = true
+    const { inFlight, gate, cuts, outcome } = this.#parts
+    const error = new ExitError()
+    // If the shutdown ends meanwhile, its report has the exit code 1, too.
+    outcome.addError(error)
+    // What arrives from now on is rejected.
+    inFlight.stopCounting()
+    cuts.answerAll(error)
+    attempt(() => { gate.sendRefusals() })
+    attempt(() => { gate.refuseRest() })
+  }
+
+  /** Whether a complete response has not been sent yet. */
+  get isSending (): boolean {
+    return this.#parts.inFlight.unfinished.some(({ isReady }) => isReady)
+  }
+
+  /** The process exits. Unless the shutdown is complete, names everything that is still in flight. Returns the exit code. */
+  noteExit (): ShutdownReport['exitCode'] {
+    this.answerBeforeExit()
+    if (!this.isComplete && !this.#isExitNoted) {
+      this.#isExitNoted = true
+      const { phase, cuts, callbacks, log } = this.#parts
+      cuts.nameAll(new ExitError())
       log.error('The process exits before the shutdown is complete', { phase: phase.current, callbacks: callbacks.unfinished })
     }
     return this.#exitCode

@@ -116,19 +116,15 @@ export class Cuts {
     for (const exchange of this.#inFlight.exchanges) this.cut(exchange, error)
   }
 
-  /** The process exits: names everything in flight, and answers what has no response yet, for a limited time. */
-  cutByExit (error: FastifyError): void {
-    const { exchanges } = this.#inFlight
-    // Selected before the first cut, as above.
-    const sendable = new Set(exchanges.filter(({ isWaitingForTurn, runningHandlers }) => isWaitingForTurn && runningHandlers === 0))
-    const blocked = new Set<Connection | undefined>()
+  /** Answers everything in flight that has no response yet, for a limited time: the process exits. */
+  answerAll (error: FastifyError): void {
     const end = now() + EXIT_FLUSH
-    for (const exchange of exchanges) {
-      if (sendable.has(exchange) && !blocked.has(exchange.connection)) continue
-      this.name(exchange, error)
-      if (!exchange.isCommitted && now() < end) attempt(() => { this.cut(exchange, error) })
-      if (!exchange.response.writableEnded) blocked.add(exchange.connection)
-    }
+    for (const exchange of this.#inFlight.exchanges) if (!exchange.isCommitted && now() < end) attempt(() => { this.cut(exchange, error) })
+  }
+
+  /** Names everything in flight, but does not end it. */
+  nameAll (error: FastifyError): void {
+    for (const exchange of this.#inFlight.exchanges) this.name(exchange, error)
     this.#logOmitted()
     this.cutTasks(error)
   }

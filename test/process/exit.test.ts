@@ -3,6 +3,7 @@
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Program } from '../helpers.ts'
+import { EXIT_FLUSH } from '../../lib/times.ts'
 import { COVERED, exitInTime, fork, freePort, portOf, RawClient, runNode } from '../helpers.ts'
 
 /** The second instance of the program. */
@@ -279,6 +280,25 @@ for (const [what, code] of Object.entries({
     await client.closed
   })
 }
+
+t.test('a forced exit names a response that is being sent only if its client does not get all of it', async t => {
+  const route = "app.get('/large', async () => { setImmediate(() => { process.emit('SIGINT') }); return Buffer.alloc(8_000_000) })"
+  const service = runNode(t, ['--input-type=module', '--eval', programWith(route, '{ shutdownDelay: 20_000 }')], COVERED)
+  const port = await portOf(service)
+  service.kill('SIGTERM')
+  await service.log.line(/still serving/)
+  const client = new RawClient(port).get('/large')
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await client.closed
+  const isNamed = service.log.messages(/^Request cut/).length > 0
+  if (client.text.length < 8_000_000) {
+    t.ok(isNamed)
+    return
+  }
+  // On a busy machine, it may be named because it takes longer, and be sent while the log is written.
+  const [start, end] = await Promise.all([service.log.line(/^Second signal/), service.log.line(/^The process exits/)])
+  t.ok(!isNamed || Number(end['time']) - Number(start['time']) >= EXIT_FLUSH)
+})
 
 t.test('an exit listener of the application that throws makes the exit code of a process that ends by itself 1', async t => {
   const code = "app.server.unref(); process.on('exit', () => { throw new Error('flush failed') })"
