@@ -76,8 +76,10 @@ export function * probesTruly (facts: Facts): Iterable<string> {
     if (answer.outcome === 'whole') {
       if (answer.endedAt < start && answer.status !== 200) yield what
       if (answer.sentAt > start && answer.status !== 503) yield what
-      // Those that a hook before the plugin still holds when connections are closed are rejected.
-      const isHeld = (facts.scenario.instances[to]?.ahead ?? 0) > 0 && answer.endedAt > (facts.phase(to, 'closing')?.t ?? Infinity)
+      // Those that a hook before the plugin still holds when connections are closed, or the process exits, are rejected.
+      const forced = facts.forced === undefined ? Infinity : facts.seen.signals[1]?.t ?? 0
+      const end = Math.min(facts.phase(to, 'closing')?.t ?? Infinity, forced)
+      const isHeld = (facts.scenario.instances[to]?.ahead ?? 0) > 0 && answer.endedAt > end
       if (codeOf(answer) !== undefined && !isHeld) yield `rejected: ${what}`
     } else if (answer.outcome !== 'left') {
       const isHttp2 = facts.scenario.clients[answer.client]?.http === 2
