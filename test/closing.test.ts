@@ -7,6 +7,7 @@ import type { GracefulOptions } from '../index.ts'
 import { AsyncResource } from 'node:async_hooks'
 import { EventEmitter, once } from 'node:events'
 import { connect, constants } from 'node:http2'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
@@ -271,6 +272,8 @@ for (const [shutdownTimeout, drainTimeout, callback] of [
     const entered = new Promise(resolve => { app.server.once('request', resolve) })
     const slow = new RawClient(port).get('/slow')
     await entered
+    const lag = monitorEventLoopDelay({ resolution: 10 })
+    lag.enable()
     const report = app.gracefulShutdown.shutdown()
     const clients = [idle]
     // Clients that keep connecting, clients that send nothing, and slow uploads.
@@ -289,7 +292,9 @@ for (const [shutdownTimeout, drainTimeout, callback] of [
     t.match(slow.text, /200 OK[^]*ok$/)
     t.strictSame(ran, callback ? ['onClose', 'callback'] : ['onClose'])
     t.strictSame({ cut, errors, exitCode }, { cut: [], errors: [], exitCode: 0 })
-    t.ok(time < shutdownTimeout, `took ${time}ms`)
+    // The machine may stop the process for a time.
+    const late = lag.max / 1e6
+    t.ok(time < shutdownTimeout + late, `took ${time}ms, the event loop was up to ${late}ms late`)
   })
 }
 
