@@ -253,6 +253,8 @@ async function endAll (reason: string): Promise<void> {
 
 function exitAtOnce (): void {
   dropUnwritableLines()
+  // Also if the application has set another one meanwhile.
+  if (registry.exitCode > 0) process.exitCode = registry.exitCode
   process.exit()
 }
 
@@ -302,8 +304,6 @@ function exit (message: string, code: 0 | 1): void {
   if (registry.isForced) return
   registry.isForced = true
   registry.exitCode ||= code
-  // It replaces that of the application.
-  if (code > 0) process.exitCode = code
   const all = [...allMembers()]
   for (const { log, shutdown } of all) {
     log.error(message)

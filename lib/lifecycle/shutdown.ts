@@ -116,14 +116,14 @@ export class Shutdown {
 
   /** The shutdowns in progress that wait for the current code. */
   static #around (): Shutdown[] {
-    return [...context.getStore() ?? []].filter(shutdown => shutdown.#parts.phase.current !== 'closed')
+    return [...context.getStore() ?? []].filter(shutdown => !shutdown.isComplete)
   }
 
   /** Returns whether other code goes on. Hooks and callbacks of a shutdown may shut down other instances; they are waited for anyway. */
   #noteCaller (): boolean {
     const goesOn = Shutdown.#around().length === 0
     // Once the shutdown has ended, it is decided when the process exits.
-    if (this.#parts.phase.current !== 'closed') this.hasCaller ||= goesOn
+    if (!this.isComplete) this.hasCaller ||= goesOn
     return goesOn
   }
 

@@ -101,8 +101,8 @@ export class Gate {
       if (exchange.isGone || exchange.isCommitted || exchange.isUnanswerable) continue
       // It never reached the gate.
       if (exchange.reply === undefined) this.#count(exchange)
-      // Without the headers of its reply, which may describe the answer of its handler, such as its encoding.
-      sendRefusal(exchange)
+      // The headers of its reply may describe the answer of its handler, such as its encoding.
+      sendRefusal(exchange, {})
     }
   }
 
@@ -126,6 +126,6 @@ export class Gate {
 }
 
 /** Not with `reply.send()`: its onSend hooks may need what onRequest hooks that did not run would have set. */
-function sendRefusal (exchange: Exchange, headers: object = {}): void {
+function sendRefusal (exchange: Exchange, headers: object | undefined): void {
   exchange.answer(503, BODY, { ...headers, 'retry-after': RETRY_AFTER_SECONDS })
 }

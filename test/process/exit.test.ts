@@ -264,11 +264,13 @@ for (const [what, { code, exitCode, signals = [] }] of Object.entries<{ code: st
 }
 
 for (const [what, code] of Object.entries({
-  'in a listener for the second signal, added after that of the plugin':
+  'calls process.exit(0) in a listener for the second signal, added after that of the plugin':
     "app.addHook('onListen', async () => { process.on('SIGINT', () => { process.exit(0) }) })",
-  'in an onResponse hook of a request that it cuts': "app.addHook('onResponse', async () => { process.exit(0) })"
+  'calls process.exit(0) in an onResponse hook of a request that it cuts': "app.addHook('onResponse', async () => { process.exit(0) })",
+  'sets process.exitCode in a listener for the second signal, added after that of the plugin':
+    "app.addHook('onListen', async () => { process.on('SIGINT', () => { process.exitCode = 143 }) })"
 })) {
-  t.test(`a forced exit exits with 1, although the application calls process.exit(0) ${what}`, async t => {
+  t.test(`a forced exit exits with 1, although the application ${what}`, async t => {
     const route = "app.get('/hang', async () => { console.log(JSON.stringify({ level: 30, msg: 'entered' })); await new Promise(() => {}) })"
     const service = runNode(t, ['--input-type=module', '--eval', programWith(`${code}\n${route}`)], COVERED)
     const client = new RawClient(await portOf(service)).get('/hang')

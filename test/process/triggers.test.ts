@@ -188,6 +188,9 @@ t.test('on a second signal, an instance logs what it cuts, also behind one witho
   t.equal(service.log.messages(/^Request cut: The process exited/).length, 1)
 })
 
+/** The routes of the requests that a program has named as cut. */
+const cutRoutes = ({ log }: Program) => log.lines.filter(({ msg }) => msg.startsWith('Request cut')).map(({ route }) => route)
+
 /** A service that blocks as its listeners are about to close, until `go` is called. Its second signal comes once COUNT requests arrive. */
 async function blockedService (t: Test, env: Record<string, string>) {
   const SENT = `${t.testdir({})}/sent`
@@ -220,6 +223,18 @@ for (const [what, env] of Object.entries(LATE_REQUESTS)) {
   })
 }
 
+t.test('on a second signal as the listeners are about to close, HTTP/2 requests get a 503', async t => {
+  const { service, port, blocks, go } = await blockedService(t, { COUNT: '1', HTTP2: 'yes' })
+  await blocks()
+  const client = new RawClient(port)
+  await once(client.socket, 'connect')
+  client.socket.write(Buffer.concat([START, get(1)]))
+  go()
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  await client.closed
+  t.match(client.text, /FST_ERR_GRACEFUL_SHUTTING_DOWN/)
+})
+
 t.test('on a second signal, a request that was rejected behind one in flight gets its 503 after it', async t => {
   const service = fork(t, 'service', COVERED)
   const port = await portOf(service)
@@ -246,7 +261,7 @@ t.test('on a second signal, answers that are ready behind a request in flight ar
   t.strictSame(await service.exit, { code: 1, signal: null })
   await client.closed
   t.strictSame(client.text.match(/(?<=HTTP\/1\.1 )\d+/g), ['503', '200', '200', '503', '200'])
-  t.strictSame(service.log.lines.filter(({ msg }) => msg.startsWith('Request cut')).map(({ route }) => route), ['/stuck', '/stuck'])
+  t.strictSame(cutRoutes(service), ['/stuck', '/stuck'])
 })
 
 for (const [what, path, named] of [
@@ -258,13 +273,12 @@ for (const [what, path, named] of [
     const service = fork(t, 'service', COVERED)
     const client = new RawClient(await portOf(service)).get(path).get('/bytes/5')
     client.socket.pause()
-    const waiting = named.length === 1 ? 'Waiting for 1 in-flight request' : 'Waiting for 2 in-flight requests'
     await eventually(() => service.log.messages(/^incoming request$/).length === 2)
     service.kill('SIGTERM')
-    await service.log.line(new RegExp(`^${waiting}`))
+    await service.log.line(new RegExp(`^Waiting for ${named.length} in-flight request`))
     service.kill('SIGINT')
     t.strictSame(await service.exit, { code: 1, signal: null })
-    t.strictSame(service.log.lines.filter(({ msg }) => msg.startsWith('Request cut')).map(({ route }) => route), named)
+    t.strictSame(cutRoutes(service), named)
     client.socket.destroy()
   })
 }
@@ -280,9 +294,8 @@ t.test('if other code exits during the drain, answers that cannot be sent any mo
   t.strictSame(await service.exit, { code: 1, signal: null })
   await client.closed
   t.match(client.text, / 503 [^]*FST_ERR_GRACEFUL_EXIT/)
-  const named = service.log.lines.filter(({ msg }) => msg.startsWith('Request cut'))
   // pino's last write may overtake the one in progress.
-  t.strictSame(new Set(named.map(({ route }) => route)), new Set(['/stuck', '/bytes/:size']))
+  t.strictSame(new Set(cutRoutes(service)), new Set(['/stuck', '/bytes/:size']))
 })
 
 t.test('a forced exit that cuts thousands of requests logs their number', async t => {
@@ -304,18 +317,6 @@ t.test('while a forced exit waits for its log, new requests get a 503', async t 
   service.kill('SIGTERM')
   t.strictSame(await service.exit, { code: 1, signal: null })
   t.strictSame(service.log.messages(/^status|^Second signal/), ['Second signal, SIGINT: exiting at once', 'status 503'])
-})
-
-t.test('on such a second signal, HTTP/2 requests get a 503, too', async t => {
-  const { service, port, blocks, go } = await blockedService(t, { COUNT: '1', HTTP2: 'yes' })
-  await blocks()
-  const client = new RawClient(port)
-  await once(client.socket, 'connect')
-  client.socket.write(Buffer.concat([START, get(1)]))
-  go()
-  t.strictSame(await service.exit, { code: 1, signal: null })
-  await client.closed
-  t.match(client.text, /FST_ERR_GRACEFUL_SHUTTING_DOWN/)
 })
 
 t.test('a second signal once the report is written exits at once, with the exit code of the report', async t => {

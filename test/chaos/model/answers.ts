@@ -77,8 +77,8 @@ export function * probesTruly (facts: Facts): Iterable<string> {
       if (answer.endedAt < start && answer.status !== 200) yield what
       if (answer.sentAt > start && answer.status !== 503) yield what
       // Those that a hook before the plugin still holds when connections are closed, or the process exits, are rejected.
-      const forced = facts.forced === undefined ? Infinity : facts.seen.signals[1]?.t ?? 0
-      const end = Math.min(facts.phase(to, 'closing')?.t ?? Infinity, forced)
+      const second = facts.forced?.startsWith('Second signal') === true ? facts.seen.signals[1]?.t : undefined
+      const end = Math.min(facts.phase(to, 'closing')?.t ?? Infinity, second ?? Infinity)
       const isHeld = (facts.scenario.instances[to]?.ahead ?? 0) > 0 && answer.endedAt > end
       if (codeOf(answer) !== undefined && !isHeld) yield `rejected: ${what}`
     } else if (answer.outcome !== 'left') {
