@@ -14,7 +14,7 @@ import { clearTimeout, nextTick, now, setImmediate, setLateTimeout, setTimeout, 
 import { RuntimeUnsupportedError } from '../errors.ts'
 import { CRASH_SIGNALS, PROCESS_EVENTS } from '../options.ts'
 import { EXIT_CHECK, EXIT_FLUSH, LOG_FLUSH, SIGNAL_COPY } from '../times.ts'
-import { toError } from '../values.ts'
+import { attempt, toError } from '../values.ts'
 import { print } from './log.ts'
 
 /** An instance, as the process sees it. */
@@ -171,8 +171,10 @@ function tryListen (event: string, add: () => void): void {
 /** An uncaught error starts a shutdown, or makes the one in progress unclean, even if an exit listener of the application throws it. */
 function fail (event: string, error: Error): void {
   registry.exitCode = 1
-  // Set at once: if an exit listener has thrown it, the plugin's own one may not be called.
-  process.exitCode ??= 1
+  // Set at once: if an exit listener has thrown it, the plugin's own one may not be called. Without a shutdown, Node keeps the code of
+  // `process.exit()`.
+  if (registry.reason === undefined) process.exitCode ??= 1
+  else worsenExitCode(1)
   for (const { shutdown } of registry.members) shutdown.noteError(error)
   // As Node does without a listener for it.
   if (registry.isExiting) print(error)
@@ -272,7 +274,7 @@ function allMembers (): Set<Member> {
  * Otherwise, the exit code is left to the code that ends the process.
  */
 function onExit (): void {
-  const codes = [...registry.closing].map(({ shutdown }) => shutdown.noteExit())
+  const codes = [...registry.closing].map(({ shutdown }) => attempt(() => shutdown.noteExit()) ?? 1)
   if (registry.reason !== undefined) worsenExitCode(Math.max(registry.exitCode, ...codes))
 }
 
@@ -297,8 +299,8 @@ function isOnlyExitLeft (): boolean {
 }
 
 /**
- * Exits with this code, or the worst of all reports, as soon as the last answers are sent and the log is written. Does not wait for
- * promises.
+ * Exits with this code, or the worst of all reports, as soon as the last answers are sent and the log is written; also if one of these
+ * steps throws. Does not wait for promises.
  */
 function exit (message: string, code: 0 | 1): void {
   if (registry.isForced) return
@@ -307,7 +309,7 @@ function exit (message: string, code: 0 | 1): void {
   const all = [...allMembers()]
   for (const { log, shutdown } of all) {
     log.error(message)
-    shutdown.answerBeforeExit()
+    attempt(() => { shutdown.answerBeforeExit() })
   }
   const end = now() + EXIT_FLUSH
   const finish = () => {
@@ -318,7 +320,7 @@ function exit (message: string, code: 0 | 1): void {
     let pending = all.length
     // Not in an exit listener: pino's never ends if these are the first lines to a pipe without a reader.
     for (const { log, shutdown } of all) {
-      shutdown.noteExit()
+      attempt(() => shutdown.noteExit())
       log.afterFlush(() => { if (--pending === 0) exitAtOnce() })
     }
   }

@@ -247,6 +247,14 @@ for (const [what, { code, exitCode, signals = [] }] of Object.entries<{ code: st
     code: 'app.registerShutdownCallback(() => new Promise(() => { setTimeout(() => { process.exit(4) }, 50) }))',
     exitCode: 4,
     signals: ['SIGTERM']
+  },
+  'after process.exit(0) during the shutdown, also if the listener is called first': {
+    code: `app.registerShutdownCallback(() => new Promise(() => {
+      process.prependListener('exit', () => { throw new Error('flush failed') })
+      setTimeout(() => { process.exit(0) }, 50)
+    }))`,
+    exitCode: 1,
+    signals: ['SIGTERM']
   }
 })) {
   t.test(`an exit listener of the application that throws does not stop the exit ${what}, as without the plugin`, async t => {
@@ -280,6 +288,42 @@ for (const [what, code] of Object.entries({
     service.kill('SIGINT')
     t.strictSame(await service.exit, { code: 1, signal: null })
     await client.closed
+  })
+}
+
+/** Other code replaces a property of the response with a getter that throws. */
+const BREAKS = `
+  app.get('/odd', (_request, reply) => {
+    Object.defineProperty(reply.raw, 'writableEnded', { get () { throw new Error('odd') } })
+    app.log.info('odd is in')
+  })
+  app.get('/stuck', () => {
+    app.log.info('stuck is in')
+    return new Promise(() => {})
+  })`
+
+for (const [by, { signals, code }] of Object.entries({
+  'a second signal': { signals: ['SIGTERM', 'SIGINT'], code: 'FST_ERR_GRACEFUL_EXIT' },
+  'the drain timeout': { signals: ['SIGTERM'], code: 'FST_ERR_GRACEFUL_DRAIN_TIMEOUT' }
+} as const)) {
+  t.test(`a response that throws does not keep ${by} from answering and naming the others, and from ending the process`, async t => {
+    const service = runNode(t, ['--input-type=module', '--eval', programWith(BREAKS, '{ drainTimeout: 1_000 }')], COVERED)
+    const port = await portOf(service)
+    new RawClient(port).get('/odd')
+    await service.log.line(/^odd is in/)
+    const stuck = new RawClient(port).get('/stuck')
+    await service.log.line(/^stuck is in/)
+    const start = performance.now()
+    for (const signal of signals) {
+      service.kill(signal)
+      await service.log.line(new RegExp(`^Waiting for 2 in-flight|${signal}: exiting`))
+    }
+    t.strictSame(await service.exit, { code: 1, signal: null })
+    t.ok(performance.now() - start < 10_000, 'long before shutdownTimeout')
+    await stuck.closed
+    t.match(stuck.text, code)
+    const named = service.log.lines.filter(line => line['code'] === code).map(({ route }) => route)
+    t.strictSame(new Set(named), new Set(['/odd', '/stuck']))
   })
 }
 
