@@ -6,9 +6,10 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, write
 import { dirname, join, relative } from 'node:path'
 import { Instrumenter } from '@stryker-mutator/instrumenter'
 import { transformSync } from '@swc/wasm-typescript'
+import { transformSync as compile } from 'esbuild'
 
 export interface Mutant {
-  /** `lib/clock.ts:12`; changes only with the file. */
+  /** `lib/clock.ts:12`; changes only with the code of the file. */
   id: string
   file: string
   line: number
@@ -19,6 +20,7 @@ export interface Mutant {
 
 export interface Source {
   file: string
+  /** Of the code without types, comments and line breaks. */
   hash: string
   code: string
   mutants: Mutant[]
@@ -67,6 +69,11 @@ function isMessage (path: Path): boolean {
   return key === 0 && callee?.type === 'MemberExpression' && LOG_METHODS.has(callee.property?.name ?? '')
 }
 
+function hashOf (text: string): string {
+  const { code } = compile(text, { loader: 'ts', minifyWhitespace: true, tsconfigRaw: { compilerOptions: { verbatimModuleSyntax: true } } })
+  return createHash('sha256').update(code).digest('hex').slice(0, 12)
+}
+
 /** Babel counts lines from 1, and Stryker from 0. */
 const keyOf = (start: Position, end: Position, firstLine: number) =>
   [start.line - firstLine, start.column, end.line - firstLine, end.column].join(',')
@@ -93,7 +100,7 @@ export async function instrument (root: string, file: string): Promise<Source> {
     `const { isActive: stryMutAct_9fa48, cover: stryCov_9fa48 } = mutantsOf(${JSON.stringify(file)})\n`
   return {
     file,
-    hash: createHash('sha256').update(text).digest('hex').slice(0, 12),
+    hash: hashOf(text),
     code: header + String(result?.content),
     ignored: mutants.length - kept.length,
     mutants: kept.map(({ id, mutatorName, replacement, location: { start, end } }) => ({
