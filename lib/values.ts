@@ -42,6 +42,11 @@ export function attempt<T> (call: () => T): T | undefined {
   }
 }
 
+/** What this throws for one item, because other code has changed an object of Node, does not affect the others. */
+export function attemptEach<T> (items: Iterable<T>, act: (item: T) => void): void {
+  for (const item of items) attempt(() => { act(item) })
+}
+
 /** A user-given name: a string as it is, any other value as shown. */
 export function nameOf (value: unknown): string {
   return typeof value === 'string' ? value : show(value)

@@ -875,6 +875,64 @@ for (const [what, change] of Object.entries(fixed)) {
   })
 }
 
+/** Properties of Node's objects that other code replaces with getters that throw. */
+const unreadable = {
+  'reply.raw': ['destroyed', 'writableEnded', 'writableFinished'],
+  'request.raw': ['destroyed', 'errored'],
+  'request.raw.socket': ['destroyed', 'errored'],
+  // HTTP/2
+  'request.raw.stream': ['destroyed', 'closed', 'headersSent', 'writableFinished', 'state']
+}
+
+for (const [object, properties] of Object.entries(unreadable)) for (const property of properties) {
+  const isHttp2 = object.endsWith('stream')
+
+  t.test(`a service goes on, and shuts down as usual, although ${object}.${property} of one request throws`, async t => {
+    // In its own process, because Node itself may throw, too.
+    const program = runNode(t, ['--input-type=module', '--eval', `
+      import Fastify from 'fastify'
+      import gracefulPlugin from ${JSON.stringify(new URL('../index.ts', import.meta.url).href)}
+      const app = Fastify({ logger: true, ${isHttp2 ? 'http2: true' : ''} })
+      await app.register(gracefulPlugin, { drainTimeout: 300, shutdownTimeout: 20_000 })
+      const isIn = name => { app.log.info(name + ' is in') }
+      app.get('/odd', async (request, reply) => {
+        Object.defineProperty(${object}, '${property}', { get () { throw new Error('odd') } })
+        isIn('odd')
+        await new Promise(() => {})
+      })
+      app.get('/held', async () => {
+        isIn('held')
+        await new Promise(() => {})
+      })
+      // Sweeps are frequent.
+      app.get('/impatient', { config: { gracefulShutdown: { writeTimeout: 200 } } }, async () => 'answer')
+      app.addHook('onClose', async () => { app.log.info('onClose runs') })
+      app.gracefulShutdown.onShutdown(() => { app.log.info('callback runs') })
+      await app.listen({ port: 0, host: '127.0.0.1' })`], COVERED)
+    const port = await portOf(program)
+    const origin = `http://127.0.0.1:${port}`
+    const ask = (path: string) => isHttp2 ? askHttp2(t, origin, path) : new RawClient(port).get(path).closed
+    for (const name of ['odd', 'held']) {
+      void ask(`/${name}`)
+      await program.log.line(new RegExp(`^${name} is in`))
+    }
+    await sleep(500)
+    program.kill('SIGTERM')
+    t.strictSame(await program.exit, { code: 1, signal: null })
+    t.match(program.log.messages(/received|runs$/), ['SIGTERM received, shutting down', 'onClose runs', 'callback runs'])
+    const cuts = program.log.lines.filter(({ msg }) => msg.startsWith('Request cut')).map(({ route }) => route)
+    t.strictSame(new Set(cuts), new Set(['/odd', '/held']))
+    t.notMatch(program.output(), 'has not ended within shutdownTimeout')
+  })
+}
+
+/** Sends a request on a connection of its own. */
+function askHttp2 (t: Test, origin: string, path: string): void {
+  const client = connectHttp2(origin).on('error', () => {})
+  t.teardown(() => { client.destroy() })
+  client.request({ ':path': path }).on('error', () => {}).resume()
+}
+
 t.test('a route is added although its config throws on an unknown key, its handler shows no properties, or a hook of its list is fixed', async t => {
   const { app } = await createApp(t)
   let responses = 0

@@ -23,7 +23,7 @@ import { Ending, isOfClient } from './ending.ts'
 import {
   ACCEPT_BACKLOG, AFTER_GOAWAY, FIRST_REQUEST, FLUSH_TURNS, HTTP2_READ_PAUSE, STEP_PART, STOP_CHECK
 } from '../times.ts'
-import { attempt, toError } from '../values.ts'
+import { attempt, attemptEach, toError } from '../values.ts'
 
 /** The flow-control window of an HTTP/2 session that its client has not opened, in bytes. */
 const HTTP2_WINDOW = 65_535
@@ -367,13 +367,13 @@ export class Connections {
 
   /** Forgets the connections of which no event has told the end. */
   forgetGone (): void {
-    for (const connection of this.#speaking) connection.forgetIfGone()
+    attemptEach(this.#speaking, connection => { connection.forgetIfGone() })
   }
 
   /** Notes how much of each request has arrived. */
   noteReceived (): void {
-    for (const connection of this.#speaking) connection.noteReceived()
-    for (const exchange of this.#streams) if (exchange.isReceiving) exchange.noteReceived()
+    attemptEach(this.#speaking, connection => { connection.noteReceived() })
+    attemptEach(this.#streams, exchange => { if (exchange.isReceiving) exchange.noteReceived() })
   }
 
   /** The requests that are being received, whether they count or not; on HTTP/1, also those that have been answered. */

@@ -49,7 +49,7 @@ export class SafeLog {
 
   /**
    * Before the process exits, drops what the destination has failed to write. pino writes the rest on exit, and if that fails again, as on
-   * a full disk or a terminal that is gone, it tries forever.
+   * a full disk, a terminal that is gone, or a full pipe that nothing reads, it tries forever.
    */
   dropUnwritable (): void {
     const destination = attempt(() => sonicBoomOf(this.#log))
@@ -57,8 +57,8 @@ export class SafeLog {
   }
 
   /** Waits until the lines so far are written. */
-  async flush (): Promise<void> {
-    await new Promise<void>(resolve => { this.afterFlush(resolve) })
+  async flush (waitsForReader = false): Promise<void> {
+    await new Promise<void>(resolve => { this.afterFlush(resolve, waitsForReader) })
   }
 
   /**
@@ -66,8 +66,9 @@ export class SafeLog {
    * pino writes asynchronously, and the rest when the process exits. But that last write may overtake one in progress, and if the reader
    * of a pipe has gone and no write has failed yet, it tries forever. Uses timers only: if errors are thrown again and again, promises
    * do not settle.
+   * @param waitsForReader without that limit, while the log is a pipe that is full, or is being read
    */
-  afterFlush (callback: () => void): void {
+  afterFlush (callback: () => void, waitsForReader = false): void {
     let left = LOG_FLUSH
     let sonicBoom: Destination | undefined
     try {
@@ -76,18 +77,27 @@ export class SafeLog {
     } catch {
       // The lines that it has collected are lost, as they would be without a flush.
     }
-    let isWriting = !this.#isMute && hasPendingFileIo()
-    const forget = isWriting && sonicBoom !== undefined ? onPause(sonicBoom, () => { isWriting = false }) : () => {}
+    let isWriting = !this.#isMute && (sonicBoom !== undefined || hasPendingFileIo())
+    let isStuck = false
+    const observer = (isPaused: boolean) => {
+      isStuck = false
+      if (isPaused) isWriting = false
+      else if (waitsForReader) left = LOG_FLUSH
+    }
+    const forget = isWriting && sonicBoom !== undefined ? observe(sonicBoom, observer) : () => {}
     let before = now()
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
+      // The last write has failed because a pipe is full, and is to be tried again later.
+      else isStuck ||= isWriting && !hasPendingFileIo()
       left -= Math.min(now() - before, LOG_FLUSH * STEP_PART)
       before = now()
-      if (isWriting && left > 0) {
+      if (isWriting && (left > 0 || (isStuck && waitsForReader))) {
         setTimeout(look, LOG_CHECK)
         return
       }
       forget()
+      if (isStuck && sonicBoom !== undefined) failed.add(sonicBoom)
       callback()
     }
     look()
@@ -121,28 +131,41 @@ export class SafeLog {
   }
 }
 
-/** The destinations to which the last write has failed. */
+/** The destinations to which the last write has failed, or has not ended. */
 const failed = new WeakSet<Destination>()
 
-/** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
-const waiters = new WeakMap<Destination, Set<() => void>>()
+/** A destination has written: all, or the next part. */
+type Observer = (isPaused: boolean) => void
+
+/** What observes each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
+const observers = new WeakMap<Destination, Set<Observer>>()
 
 function paused (this: Destination, error?: unknown): void {
   if (error === undefined) failed.delete(this)
   else failed.add(this)
-  for (const done of waiters.get(this) as Set<() => void>) done()
+  tell(this, true)
+}
+
+function wrote (this: Destination): void {
+  tell(this, false)
+}
+
+function tell (destination: Destination, isPaused: boolean): void {
+  for (const observer of observers.get(destination) as Set<Observer>) observer(isPaused)
 }
 
 /**
- * Calls back when a destination of pino pauses: it has written all, or failed. A full pipe makes it pause between writes. Returns the
+ * Observes a destination of pino until it pauses: it has written all, or failed. A full pipe makes it wait between writes. Returns the
  * undo function.
  */
-function onPause (destination: Destination, done: () => void): () => void {
-  const all = waiters.get(destination) ?? new Set()
-  waiters.set(destination, all.add(done))
-  if (all.size === 1) destination.on('drain', paused).on('error', paused)
+function observe (destination: Destination, observer: Observer): () => void {
+  const all = observers.get(destination) ?? new Set()
+  observers.set(destination, all.add(observer))
+  if (all.size === 1) destination.on('drain', paused).on('error', paused).on('write', wrote)
+  // It shows no other way whether a write is pending. One that collects lines is being flushed.
+  if (destination.minLength === 0) attempt(() => destination.write(''))
   return () => {
-    if (all.delete(done) && all.size === 0) destination.off('drain', paused).off('error', paused)
+    if (all.delete(observer) && all.size === 0) destination.off('drain', paused).off('error', paused).off('write', wrote)
   }
 }
 
@@ -154,6 +177,8 @@ function hasPendingFileIo (): boolean {
 /** Where a logger writes to. */
 interface Destination extends EventEmitter {
   destroyed?: boolean
+  minLength?: number
+  write: (text: string) => unknown
   destroy: () => void
 }
 

@@ -239,7 +239,7 @@ export class Shutdown {
 
   /** Whether a complete response has not been sent yet. */
   get isSending (): boolean {
-    return this.#parts.inFlight.unfinished.some(exchange => attempt(() => exchange.isReady))
+    return this.#parts.inFlight.unfinished.some(({ isReady }) => isReady)
   }
 
   /** The process exits. Unless the shutdown is complete, names everything that is still in flight. Returns the exit code. */

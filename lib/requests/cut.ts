@@ -13,7 +13,7 @@ import type { Tasks } from './tasks.ts'
 import { now } from '../clock.ts'
 import { errorBody } from '../errors.ts'
 import { EXIT_FLUSH } from '../times.ts'
-import { attempt } from '../values.ts'
+import { attemptEach } from '../values.ts'
 
 /** How many requests cut by a shutdown have a log line of their own: thousands would delay the exit. */
 const MOST_NAMED = 1_000
@@ -106,25 +106,25 @@ export class Cuts {
   cutAll (error: FastifyError): void {
     const { exchanges } = this.#inFlight
     // Selected before the first cut, because cutting moves a queued response to the front, where it looks stalled.
-    each(exchanges.filter(exchange => attempt(() => exchange.isWaitingForTurn) !== true), exchange => { this.cut(exchange, error) })
+    attemptEach(exchanges.filter(({ isWaitingForTurn }) => !isWaitingForTurn), exchange => { this.cut(exchange, error) })
     this.#logOmitted()
     this.cutTasks(error)
   }
 
   /** Cuts every response that is not sent when connections are about to be closed. */
   cutRest (error: FastifyError): void {
-    each(this.#inFlight.exchanges, exchange => { this.cut(exchange, error) })
+    attemptEach(this.#inFlight.exchanges, exchange => { this.cut(exchange, error) })
   }
 
   /** Answers everything in flight that has no response yet, for a limited time: the process exits. */
   answerAll (error: FastifyError): void {
     const end = now() + EXIT_FLUSH
-    each(this.#inFlight.exchanges, exchange => { if (!exchange.isCommitted && now() < end) this.cut(exchange, error) })
+    attemptEach(this.#inFlight.exchanges, exchange => { if (!exchange.isCommitted && now() < end) this.cut(exchange, error) })
   }
 
   /** Names everything in flight, but does not end it. */
   nameAll (error: FastifyError): void {
-    each(this.#inFlight.exchanges, exchange => { this.name(exchange, error) })
+    attemptEach(this.#inFlight.exchanges, exchange => { this.name(exchange, error) })
     this.#logOmitted()
     this.cutTasks(error)
   }
@@ -161,9 +161,4 @@ export class Cuts {
     const advice = option === undefined ? '' : ` (${option}). ${entry.route ?? 'A route'} can have its own: config: { gracefulShutdown: { ${option}: … } }`
     this.#log.error(`Request cut: ${error.message}${advice}`, { ...entry, code: error.code })
   }
-}
-
-/** Other code may have changed a response so that it throws; that loses no other request. */
-function each (exchanges: readonly Exchange[], act: (exchange: Exchange) => void): void {
-  for (const exchange of exchanges) attempt(() => { act(exchange) })
 }

@@ -150,22 +150,40 @@ export class Exchange {
   get isFinished (): boolean {
     const { response, socket } = this
     const stream = this.#stream
-    if (stream !== undefined) {
-      const isEnded = response.writableEnded || (stream.closed && !stream.aborted)
-      return isEnded && stream.writableFinished && !stream.rstCode
+    try {
+      if (stream !== undefined) {
+        const isEnded = response.writableEnded || (stream.closed && !stream.aborted)
+        return isEnded && stream.writableFinished && !stream.rstCode
+      }
+      return response.writableFinished && (socket?.destroyed !== true || socket.writableFinished)
+    } catch {
+      return false
     }
-    return response.writableFinished && (socket?.destroyed !== true || socket.writableFinished)
   }
 
   /**
    * Whether the connection or stream is gone. 'close' is not enough: Node 20 and 22 lose some streams of a session that closes
-   * under load, and never emit it. An injected request has no connection; its response is destroyed.
+   * under load, and never emit it. An injected request has no connection; its response is destroyed. One of which other code has changed
+   * an object so that reading it throws counts as gone.
    */
   get isGone (): boolean {
     const { response, socket } = this
     const stream = this.#stream
-    if (stream !== undefined) return stream.closed || stream.destroyed
-    return socket?.destroyed === true || (response.destroyed && !response.writableFinished)
+    try {
+      if (stream !== undefined) return stream.closed || stream.destroyed
+      return socket?.destroyed === true || (response.destroyed && !response.writableFinished)
+    } catch {
+      return true
+    }
+  }
+
+  /** Whether the response is complete, so that nothing can be added. */
+  get isEnded (): boolean {
+    try {
+      return this.response.writableEnded
+    } catch {
+      return true
+    }
   }
 
   /**
@@ -175,9 +193,11 @@ export class Exchange {
    */
   get isDestroyedByHandler (): boolean {
     const { connection, request, response } = this
-    const { code }: NodeJS.ErrnoException = request.errored ?? {} as Error
-    const isByNode = connection === undefined && code === 'ECONNRESET'
-    return response.destroyed || (request.destroyed && !request.readableEnded && !isByNode)
+    return attempt(() => {
+      const { code }: NodeJS.ErrnoException = request.errored ?? {} as Error
+      const isByNode = connection === undefined && code === 'ECONNRESET'
+      return response.destroyed || (request.destroyed && !request.readableEnded && !isByNode)
+    }) === true
   }
 
   /**
@@ -186,10 +206,12 @@ export class Exchange {
    */
   get isDropped (): boolean {
     const { request, response, socket, connection } = this
-    const hasFailed = socket?.errored != null && socket.errored !== response.errored
-    // If the client of an injected request leaves, that is destroyed.
-    const hasLeft = connection === undefined ? request.destroyed : socket?.readableEnded === true || hasFailed
-    return response.destroyed && !hasLeft
+    return attempt(() => {
+      const hasFailed = socket?.errored != null && socket.errored !== response.errored
+      // If the client of an injected request leaves, that is destroyed.
+      const hasLeft = connection === undefined ? request.destroyed : socket?.readableEnded === true || hasFailed
+      return response.destroyed && !hasLeft
+    }) === true
   }
 
   /** Whether it is a stream of this HTTP/2 session. False once the stream or the session is destroyed. */
@@ -211,10 +233,13 @@ export class Exchange {
   /** Whether part of the body has not arrived yet. */
   get isReceiving (): boolean {
     if (!this.#hasBody) return false
-    if (this.#stream !== undefined) return !this.isGone && this.#stream.state.remoteClose !== 1
-    const { complete, destroyed } = this.request as Partial<IncomingMessage>
-    // An injected request has no `complete`, because nothing of it is still to come.
-    return complete === false && destroyed !== true
+    const stream = this.#stream
+    if (stream !== undefined) return !this.isGone && attempt(() => stream.state.remoteClose) !== 1
+    return attempt(() => {
+      const { complete, destroyed } = this.request as Partial<IncomingMessage>
+      // An injected request has no `complete`, because nothing of it is still to come.
+      return complete === false && destroyed !== true
+    }) === true
   }
 
   /** Whether closing the connection now would reset it. An HTTP/2 session that closes lets its streams end. */
@@ -338,27 +363,31 @@ export class Exchange {
 
   /** Whether the response is complete, and Node has still to send it. */
   get isReady (): boolean {
-    return this.response.writableEnded && !this.isFinished && !this.isGone
+    return this.isEnded && !this.isFinished && !this.isGone
   }
 
   /** Whether the response is complete and waits for the previous one. */
   get isWaitingForTurn (): boolean {
-    return this.response.writableEnded && this.isQueued
+    return this.isEnded && this.isQueued
   }
 
   /** Whether the head of the response has been sent. */
   get hasBegun (): boolean {
-    return this.#stream === undefined ? isHeadSent(this.response) : this.#stream.headersSent
+    try {
+      return this.#stream === undefined ? isHeadSent(this.response) : this.#stream.headersSent
+    } catch {
+      return true
+    }
   }
 
   /** Whether it is too late for another answer: the response has begun, or the connection speaks another protocol. */
   get isCommitted (): boolean {
-    return this.hasBegun || this.response.writableEnded || (this.isUpgrade && this.isHijacked)
+    return this.hasBegun || this.isEnded || (this.isUpgrade && this.isHijacked)
   }
 
   /** Whether the handler writes the response itself, without Fastify. */
   get isHijacked (): boolean {
-    return !this.response.writableEnded && this.reply?.sent === true
+    return !this.isEnded && this.reply?.sent === true
   }
 
   /** Whether promises of its handlers and late hooks count. With `waitFor: 'response'`, they may never settle. */
@@ -376,7 +405,7 @@ export class Exchange {
    * one that it has added itself.
    */
   get #isSourceLost (): boolean {
-    return this.mayLackClose && this.#stream?.closed === true && !this.response.writableEnded
+    return this.mayLackClose && this.#stream?.closed === true && !this.isEnded
   }
 
   /** Whether a promise tells that a handler is at work. */
@@ -558,7 +587,7 @@ export class Exchange {
    */
   end (): void {
     const { response } = this
-    if (response.writableEnded) {
+    if (this.isEnded) {
       attempt(() => this.source?.destroy())
       return
     }

@@ -6,6 +6,7 @@ import type { InFlight } from './in-flight.ts'
 import { now } from '../clock.ts'
 import { ShuttingDownError, errorBody } from '../errors.ts'
 import { RETRY_AFTER } from '../times.ts'
+import { attemptEach } from '../values.ts'
 import { dropBody } from './body.ts'
 
 const RETRY_AFTER_SECONDS = String(RETRY_AFTER / 1_000)
@@ -97,13 +98,13 @@ export class Gate {
    * that opted out.
    */
   refuseRest (): void {
-    for (const exchange of this.#inFlight.uncounted) {
-      if (exchange.isGone || exchange.isCommitted || exchange.isUnanswerable) continue
+    attemptEach(this.#inFlight.uncounted, exchange => {
+      if (exchange.isGone || exchange.isCommitted || exchange.isUnanswerable) return
       // It never reached the gate.
       if (exchange.reply === undefined) this.#count(exchange)
       // The headers of its reply may describe the answer of its handler, such as its encoding.
       sendRefusal(exchange, {})
-    }
+    })
   }
 
   #refuse (exchange: Exchange): void {

@@ -13,7 +13,7 @@ import type { LongLived } from '../connections/spread.ts'
 import { errorMonitor, EventEmitter } from 'node:events'
 import { finished } from 'node:stream'
 import { beforeCall } from '../before-call.ts'
-import { attempt } from '../values.ts'
+import { attempt, attemptEach } from '../values.ts'
 import { describe } from './describe.ts'
 import { Exchange } from './exchange.ts'
 
@@ -210,7 +210,7 @@ export class InFlight {
 
   /** Called by onResponse: the response has been sent, or has failed. */
   responded (exchange: Exchange): void {
-    if (exchange.wire === 'open' && exchange.response.writableEnded && !exchange.isGone) this.#finish(exchange)
+    if (exchange.wire === 'open' && exchange.isEnded && !exchange.isGone) this.#finish(exchange)
     this.check(exchange)
   }
 
@@ -243,7 +243,7 @@ export class InFlight {
 
   /** Checks every request that is not over. */
   checkAll (): void {
-    for (const exchange of this.unfinished) {
+    attemptEach(this.unfinished, exchange => {
       if (exchange.startedAt === 0) exchange.keepAge()
       if (exchange.wire !== 'open') {
         exchange.call?.observeIfDropped()
@@ -252,7 +252,7 @@ export class InFlight {
       this.check(exchange)
       const { wire, index, runningHandlers, source } = exchange
       if (wire !== 'open' && index >= 0 && (runningHandlers > 0 || source !== undefined)) this.#loosen(exchange)
-    }
+    })
   }
 
   #loosen (exchange: Exchange): void {
@@ -274,8 +274,8 @@ export class InFlight {
   /** What ends each response that has begun, of routes that ask for it. Fastify reads the stream of a HEAD request after its answer. */
   longLived (): LongLived[] {
     return this.exchanges
-      .filter(({ options, request, response, hasBegun, isSourceActive }) =>
-        options.onShutdown === 'end' && hasBegun && (!response.writableEnded || (request.method === 'HEAD' && isSourceActive)))
+      .filter(({ options, request, isEnded, hasBegun, isSourceActive }) =>
+        options.onShutdown === 'end' && hasBegun && (!isEnded || (request.method === 'HEAD' && isSourceActive)))
       .map(exchange => [exchange, () => { exchange.end() }])
   }
 
@@ -331,7 +331,7 @@ export class InFlight {
   notFound (exchange: Exchange): void {
     exchange.keepConfig()
     if (exchange.hasOptedOut) this.optOut(exchange)
-    if (exchange.wire === 'orphaned' && exchange.response.writableEnded) this.#answered(exchange)
+    if (exchange.wire === 'orphaned' && exchange.isEnded) this.#answered(exchange)
   }
 
   /** Fastify does not report an answer that no client waits for, so the methods of this reply and its response are wrapped. */
@@ -363,7 +363,7 @@ export class InFlight {
     })
     // If it was answered before its handler was called, Fastify reads `reply.sent` when a hook or the body parser ends, and stops. So that
     // read is the end.
-    if (reply !== undefined && exchange.call === undefined && response.writableEnded) {
+    if (reply !== undefined && exchange.call === undefined && exchange.isEnded) {
       const get = () => {
         answered()
         return true

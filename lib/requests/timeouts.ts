@@ -19,6 +19,7 @@ import { beforeCall, trySet } from '../before-call.ts'
 import { setLateInterval } from '../clock.ts'
 import { ReadTimeoutError, WriteTimeoutError } from '../errors.ts'
 import { KEEP_ALIVE_BUFFER, LONGEST_TIMER, READ_PER_KIB, checkIntervalOf } from '../times.ts'
+import { attemptEach } from '../values.ts'
 
 /** The defaults of a server. Any other value is the user's, and is kept. */
 const FASTIFY_DEFAULTS = { requestTimeout: 0, keepAliveTimeout: 72_000, timeout: 0 }
@@ -156,13 +157,13 @@ export class Timeouts {
     this.#inFlight.checkAll()
     this.#handshakes.checkAll()
     this.#connections.noteReceived()
-    for (const exchange of this.#connections.receiving()) this.#enforceRead(exchange, due)
-    for (const exchange of this.#inFlight.exchanges) {
+    attemptEach(this.#connections.receiving(), exchange => { this.#enforceRead(exchange, due) })
+    attemptEach(this.#inFlight.exchanges, exchange => {
       // A hook may hold it, so that its handler has not opted it out yet.
       if (exchange.hasOptedOut) this.#inFlight.optOut(exchange)
       else if (exchange.wire !== 'open') this.#forgetSilent(exchange, due)
       else if (this.#hasListener) this.#enforceWrite(exchange, due)
-    }
+    })
     if (this.#hasListener || this.#inFlight.unfinished.length > 0) return
     this.stop()
     this.#sweeper = undefined

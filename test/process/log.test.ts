@@ -14,7 +14,7 @@ import Fastify from 'fastify'
 import { destination, pino } from 'pino'
 import gracefulPlugin from '../../index.ts'
 import { LOG_FLUSH, SIGNAL_COPY } from '../../lib/times.ts'
-import { commandOf, COVERED, fork, listen, LONG, portOf, RawClient, runNode } from '../helpers.ts'
+import { commandOf, COVERED, eventually, fork, listen, LONG, portOf, RawClient, runNode } from '../helpers.ts'
 
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
   const service = fork(t, 'no-logger', { ...['no logger', 'a logger that throws'].includes(LOGGER) && COVERED, LOGGER })
@@ -151,6 +151,52 @@ t.test('the process ends at shutdownTimeout if that is what the first lines are 
   service.kill('SIGTERM')
   t.strictSame(await service.exit, { code: 1, signal: null })
 })
+
+function hasExited (pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return false
+  } catch {
+    return true
+  }
+}
+
+/** It holds requests to `/held`, and fills the pipe of its log at a request to `/fill`. */
+const FILLS = `
+  import Fastify from 'fastify'
+  import gracefulPlugin from ${JSON.stringify(new URL('../../index.ts', import.meta.url).href)}
+  const app = Fastify({ logger: true })
+  await app.register(gracefulPlugin, { shutdownTimeout: Number(process.env.LIMIT) })
+  app.get('/held', () => new Promise(() => {}))
+  app.get('/fill', async ({ log }) => {
+    for (let line = 0; line < 2_000; line++) log.info('x'.repeat(1_000))
+    return 'filled'
+  })
+  await app.listen({ port: 0, host: '127.0.0.1' })`
+
+for (const { what, code, signals, resumes = false } of [
+  { what: 'at shutdownTimeout', code: 1, signals: ['SIGTERM'] },
+  { what: 'at a second signal', code: 1, signals: ['SIGTERM', 'SIGINT'] },
+  { what: 'when its reader goes on', code: 0, signals: ['SIGTERM'], resumes: true }
+] as const) {
+  t.test(`the process ends ${what} if its log is a full pipe that nothing reads`, async t => {
+    const service = runNode(t, ['--input-type=module', '--eval', FILLS], { ...COVERED, LIMIT: what === 'at shutdownTimeout' ? '2000' : '20000' })
+    const port = await portOf(service)
+    const resume = service.pauseReading()
+    if (signals.length > 1) new RawClient(port).get('/held')
+    await new RawClient(port).get('/fill').until(/filled/)
+    for (const signal of signals) {
+      service.kill(signal)
+      await sleep(2 * SIGNAL_COPY)
+    }
+    if (resumes) await sleep(2 * LOG_FLUSH)
+    // Long before the longer limit.
+    else await eventually(() => hasExited(service.pid))
+    resume()
+    t.strictSame(await service.exit, { code, signal: null })
+    if (resumes) t.match(service.log.messages().at(-1), 'Graceful shutdown complete')
+  })
+}
 
 t.test('the process ends although its log cannot be written', { skip: existsSync('/dev/full') ? false : 'There is no /dev/full' }, async t => {
   const service = fork(t, 'broken-log', { ...COVERED, FAULT: 'is full', WHEN: 'before the signal' })
