@@ -275,7 +275,7 @@ function allMembers (): Set<Member> {
  * Otherwise, the exit code is left to the code that ends the process.
  */
 function onExit (): void {
-  const codes = [...registry.closing].map(({ shutdown }) => attempt(() => shutdown.noteExit()) ?? 1)
+  const codes = [...registry.closing].map(({ shutdown }) => shutdown.noteExit())
   if (registry.reason !== undefined) worsenExitCode(Math.max(registry.exitCode, ...codes))
 }
 
