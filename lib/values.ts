@@ -42,7 +42,7 @@ export function attempt<T> (call: () => T): T | undefined {
   }
 }
 
-/** What this throws for one item, because other code has changed an object of Node, does not affect the others. */
+/** Calls `act` for each item. An error for one of them is ignored: other code may have changed an object of Node so that it throws. */
 export function attemptEach<T> (items: Iterable<T>, act: (item: T) => void): void {
   for (const item of items) attempt(() => { act(item) })
 }

@@ -4,6 +4,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { EventEmitter } from 'node:events'
 import { writeSync } from 'node:fs'
 import process from 'node:process'
+import { beforeCall } from '../before-call.ts'
 import { now, setTimeout } from '../clock.ts'
 import { LOG_CHECK, LOG_FLUSH, STEP_PART } from '../times.ts'
 import { attempt, messageOf, show } from '../values.ts'
@@ -29,6 +30,8 @@ export class SafeLog {
 
   constructor (log: FastifyBaseLogger) {
     this.#log = log
+    const destination = attempt(() => sonicBoomOf(log))
+    if (destination !== undefined) noteFull(destination)
   }
 
   readonly debug: Write = (message, details) => { this.#write('debug', message, details) }
@@ -57,8 +60,16 @@ export class SafeLog {
   }
 
   /** Waits until the lines so far are written. */
-  async flush (waitsForReader = false): Promise<void> {
-    await new Promise<void>(resolve => { this.afterFlush(resolve, waitsForReader) })
+  async flush (): Promise<void> {
+    await new Promise<void>(resolve => { this.afterFlush(resolve) })
+  }
+
+  /**
+   * Waits until pino's destination has written all: as long as a write succeeds every LOG_FLUSH, and without a limit if it is a full pipe.
+   */
+  async written (): Promise<void> {
+    if (attempt(() => sonicBoomOf(this.#log)) === undefined) return
+    await new Promise<void>(resolve => { this.afterFlush(resolve, true) })
   }
 
   /**
@@ -66,10 +77,9 @@ export class SafeLog {
    * pino writes asynchronously, and the rest when the process exits. But that last write may overtake one in progress, and if the reader
    * of a pipe has gone and no write has failed yet, it tries forever. Uses timers only: if errors are thrown again and again, promises
    * do not settle.
-   * @param waitsForReader without that limit, while the log is a pipe that is full, or is being read
+   * @param isPatient see `written()`
    */
-  afterFlush (callback: () => void, waitsForReader = false): void {
-    let left = LOG_FLUSH
+  afterFlush (callback: () => void, isPatient = false): void {
     let sonicBoom: Destination | undefined
     try {
       Promise.resolve(this.#log.flush?.()).catch(() => {})
@@ -77,27 +87,26 @@ export class SafeLog {
     } catch {
       // The lines that it has collected are lost, as they would be without a flush.
     }
-    let isWriting = !this.#isMute && (sonicBoom !== undefined || hasPendingFileIo())
-    let isStuck = false
-    const observer = (isPaused: boolean) => {
-      isStuck = false
-      if (isPaused) isWriting = false
-      else if (waitsForReader) left = LOG_FLUSH
-    }
+    const isFull = () => sonicBoom !== undefined && full.has(sonicBoom)
+    let isWriting = !this.#isMute && (isFull() || hasPendingFileIo())
+    let time = 0
+    let timeSinceWrite = 0
+    const observer = { paused: () => { isWriting = false }, wrote: () => { timeSinceWrite = 0 } }
     const forget = isWriting && sonicBoom !== undefined ? observe(sonicBoom, observer) : () => {}
     let before = now()
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
-      // The last write has failed because a pipe is full, and is to be tried again later.
-      else isStuck ||= isWriting && !hasPendingFileIo()
-      left -= Math.min(now() - before, LOG_FLUSH * STEP_PART)
+      const step = Math.min(now() - before, LOG_FLUSH * STEP_PART)
       before = now()
-      if (isWriting && (left > 0 || (isStuck && waitsForReader))) {
+      time += step
+      timeSinceWrite += step
+      const isTimeUp = isPatient ? timeSinceWrite >= LOG_FLUSH && !isFull() : time >= LOG_FLUSH
+      if (isWriting && !isTimeUp) {
         setTimeout(look, LOG_CHECK)
         return
       }
       forget()
-      if (isStuck && sonicBoom !== undefined) failed.add(sonicBoom)
+      if (isFull() && timeSinceWrite >= LOG_FLUSH) failed.add(sonicBoom as Destination)
       callback()
     }
     look()
@@ -131,42 +140,65 @@ export class SafeLog {
   }
 }
 
-/** The destinations to which the last write has failed, or has not ended. */
+/** The destinations to which the last write has failed, or has been waiting for too long because a pipe is full. */
 const failed = new WeakSet<Destination>()
 
-/** A destination has written: all, or the next part. */
-type Observer = (isPaused: boolean) => void
+/** The destinations that are a full pipe: the last write has failed, and is tried again later. */
+const full = new WeakSet<Destination>()
+
+/** From now on, notes whether it is a full pipe. No listener is left on a destination that is not. */
+function noteFull (destination: Destination): void {
+  if (noted.has(destination)) return
+  noted.add(destination)
+  beforeCall(destination, 'retryEAGAIN', () => {
+    if (full.has(destination)) return
+    full.add(destination)
+    const undo = listen(destination, ['write', 'error', 'close'], () => {
+      full.delete(destination)
+      undo()
+    })
+  })
+}
+
+const noted = new WeakSet<Destination>()
+
+/** Returns the undo function. */
+function listen (destination: Destination, events: readonly string[], listener: (error?: unknown) => void): () => void {
+  for (const event of events) destination.on(event, listener)
+  return () => { for (const event of events) destination.off(event, listener) }
+}
+
+interface Observer {
+  /** It has written all, or failed, or has been closed. */
+  paused: () => void
+  wrote: () => void
+}
 
 /** What observes each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
-const observers = new WeakMap<Destination, Set<Observer>>()
+const observers = new WeakMap<Destination, { all: Set<Observer>, stop: () => void }>()
 
-function paused (this: Destination, error?: unknown): void {
-  if (error === undefined) failed.delete(this)
-  else failed.add(this)
-  tell(this, true)
-}
-
-function wrote (this: Destination): void {
-  tell(this, false)
-}
-
-function tell (destination: Destination, isPaused: boolean): void {
-  for (const observer of observers.get(destination) as Set<Observer>) observer(isPaused)
-}
-
-/**
- * Observes a destination of pino until it pauses: it has written all, or failed. A full pipe makes it wait between writes. Returns the
- * undo function.
- */
+/** Observes a destination of pino. Returns the undo function. */
 function observe (destination: Destination, observer: Observer): () => void {
-  const all = observers.get(destination) ?? new Set()
-  observers.set(destination, all.add(observer))
-  if (all.size === 1) destination.on('drain', paused).on('error', paused).on('write', wrote)
-  // It shows no other way whether a write is pending. One that collects lines is being flushed.
-  if (destination.minLength === 0) attempt(() => destination.write(''))
+  const known = observers.get(destination) ?? observeFirst(destination)
+  known.all.add(observer)
   return () => {
-    if (all.delete(observer) && all.size === 0) destination.off('drain', paused).off('error', paused).off('write', wrote)
+    if (!known.all.delete(observer) || known.all.size > 0) return
+    known.stop()
+    observers.delete(destination)
   }
+}
+
+function observeFirst (destination: Destination): { all: Set<Observer>, stop: () => void } {
+  const all = new Set<Observer>()
+  const ignore = listen(destination, ['drain', 'error', 'close'], error => {
+    if (error === undefined) failed.delete(destination)
+    else failed.add(destination)
+    for (const { paused } of all) paused()
+  })
+  const ignoreWrites = listen(destination, ['write'], () => { for (const { wrote } of all) wrote() })
+  const known = { all, stop: () => { ignore(); ignoreWrites() } }
+  observers.set(destination, known)
+  return known
 }
 
 /** Whether an asynchronous read or write of fs is pending. */
@@ -176,10 +208,10 @@ function hasPendingFileIo (): boolean {
 
 /** Where a logger writes to. */
 interface Destination extends EventEmitter {
-  destroyed?: boolean
-  minLength?: number
-  write: (text: string) => unknown
-  destroy: () => void
+  readonly destroyed?: boolean
+  readonly destroy: () => void
+  /** Called when a write has failed because a pipe is full. */
+  retryEAGAIN: (...args: never[]) => unknown
 }
 
 /** The destination of pino. A logger keeps it, or inherits it, under `pino.symbols.streamSym`. */

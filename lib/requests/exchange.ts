@@ -163,8 +163,8 @@ export class Exchange {
 
   /**
    * Whether the connection or stream is gone. 'close' is not enough: Node 20 and 22 lose some streams of a session that closes
-   * under load, and never emit it. An injected request has no connection; its response is destroyed. One of which other code has changed
-   * an object so that reading it throws counts as gone.
+   * under load, and never emit it. An injected request has no connection; its response is destroyed. If reading one of these
+   * objects throws, because other code has changed it, the request counts as gone.
    */
   get isGone (): boolean {
     const { response, socket } = this
@@ -226,15 +226,15 @@ export class Exchange {
 
   get #hasBody (): boolean {
     if (this.#stream !== undefined) return !this.#stream.endAfterHeaders
-    const { headers } = this.request
-    return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+    const { request } = this
+    return attempt(() => request.headers['transfer-encoding'] !== undefined || Number(request.headers['content-length'] ?? 0) > 0) === true
   }
 
   /** Whether part of the body has not arrived yet. */
   get isReceiving (): boolean {
     if (!this.#hasBody) return false
     const stream = this.#stream
-    if (stream !== undefined) return !this.isGone && attempt(() => stream.state.remoteClose) !== 1
+    if (stream !== undefined) return !this.isGone && attempt(() => stream.state.remoteClose !== 1) === true
     return attempt(() => {
       const { complete, destroyed } = this.request as Partial<IncomingMessage>
       // An injected request has no `complete`, because nothing of it is still to come.

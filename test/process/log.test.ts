@@ -156,31 +156,31 @@ function hasExited (pid: number): boolean {
   try {
     process.kill(pid, 0)
     return false
-  } catch {
-    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ESRCH'
   }
 }
 
-/** It holds requests to `/held`, and fills the pipe of its log at a request to `/fill`. */
-const FILLS = `
+/** A program that holds requests to `/held`, and fills the pipe of its log at a request to `/fill`. */
+const filling = (shutdownTimeout: number, code = '') => `
   import Fastify from 'fastify'
   import gracefulPlugin from ${JSON.stringify(new URL('../../index.ts', import.meta.url).href)}
   const app = Fastify({ logger: true })
-  await app.register(gracefulPlugin, { shutdownTimeout: Number(process.env.LIMIT) })
+  await app.register(gracefulPlugin, { shutdownTimeout: ${shutdownTimeout} })
   app.get('/held', () => new Promise(() => {}))
   app.get('/fill', async ({ log }) => {
-    for (let line = 0; line < 2_000; line++) log.info('x'.repeat(1_000))
+    for (let line = 0; line < 2_000; line++) log.info({ text: 'x'.repeat(1_000) }, 'one of many')
     return 'filled'
   })
+  ${code}
   await app.listen({ port: 0, host: '127.0.0.1' })`
 
-for (const { what, code, signals, resumes = false } of [
-  { what: 'at shutdownTimeout', code: 1, signals: ['SIGTERM'] },
-  { what: 'at a second signal', code: 1, signals: ['SIGTERM', 'SIGINT'] },
-  { what: 'when its reader goes on', code: 0, signals: ['SIGTERM'], resumes: true }
+for (const [what, limit, signals] of [
+  ['at shutdownTimeout', 2_000, ['SIGTERM']],
+  ['at a second signal', 60_000, ['SIGTERM', 'SIGINT']]
 ] as const) {
   t.test(`the process ends ${what} if its log is a full pipe that nothing reads`, async t => {
-    const service = runNode(t, ['--input-type=module', '--eval', FILLS], { ...COVERED, LIMIT: what === 'at shutdownTimeout' ? '2000' : '20000' })
+    const service = runNode(t, ['--input-type=module', '--eval', filling(limit)], COVERED)
     const port = await portOf(service)
     const resume = service.pauseReading()
     if (signals.length > 1) new RawClient(port).get('/held')
@@ -189,14 +189,68 @@ for (const { what, code, signals, resumes = false } of [
       service.kill(signal)
       await sleep(2 * SIGNAL_COPY)
     }
-    if (resumes) await sleep(2 * LOG_FLUSH)
-    // Long before the longer limit.
-    else await eventually(() => hasExited(service.pid))
+    await eventually(() => hasExited(service.pid), 30_000)
     resume()
-    t.strictSame(await service.exit, { code, signal: null })
-    if (resumes) t.match(service.log.messages().at(-1), 'Graceful shutdown complete')
+    t.strictSame(await service.exit, { code: 1, signal: null })
   })
 }
+
+for (const [what, code, last] of [
+  ['after a pause', 0, /^Graceful shutdown complete$/],
+  ['slowly, and the exit is forced', 1, /^The process exits before/]
+] as const) {
+  t.test(`the log is written if it is a full pipe whose reader goes on ${what}`, async t => {
+    const service = runNode(t, ['--input-type=module', '--eval', filling(60_000)], COVERED)
+    const port = await portOf(service)
+    const resume = service.pauseReading()
+    if (code === 1) new RawClient(port).get('/held')
+    await new RawClient(port).get('/fill').until(/filled/)
+    service.kill('SIGTERM')
+    await sleep(2 * LOG_FLUSH)
+    if (code === 1) {
+      service.kill('SIGINT')
+      const reading = setInterval(() => {
+        resume()
+        setTimeout(() => { service.pauseReading() }, 1)
+      }, LOG_FLUSH / 4)
+      t.teardown(() => { clearInterval(reading) })
+      await eventually(() => hasExited(service.pid), 30_000)
+      clearInterval(reading)
+    }
+    resume()
+    t.strictSame(await service.exit, { code, signal: null })
+    t.match(new Set(service.log.messages().slice(-3)), new Set([last]))
+    // At a forced exit, pino may lose the lines of the write in progress.
+    const lines = service.log.messages(/^one of many$/).length
+    t.ok(code === 0 ? lines === 2_000 : lines > 1_900, `${lines} lines`)
+  })
+}
+
+t.test('a log whose reader has gone neither delays the exit nor changes its code', async t => {
+  const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, "app.get('/line', async ({ log }) => { log.info('a line') })")], COVERED)
+  const port = await portOf(service)
+  service.stopReading()
+  await new RawClient(port).get('/line', ['Connection: close']).closed
+  const start = performance.now()
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.ok(performance.now() - start < 30_000, 'long before shutdownTimeout')
+})
+
+t.test('a log that an onClose hook ends does not delay the exit, and its lines are written once its reader goes on', async t => {
+  const end = "app.addHook('onClose', async () => { app.log[Object.getOwnPropertySymbols(app.log).find(s => s.description === 'pino.stream')].end() })"
+  const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, end)], COVERED)
+  const port = await portOf(service)
+  const resume = service.pauseReading()
+  await new RawClient(port).get('/fill').until(/filled/)
+  service.kill('SIGTERM')
+  await sleep(2 * LOG_FLUSH)
+  const start = performance.now()
+  resume()
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.ok(performance.now() - start < 30_000, 'long before shutdownTimeout')
+  t.equal(service.log.messages(/^one of many$/).length, 2_000)
+})
 
 t.test('the process ends although its log cannot be written', { skip: existsSync('/dev/full') ? false : 'There is no /dev/full' }, async t => {
   const service = fork(t, 'broken-log', { ...COVERED, FAULT: 'is full', WHEN: 'before the signal' })
