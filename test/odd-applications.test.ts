@@ -928,7 +928,7 @@ for (const [method, paths] of Object.entries(unreadable)) for (const path of pat
     t.strictSame(await program.exit, { code: 1, signal: null })
     t.match(program.log.messages(/received|runs$/), ['SIGTERM received, shutting down', 'onClose runs', 'callback runs'])
     // It may also be no longer counted, because its client seems to have disconnected.
-    const named = program.log.lines.filter(({ level, route }) => Number(level) >= 40 && route !== undefined).map(({ route }) => route)
+    const named = program.log.lines.filter(({ level, route }) => level >= 40 && route !== undefined).map(({ route }) => route)
     t.strictSame(new Set(named), new Set(['/odd', '/held']))
     t.notMatch(program.output(), 'has not ended within shutdownTimeout')
   })
