@@ -31,7 +31,7 @@ export class SafeLog {
   constructor (log: FastifyBaseLogger) {
     this.#log = log
     const destination = attempt(() => sonicBoomOf(log))
-    if (destination !== undefined) noteFull(destination)
+    if (destination !== undefined) observe(destination)
   }
 
   readonly debug: Write = (message, details) => { this.#write('debug', message, details) }
@@ -64,9 +64,7 @@ export class SafeLog {
     await new Promise<void>(resolve => { this.afterFlush(resolve) })
   }
 
-  /**
-   * Waits until pino's destination has written all: as long as a write succeeds every LOG_FLUSH, and without a limit if it is a full pipe.
-   */
+  /** Waits until pino's destination has written all, without a limit while it is a full pipe. */
   async written (): Promise<void> {
     if (attempt(() => sonicBoomOf(this.#log)) === undefined) return
     await new Promise<void>(resolve => { this.afterFlush(resolve, true) })
@@ -77,9 +75,10 @@ export class SafeLog {
    * pino writes asynchronously, and the rest when the process exits. But that last write may overtake one in progress, and if the reader
    * of a pipe has gone and no write has failed yet, it tries forever. Uses timers only: if errors are thrown again and again, promises
    * do not settle.
-   * @param isPatient see `written()`
+   * @param waitsForReader whether that limit begins only when a pipe is no longer full
    */
-  afterFlush (callback: () => void, isPatient = false): void {
+  afterFlush (callback: () => void, waitsForReader = false): void {
+    let left = LOG_FLUSH
     let sonicBoom: Destination | undefined
     try {
       Promise.resolve(this.#log.flush?.()).catch(() => {})
@@ -87,26 +86,21 @@ export class SafeLog {
     } catch {
       // The lines that it has collected are lost, as they would be without a flush.
     }
-    const isFull = () => sonicBoom !== undefined && full.has(sonicBoom)
-    let isWriting = !this.#isMute && (isFull() || hasPendingFileIo())
-    let time = 0
-    let timeSinceWrite = 0
-    const observer = { paused: () => { isWriting = false }, wrote: () => { timeSinceWrite = 0 } }
-    const forget = isWriting && sonicBoom !== undefined ? observe(sonicBoom, observer) : () => {}
+    const timeFull = () => sonicBoom === undefined ? 0 : now() - (fullSince.get(sonicBoom) ?? now())
+    let isWriting = !this.#isMute && (timeFull() > 0 || hasPendingFileIo())
+    const forget = isWriting && sonicBoom !== undefined ? onPause(sonicBoom, () => { isWriting = false }) : () => {}
     let before = now()
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
-      const step = Math.min(now() - before, LOG_FLUSH * STEP_PART)
+      left -= Math.min(now() - before, LOG_FLUSH * STEP_PART)
       before = now()
-      time += step
-      timeSinceWrite += step
-      const isTimeUp = isPatient ? timeSinceWrite >= LOG_FLUSH && !isFull() : time >= LOG_FLUSH
-      if (isWriting && !isTimeUp) {
+      if (waitsForReader && timeFull() > 0) left = LOG_FLUSH
+      if (isWriting && left > 0) {
         setTimeout(look, LOG_CHECK)
         return
       }
       forget()
-      if (isFull() && timeSinceWrite >= LOG_FLUSH) failed.add(sonicBoom as Destination)
+      if (timeFull() >= LOG_FLUSH) failed.add(sonicBoom as Destination)
       callback()
     }
     look()
@@ -140,65 +134,46 @@ export class SafeLog {
   }
 }
 
-/** The destinations to which the last write has failed, or has been waiting for too long because a pipe is full. */
+/** The destinations to which the last write has failed, or could not be made for a while because a pipe is full. */
 const failed = new WeakSet<Destination>()
 
-/** The destinations that are a full pipe: the last write has failed, and is tried again later. */
-const full = new WeakSet<Destination>()
+/** The destinations that are a full pipe, on which the last write is tried again and again; and since when, on the clock of now(). */
+const fullSince = new WeakMap<Destination, number>()
 
-/** From now on, notes whether it is a full pipe. No listener is left on a destination that is not. */
-function noteFull (destination: Destination): void {
-  if (noted.has(destination)) return
-  noted.add(destination)
+const observed = new WeakSet<Destination>()
+
+/** From now on, notes when it is a full pipe. Leaves no listener on it while it is not. */
+function observe (destination: Destination): void {
+  if (observed.has(destination)) return
+  observed.add(destination)
   beforeCall(destination, 'retryEAGAIN', () => {
-    if (full.has(destination)) return
-    full.add(destination)
-    const undo = listen(destination, ['write', 'error', 'close'], () => {
-      full.delete(destination)
-      undo()
-    })
+    if (fullSince.has(destination)) return
+    fullSince.set(destination, now())
+    const forget = () => {
+      fullSince.delete(destination)
+      destination.off('write', forget).off('error', forget).off('close', forget)
+    }
+    destination.on('write', forget).on('error', forget).on('close', forget)
   })
 }
 
-const noted = new WeakSet<Destination>()
+/** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
+const waiters = new WeakMap<Destination, Set<() => void>>()
 
-/** Returns the undo function. */
-function listen (destination: Destination, events: readonly string[], listener: (error?: unknown) => void): () => void {
-  for (const event of events) destination.on(event, listener)
-  return () => { for (const event of events) destination.off(event, listener) }
+function paused (this: Destination, error?: unknown): void {
+  if (error === undefined) failed.delete(this)
+  else failed.add(this)
+  for (const done of waiters.get(this) as Set<() => void>) done()
 }
 
-interface Observer {
-  /** It has written all, or failed, or has been closed. */
-  paused: () => void
-  wrote: () => void
-}
-
-/** What observes each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
-const observers = new WeakMap<Destination, { all: Set<Observer>, stop: () => void }>()
-
-/** Observes a destination of pino. Returns the undo function. */
-function observe (destination: Destination, observer: Observer): () => void {
-  const known = observers.get(destination) ?? observeFirst(destination)
-  known.all.add(observer)
+/** Calls back when a destination of pino pauses: it has written all, or failed, or is closed. Returns the undo function. */
+function onPause (destination: Destination, done: () => void): () => void {
+  const all = waiters.get(destination) ?? new Set()
+  waiters.set(destination, all.add(done))
+  if (all.size === 1) destination.on('drain', paused).on('error', paused).on('close', paused)
   return () => {
-    if (!known.all.delete(observer) || known.all.size > 0) return
-    known.stop()
-    observers.delete(destination)
+    if (all.delete(done) && all.size === 0) destination.off('drain', paused).off('error', paused).off('close', paused)
   }
-}
-
-function observeFirst (destination: Destination): { all: Set<Observer>, stop: () => void } {
-  const all = new Set<Observer>()
-  const ignore = listen(destination, ['drain', 'error', 'close'], error => {
-    if (error === undefined) failed.delete(destination)
-    else failed.add(destination)
-    for (const { paused } of all) paused()
-  })
-  const ignoreWrites = listen(destination, ['write'], () => { for (const { wrote } of all) wrote() })
-  const known = { all, stop: () => { ignore(); ignoreWrites() } }
-  observers.set(destination, known)
-  return known
 }
 
 /** Whether an asynchronous read or write of fs is pending. */
@@ -208,8 +183,8 @@ function hasPendingFileIo (): boolean {
 
 /** Where a logger writes to. */
 interface Destination extends EventEmitter {
-  readonly destroyed?: boolean
-  readonly destroy: () => void
+  destroyed?: boolean
+  destroy: () => void
   /** Called when a write has failed because a pipe is full. */
   retryEAGAIN: (...args: never[]) => unknown
 }
