@@ -4,7 +4,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { EventEmitter } from 'node:events'
 import { writeSync } from 'node:fs'
 import process from 'node:process'
-import { beforeCall } from '../before-call.ts'
+import { trySet } from '../before-call.ts'
 import { now, setTimeout } from '../clock.ts'
 import { LOG_CHECK, LOG_FLUSH, STEP_PART } from '../times.ts'
 import { attempt, messageOf, show } from '../values.ts'
@@ -56,7 +56,8 @@ export class SafeLog {
    */
   dropUnwritable (): void {
     const destination = attempt(() => sonicBoomOf(this.#log))
-    if (destination !== undefined && failed.has(destination)) destination.destroy()
+    if (destination === undefined) return
+    if (failed.has(destination) || timeFull(destination) >= LOG_FLUSH) destination.destroy()
   }
 
   /** Waits until the lines so far are written. */
@@ -64,10 +65,9 @@ export class SafeLog {
     await new Promise<void>(resolve => { this.afterFlush(resolve) })
   }
 
-  /** Waits until pino's destination has written all, without a limit while it is a full pipe. */
+  /** If pino's destination is a full pipe: waits, without a limit, until it no longer is, and until the lines so far are written. */
   async written (): Promise<void> {
-    if (attempt(() => sonicBoomOf(this.#log)) === undefined) return
-    await new Promise<void>(resolve => { this.afterFlush(resolve, true) })
+    if (timeFull(attempt(() => sonicBoomOf(this.#log))) > 0) await new Promise<void>(resolve => { this.afterFlush(resolve, true) })
   }
 
   /**
@@ -86,21 +86,19 @@ export class SafeLog {
     } catch {
       // The lines that it has collected are lost, as they would be without a flush.
     }
-    const timeFull = () => sonicBoom === undefined ? 0 : now() - (fullSince.get(sonicBoom) ?? now())
-    let isWriting = !this.#isMute && (timeFull() > 0 || hasPendingFileIo())
+    let isWriting = !this.#isMute && (timeFull(sonicBoom) > 0 || hasPendingFileIo())
     const forget = isWriting && sonicBoom !== undefined ? onPause(sonicBoom, () => { isWriting = false }) : () => {}
     let before = now()
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
       left -= Math.min(now() - before, LOG_FLUSH * STEP_PART)
       before = now()
-      if (waitsForReader && timeFull() > 0) left = LOG_FLUSH
+      if (waitsForReader && timeFull(sonicBoom) > 0) left = LOG_FLUSH
       if (isWriting && left > 0) {
         setTimeout(look, LOG_CHECK)
         return
       }
       forget()
-      if (timeFull() >= LOG_FLUSH) failed.add(sonicBoom as Destination)
       callback()
     }
     look()
@@ -134,7 +132,7 @@ export class SafeLog {
   }
 }
 
-/** The destinations to which the last write has failed, or could not be made for a while because a pipe is full. */
+/** The destinations to which the last write has failed. */
 const failed = new WeakSet<Destination>()
 
 /** The destinations that are a full pipe, on which the last write is tried again and again; and since when, on the clock of now(). */
@@ -146,15 +144,27 @@ const observed = new WeakSet<Destination>()
 function observe (destination: Destination): void {
   if (observed.has(destination)) return
   observed.add(destination)
-  beforeCall(destination, 'retryEAGAIN', () => {
-    if (fullSince.has(destination)) return
-    fullSince.set(destination, now())
-    const forget = () => {
-      fullSince.delete(destination)
-      destination.off('write', forget).off('error', forget).off('close', forget)
-    }
-    destination.on('write', forget).on('error', forget).on('close', forget)
+  const { retryEAGAIN } = destination
+  trySet(destination, 'retryEAGAIN', (...args: never[]) => {
+    const isRetried = retryEAGAIN.apply(destination, args)
+    if (isRetried && !fullSince.has(destination)) noteFull(destination)
+    return isRetried
   })
+}
+
+function noteFull (destination: Destination): void {
+  fullSince.set(destination, now())
+  const forget = () => {
+    fullSince.delete(destination)
+    destination.off('write', forget).off('error', forget).off('close', forget)
+  }
+  destination.on('write', forget).on('error', forget).on('close', forget)
+}
+
+/** For how many milliseconds it has been a full pipe; 0 if it is not. */
+function timeFull (destination: Destination | undefined): number {
+  const since = destination && fullSince.get(destination)
+  return since === undefined ? 0 : now() - since
 }
 
 /** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
@@ -185,8 +195,8 @@ function hasPendingFileIo (): boolean {
 interface Destination extends EventEmitter {
   destroyed?: boolean
   destroy: () => void
-  /** Called when a write has failed because a pipe is full. */
-  retryEAGAIN: (...args: never[]) => unknown
+  /** Called when a write has failed because a pipe is full: whether to try it again. */
+  retryEAGAIN: (...args: never[]) => boolean
 }
 
 /** The destination of pino. A logger keeps it, or inherits it, under `pino.symbols.streamSym`. */

@@ -226,6 +226,27 @@ for (const [what, code, last] of [
   })
 }
 
+t.test('a log whose reader had paused while another instance closed is not dropped at the exit', async t => {
+  const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, `
+    const other = Fastify({ loggerInstance: app.log })
+    await other.register(gracefulPlugin)
+    app.get('/close', async () => {
+      // No more lines, so that nothing waits for the log at the exit.
+      app.log.level = 'warn'
+      await other.close()
+    })
+    process.on('exit', () => { app.log.warn('bye') })`)], COVERED)
+  const port = await portOf(service)
+  const resume = service.pauseReading()
+  await new RawClient(port).get('/fill').until(/filled/)
+  await new RawClient(port).get('/close', ['Connection: close']).closed
+  resume()
+  await eventually(() => service.log.messages(/^one of many$/).length === 2_000)
+  service.kill('SIGTERM')
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.equal(service.log.messages().at(-1), 'bye')
+})
+
 t.test('a log whose reader has gone neither delays the exit nor changes its code', async t => {
   const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, "app.get('/line', async ({ log }) => { log.info('a line') })")], COVERED)
   const port = await portOf(service)
