@@ -52,12 +52,11 @@ export class SafeLog {
 
   /**
    * Before the process exits, drops what the destination has failed to write. pino writes the rest on exit, and if that fails again, as on
-   * a full disk, a terminal that is gone, or a full pipe that nothing reads, it tries forever.
+   * a full disk, a terminal that is gone, or a full pipe, it tries until it succeeds.
    */
   dropUnwritable (): void {
     const destination = attempt(() => sonicBoomOf(this.#log))
-    if (destination === undefined) return
-    if (failed.has(destination) || timeFull(destination) >= LOG_FLUSH) destination.destroy()
+    if (destination !== undefined && (failed.has(destination) || full.has(destination))) destination.destroy()
   }
 
   /** Waits until the lines so far are written. */
@@ -65,9 +64,10 @@ export class SafeLog {
     await new Promise<void>(resolve => { this.afterFlush(resolve) })
   }
 
-  /** If pino's destination is a full pipe: waits, without a limit, until it no longer is, and until the lines so far are written. */
-  async written (): Promise<void> {
-    if (timeFull(attempt(() => sonicBoomOf(this.#log))) > 0) await new Promise<void>(resolve => { this.afterFlush(resolve, true) })
+  /** If pino's destination is a full pipe: waits, without a limit, until the lines so far are written. */
+  async whenRead (): Promise<void> {
+    const destination = attempt(() => sonicBoomOf(this.#log))
+    if (destination !== undefined && full.has(destination)) await new Promise<void>(resolve => { onPause(destination, resolve) })
   }
 
   /**
@@ -75,9 +75,8 @@ export class SafeLog {
    * pino writes asynchronously, and the rest when the process exits. But that last write may overtake one in progress, and if the reader
    * of a pipe has gone and no write has failed yet, it tries forever. Uses timers only: if errors are thrown again and again, promises
    * do not settle.
-   * @param waitsForReader whether that limit begins only when a pipe is no longer full
    */
-  afterFlush (callback: () => void, waitsForReader = false): void {
+  afterFlush (callback: () => void): void {
     let left = LOG_FLUSH
     let sonicBoom: Destination | undefined
     try {
@@ -86,14 +85,13 @@ export class SafeLog {
     } catch {
       // The lines that it has collected are lost, as they would be without a flush.
     }
-    let isWriting = !this.#isMute && (timeFull(sonicBoom) > 0 || hasPendingFileIo())
+    let isWriting = !this.#isMute && (hasPendingFileIo() || (sonicBoom !== undefined && full.has(sonicBoom)))
     const forget = isWriting && sonicBoom !== undefined ? onPause(sonicBoom, () => { isWriting = false }) : () => {}
     let before = now()
     const look = () => {
       if (sonicBoom === undefined) isWriting &&= hasPendingFileIo()
       left -= Math.min(now() - before, LOG_FLUSH * STEP_PART)
       before = now()
-      if (waitsForReader && timeFull(sonicBoom) > 0) left = LOG_FLUSH
       if (isWriting && left > 0) {
         setTimeout(look, LOG_CHECK)
         return
@@ -135,36 +133,27 @@ export class SafeLog {
 /** The destinations to which the last write has failed. */
 const failed = new WeakSet<Destination>()
 
-/** The destinations that are a full pipe, on which the last write is tried again and again; and since when, on the clock of now(). */
-const fullSince = new WeakMap<Destination, number>()
+/** The destinations that are a pipe which was full, and whose reader has not caught up since. */
+const full = new WeakSet<Destination>()
 
 const observed = new WeakSet<Destination>()
 
-/** From now on, notes when it is a full pipe. Leaves no listener on it while it is not. */
+/** From now on, notes whether it is a full pipe. Leaves no listener on it while it is not. */
 function observe (destination: Destination): void {
   if (observed.has(destination)) return
   observed.add(destination)
   const { retryEAGAIN } = destination
   trySet(destination, 'retryEAGAIN', (...args: never[]) => {
     const isRetried = retryEAGAIN.apply(destination, args)
-    if (isRetried && !fullSince.has(destination)) noteFull(destination)
+    if (isRetried && !full.has(destination)) {
+      full.add(destination)
+      const forget = onPause(destination, () => {
+        full.delete(destination)
+        forget()
+      })
+    }
     return isRetried
   })
-}
-
-function noteFull (destination: Destination): void {
-  fullSince.set(destination, now())
-  const forget = () => {
-    fullSince.delete(destination)
-    destination.off('write', forget).off('error', forget).off('close', forget)
-  }
-  destination.on('write', forget).on('error', forget).on('close', forget)
-}
-
-/** For how many milliseconds it has been a full pipe; 0 if it is not. */
-function timeFull (destination: Destination | undefined): number {
-  const since = destination && fullSince.get(destination)
-  return since === undefined ? 0 : now() - since
 }
 
 /** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */

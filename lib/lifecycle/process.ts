@@ -248,7 +248,7 @@ async function endAll (reason: string): Promise<void> {
   // Before the exit, so that all exit listeners get the right code.
   worsenExitCode(registry.exitCode)
   if (hasCaller) return
-  await Promise.all([...allMembers()].map(async ({ log }) => { await log.written() }))
+  await Promise.all([...allMembers()].map(async ({ log }) => { await log.whenRead() }))
   dropUnwritableLines()
   // An exit listener may throw, and the application may ignore rejections.
   nextTick(() => { process.exit() })
