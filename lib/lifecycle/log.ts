@@ -51,12 +51,11 @@ export class SafeLog {
   }
 
   /**
-   * Before the process exits, drops what the destination has failed to write. pino writes the rest on exit, and if that fails again, as on
-   * a full disk, a terminal that is gone, or a full pipe, it tries until it succeeds.
+   * Before the process exits, drops what the destinations have failed to write, also those of instances that are closed. pino writes the
+   * rest on exit, and if that fails again, as on a full disk, a terminal that is gone, or a full pipe, it tries until it succeeds.
    */
-  dropUnwritable (): void {
-    const destination = attempt(() => sonicBoomOf(this.#log))
-    if (destination !== undefined && (failed.has(destination) || full.has(destination))) destination.destroy()
+  readonly dropUnwritable = (): void => {
+    for (const destination of [...failed, ...full]) destination.destroy()
   }
 
   /** Waits until the lines so far are written. */
@@ -64,10 +63,9 @@ export class SafeLog {
     await new Promise<void>(resolve => { this.afterFlush(resolve) })
   }
 
-  /** If pino's destination is a full pipe: waits, without a limit, until the lines so far are written. */
-  async whenRead (): Promise<void> {
-    const destination = attempt(() => sonicBoomOf(this.#log))
-    if (destination !== undefined && full.has(destination)) await new Promise<void>(resolve => { onPause(destination, resolve) })
+  /** Waits, without a limit, until the readers of full pipes have caught up. */
+  readonly whenRead = async (): Promise<void> => {
+    await Promise.all([...full].map(async destination => { await new Promise<void>(resolve => { onPause(destination, resolve) }) }))
   }
 
   /**
@@ -131,10 +129,10 @@ export class SafeLog {
 }
 
 /** The destinations to which the last write has failed. */
-const failed = new WeakSet<Destination>()
+const failed = new Set<Destination>()
 
 /** The destinations that are a pipe which was full, and whose reader has not caught up since. */
-const full = new WeakSet<Destination>()
+const full = new Set<Destination>()
 
 const observed = new WeakSet<Destination>()
 

@@ -49,7 +49,7 @@ interface Registry {
 }
 
 /** Changed whenever Registry or Member changes, so that incompatible copies do not share. */
-const kRegistry = Symbol.for('fastify-graceful.process.12')
+const kRegistry = Symbol.for('fastify-graceful.process.13')
 
 const shared = globalThis as { [kRegistry]?: Registry }
 const registry: Registry = shared[kRegistry] ??= {

@@ -224,6 +224,26 @@ t.test('no line of the log is lost if it is a full pipe whose reader goes on aft
   t.equal(service.log.messages(/^one of many$/).length, 2_000)
 })
 
+t.test('the process ends at shutdownTimeout if the log of an instance that is closed is a full pipe', async t => {
+  const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, `
+    const other = Fastify()
+    await other.register(gracefulPlugin, { shutdownTimeout: 2_000 })
+    app.get('/close', async () => {
+      await other.listen({ port: 0, host: '127.0.0.1' })
+      void app.close()
+    })`)], COVERED)
+  const port = await portOf(service)
+  const resume = service.pauseReading()
+  await new RawClient(port).get('/fill').until(/filled/)
+  await new RawClient(port).get('/close').closed
+  // Until the instance is closed.
+  await sleep(2 * LOG_FLUSH)
+  service.kill('SIGTERM')
+  await eventually(() => hasExited(service.pid), 30_000)
+  resume()
+  t.strictSame(await service.exit, { code: 1, signal: null })
+})
+
 t.test('a log whose reader had paused while another instance closed is not dropped at the exit', async t => {
   const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, `
     const other = Fastify({ loggerInstance: app.log })
