@@ -63,7 +63,7 @@ export class SafeLog {
     await new Promise<void>(resolve => { this.afterFlush(resolve) })
   }
 
-  /** Waits, without a limit, until the readers of full pipes have caught up. */
+  /** Waits, without a limit, until all lines have been written to the pipes that are full. */
   readonly whenRead = async (): Promise<void> => {
     await Promise.all([...full].map(async destination => { await new Promise<void>(resolve => { onPause(destination, resolve) }) }))
   }
@@ -131,7 +131,7 @@ export class SafeLog {
 /** The destinations to which the last write has failed. */
 const failed = new Set<Destination>()
 
-/** The destinations that are a pipe which was full, and whose reader has not caught up since. */
+/** The destinations that are a pipe which was full, until all lines have been written. */
 const full = new Set<Destination>()
 
 const observed = new WeakSet<Destination>()

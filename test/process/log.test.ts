@@ -211,7 +211,7 @@ for (const [what, limit, signals] of [
   })
 }
 
-t.test('no line of the log is lost if it is a full pipe whose reader goes on after a pause', async t => {
+t.test('no line of the log is lost if it is a full pipe that is read again after a pause', async t => {
   const service = runNode(t, ['--input-type=module', '--eval', filling(60_000)], COVERED)
   const port = await portOf(service)
   const resume = service.pauseReading()
@@ -244,7 +244,7 @@ t.test('the process ends at shutdownTimeout if the log of an instance that is cl
   t.strictSame(await service.exit, { code: 1, signal: null })
 })
 
-t.test('a log whose reader had paused while another instance closed is not dropped at the exit', async t => {
+t.test('a log that was not read while another instance closed is not dropped at the exit', async t => {
   const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, `
     const other = Fastify({ loggerInstance: app.log })
     await other.register(gracefulPlugin)
@@ -265,7 +265,7 @@ t.test('a log whose reader had paused while another instance closed is not dropp
   t.equal(service.log.messages().at(-1), 'bye')
 })
 
-t.test('a log whose reader has gone neither delays the exit nor changes its code', async t => {
+t.test('a log that has lost its reader neither delays the exit nor changes its code', async t => {
   const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, "app.get('/line', async ({ log }) => { log.info('a line') })")], COVERED)
   const port = await portOf(service)
   service.stopReading()
@@ -276,7 +276,7 @@ t.test('a log whose reader has gone neither delays the exit nor changes its code
   t.ok(performance.now() - start < 30_000, 'long before shutdownTimeout')
 })
 
-t.test('a log that an onClose hook ends does not delay the exit, and its lines are written once its reader goes on', async t => {
+t.test('a log that an onClose hook ends does not delay the exit, and its lines are written once it is read again', async t => {
   const end = "app.addHook('onClose', async () => { app.log[Object.getOwnPropertySymbols(app.log).find(s => s.description === 'pino.stream')].end() })"
   const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, end)], COVERED)
   const port = await portOf(service)
