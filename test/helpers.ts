@@ -322,11 +322,20 @@ export interface Program {
   kill: (signal: NodeJS.Signals) => void
   /** Stops reading its stdout, as in `node server.js | head`. */
   stopReading: () => void
-  /** Pauses reading its stdout; returns what resumes it. */
-  pauseReading: () => () => void
+  /** Pauses reading what it writes to its log; returns what resumes it. */
+  pauseReading: (stream?: 'stdout' | 'stderr') => () => void
   /** Sends a signal to the program and all processes that it has started, as Ctrl-C does. */
   killGroup: (signal: NodeJS.Signals) => void
   exit: Promise<{ code: number | null, signal: NodeJS.Signals | null }>
+}
+
+/** Keeps warnings that the test causes on purpose out of the output. */
+export function expectWarnings (t: Test, expected: RegExp): void {
+  const { emitWarning } = process
+  process.emitWarning = (...args: unknown[]) => {
+    if (!expected.test(String(args[0]))) Reflect.apply(emitWarning, process, args)
+  }
+  t.teardown(() => { process.emitWarning = emitWarning })
 }
 
 /** The path of a program in test/fixtures. */
@@ -406,9 +415,9 @@ export function runCommand (t: Test, command: readonly string[], env: Record<str
     output: () => output,
     kill: signal => { child.kill(signal) },
     stopReading: () => { child.stdout.destroy() },
-    pauseReading: () => {
-      child.stdout.pause()
-      return () => { child.stdout.resume() }
+    pauseReading: (stream = 'stdout') => {
+      child[stream].pause()
+      return () => { child[stream].resume() }
     },
     killGroup: signal => { process.kill(-(child.pid as number), signal) },
     exit

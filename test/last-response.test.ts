@@ -13,7 +13,7 @@ import { connect as connectTls } from 'node:tls'
 import httpProxy from '@fastify/http-proxy'
 import sse from '@fastify/sse'
 import { createCredentials } from './credentials.ts'
-import { createApp, createAppBehind, Deferred, eventually, heldRoute, listen, RawClient } from './helpers.ts'
+import { createApp, createAppBehind, Deferred, eventually, expectWarnings, heldRoute, listen, RawClient } from './helpers.ts'
 
 interface Delaying {
   app: FastifyInstance
@@ -331,6 +331,7 @@ t.test('a request that is cut is told that its connection closes, even if its ha
 })
 
 t.test('HTTP/2 has no such header; on the same server, an HTTP/1 response closes its connection', async t => {
+  expectWarnings(t, /connection header is not valid/)
   const { key, cert } = await createCredentials()
   const server = { http2: true, https: { key, cert, allowHTTP1: true } }
   const { port, end } = await createDelaying(t, app => app.get('/', (_request, reply) => reply.header('connection', 'keep-alive').send('served')), server)

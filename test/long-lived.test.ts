@@ -19,7 +19,7 @@ import { WebSocket } from 'undici'
 import gracefulPlugin from '../index.ts'
 import { testShutdown } from '../lib/testing/index.ts'
 import { createCredentials } from './credentials.ts'
-import { createApp, Deferred, eventually, HANDSHAKE, heldRoute, listen, NO_REUSE_PORT, phaseBegins, RawClient } from './helpers.ts'
+import { createApp, Deferred, eventually, expectWarnings, HANDSHAKE, heldRoute, listen, NO_REUSE_PORT, phaseBegins, RawClient } from './helpers.ts'
 
 /** The close frame with which a client answers 1001; masked with zeros. */
 const CLOSE_ANSWER = Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9])
@@ -252,6 +252,7 @@ for (const isHttp2 of [false, true]) {
   for (const [how, begin] of Object.entries(sized)) {
     if (how === 'the HTTP/2 stream' && !isHttp2) continue
     t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: onShutdown: 'end' does not truncate a response with a content-length, begun by ${how}`, async t => {
+      expectWarnings(t, /Status message is not supported/)
       const { app, log } = await createApp(t, {}, isHttp2 ? { http2: true } as object : {})
       const begun = new Deferred<(body: string) => void>()
       app.get('/', { config: { gracefulShutdown: { onShutdown: 'end' } } }, (_request, reply) => { begun.resolve(begin(reply)) })
@@ -643,6 +644,7 @@ async function read (isHttp2: boolean, port: number, path: string): Promise<stri
 for (const isHttp2 of [false, true]) {
   t.test(`${isHttp2 ? 'HTTP/2' : 'HTTP/1'}: a route may have its responses ended as draining starts`, async t => {
     const { app } = await createApp(t, { drainTimeout: 20_000 }, isHttp2 ? { http2: true } as object : {})
+    expectWarnings(t, /connection header is not valid/)
     await app.register(sse as never)
     const config = { gracefulShutdown: { onShutdown: 'end' as const } }
     const begun = new Set<string>()

@@ -14,7 +14,7 @@ import {
   CRASH_SIGNALS, DEFAULTS, PROCESS_EVENTS, resolveCallbackOptions, resolveMetricsOptions, resolveOptions, resolveRouteOptions
 } from '../lib/options.ts'
 import { show } from '../lib/values.ts'
-import { createApp, Deferred, listen, RawClient } from './helpers.ts'
+import { createApp, Deferred, expectWarnings, listen, RawClient } from './helpers.ts'
 import type { FastifyServerOptions } from 'fastify'
 import type { GracefulOptions } from '../types/index.ts'
 
@@ -344,6 +344,7 @@ for (const options of [
   t.test(`with Fastify's options for equal paths${where}, paths that only the router takes for equal are also rejected`, async t => {
     const equal = ['/health/', '//health', '/Health', '//HEALTH/']
     const isTaken = { code: 'FST_ERR_GRACEFUL_PROBE_PATH', message: /Set option "/ }
+    expectWarnings(t, /use "options.routerOptions"/i)
     const app = Fastify(options)
     t.teardown(async () => { await app.close() })
     await app.register(gracefulPlugin)

@@ -7,7 +7,7 @@ import type { RequestInFlight, ShutdownReport } from '../index.ts'
 import { Writable } from 'node:stream'
 import Fastify from 'fastify'
 import gracefulPlugin from '../index.ts'
-import { Deferred, heldRoute, listen, Log, RawClient } from './helpers.ts'
+import { Deferred, expectWarnings, heldRoute, listen, Log, RawClient } from './helpers.ts'
 
 // Most of them wait for a line that is logged each second.
 t.jobs = 4
@@ -24,6 +24,7 @@ interface Shown {
 
 /** Has a request cut at the drain timeout after progress lines, and returns what is shown of it. */
 async function cutOne (t: Test, server: object, addRoute: (app: FastifyInstance, handler: () => Promise<void>) => unknown): Promise<Shown> {
+  expectWarnings(t, /disableRequestLogging option is deprecated/)
   const log = new Log()
   let text = ''
   const write = (chunk: string): void => {
@@ -153,6 +154,7 @@ t.test('the request id has one key, the one that Fastify uses in the log', async
 })
 
 t.test('the line of a request that is cut by writeTimeout hides what the serializer hides', async t => {
+  expectWarnings(t, /disableRequestLogging option is deprecated/)
   const log = new Log()
   let text = ''
   const stream = { write: (chunk: string): void => { text += chunk; log.write(chunk) } }

@@ -1,7 +1,7 @@
 // The log during a shutdown: if it throws, the shutdown goes on; if there is none, errors go to stderr.
 
 import type { FastifyBaseLogger } from 'fastify'
-import type { EventEmitter } from 'node:events'
+import { errorMonitor, type EventEmitter } from 'node:events'
 import { writeSync } from 'node:fs'
 import process from 'node:process'
 import { trySet } from '../before-call.ts'
@@ -55,7 +55,11 @@ export class SafeLog {
    * rest on exit, and if that fails again, as on a full disk, a terminal that is gone, or a full pipe, it tries until it succeeds.
    */
   readonly dropUnwritable = (): void => {
-    for (const destination of [...failed, ...full]) destination.destroy()
+    for (const destination of unwritable.keys()) {
+      destination.destroy()
+      // As pino does if a pipe has lost its reader: exit listeners may still write to it.
+      attempt(() => Object.assign(destination, { write: ignore, end: ignore, flushSync: ignore }))
+    }
   }
 
   /** Waits until the lines so far are written. */
@@ -65,7 +69,7 @@ export class SafeLog {
 
   /** Waits, without a limit, until all lines have been written to the pipes that are full. */
   readonly whenRead = async (): Promise<void> => {
-    await Promise.all([...full].map(async destination => { await new Promise<void>(resolve => { onPause(destination, resolve) }) }))
+    while ([...unwritable.values()].includes('full')) await new Promise<void>(resolve => { setTimeout(resolve, LOG_CHECK) })
   }
 
   /**
@@ -83,7 +87,7 @@ export class SafeLog {
     } catch {
       // The lines that it has collected are lost, as they would be without a flush.
     }
-    let isWriting = !this.#isMute && (hasPendingFileIo() || (sonicBoom !== undefined && full.has(sonicBoom)))
+    let isWriting = !this.#isMute && (hasPendingFileIo() || (sonicBoom !== undefined && unwritable.get(sonicBoom) === 'full'))
     const forget = isWriting && sonicBoom !== undefined ? onPause(sonicBoom, () => { isWriting = false }) : () => {}
     let before = now()
     const look = () => {
@@ -128,11 +132,10 @@ export class SafeLog {
   }
 }
 
-/** The destinations to which the last write has failed. */
-const failed = new Set<Destination>()
+const ignore = (): void => {}
 
-/** The destinations that are a pipe which was full, until all lines have been written. */
-const full = new Set<Destination>()
+/** The destinations that cannot be written to, until they have written all: a pipe is full, or the last write has failed. */
+const unwritable = new Map<Destination, 'full' | 'failed'>()
 
 const observed = new WeakSet<Destination>()
 
@@ -143,23 +146,28 @@ function observe (destination: Destination): void {
   const { retryEAGAIN } = destination
   trySet(destination, 'retryEAGAIN', (...args: never[]) => {
     const isRetried = retryEAGAIN.apply(destination, args)
-    if (isRetried && !full.has(destination)) {
-      full.add(destination)
-      const forget = onPause(destination, () => {
-        full.delete(destination)
-        forget()
-      })
-    }
+    if (isRetried) note(destination, 'full')
     return isRetried
   })
+}
+
+function note (destination: Destination, why: 'full' | 'failed'): void {
+  if (!unwritable.has(destination)) {
+    const fails = () => { unwritable.set(destination, 'failed') }
+    const forget = () => {
+      unwritable.delete(destination)
+      destination.off('drain', forget).off('close', forget).off(errorMonitor, fails)
+    }
+    destination.on('drain', forget).on('close', forget).on(errorMonitor, fails)
+  }
+  unwritable.set(destination, why)
 }
 
 /** What waits for each destination. Instances may share one, and Node warns of a leak if it has more than ten listeners. */
 const waiters = new WeakMap<Destination, Set<() => void>>()
 
 function paused (this: Destination, error?: unknown): void {
-  if (error === undefined) failed.delete(this)
-  else failed.add(this)
+  if (error !== undefined) note(this, 'failed')
   for (const done of waiters.get(this) as Set<() => void>) done()
 }
 

@@ -257,7 +257,7 @@ for (const [what, { code, exitCode, signals = [] }] of Object.entries<{ code: st
     signals: ['SIGTERM']
   }
 })) {
-  t.test(`an exit listener of the application that throws does not stop the exit ${what}, as without the plugin`, async t => {
+  t.test(`an exit listener of the application that throws does not stop the exit ${what}`, async t => {
     const service = runNode(t, ['--input-type=module', '--eval', programWith(`${code}\n${THROWS}`)], COVERED)
     await portOf(service)
     const start = performance.now()

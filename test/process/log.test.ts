@@ -17,6 +17,8 @@ import gracefulPlugin from '../../index.ts'
 import { LOG_FLUSH, SIGNAL_COPY } from '../../lib/times.ts'
 import { commandOf, COVERED, eventually, fork, listen, LONG, portOf, RawClient, runNode } from '../helpers.ts'
 
+const NO_DEV_FULL = !existsSync('/dev/full') && 'There is no /dev/full'
+
 async function withoutLogger (t: Test, LOGGER: string): Promise<string> {
   const service = fork(t, 'no-logger', { ...['no logger', 'a logger that throws'].includes(LOGGER) && COVERED, LOGGER })
   new RawClient(await portOf(service)).get('/stuck')
@@ -265,6 +267,86 @@ t.test('a log that was not read while another instance closed is not dropped at 
   t.equal(service.log.messages().at(-1), 'bye')
 })
 
+t.test('a log that has failed once and is reopened is not dropped at the exit', { skip: NO_DEV_FULL }, async t => {
+  const file = join(t.testdir({}), 'log')
+  const service = runNode(t, ['--input-type=module', '--eval', `
+    import { once } from 'node:events'
+    import Fastify from 'fastify'
+    import pino from 'pino'
+    import gracefulPlugin from ${JSON.stringify(new URL('../../index.ts', import.meta.url).href)}
+    const destination = pino.destination({ dest: '/dev/full', sync: false })
+    destination.on('error', () => {})
+    await once(destination, 'ready')
+    const create = async () => {
+      const app = Fastify({ loggerInstance: pino(destination) })
+      await app.register(gracefulPlugin)
+      await app.listen({ port: 0, host: '127.0.0.1' })
+      return app
+    }
+    const [first, second] = [await create(), await create()]
+    await first.close()
+    destination.reopen(${JSON.stringify(file)})
+    await once(destination, 'ready')
+    second.log.info('written')
+    await once(destination, 'drain')
+    // No more lines, so that nothing waits for the log at the exit.
+    second.log.level = 'warn'
+    process.on('exit', () => { second.log.warn('bye') })
+    process.kill(process.pid, 'SIGTERM')`], COVERED)
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.match(readFileSync(file, 'utf8'), /"written"[^]*"bye"/)
+})
+
+t.test('an exit listener can write to a log that is dropped', async t => {
+  const service = runNode(t, ['--input-type=module', '--eval', filling(1_000, `
+    const { writeSync } = await import('node:fs')
+    const destination = app.log[Object.getOwnPropertySymbols(app.log).find(s => s.description === 'pino.stream')]
+    process.on('exit', () => {
+      app.log.info('bye')
+      destination.flushSync()
+      destination.end()
+      writeSync(2, 'the last listener')
+    })`)], COVERED)
+  const port = await portOf(service)
+  const resume = service.pauseReading()
+  await new RawClient(port).get('/fill').until(/filled/)
+  service.kill('SIGTERM')
+  await eventually(() => hasExited(service.pid), 30_000)
+  resume()
+  t.strictSame(await service.exit, { code: 1, signal: null })
+  t.match(service.output(), /the last listener/)
+})
+
+t.test('a pipe that fills again while the exit waits for another one loses no line', async t => {
+  const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, `
+    const { default: pino } = await import('pino')
+    const other = Fastify({ loggerInstance: pino(pino.destination({ dest: 2, sync: false })) })
+    await other.register(gracefulPlugin)
+    const fill = (log, msg) => { for (let line = 0; line < 2_000; line++) log.info({ text: 'x'.repeat(4_000) }, msg) }
+    const destination = app.log[Object.getOwnPropertySymbols(app.log).find(s => s.description === 'pino.stream')]
+    app.get('/both', async () => {
+      await other.listen({ port: 0, host: '127.0.0.1' })
+      fill(app.log, 'one of many')
+      fill(other.log, 'one of the other')
+      destination.once('drain', () => { fill(app.log, 'one of many more') })
+      return 'filled'
+    })`)], COVERED)
+  const port = await portOf(service)
+  const [resume, resumeOther] = [service.pauseReading(), service.pauseReading('stderr')]
+  await new RawClient(port).get('/both').until(/filled/)
+  service.kill('SIGTERM')
+  await sleep(4 * LOG_FLUSH)
+  resume()
+  await service.log.line(/^one of many more$/)
+  const resumeAgain = service.pauseReading()
+  await sleep(LOG_FLUSH)
+  resumeOther()
+  await eventually(() => service.log.messages(/^one of the other$/).length === 2_000)
+  resumeAgain()
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.equal(service.log.messages(/^one of many more$/).length, 2_000)
+})
+
 t.test('a log that has lost its reader neither delays the exit nor changes its code', async t => {
   const service = runNode(t, ['--input-type=module', '--eval', filling(60_000, "app.get('/line', async ({ log }) => { log.info('a line') })")], COVERED)
   const port = await portOf(service)
@@ -291,7 +373,7 @@ t.test('a log that an onClose hook ends does not delay the exit, and its lines a
   t.equal(service.log.messages(/^one of many$/).length, 2_000)
 })
 
-t.test('the process ends although its log cannot be written', { skip: existsSync('/dev/full') ? false : 'There is no /dev/full' }, async t => {
+t.test('the process ends although its log cannot be written', { skip: NO_DEV_FULL }, async t => {
   const service = fork(t, 'broken-log', { ...COVERED, FAULT: 'is full', WHEN: 'before the signal' })
   const port = await portOf(service)
   // It takes 300 ms after the signal. Meanwhile, the write fails.
