@@ -267,6 +267,19 @@ t.test('a log that was not read while another instance closed is not dropped at 
   t.equal(service.log.messages().at(-1), 'bye')
 })
 
+t.test('a log that is a full pipe and loses its reader does not delay the exit', async t => {
+  const service = runNode(t, ['--input-type=module', '--eval', filling(60_000)], COVERED)
+  const port = await portOf(service)
+  service.pauseReading()
+  await new RawClient(port).get('/fill').until(/filled/)
+  service.kill('SIGTERM')
+  await sleep(2 * LOG_FLUSH)
+  const start = performance.now()
+  service.stopReading()
+  t.strictSame(await service.exit, { code: 0, signal: null })
+  t.ok(performance.now() - start < 30_000, 'long before shutdownTimeout')
+})
+
 t.test('a log that has failed once and is reopened is not dropped at the exit', { skip: NO_DEV_FULL }, async t => {
   const file = join(t.testdir({}), 'log')
   const service = runNode(t, ['--input-type=module', '--eval', `
