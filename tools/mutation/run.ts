@@ -410,7 +410,9 @@ if (!args.report) {
   const failing = [...coverage].filter(([, { isPassed }]) => !isPassed).map(([file]) => file)
   if (failing.length > 0) console.log(`Not used, because they fail without a mutant: ${failing.join(', ')}`)
   const cases = testCases(coverage)
-  const due = mutants.filter(mutant => !isDone(mutant))
+  // First, those without any result: survivors take the longest, and most survive again.
+  const isNew = (mutant: Mutant) => !outcomes.has(keyOf(mutant))
+  const due = [...mutants.filter(isNew), ...mutants.filter(mutant => !isNew(mutant) && !isDone(mutant))]
   console.log(`${mutants.length} mutants, ${due.length} to test, with ${coverage.size - failing.length} test files`)
   let count = 0
   await inParallel(due, copies, async (mutant, folder) => {
